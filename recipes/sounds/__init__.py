@@ -1,0 +1,1 @@
+"""Turns Debian packages into captioned training sounds: `python -m recipes.sounds`."""

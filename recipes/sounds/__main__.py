@@ -1,0 +1,98 @@
+"""Turn Debian packages into captioned training sounds: manifest.jsonl and the audio it lists."""
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from recipes.sounds.build import Recipe, build_all, sole_run, write_manifests
+from recipes.sounds.fetch import RecipeError
+
+
+def default_output_dir() -> Path:
+    """Where the sounds go unless said otherwise."""
+    return Path(os.environ.get("SINGLEOUT_SOUNDS") or Path.home() / ".cache/singleout/sounds")
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Arguments of the command."""
+    parser = argparse.ArgumentParser(prog="python -m recipes.sounds", description=__doc__)
+    parser.add_argument(
+        "--output", type=Path, default=default_output_dir(), metavar="DIR", help="[%(default)s]"
+    )
+    parser.add_argument(
+        "--tier", choices=("core", "full"), default="core", help="downloads of 1.8 or 8.4 GB [core]"
+    )
+    parser.add_argument("--jobs", type=int, default=2, metavar="N", help="processes [%(default)s]")
+    parser.add_argument("--packages", metavar="A,B", help="only these packages, of any tier")
+    parser.add_argument(
+        "--unlabelled", action="store_true", help="also prepare the other audio of train packages"
+    )
+    return parser.parse_args(arguments)
+
+
+def choose_packages(recipe: Recipe, tier: str, names: str | None) -> list[str]:
+    """Packages of the tier, or those named."""
+    if names is None:
+        return recipe.packages(tier)
+    packages = recipe.packages("full")
+    if unknown := sorted(set(names.split(",")) - set(packages)):
+        raise RecipeError(f"no such package in the recipe: {', '.join(unknown)}")
+    return [package for package in packages if package in names.split(",")]
+
+
+def build_with_progress(
+    recipe: Recipe, packages: list[str], unlabelled: bool, jobs: int
+) -> dict[str, str]:
+    """Build the packages, with a progress bar on a terminal; the error of each that failed."""
+    failures: dict[str, str] = {}
+    console = Console(stderr=True)
+    with Progress(
+        TextColumn("sounds"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.description}"),
+        console=console,
+        disable=not console.is_terminal,
+    ) as progress:
+        task = progress.add_task("", total=len(packages))
+        for package, error in build_all(recipe, packages, unlabelled, jobs):
+            progress.update(task, advance=1, description=package)
+            if error:
+                failures[package] = error
+                console.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
+    return failures
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the recipe: 1 if a package failed as a whole, 2 if nothing could be done."""
+    options = parse_arguments(arguments)
+    started_s = time.monotonic()
+    recipe = Recipe(options.output.expanduser().resolve())
+    try:
+        packages = choose_packages(recipe, options.tier, options.packages)
+        with sole_run(recipe.output_dir):
+            failures = build_with_progress(recipe, packages, options.unlabelled, options.jobs)
+            report = write_manifests(recipe, failures, options.unlabelled)
+    except RecipeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for kind in ("captioned", "unlabelled") if options.unlabelled else ("captioned",):
+        part = report[kind]
+        lost = part["counts"]["not_found"] + part["counts"]["not_decodable"]
+        print(
+            f"{kind}: {part['clips']} clips, {part['hours']:.2f} h, {part['packages']} packages, "
+            f"{lost} files not found or not decodable"
+        )
+    elapsed_s = time.monotonic() - started_s
+    print(f"{recipe.output_dir}/manifest.jsonl, {elapsed_s:.0f} s; details in report.json")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

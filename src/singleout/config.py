@@ -1,0 +1,87 @@
+"""Strict typed configuration: unknown keys are refused, overrides are ``a.b=value``.
+
+Every part is configured by a small frozen pydantic model next to its code; this module holds what
+they share and the reading of files.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from singleout.errors import ConfigError, MissingExtraError
+
+
+class StrictConfig(BaseModel):
+    """Frozen, and unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+ConfigT = TypeVar("ConfigT", bound=BaseModel)
+
+
+def validated(kind: type[ConfigT], values: dict[str, Any], origin: str) -> ConfigT:
+    """``values`` as a ``kind``.
+
+    Raises:
+        ConfigError: names ``origin``, the first wrong key and what is wrong with it.
+    """
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "the whole"
+        if first["type"] == "extra_forbidden":
+            raise ConfigError(f"{origin}: unknown key '{key}'") from None
+        raise ConfigError(f"{origin}: '{key}': {first['msg']} (got {first['input']!r})") from None
+
+
+def load_config(kind: type[ConfigT], path: Path, overrides: Sequence[str] = ()) -> ConfigT:
+    """Read YAML or JSON, apply overrides such as ``train.steps=100``, validate.
+
+    Raises:
+        ConfigError: the file is missing or not a mapping, or a key or value is wrong.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as a config: {error}") from None
+    values = _parse(text, str(path))
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: a config is a mapping of keys to values")
+    for override in overrides:
+        key, sign, value = override.partition("=")
+        if not sign or not key:
+            raise ConfigError(f"override '{override}': write it as key.subkey=value")
+        _set(values, key.split("."), _parse(value, f"override '{override}'"), override)
+    return validated(kind, values, str(path))
+
+
+def _parse(text: str, origin: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        pass
+    try:
+        import yaml
+    except ImportError:
+        raise MissingExtraError(
+            f"{origin}: reading YAML needs the train extra: pip install 'singleout[train]'"
+        ) from None
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{origin}: not valid YAML: {str(error).splitlines()[0]}") from None
+
+
+def _set(values: dict[str, Any], keys: list[str], value: Any, override: str) -> None:
+    for key in keys[:-1]:
+        values = values.setdefault(key, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"override '{override}': '{key}' is a value, it has no keys below it")
+    values[keys[-1]] = value

@@ -1,0 +1,119 @@
+"""Manifests: one JSON object per line, one sound each.
+
+Keys: ``path`` (relative to the manifest, required), ``seconds`` (required), ``caption``,
+``alternatives``, ``class``, ``group``, ``split``; any other key (licence, origin, …) is carried
+along unread. A sound without caption or class is fine: training needs neither.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import soundfile
+
+from singleout.errors import ManifestError
+
+AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".opus", ".aif", ".aiff")
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One sound.
+
+    Attributes:
+        path: absolute path of its audio file.
+        seconds: length.
+        caption: what it is, in the words of a query; None where nobody said.
+        alternatives: other ways to say it.
+        label: its class; two sounds of one class are never mixed. Falls back to the path, so
+            that a clip without class only excludes itself.
+        group: same recording or near-duplicate; never split between train and test, never mixed.
+        split: train, validation or test.
+    """
+
+    path: Path
+    seconds: float
+    caption: str | None
+    alternatives: tuple[str, ...]
+    label: str
+    group: str
+    split: str
+
+    @property
+    def captions(self) -> tuple[str, ...]:
+        """All ways to say it."""
+        return (() if self.caption is None else (self.caption,)) + self.alternatives
+
+
+def read_manifest(path: Path, split: str | None = None) -> list[Clip]:
+    """The clips of a manifest, or of one of its splits, in its order.
+
+    Raises:
+        ManifestError: unreadable, a line that is no JSON object or lacks a key, a file that does
+            not exist, or nothing left.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ManifestError(f"{path}: cannot be read as a manifest: {error}") from None
+    clips = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            audio = path.parent / row["path"]
+            seconds = float(row["seconds"])
+        except (ValueError, TypeError) as error:
+            raise ManifestError(f"{path}:{number}: not a manifest line: {error}") from None
+        except KeyError as error:
+            raise ManifestError(f"{path}:{number}: the key {error} is missing") from None
+        if split is not None and row.get("split", "train") != split:
+            continue
+        if not audio.is_file():
+            raise ManifestError(f"{path}:{number}: names a missing file: {audio}")
+        clips.append(
+            Clip(
+                path=audio,
+                seconds=seconds,
+                caption=row.get("caption"),
+                alternatives=tuple(row.get("alternatives") or ()),
+                label=row.get("class") or row["path"],
+                group=row.get("group") or row["path"],
+                split=row.get("split", "train"),
+            )
+        )
+    if not clips:
+        which = "sounds" if split is None else f"sounds of the split '{split}'"
+        raise ManifestError(f"{path}: holds no {which}")
+    return clips
+
+
+def scan_folder(folder: Path) -> list[Clip]:
+    """Every audio file below ``folder`` as an uncaptioned clip, sorted by path.
+
+    Raises:
+        ManifestError: not a folder, a file that cannot be read, or no audio files.
+    """
+    if not folder.is_dir():
+        raise ManifestError(f"{folder}: not a folder of audio files")
+    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES)
+    if not paths:
+        raise ManifestError(f"{folder}: holds no audio files ({', '.join(AUDIO_SUFFIXES)})")
+    clips = []
+    for path in paths:
+        try:
+            seconds = soundfile.info(path).duration
+        except soundfile.SoundFileError as error:
+            raise ManifestError(f"{path}: cannot be read as audio: {error}") from None
+        name = str(path.relative_to(folder))
+        clips.append(Clip(path, seconds, None, (), name, name, "train"))
+    return clips
+
+
+def total_seconds(clips: Iterable[Clip]) -> float:
+    """Sum of the lengths."""
+    return sum(clip.seconds for clip in clips)

@@ -1,0 +1,51 @@
+"""Every error that singleout raises on purpose, in one tree.
+
+SingleoutError
+├── InputError            something the user handed over cannot be used
+│   ├── AudioError        a recording: missing, unreadable, empty, not finite, bad rate
+│   ├── QueryError        a query: empty, too long, or of a kind the model cannot answer
+│   ├── ConfigError       a configuration: unknown key, value out of range
+│   └── ManifestError     a manifest: bad line, missing file
+├── ModelError            a model folder: missing, corrupt, of another architecture
+├── MissingExtraError     an optional dependency is not installed
+└── TrainingError         a run that cannot go on, such as a non-finite loss
+
+A message is one line: it names the file or value, what is wrong with it and the way out.
+The command line prints it after ``error:`` and exits with 1.
+"""
+
+
+class SingleoutError(Exception):
+    """Base of all errors raised on purpose."""
+
+
+class InputError(SingleoutError, ValueError):
+    """Something the user handed over cannot be used."""
+
+
+class AudioError(InputError):
+    """A recording is missing, unreadable, empty, not finite or of an impossible rate."""
+
+
+class QueryError(InputError):
+    """A query is empty, too long or of a kind the model cannot answer."""
+
+
+class ConfigError(InputError):
+    """A configuration has an unknown key or a value out of range."""
+
+
+class ManifestError(InputError):
+    """A manifest has a bad line or names a missing file."""
+
+
+class ModelError(SingleoutError):
+    """A model folder is missing, corrupt or of another architecture."""
+
+
+class MissingExtraError(SingleoutError, ImportError):
+    """An optional dependency is not installed."""
+
+
+class TrainingError(SingleoutError):
+    """A training run cannot go on."""

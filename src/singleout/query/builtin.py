@@ -1,0 +1,138 @@
+"""The small joint text-audio encoder that ships with the package."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from singleout.errors import AudioError, ModelError, QueryError
+from singleout.query.audio_tower import SAMPLE_RATE, AudioTower, level, pad_to_minimum
+from singleout.query.minilm import MiniLM, for_sentences, tokenize
+from singleout.weights import load_tensors, save_tensors
+
+PACKAGED = "builtin/encoder"
+"""Folder of the shipped encoder, inside the package."""
+
+
+class TextHead(nn.Module):
+    """Sentence vector [batch, 384] to a unit embedding [batch, dim]."""
+
+    def __init__(self, sentence_dim: int, hidden: int, dim: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(sentence_dim, dim)
+        self.mlp = nn.Sequential(
+            nn.Linear(sentence_dim, hidden), nn.ReLU(), nn.Dropout(0.3), nn.Linear(hidden, dim)
+        )
+
+    def forward(self, sentence: Tensor) -> Tensor:
+        sentence = F.normalize(sentence, dim=-1)
+        return F.normalize(self.linear(sentence) + self.mlp(sentence), dim=-1)
+
+
+class BuiltinNetwork(nn.Module):
+    """All weights of the encoder in one module, so that one file holds them."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        super().__init__()
+        self.sentence = MiniLM(**config["sentence"])
+        self.text_head = TextHead(self.sentence.dim, config["text_hidden"], config["dim"])
+        self.audio = AudioTower(config["dim"], tuple(config["audio_channels"]))
+
+
+class BuiltinEncoder:
+    """MiniLM with our head for text, a distilled residual network for audio; one space.
+
+    Both modalities: unit norm, deterministic, level-independent. Audio is resampled to 32 kHz.
+    """
+
+    name = "builtin"
+
+    def __init__(self, network: BuiltinNetwork, tokenizer_json: str, config: dict[str, Any]) -> None:
+        from tokenizers import Tokenizer
+
+        self.config = config
+        self.network = network.eval().requires_grad_(False)
+        self.dim: int = config["dim"]
+        self._tokenizer_json = tokenizer_json
+        self._tokenizer = for_sentences(Tokenizer.from_str(tokenizer_json))
+        self.fingerprint: str = config.get("fingerprint", "")
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path | None = None) -> BuiltinEncoder:
+        """The shipped encoder, or one saved in ``folder``.
+
+        Raises:
+            ModelError: a file is missing or corrupt, or of another architecture.
+        """
+        path = Path(str(files("singleout") / PACKAGED)) if folder is None else Path(folder)
+        try:
+            config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+            tokenizer_json = (path / "tokenizer.json").read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise ModelError(f"{path}: not a query encoder's folder: {error}") from None
+        if not isinstance(config, dict) or config.get("type") != cls.name:
+            raise ModelError(f"{path}: not a built-in query encoder (type '{cls.name}' expected)")
+        with torch.device("meta"):
+            network = BuiltinNetwork(config["network"])
+        load_tensors(network, path / "model.safetensors")
+        return cls(network, tokenizer_json, {**config["network"], "fingerprint": config["fingerprint"]})
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write ``config.json``, ``model.safetensors`` and ``tokenizer.json``.
+
+        Matrices are stored in int8 with a scale per row (text) or in float16 (audio). The
+        fingerprint is a hash of the stored weights and the tokenizer.
+        """
+        path = Path(folder)
+        path.mkdir(parents=True, exist_ok=True)
+        save_tensors(self.network, path / "model.safetensors", int8_below="sentence.")
+        digest = hashlib.sha256((path / "model.safetensors").read_bytes())
+        digest.update(self._tokenizer_json.encode())
+        network = {key: value for key, value in self.config.items() if key != "fingerprint"}
+        config = {"type": self.name, "fingerprint": digest.hexdigest()[:16], "network": network}
+        (path / "tokenizer.json").write_text(self._tokenizer_json, encoding="utf-8")
+        (path / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        self.fingerprint = digest.hexdigest()[:16]
+
+    @torch.inference_mode()
+    def embed_text(self, text: str | Sequence[str]) -> Tensor:
+        """Float32 [sentences, dim], unit norm.
+
+        Raises:
+            QueryError: no text, or a blank one.
+        """
+        sentences = [text] if isinstance(text, str) else list(text)
+        if not sentences or any(not sentence.strip() for sentence in sentences):
+            raise QueryError("the query is empty: describe a sound, such as 'a dog barking'")
+        return self.network.text_head(self.network.sentence(*tokenize(self._tokenizer, sentences)))
+
+    @torch.inference_mode()
+    def embed_audio(self, audio: NDArray[np.float32] | Tensor, sample_rate: int) -> Tensor:
+        """Audio [samples] or [clips, samples] at ``sample_rate`` Hz to float32 [clips, dim].
+
+        Raises:
+            AudioError: wrong shape, no samples, not finite, or an impossible rate.
+        """
+        waveform = torch.as_tensor(audio, dtype=torch.float32)
+        waveform = waveform.unsqueeze(0) if waveform.ndim == 1 else waveform
+        if waveform.ndim != 2 or waveform.shape[-1] == 0:
+            raise AudioError(
+                f"audio to embed must be [samples] or [clips, samples], got {list(waveform.shape)}"
+            )
+        if not bool(torch.isfinite(waveform).all()):
+            raise AudioError("audio to embed has NaN or infinite samples")
+        if sample_rate != SAMPLE_RATE:
+            from singleout.audio import resample
+
+            waveform = torch.from_numpy(resample(waveform.numpy(), sample_rate, SAMPLE_RATE))
+        return self.network.audio(level(pad_to_minimum(waveform)))

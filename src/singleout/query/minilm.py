@@ -1,0 +1,136 @@
+"""The MiniLM sentence encoder (6 layers, 384-d), in plain torch, stored in int8.
+
+Loading it through ``transformers`` would cost seconds at every start of the command line; the
+network itself is sixty lines. Source: sentence-transformers/all-MiniLM-L6-v2 (Apache-2.0), a
+six-layer BERT with mean pooling over the tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+MAX_TOKENS = 256
+
+
+class QuantizedEmbedding(nn.Module):
+    """A table of int8 rows with one float scale each; a quarter of the memory of float32."""
+
+    weight: Tensor
+    scale: Tensor
+
+    def __init__(self, num_rows: int, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.zeros(num_rows, dim, dtype=torch.int8))
+        self.register_buffer("scale", torch.ones(num_rows, 1))
+
+    def forward(self, index: Tensor) -> Tensor:
+        return self.weight[index].float() * self.scale[index]
+
+
+class Block(nn.Module):
+    """One post-norm transformer layer."""
+
+    def __init__(self, dim: int, num_heads: int, hidden: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.out = nn.Linear(dim, dim)
+        self.attention_norm = nn.LayerNorm(dim, eps=1e-12)
+        self.fc1 = nn.Linear(dim, hidden)
+        self.fc2 = nn.Linear(hidden, dim)
+        self.output_norm = nn.LayerNorm(dim, eps=1e-12)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        b, n, d = x.shape
+        q, k, v = self.qkv(x).view(b, n, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        x = self.attention_norm(x + self.out(y.transpose(1, 2).reshape(b, n, d)))
+        return self.output_norm(x + self.fc2(F.gelu(self.fc1(x))))  # type: ignore[no-any-return]
+
+
+class MiniLM(nn.Module):
+    """Sentences to 384-d vectors (not normalised).
+
+    Args:
+        vocabulary: number of word pieces.
+        dim: width of the tokens and of the result.
+        num_layers: transformer layers.
+        num_heads: attention heads.
+        hidden: width of the feed-forward layers.
+    """
+
+    def __init__(
+        self,
+        vocabulary: int = 30_522,
+        dim: int = 384,
+        num_layers: int = 6,
+        num_heads: int = 12,
+        hidden: int = 1_536,
+    ) -> None:
+        super().__init__()
+        self.dim = dim
+        self.words = QuantizedEmbedding(vocabulary, dim)
+        self.positions = nn.Embedding(MAX_TOKENS, dim)
+        self.norm = nn.LayerNorm(dim, eps=1e-12)
+        self.layers = nn.ModuleList(Block(dim, num_heads, hidden) for _ in range(num_layers))
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """Token ids and a 0/1 mask, both int64 [batch, tokens], to float [batch, dim]."""
+        x = self.words(tokens) + self.positions.weight[: tokens.shape[1]]
+        x = self.norm(x)
+        attend = mask[:, None, None, :].bool()
+        for layer in self.layers:
+            x = layer(x, attend)
+        weight = mask.unsqueeze(-1).to(x.dtype)
+        return (x * weight).sum(1) / weight.sum(1)
+
+
+def for_sentences(tokenizer: Tokenizer) -> Tokenizer:
+    """The word-piece tokenizer set to pad each batch to its longest sentence."""
+    tokenizer.enable_truncation(MAX_TOKENS)
+    tokenizer.enable_padding()
+    return tokenizer
+
+
+def tokenize(tokenizer: Tokenizer, sentences: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """Ids and mask, int64 [sentences, tokens]."""
+    encodings = tokenizer.encode_batch(list(sentences))
+    ids = torch.tensor([e.ids for e in encodings])
+    return ids, torch.tensor([e.attention_mask for e in encodings])
+
+
+def from_bert_names(tensors: dict[str, Tensor], num_layers: int = 6) -> dict[str, Tensor]:
+    """Rename the tensors of a Hugging Face ``BertModel`` to ours and fold what is constant.
+
+    The type embedding of the only sentence is added to every position, q, k and v are joined.
+    """
+    table = tensors["embeddings.word_embeddings.weight"]
+    scale = table.abs().amax(1, keepdim=True).clamp_min(1e-12) / 127
+    types = tensors["embeddings.token_type_embeddings.weight"][0]
+    renamed = {
+        "words.weight": (table / scale).round().to(torch.int8),
+        "words.scale": scale,
+        "positions.weight": tensors["embeddings.position_embeddings.weight"][:MAX_TOKENS] + types,
+        "norm.weight": tensors["embeddings.LayerNorm.weight"],
+        "norm.bias": tensors["embeddings.LayerNorm.bias"],
+    }
+    for i in range(num_layers):
+        theirs, ours = f"encoder.layer.{i}.", f"layers.{i}."
+        for kind in ("weight", "bias"):
+            renamed[f"{ours}qkv.{kind}"] = torch.cat(
+                [tensors[f"{theirs}attention.self.{part}.{kind}"] for part in ("query", "key", "value")]
+            )
+            for mine, other in (
+                ("out", "attention.output.dense"),
+                ("attention_norm", "attention.output.LayerNorm"),
+                ("fc1", "intermediate.dense"),
+                ("fc2", "output.dense"),
+                ("output_norm", "output.LayerNorm"),
+            ):
+                renamed[f"{ours}{mine}.{kind}"] = tensors[f"{theirs}{other}.{kind}"]
+    return renamed

@@ -1,0 +1,58 @@
+"""Separators and their configs. A new one: its module, its config here, its name in the union."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+from torch import nn
+
+from singleout.config import StrictConfig
+from singleout.separators.conditioned_unet import ConditionedUNet
+from singleout.separators.identity import Identity
+from singleout.separators.separator import Separator
+
+__all__ = ["AnySeparator", "ConditionedUNet", "Identity", "Separator"]
+
+Positive = Annotated[int, Field(gt=0)]
+
+
+class ConditionedUNetConfig(StrictConfig):
+    """See ``ConditionedUNet`` for what the fields mean."""
+
+    type: Literal["conditioned_unet"] = "conditioned_unet"
+    sample_rate: Positive = 32_000
+    num_fft: Positive = 2_048
+    hop: Positive = 512
+    fold: Positive = 8
+    channels: tuple[Positive, ...] = (32, 64, 128, 160)
+    time_strides: tuple[Positive, ...] = (2, 2, 1)
+    bottleneck: Positive = 304
+    dilations: tuple[Positive, ...] = (1, 2, 4, 8, 1, 2, 4, 8)
+    query_dim: Positive = 256
+
+    @model_validator(mode="after")
+    def _fits(self) -> ConditionedUNetConfig:
+        if len(self.time_strides) != len(self.channels) - 1:
+            raise ValueError("time_strides has one entry less than channels")
+        if self.num_fft % (4 * self.hop) and self.num_fft != 4 * self.hop:
+            raise ValueError("num_fft must be a multiple of 4 hops")
+        if (self.num_fft // 2) % (self.fold * 2 ** len(self.time_strides)):
+            raise ValueError("num_fft / 2 must be divisible by fold and by 2 per level")
+        return self
+
+    def build(self, embedding_dim: int) -> nn.Module:
+        return ConditionedUNet(embedding_dim, **self.model_dump(exclude={"type"}))
+
+
+class IdentityConfig(StrictConfig):
+    """The mixture itself."""
+
+    type: Literal["identity"] = "identity"
+    sample_rate: Positive = 32_000
+
+    def build(self, embedding_dim: int) -> nn.Module:
+        return Identity(self.sample_rate)
+
+
+AnySeparator = Annotated[ConditionedUNetConfig | IdentityConfig, Field(discriminator="type")]

@@ -1,0 +1,85 @@
+"""Weights on disk: safetensors, small, and checked against the module they are loaded into."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from singleout.errors import ModelError
+
+SCALE_SUFFIX = "::scale"
+"""A tensor stored as int8 has its float scales, one per row, under its name with this suffix."""
+
+
+def quantized_rows(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """[rows, columns] to int8 of the same shape and float32 scales [rows, 1]."""
+    scale = matrix.abs().amax(1, keepdim=True).clamp_min(1e-12) / 127
+    return (matrix / scale).round().to(torch.int8), scale.float()
+
+
+def _is_below(name: str, prefix: str | None) -> bool:
+    return prefix is not None and name.startswith(prefix)
+
+
+def _is_matrix(tensor: Tensor) -> bool:
+    return tensor.ndim == 2 and tensor.shape[1] > 1
+
+
+def save_tensors(module: nn.Module, path: Path, int8_below: str | None = None) -> None:
+    """Write the module's state: floats in float16; below the prefix ``int8_below``, matrices in
+    int8. The file appears whole or not at all."""
+    stored: dict[str, Tensor] = {}
+    for name, tensor in module.state_dict().items():
+        if not tensor.is_floating_point():
+            stored[name] = tensor.contiguous()
+        elif _is_below(name, int8_below) and _is_matrix(tensor):
+            stored[name], stored[name + SCALE_SUFFIX] = quantized_rows(tensor)
+        else:
+            stored[name] = tensor.half().contiguous()
+    write_safetensors(stored, path)
+
+
+def write_safetensors(tensors: dict[str, Tensor], path: Path) -> None:
+    """Write to a temporary name beside ``path``, then rename."""
+    partial = path.with_name(path.name + ".partial")
+    safetensors.torch.save_file(tensors, partial)
+    os.replace(partial, path)
+
+
+def load_tensors(module: nn.Module, path: Path) -> None:
+    """Fill ``module`` (which may live on the meta device) from a file of ``save_tensors``.
+
+    Raises:
+        ModelError: the file is missing or corrupt, or its tensors are not the module's; names
+            the first tensor that is missing, unexpected or of another shape.
+    """
+    try:
+        stored = safetensors.torch.load_file(path)
+    except FileNotFoundError:
+        raise ModelError(f"{path}: no such file; a model is a folder with its weights") from None
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path}: corrupt or truncated weights ({error})") from None
+    expected = module.state_dict()
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in stored.items():
+        if name.endswith(SCALE_SUFFIX):
+            continue
+        scale = stored.get(name + SCALE_SUFFIX)
+        if scale is not None:
+            tensor = tensor.float() * scale
+        tensors[name] = tensor.float() if tensor.is_floating_point() else tensor
+    for name in sorted(expected.keys() ^ tensors.keys()):
+        what = "missing" if name in expected else "unexpected"
+        raise ModelError(f"{path}: weights of another architecture: tensor '{name}' is {what}")
+    for name, tensor in tensors.items():
+        if tensor.shape != expected[name].shape:
+            raise ModelError(
+                f"{path}: weights of another architecture: tensor '{name}' is "
+                f"{list(tensor.shape)}, expected {list(expected[name].shape)}"
+            )
+    module.load_state_dict(tensors, assign=True)
