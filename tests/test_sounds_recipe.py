@@ -249,6 +249,24 @@ def test_the_band_edge_is_found() -> None:
     assert prepared(noise(2.0)).clips[0].bandwidth_hz > 15_500
 
 
+def test_mpeg_audio_with_a_broken_end_is_decoded(tmp_path: Path) -> None:
+    path = tmp_path / "tone.mp3"
+    soundfile.write(path, noise(1.0), RATE_HZ, format="MP3")
+    path.write_bytes(path.read_bytes() + b"LIST" * 500)
+    samples, rate_hz = prepare.decode(path)
+    assert (rate_hz, samples.shape[1]) == (RATE_HZ, 1)
+    assert len(samples) == pytest.approx(RATE_HZ, rel=0.1)
+
+
+def test_an_unknown_codec_is_an_error_of_that_file(tmp_path: Path) -> None:
+    path = tmp_path / "odd.ogg"  # a RIFF file with a codec that nobody has
+    content = bytearray(wav_bytes(noise(0.2)))
+    content[20:22] = b"Og"
+    path.write_bytes(content)
+    with pytest.raises(prepare.DecodeError):
+        prepare.decode(path)
+
+
 def test_a_file_that_is_no_audio_is_an_error_of_that_file(tmp_path: Path) -> None:
     path = tmp_path / "not.ogg"
     path.write_bytes(b"no audio at all")
@@ -297,11 +315,11 @@ def test_the_higher_split_keeps_a_shared_sound() -> None:
     assert [one["split"] for one in kept] == ["test"]
 
 
-def test_unlabelled_audio_keeps_apart_from_held_out_audio() -> None:
-    entries = [entry("train", "a", "h1", "a"), entry("train", "b", "h2", "b")]
-    kept, dropped = manifest.settle(entries, {"h1": "test"})
+def test_unlabelled_audio_never_repeats_captioned_audio() -> None:
+    entries = [entry("train", f"g{i}", f"h{i}", f"{i}") for i in range(3)]
+    kept, dropped = manifest.settle(entries, {"h0", "g1"})
     assert [one["audio_hash"] for one in kept] == ["h2"]
-    assert dropped == {"same audio in a higher split": 1}
+    assert dropped == {"same as a captioned sound": 2}
 
 
 def test_committed_tables_agree() -> None:
@@ -311,6 +329,10 @@ def test_committed_tables_agree() -> None:
     assert set(recipe.held_out) <= packages
     assert recipe.split(build.SOUNDFONT_PACKAGE) == "train"
     assert set(recipe.packages("core")) < set(recipe.packages("full"))
+    groups = {row.group for rows in recipe.captions.values() for row in rows}
+    unlabelled = {name for name in recipe.same_recordings if "/" in name}
+    assert set(recipe.same_recordings) - unlabelled <= groups
+    assert {name.split("/")[0] for name in unlabelled} <= packages
     core_bytes = sum(
         recipe.package_facts[name]["download_bytes"] for name in recipe.packages("core")
     )
@@ -378,6 +400,8 @@ def small_recipe(folder: Path) -> build.Recipe:
     (recipe_dir / "captions.csv").write_text("\n".join([COLUMNS, *rows]) + "\n")
     (recipe_dir / "gm_programs.csv").write_text("kind,program,notes\n")
     (recipe_dir / "splits.json").write_text('{"test": ["held"], "validation": []}')
+    same = {"groups": [["g5", "game/usr/share/recoded.wav"]]}
+    (recipe_dir / "same_recordings.json").write_text(json.dumps(same))
     output_dir = folder / "sounds"
     output_dir.mkdir()
     game = {
@@ -386,6 +410,7 @@ def small_recipe(folder: Path) -> build.Recipe:
         "usr/share/bad.wav": b"not audio",
         "usr/share/other.wav": wav_bytes(noise(1.0, seed=3)),
         "usr/share/leak.wav": wav_bytes(noise(1.0, seed=4)),
+        "usr/share/recoded.wav": wav_bytes(0.9 * noise(1.0, seed=4)),
     }
     make_deb(output_dir, "game", game)
     make_deb(output_dir, "held", {"usr/share/c.wav": wav_bytes(noise(1.0, seed=4))})

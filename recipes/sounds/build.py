@@ -51,6 +51,10 @@ class Recipe:
         return manifest.read_splits(self.recipe_dir / "splits.json")
 
     @cached_property
+    def same_recordings(self) -> dict[str, str]:
+        return manifest.read_same_recordings(self.recipe_dir / "same_recordings.json")
+
+    @cached_property
     def package_facts(self) -> dict[str, dict[str, Any]]:
         text = (self.recipe_dir / "packages.json").read_text(encoding="utf-8")
         facts: dict[str, dict[str, Any]] = json.loads(text)
@@ -123,7 +127,7 @@ def add_source(recipe: Recipe, record: Record, source: Source, folder: str) -> N
             {
                 "path": path,
                 **source.facts,
-                "split": None,  # splits.json may change: set when the manifest is made
+                "split": None,  # set, as groups are joined, when the manifest is made
                 "seconds": round(clip.seconds, 4),
                 "sample_rate": prepare.SAMPLE_RATE_HZ,
                 "bandwidth_hz": source.bandwidth_hz or clip.bandwidth_hz,
@@ -273,6 +277,7 @@ def read_records(recipe: Recipe, unlabelled: bool) -> list[Record]:
         if record and recipe.wants(package, unlabelled):
             for entry in record.entries:
                 entry["split"] = recipe.split(package)
+                entry["group"] = recipe.same_recordings.get(entry["group"], entry["group"])
             records.append(record)
     return records
 
@@ -285,12 +290,11 @@ def write_manifests(recipe: Recipe, failures: dict[str, str], unlabelled: bool) 
     report = {"failures": failures, "captioned": _report(records, entries, leaking)}
 
     if unlabelled:
-        captioned_hashes: dict[str, str] = {}
-        for record in sorted(records, key=lambda record: recipe.split(record.package) != "train"):
-            captioned_hashes |= dict.fromkeys(record.hashes, recipe.split(record.package))
+        taken = {audio_hash for record in records for audio_hash in record.hashes}
+        taken |= {entry["group"] for record in records for entry in record.entries}
         others = read_records(recipe, unlabelled=True)
         entries, leaking = manifest.settle(
-            (entry for record in others for entry in record.entries), captioned_hashes
+            (entry for record in others for entry in record.entries), taken
         )
         manifest.write_manifest(recipe.output_dir / "unlabelled.jsonl", entries)
         report["unlabelled"] = _report(others, entries, leaking)

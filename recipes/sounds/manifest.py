@@ -9,7 +9,7 @@ import hashlib
 import json
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -78,6 +78,12 @@ def read_splits(path: Path) -> dict[str, str]:
     return {package: split for split in ("validation", "test") for package in splits[split]}
 
 
+def read_same_recordings(path: Path) -> dict[str, str]:
+    """Name to use for groups that turned out to be one: group -> first group of its list."""
+    groups = json.loads(path.read_text(encoding="utf-8"))["groups"]
+    return {name: names[0] for names in groups for name in names}
+
+
 def fingerprint(*parts: object) -> str:
     """Changes when the rows or the code version that a record was made from change."""
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
@@ -108,11 +114,11 @@ def read_record(path: Path, recipe: str) -> Record | None:
 
 
 def settle(
-    entries: Iterable[Entry], held_out_hashes: dict[str, str] | None = None
+    entries: Iterable[Entry], taken: Collection[str] = ()
 ) -> tuple[list[Entry], Counter[str]]:
     """Drop exact duplicates, and clips whose recording or group is also in a higher split.
 
-    `held_out_hashes` (audio hash -> split) are sounds outside `entries` to keep apart from.
+    `taken` are audio hashes and groups of sounds outside `entries`, which none may repeat.
     """
     entries = sorted(entries, key=_place)
     rank = {split: i for i, split in enumerate(SPLITS)}
@@ -121,8 +127,6 @@ def settle(
     def claim(key: tuple[str, str], split: str) -> None:
         highest[key] = max(highest.get(key, split), split, key=rank.__getitem__)
 
-    for audio_hash, split in (held_out_hashes or {}).items():
-        claim(("hash", audio_hash), split)
     for entry in entries:
         claim(("hash", entry["audio_hash"]), entry["split"])
         claim(("group", entry["group"]), entry["split"])
@@ -132,7 +136,9 @@ def settle(
     seen: set[tuple[str, int]] = set()
     for entry in entries:
         key = (entry["audio_hash"], entry["origin"]["segment"])
-        if highest["hash", entry["audio_hash"]] != entry["split"]:
+        if entry["audio_hash"] in taken or entry["group"] in taken:
+            dropped["same as a captioned sound"] += 1
+        elif highest["hash", entry["audio_hash"]] != entry["split"]:
             dropped["same audio in a higher split"] += 1
         elif highest["group", entry["group"]] != entry["split"]:
             dropped["same group in a higher split"] += 1

@@ -55,35 +55,42 @@ class Prepared:
 def decode(path: Path) -> tuple[Signal, int]:
     """Samples (frames, channels) and rate; libsndfile first, FFmpeg for what it does not know.
 
-    MP3 goes to FFmpeg at once: libsndfile's decoder prints its complaints.
+    MPEG audio goes to FFmpeg as well: libsndfile's decoder prints its complaints.
     """
-    if path.suffix != ".mp3":
-        try:
-            with soundfile.SoundFile(path) as file:
+    try:
+        with soundfile.SoundFile(path) as file:
+            if not file.subtype.startswith("MPEG"):
                 rate_hz = file.samplerate
                 frames = int(MAX_DECODED_SECONDS * rate_hz)
                 return file.read(frames, dtype="float32", always_2d=True), rate_hz
-        except (soundfile.LibsndfileError, ValueError):
-            pass
+    except (soundfile.LibsndfileError, ValueError):
+        pass
     try:
         return _decode_with_av(path)
-    except (av.error.FFmpegError, ValueError, IndexError) as error:
+    except (av.error.FFmpegError, ValueError) as error:
         raise DecodeError(str(error).splitlines()[0]) from None
 
 
 def _decode_with_av(path: Path) -> tuple[Signal, int]:
     with av.open(str(path)) as container:
-        stream = container.streams.audio[0]
-        rate_hz = stream.rate
+        # A stream whose codec FFmpeg does not know has no codec context.
+        streams = [stream for stream in container.streams.audio if stream.codec_context]
+        if not streams:
+            raise ValueError("no audio stream with a known codec")
+        rate_hz = streams[0].codec_context.sample_rate
         resampler = av.AudioResampler(format="fltp", rate=rate_hz)
         blocks: list[Signal] = []
         frames = 0
-        for frame in container.decode(stream):
-            for block in resampler.resample(frame):
-                blocks.append(block.to_ndarray().T.astype(np.float32))
-                frames += block.samples
-            if frames > MAX_DECODED_SECONDS * rate_hz:
-                break
+        try:
+            for frame in container.decode(streams[0]):
+                for block in resampler.resample(frame):
+                    blocks.append(block.to_ndarray().T.astype(np.float32))
+                    frames += block.samples
+                if frames > MAX_DECODED_SECONDS * rate_hz:
+                    break
+        except av.error.FFmpegError:
+            if not blocks:  # else only the end is broken
+                raise
     if not blocks:
         raise ValueError("no audio frames")
     return np.concatenate(blocks), rate_hz

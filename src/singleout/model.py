@@ -91,7 +91,7 @@ class QueriedSeparator(nn.Module):
         path.mkdir(parents=True, exist_ok=True)
         save_tensors(self.separator, path / "model.safetensors")  # type: ignore[arg-type]
         reference = EncoderReference(
-            name=self.encoder.name, fingerprint=self.encoder.fingerprint
+            name=self.config.encoder.name, fingerprint=self.encoder.fingerprint
         )
         config = self.config.model_copy(update={"encoder": reference})
         partial = path / "config.json.partial"

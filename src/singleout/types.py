@@ -26,6 +26,10 @@ def _checked(prompt: object) -> str:
             f"the query has {len(prompt):,} characters, the limit is {MAX_QUERY_CHARACTERS:,}: "
             "describe one sound in a few words"
         )
+    try:
+        prompt.encode()
+    except UnicodeEncodeError:
+        raise QueryError("the query is not valid text: it has broken characters") from None
     return " ".join(prompt.split())
 
 

@@ -44,10 +44,12 @@ def save_tensors(module: nn.Module, path: Path, int8_below: str | None = None) -
     write_safetensors(stored, path)
 
 
-def write_safetensors(tensors: dict[str, Tensor], path: Path) -> None:
+def write_safetensors(
+    tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None
+) -> None:
     """Write to a temporary name beside ``path``, then rename."""
     partial = path.with_name(path.name + ".partial")
-    safetensors.torch.save_file(tensors, partial)
+    safetensors.torch.save_file(tensors, partial, metadata)
     os.replace(partial, path)
 
 

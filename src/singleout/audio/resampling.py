@@ -16,7 +16,9 @@ def resample(audio: NDArray[np.float32], rate_in: int, rate_out: int) -> NDArray
         AudioError: a rate is not positive.
     """
     if rate_in <= 0 or rate_out <= 0:
-        raise AudioError(f"sample rate {min(rate_in, rate_out)} Hz is impossible: it must be positive")
+        raise AudioError(
+            f"sample rate {min(rate_in, rate_out)} Hz is impossible: it must be positive"
+        )
     if rate_in == rate_out:
         return audio
     flat = audio.reshape(-1, audio.shape[-1])

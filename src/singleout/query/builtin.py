@@ -31,12 +31,17 @@ class TextHead(nn.Module):
         super().__init__()
         self.linear = nn.Linear(sentence_dim, dim)
         self.mlp = nn.Sequential(
-            nn.Linear(sentence_dim, hidden), nn.ReLU(), nn.Dropout(0.3), nn.Linear(hidden, dim)
+            nn.Dropout(0.2),
+            nn.Linear(sentence_dim, hidden),
+            nn.ReLU(),
+            nn.Dropout(0.4),
+            nn.Linear(hidden, dim),
+        
         )
 
     def forward(self, sentence: Tensor) -> Tensor:
         sentence = F.normalize(sentence, dim=-1)
-        return F.normalize(self.linear(sentence) + self.mlp(sentence), dim=-1)
+        return F.normalize(self.linear(sentence) + 0.3 * self.mlp(sentence), dim=-1)
 
 
 class BuiltinNetwork(nn.Module):
@@ -82,10 +87,17 @@ class BuiltinEncoder:
             raise ModelError(f"{path}: not a query encoder's folder: {error}") from None
         if not isinstance(config, dict) or config.get("type") != cls.name:
             raise ModelError(f"{path}: not a built-in query encoder (type '{cls.name}' expected)")
-        with torch.device("meta"):
-            network = BuiltinNetwork(config["network"])
+        try:
+            with torch.device("meta"):
+                network = BuiltinNetwork(config["network"])
+            settings = {**config["network"], "fingerprint": config["fingerprint"]}
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise ModelError(f"{path}: query encoder of another architecture: {error!r}") from None
         load_tensors(network, path / "model.safetensors")
-        return cls(network, tokenizer_json, {**config["network"], "fingerprint": config["fingerprint"]})
+        try:
+            return cls(network, tokenizer_json, settings)
+        except Exception as error:  # tokenizers has no type of its own for a bad file
+            raise ModelError(f"{path / 'tokenizer.json'}: not a tokenizer: {error}") from None
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write ``config.json``, ``model.safetensors`` and ``tokenizer.json``.

@@ -75,7 +75,8 @@ class MiniLM(nn.Module):
         super().__init__()
         self.dim = dim
         self.words = QuantizedEmbedding(vocabulary, dim)
-        self.positions = nn.Embedding(MAX_TOKENS, dim)
+        # Not drawn at random: on the meta device that would import torch._dynamo, a second or more.
+        self.positions = nn.Embedding(MAX_TOKENS, dim, _weight=torch.zeros(MAX_TOKENS, dim))
         self.norm = nn.LayerNorm(dim, eps=1e-12)
         self.layers = nn.ModuleList(Block(dim, num_heads, hidden) for _ in range(num_layers))
 

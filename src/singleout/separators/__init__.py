@@ -23,20 +23,20 @@ class ConditionedUNetConfig(StrictConfig):
     type: Literal["conditioned_unet"] = "conditioned_unet"
     sample_rate: Positive = 32_000
     num_fft: Positive = 2_048
-    hop: Positive = 512
+    hop: Positive = 1_024
     fold: Positive = 8
     channels: tuple[Positive, ...] = (32, 64, 128, 160)
     time_strides: tuple[Positive, ...] = (2, 2, 1)
     bottleneck: Positive = 304
-    dilations: tuple[Positive, ...] = (1, 2, 4, 8, 1, 2, 4, 8)
+    dilations: tuple[Positive, ...] = (1, 2, 4, 8, 1, 2, 4)
     query_dim: Positive = 256
 
     @model_validator(mode="after")
     def _fits(self) -> ConditionedUNetConfig:
         if len(self.time_strides) != len(self.channels) - 1:
             raise ValueError("time_strides has one entry less than channels")
-        if self.num_fft % (4 * self.hop) and self.num_fft != 4 * self.hop:
-            raise ValueError("num_fft must be a multiple of 4 hops")
+        if self.num_fft % (2 * self.hop):
+            raise ValueError("num_fft must be a multiple of 2 hops")
         if (self.num_fft // 2) % (self.fold * 2 ** len(self.time_strides)):
             raise ValueError("num_fft / 2 must be divisible by fold and by 2 per level")
         return self

@@ -4,7 +4,7 @@ After Conditioned-U-Net (Meseguer-Brocal and Peeters, 2019): a U-Net masks the m
 spectrogram and the query enters by feature-wise affine maps. Ours differs where the CPU and later
 streaming ask for it: neighbouring bins are folded into channels (a full-resolution mask at an
 eighth of the cost), the network's wide part is a stack of dilated convolutions over time at
-15.6 frames per second, the query enters only from there on (so that the encoder runs once for
+7.8 frames per second, the query enters only from there on (so that the encoder runs once for
 several queries), and there are no statistics over time: look-ahead is bounded and chunks equal the
 whole.
 """
@@ -78,7 +78,7 @@ class ConditionedUNet(nn.Module):
     Args:
         embedding_dim: length of the query embedding.
         sample_rate: Hz.
-        num_fft, hop: of the Hann-windowed STFT, in samples.
+        num_fft, hop: of the STFT, in samples; its window is the root of a Hann, both ways.
         fold: neighbouring bins that share one position of the network.
         channels: width of each level; frequency halves from one to the next.
         time_strides: how much time shrinks from one level to the next.
@@ -92,12 +92,12 @@ class ConditionedUNet(nn.Module):
         embedding_dim: int,
         sample_rate: int = 32_000,
         num_fft: int = 2_048,
-        hop: int = 512,
+        hop: int = 1_024,
         fold: int = 8,
         channels: tuple[int, ...] = (32, 64, 128, 160),
         time_strides: tuple[int, ...] = (2, 2, 1),
         bottleneck: int = 304,
-        dilations: tuple[int, ...] = (1, 2, 4, 8, 1, 2, 4, 8),
+        dilations: tuple[int, ...] = (1, 2, 4, 8, 1, 2, 4),
         query_dim: int = 256,
     ) -> None:
         super().__init__()
@@ -109,7 +109,7 @@ class ConditionedUNet(nn.Module):
         for stride in time_strides:
             self.time_stride *= stride
         # On the CPU even where the weights are built on the meta device to be filled from a file.
-        self.register_buffer("window", torch.hann_window(num_fft, device="cpu"), persistent=False)
+        self.register_buffer("window", torch.hann_window(num_fft, device="cpu").sqrt(), persistent=False)
         self.window: Tensor
 
         self.query = nn.Sequential(nn.Linear(embedding_dim, query_dim), nn.SiLU())

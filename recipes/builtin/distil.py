@@ -1,0 +1,225 @@
+"""Teach the shipped audio tower to imitate the tagger and its head, from scratch.
+
+The tower hears random crops of the training sounds, alone and mixed, filtered and at other levels;
+the teacher hears the very same audio. Targets: the teacher head's embedding (the joint space) and
+the tagger's logits over 521 classes, the latter only to shape the features.
+"""
+
+from __future__ import annotations
+
+import argparse
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import safetensors.torch
+import soundfile
+import torch
+from numpy.typing import NDArray
+from rich.progress import track
+from torch import nn
+from torch.nn import functional as F
+
+from recipes.builtin.heads import Recipe, TaggerHead, TaggerView
+from recipes.builtin.teachers import YAMNET_RATE_HZ, YamNet
+from singleout.audio import resample
+from singleout.config import load_config
+from singleout.data.manifest import Clip, read_manifest
+from singleout.data.render import low_pass
+from singleout.query.audio_tower import SAMPLE_RATE, level
+from singleout.query.builtin import BuiltinEncoder
+from singleout.train.config import TrainConfig
+
+CROP_SECONDS = 2.4
+SHARD_CROPS = 4_096
+
+_state: dict[str, object] = {}
+
+
+def load_teacher(path: Path) -> tuple[TaggerView, TaggerHead]:
+    """The view and the head that ``embed.py`` saved."""
+    tensors = safetensors.torch.load_file(path)
+    parts = {
+        prefix: {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        for prefix in ("head.", "view.")
+    }
+    view = TaggerView(*(parts["view."][name] for name in ("names", "mean", "std")))
+    recipe = Recipe()
+    head = TaggerHead(recipe.hidden, recipe.dim)
+    head.load_state_dict(parts["head."])
+    return view, head.eval()
+
+
+def _read(clip: Clip, rng: np.random.Generator) -> NDArray[np.float32]:
+    """A random crop, placed at random where the clip is shorter."""
+    wanted = round(CROP_SECONDS * SAMPLE_RATE)
+    with soundfile.SoundFile(clip.path) as file:
+        start = int(rng.integers(0, max(1, file.frames - wanted + 1)))
+        file.seek(start)
+        audio = file.read(wanted, dtype="float32", always_2d=True).mean(1)
+    placed = np.zeros(wanted, np.float32)
+    onset = int(rng.integers(0, wanted - len(audio) + 1)) if rng.random() < 0.5 else 0
+    placed[onset : onset + len(audio)] = audio
+    return placed
+
+
+def draw(clips: list[Clip], weight: NDArray[np.float64], seed: int, index: int) -> NDArray[np.float32]:
+    """Crop number ``index``: one sound, or two mixed; filtered, at another speed and level."""
+    rng = np.random.default_rng([seed, index])
+    audio = _read(clips[int(np.searchsorted(weight, rng.random()))], rng)
+    if rng.random() < 0.35:
+        other = _read(clips[int(np.searchsorted(weight, rng.random()))], rng)
+        power = np.sqrt(np.square(audio).mean() / max(float(np.square(other).mean()), 1e-9))
+        audio = audio + np.float32(power * 10 ** (-rng.uniform(0, 20) / 20)) * other
+    if rng.random() < 0.5:
+        speed = rng.uniform(0.8, 1.25)
+        audio = np.interp(np.arange(0, len(audio), speed), np.arange(len(audio)), audio)
+        audio = np.resize(audio.astype(np.float32), round(CROP_SECONDS * SAMPLE_RATE))
+    if rng.random() < 0.3:
+        audio = low_pass(audio, float(np.exp(rng.uniform(*np.log([1_500, 12_000])))), SAMPLE_RATE)
+    peak = np.abs(audio).max()
+    return (audio * (rng.uniform(0.3, 0.95) / max(peak, 1e-4))).astype(np.float32)
+
+
+def _start_worker(clips: list[Clip], weight: NDArray[np.float64], teacher: Path, seed: int) -> None:
+    torch.set_num_threads(1)
+    view, head = load_teacher(teacher)
+    _state.update(clips=clips, weight=weight, view=view, head=head, tagger=YamNet(), seed=seed)
+
+
+@torch.inference_mode()
+def _example(index: int) -> tuple[NDArray[np.int16], NDArray[np.float16], NDArray[np.float16]]:
+    audio = draw(_state["clips"], _state["weight"], _state["seed"], index)  # type: ignore[arg-type]
+    embeddings, logits = _state["tagger"](resample(audio, SAMPLE_RATE, YAMNET_RATE_HZ))  # type: ignore[operator]
+    features, mean = _state["view"](torch.from_numpy(embeddings), torch.from_numpy(logits))  # type: ignore[operator]
+    target = _state["head"](features[None])[0]  # type: ignore[operator]
+    return (
+        (audio * 32_767).astype(np.int16),
+        target.numpy().astype(np.float16),
+        mean.numpy().astype(np.float16),
+    )
+
+
+def sampling_weight(clips: list[Clip]) -> NDArray[np.float64]:
+    """Cumulative probabilities that favour rare classes; an unlabelled clip is a class alone."""
+    labels = [clip.label for clip in clips]
+    _, inverse, count = np.unique(labels, return_inverse=True, return_counts=True)
+    weight = count[inverse] ** -0.5
+    return np.cumsum(weight / weight.sum())
+
+
+def make_shards(
+    clips: list[Clip], teacher: Path, folder: Path, count: int, jobs: int, seed: int
+) -> list[Path]:
+    """Audio with the teacher's answers, ``count`` shards; those that exist are kept."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{i:03d}.npz" for i in range(count)]
+    arguments = (clips, sampling_weight(clips), teacher, seed)
+    missing = [i for i, path in enumerate(paths) if not path.exists()]
+    if not missing:
+        return paths
+    with ProcessPoolExecutor(jobs, initializer=_start_worker, initargs=arguments) as pool:
+        for i in track(missing, "teacher"):
+            indices = range(i * SHARD_CROPS, (i + 1) * SHARD_CROPS)
+            rows = list(pool.map(_example, indices, chunksize=64))
+            audio, target, logits = (np.stack(column) for column in zip(*rows, strict=True))
+            partial = paths[i].with_suffix(".partial.npz")
+            np.savez(partial, audio=audio, target=target, logits=logits)
+            partial.replace(paths[i])
+    return paths
+
+
+def distil(
+    encoder: BuiltinEncoder, shards: list[Path], passes: int, learning_rate: float, resume: Path
+) -> None:
+    """Train ``encoder.network.audio`` in place; a checkpoint is kept after every shard."""
+    torch.manual_seed(0)
+    tower = encoder.network.audio.requires_grad_(True).train()
+    tower.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    tags = nn.Linear(2 * tower.width, 521)
+    weights = [*tower.parameters(), *tags.parameters()]
+    optimizer = torch.optim.AdamW(weights, learning_rate, weight_decay=0.05)
+    batch = 64
+    per_shard = SHARD_CROPS // batch
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, learning_rate, total_steps=passes * len(shards) * per_shard, pct_start=0.1
+    )
+    done = 0
+    if resume.exists():
+        state = torch.load(resume, weights_only=True)
+        tower.load_state_dict(state["tower"])
+        tags.load_state_dict(state["tags"])
+        optimizer.load_state_dict(state["optimizer"])
+        schedule.load_state_dict(state["schedule"])
+        done = state["done"]
+    for turn in track(range(done, passes * len(shards)), "distilling"):
+        rng = np.random.default_rng([1, turn])
+        with np.load(shards[int(np.random.default_rng([2, turn // len(shards)]).permutation(len(shards))[turn % len(shards)])]) as shard:
+            audio, target, logits = (shard[key] for key in ("audio", "target", "logits"))
+        losses = []
+        for rows in rng.permutation(SHARD_CROPS).reshape(per_shard, batch):
+            wave = torch.from_numpy(audio[rows].astype(np.float32) / 32_767)
+            # A random cut, so that a shard's second pass is not the same input again.
+            cut = int(rng.integers(0, 3_200))
+            with torch.autocast("cpu", torch.bfloat16):
+                features = tower.features(level(wave[:, cut:]))
+                embedding = tower.head(features)
+                tagged = tags(features)
+            embedding = F.normalize(embedding.float(), dim=-1)
+            wanted = torch.from_numpy(target[rows].astype(np.float32))
+            opinion = torch.sigmoid(0.5 * torch.from_numpy(logits[rows].astype(np.float32)))
+            loss = 4 * (1 - (embedding * wanted).sum(-1)).mean()
+            loss = loss + 20 * F.binary_cross_entropy_with_logits(tagged.float(), opinion)
+            scale = 18.0
+            similarity = embedding @ wanted.T * scale
+            loss = loss + 0.5 * F.cross_entropy(similarity, (wanted @ wanted.T * scale).softmax(-1))
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(weights, 5.0)
+            optimizer.step()
+            schedule.step()
+            losses.append(float((embedding * wanted).sum(-1).mean()))
+        print(f"shard {turn + 1}/{passes * len(shards)}: cosine {np.mean(losses):.3f}", flush=True)
+        partial = resume.with_suffix(".partial")
+        torch.save(
+            {
+                "tower": tower.state_dict(),
+                "tags": tags.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "schedule": schedule.state_dict(),
+                "done": turn + 1,
+            },
+            partial,
+        )
+        partial.replace(resume)
+    tower.eval().requires_grad_(False)
+
+
+def main() -> None:
+    """Make the shards, distil, save the finished encoder into the package."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--config", type=Path, default=Path("configs/builtin.yaml"))
+    parser.add_argument("--shards", type=int, default=10)
+    parser.add_argument("--passes", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--output", type=Path, default=Path("src/singleout/builtin/encoder"))
+    args = parser.parse_args()
+    config = load_config(TrainConfig, args.config)
+    assert config.manifest is not None
+    work = config.output.parent
+    torch.set_num_threads(args.jobs)
+    clips = read_manifest(config.manifest, "train")
+    unlabelled = config.manifest.with_name("unlabelled.jsonl")
+    if unlabelled.exists():
+        clips += read_manifest(unlabelled, "train")
+    shards = make_shards(
+        clips, work / "teacher.safetensors", work / "shards", args.shards, args.jobs, seed=0
+    )
+    encoder = BuiltinEncoder.from_pretrained(work / "encoder")
+    distil(encoder, shards, args.passes, 2e-3, work / "distil.pt")
+    encoder.save_pretrained(args.output)
+    print(f"saved {args.output}, fingerprint {encoder.fingerprint}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,209 @@
+"""The joint space: small heads on two frozen teachers.
+
+Text: MiniLM -> ``TextHead`` (ships). Audio: YAMNet -> ``TaggerHead`` (does not ship; it is the
+teacher that ``distil.py`` teaches the shipped audio tower to imitate, and it embeds the training
+crops of the extractor, cross-fitted). Losses: contrastive on the captions, where all clips of one
+class are right answers, plus the tagger's own opinion over all 521 AudioSet class names as soft
+targets, which makes the vocabulary open: on unseen packages it adds far more than captions do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.progress import track
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from recipes.builtin.features import TaggerFeatures
+from singleout.data.manifest import Clip
+from singleout.query.builtin import TextHead
+
+CROPS_PER_CLIP = 6
+MAX_CROP_PATCHES = 8
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Sizes and weights of the training of the heads; all are our choices, made on validation."""
+
+    dim: int = 256
+    hidden: int = 512
+    steps: int = 600
+    batch_size: int = 256
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.02
+    names_weight: float = 2.0
+    names_temperature: float = 2.0
+    seed: int = 0
+
+
+class TaggerView(nn.Module):
+    """Logits and embeddings of patches to the input of ``TaggerHead``; holds no trained weights.
+
+    Args:
+        names: unit sentence vectors of the 521 class names, [521, 384].
+        mean, std: of the tagger's embeddings, [1024].
+    """
+
+    def __init__(self, names: Tensor, mean: Tensor, std: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("names", names)
+        self.register_buffer("mean", mean)
+        self.register_buffer("std", std)
+
+    def forward(self, embeddings: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """[patches, 1024] and [patches, 521] to features [2953] and mean logits [521]."""
+        probability = torch.sigmoid(0.5 * logits)
+        words = F.normalize((probability / probability.sum(-1, keepdim=True)) @ self.names, dim=-1)
+        e = (embeddings - self.mean) / self.std
+        mean_logits = logits.mean(0)
+        parts = [e.mean(0), e.amax(0) / 2, words.mean(0), torch.sigmoid(0.5 * mean_logits)]
+        return torch.cat(parts), mean_logits
+
+
+class TaggerHead(nn.Module):
+    """Features of ``TaggerView`` [batch, 2953] to a unit embedding [batch, dim].
+
+    The words that the tagger's scores amount to pass through a linear map of their own: with it
+    alone the head starts as a working zero-shot model.
+    """
+
+    def __init__(self, hidden: int, dim: int) -> None:
+        super().__init__()
+        self.words = nn.Linear(384, dim)
+        self.scores = nn.Linear(521, dim)
+        self.mlp = nn.Sequential(
+            nn.Dropout(0.4),
+            nn.Linear(2048, hidden),
+            nn.ReLU(),
+            nn.Dropout(0.4),
+            nn.Linear(hidden, dim),
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        embeddings, words, scores = features.split([2048, 384, 521], -1)
+        out = self.words(words) + 0.3 * self.mlp(embeddings) + 0.1 * self.scores(scores)
+        return F.normalize(out, dim=-1)
+
+
+@dataclass(frozen=True)
+class Crops:
+    """Views of random crops of every clip; the first of each is the whole clip.
+
+    Attributes:
+        features: [clips, CROPS_PER_CLIP, 2953].
+        logits: [clips, CROPS_PER_CLIP, 521].
+    """
+
+    features: Tensor
+    logits: Tensor
+
+
+def view_of(features: TaggerFeatures, names: Tensor, train: NDArray[np.int64]) -> TaggerView:
+    """A view standardised on the training clips."""
+    rows = np.concatenate([np.arange(features.offsets[i], features.offsets[i + 1]) for i in train])
+    embeddings = torch.from_numpy(features.embeddings[rows]).float()
+    return TaggerView(names, embeddings.mean(0), embeddings.std(0) + 1e-3)
+
+
+def patches(features: TaggerFeatures, rows: slice) -> tuple[Tensor, Tensor]:
+    """Embeddings and logits of some patches, float32."""
+    return (
+        torch.from_numpy(features.embeddings[rows]).float(),
+        torch.from_numpy(features.logits[rows]).float(),
+    )
+
+
+def random_crops(features: TaggerFeatures, view: TaggerView, seed: int) -> Crops:
+    """Up to eight patches in a row, drawn for every clip."""
+    clips = []
+    for clip, (first, last) in enumerate(zip(features.offsets, features.offsets[1:], strict=False)):
+        rng = np.random.default_rng([seed, clip])
+        rows = [slice(first, last)]
+        for _ in range(CROPS_PER_CLIP - 1):
+            length = int(rng.integers(1, min(MAX_CROP_PATCHES, last - first) + 1))
+            start = int(rng.integers(first, last - length + 1))
+            rows.append(slice(start, start + length))
+        clips.append([view(*patches(features, r)) for r in rows])
+    return Crops(
+        torch.stack([torch.stack([crop[0] for crop in crops]) for crops in clips]),
+        torch.stack([torch.stack([crop[1] for crop in crops]) for crops in clips]),
+    )
+
+
+@dataclass(frozen=True)
+class Words:
+    """Sentence vectors of MiniLM, unit norm.
+
+    Attributes:
+        captions: for every clip, [captions, 384].
+        names: of the 521 classes as such, [521, 384].
+    """
+
+    captions: list[Tensor]
+    names: Tensor
+
+
+def train_heads(
+    clips: list[Clip],
+    crops: Crops,
+    words: Words,
+    train: NDArray[np.int64],
+    recipe: Recipe,
+    fixed_text: TextHead | None = None,
+) -> tuple[TaggerHead, TextHead]:
+    """Train both heads on the clips ``train``, or the audio head alone against a fixed text head.
+
+    The second form is what cross-fitting needs: audio heads that have not seen a fold, all in the
+    one space that the text head spans.
+    """
+    torch.manual_seed(recipe.seed)
+    audio = TaggerHead(recipe.hidden, recipe.dim)
+    text = TextHead(384, recipe.hidden, recipe.dim) if fixed_text is None else fixed_text
+    with torch.no_grad():
+        if fixed_text is None:
+            text.linear.weight.copy_(torch.linalg.qr(torch.randn(384, recipe.dim))[0].T)
+            text.linear.bias.zero_()
+        audio.words.load_state_dict(text.linear.state_dict())
+    log_scale = nn.Parameter(torch.tensor(14.0).log())
+    weights = [*audio.parameters(), log_scale]
+    if fixed_text is None:
+        weights += text.parameters()
+    optimizer = torch.optim.AdamW(
+        weights, recipe.learning_rate, weight_decay=recipe.weight_decay
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, recipe.learning_rate, total_steps=recipe.steps, pct_start=0.1
+    )
+    label = np.unique([clip.label for clip in clips], return_inverse=True)[1]
+    weight = np.bincount(label[train], minlength=label.max() + 1)[label[train]] ** -0.5
+    weight /= weight.sum()
+    audio.train()
+    text.train(fixed_text is None)
+    for step in track(range(recipe.steps), "heads"):
+        rng = np.random.default_rng([recipe.seed, step])
+        batch = rng.choice(train, recipe.batch_size, p=weight)
+        crop = rng.integers(0, CROPS_PER_CLIP, len(batch))
+        captions = torch.stack(
+            [words.captions[i][rng.integers(len(words.captions[i]))] for i in batch.tolist()]
+        )
+        heard = audio(crops.features[batch, crop])
+        said = text(captions)
+        scale = log_scale.exp().clamp(max=100)
+        same = torch.from_numpy(label[batch][:, None] == label[batch][None]).float()
+        same /= same.sum(1, keepdim=True)
+        similarity = heard @ said.T * scale
+        loss = F.cross_entropy(similarity, same) + F.cross_entropy(similarity.T, same)
+        opinion = F.softmax(crops.logits[batch, crop] / recipe.names_temperature, -1)
+        named = heard @ text(words.names).T * scale
+        loss = loss + recipe.names_weight * F.cross_entropy(named, opinion)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    return audio.eval(), text.eval()
+

@@ -1,0 +1,78 @@
+"""The command line: thin shells over the public API.
+
+This module and those of the commands import typer only; what a command needs is imported when it
+runs, so that ``singleout --help`` is instant. An error raised on purpose becomes one line on
+stderr and exit code 1, wrong usage exits with 2, Ctrl-C with 130.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from singleout.cli.extract import extract
+from singleout.errors import SingleoutError
+
+INTERRUPTED = 130
+
+
+class Commands(TyperGroup):
+    """Turns the errors that users can mend into one line each."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except SingleoutError as error:
+            typer.echo("error: " + " ".join(str(error).splitlines()), err=True)
+            raise typer.Exit(1) from None
+        except KeyboardInterrupt:
+            typer.echo("interrupted", err=True)
+            raise typer.Exit(INTERRUPTED) from None
+
+
+app = typer.Typer(
+    cls=Commands,
+    help="Single out a sound by describing it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from singleout import __version__
+
+        typer.echo(f"singleout {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Single out a sound by describing it."""
+
+
+app.command()(extract)
+
+
+def main() -> None:
+    """Entry point of the command ``singleout``; never returns."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            # A file name may hold bytes that are no text: show them escaped.
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)

@@ -1,0 +1,96 @@
+"""Resumable checkpoints in safetensors: weights, averaged weights, optimiser state, step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning
+import safetensors
+import torch
+from lightning.pytorch.callbacks import Callback
+from safetensors import SafetensorError
+from torch import Tensor
+
+from singleout.errors import ModelError
+from singleout.train.module import TrainingModule
+from singleout.weights import write_safetensors
+
+FILE_NAME = "checkpoint.safetensors"
+
+
+class Checkpoint(Callback):
+    """Writes ``checkpoint.safetensors`` every so many steps, and restores it at the start."""
+
+    def __init__(self, folder: Path, every_steps: int, key: str) -> None:
+        self.path, self.every_steps, self.key = folder / FILE_NAME, every_steps, key
+
+    def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        if self.path.exists():
+            assert isinstance(module, TrainingModule)
+            restore(module, trainer.optimizers[0], self.path)
+
+    def on_train_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        module: lightning.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        assert isinstance(module, TrainingModule)
+        if module.step_index % self.every_steps == 0:
+            save(module, trainer.optimizers[0], self.path, self.key)
+
+
+def save(
+    module: TrainingModule, optimizer: torch.optim.Optimizer, path: Path, key: str
+) -> None:
+    """Everything that the next step depends on."""
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in module.state_dict().items():
+        tensors[f"module.{name}"] = tensor.detach().clone().contiguous()
+    for index, state in optimizer.state_dict()["state"].items():
+        for name, tensor in state.items():
+            tensors[f"optimizer.{index}.{name}"] = tensor.detach().clone().contiguous()
+    write_safetensors(tensors, path, {"step": str(module.step_index), "key": key})
+
+
+def saved_step(path: Path, key: str) -> int:
+    """The step a checkpoint stands at; 0 where there is none.
+
+    Raises:
+        ModelError: corrupt, or of a run with another config.
+    """
+    if not path.exists():
+        return 0
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path}: corrupt or truncated checkpoint ({error})") from None
+    if metadata.get("key") != key:
+        raise ModelError(
+            f"{path}: belongs to a run with another config: choose another output folder or "
+            "delete it to start anew"
+        )
+    return int(metadata["step"])
+
+
+def restore(module: TrainingModule, optimizer: torch.optim.Optimizer | None, path: Path) -> None:
+    """Bring back what ``save`` wrote; without an optimiser, the weights alone."""
+    restored: dict[int, dict[str, Tensor]] = {}
+    weights: dict[str, Tensor] = {}
+    with safetensors.safe_open(path, "pt") as file:
+        for name in file.keys():  # noqa: SIM118
+            part, rest = name.split(".", 1)
+            if part == "module":
+                weights[rest] = file.get_tensor(name)
+            else:
+                index, entry = rest.split(".", 1)
+                restored.setdefault(int(index), {})[entry] = file.get_tensor(name)
+        module.step_index = int(file.metadata()["step"])
+    module.load_state_dict(weights)
+    if optimizer is not None:
+        groups = optimizer.state_dict()["param_groups"]
+        optimizer.load_state_dict({"state": restored, "param_groups": groups})

@@ -1,0 +1,89 @@
+"""What a training run is told."""
+
+from __future__ import annotations
+
+from pathlib import Path as AnyPath
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from singleout.config import StrictConfig
+from singleout.data.plan import MixtureConfig
+from singleout.model import ModelConfig
+
+Positive = Annotated[int, Field(gt=0)]
+Path = Annotated[AnyPath, AfterValidator(AnyPath.expanduser)]
+"""A path in which ~ is the home folder."""
+
+
+class ValidationConfig(StrictConfig):
+    """Fixed mixtures that are scored during training, with text and with audio queries.
+
+    Args:
+        num_mixtures: how many; 0 turns validation off.
+        every_steps: how often.
+        mixtures: how they are drawn.
+    """
+
+    num_mixtures: Annotated[int, Field(ge=0)] = 100
+    every_steps: Positive = 500
+    mixtures: MixtureConfig = MixtureConfig(
+        num_sources=(2, 2),
+        snr_db=(-5.0, 5.0),
+        gain_db=(0.0, 0.0),
+        speed=(1.0, 1.0),
+        source_band_share=0.0,
+        mixture_band_share=0.0,
+    )
+
+
+class TrainConfig(StrictConfig):
+    """One run.
+
+    Args:
+        manifest: JSONL of sounds; its split ``train`` is trained on, ``validation`` scored.
+        audio: a folder of sounds instead of a manifest; a twentieth of them is scored.
+        output: folder of the model, its checkpoint and its logs.
+        model: what is trained.
+        init: folder of a model whose weights to start from.
+        embeddings: a table of embeddings to condition on instead of the encoder's own (the
+            built-in model's recipe makes a cross-fitted one).
+        mixtures: how training mixtures are drawn.
+        validation: of fixed mixtures.
+        p_text: how often an example is conditioned on its caption instead of its sound.
+        steps, batch_size: optimiser steps, and mixtures in each (two queries per mixture).
+        learning_rate, warmup_steps, weight_decay, clip_norm: of AdamW; cosine decay to a
+            hundredth.
+        ema_decay: of the averaged weights that are validated and saved.
+        precision: ``auto`` is bfloat16 where the CPU has the instructions, else float32.
+        checkpoint_every: steps between checkpoints.
+        num_workers: processes that render mixtures.
+        seed: of everything random.
+    """
+
+    manifest: Path | None = None
+    audio: Path | None = None
+    output: Path
+    model: ModelConfig
+    init: Path | None = None
+    embeddings: Path | None = None
+    mixtures: MixtureConfig = MixtureConfig()
+    validation: ValidationConfig = ValidationConfig()
+    p_text: Annotated[float, Field(ge=0, le=1)] = 0.0
+    steps: Positive = 4_000
+    batch_size: Positive = 8
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    warmup_steps: Annotated[int, Field(ge=0)] = 200
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    clip_norm: Annotated[float, Field(gt=0)] = 5.0
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    checkpoint_every: Positive = 200
+    num_workers: Annotated[int, Field(ge=0)] = 1
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _one_source(self) -> TrainConfig:
+        if (self.manifest is None) == (self.audio is None):
+            raise ValueError("give either a manifest or a folder of audio")
+        return self

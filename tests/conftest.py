@@ -1,0 +1,127 @@
+"""A tiny but real model, built once per session and used through the public API."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+# The command's help is compared as plain text of one width.
+os.environ.update({"NO_COLOR": "1", "TERM": "dumb", "COLUMNS": "100"})
+
+import pytest
+import torch
+from torch import nn
+
+from singleout.extract import Extractor
+from singleout.model import EncoderReference, ModelConfig, QueriedSeparator
+from singleout.query import BuiltinEncoder
+from singleout.query.builtin import BuiltinNetwork
+from singleout.separators import ConditionedUNetConfig, IdentityConfig
+
+TINY_SEPARATOR = ConditionedUNetConfig(
+    num_fft=512,
+    hop=128,
+    fold=4,
+    channels=(8, 8, 8),
+    time_strides=(2, 1),
+    bottleneck=16,
+    dilations=(1, 2),
+    query_dim=16,
+)
+
+
+def tiny_tokenizer() -> str:
+    """A word-piece tokenizer over single letters, as JSON."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordPiece
+    from tokenizers.normalizers import BertNormalizer
+    from tokenizers.pre_tokenizers import BertPreTokenizer
+    from tokenizers.processors import TemplateProcessing
+
+    letters = "abcdefghijklmnopqrstuvwxyz0123456789"
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *letters, *(f"##{letter}" for letter in letters)]
+    vocabulary = {piece: number for number, piece in enumerate(pieces)}
+    tokenizer = Tokenizer(WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = BertPreTokenizer()
+    tokenizer.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    return str(tokenizer.to_str())
+
+
+def randomise_statistics(module: nn.Module) -> None:
+    """As if it had been trained: BatchNorm is no longer the identity."""
+    for part in module.modules():
+        if isinstance(part, nn.modules.batchnorm._BatchNorm):
+            nn.init.normal_(part.running_mean, 0, 0.1)
+            nn.init.uniform_(part.running_var, 0.8, 1.2)
+
+
+@pytest.fixture(scope="session")
+def debug_encoder_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny built-in encoder, saved."""
+    folder = tmp_path_factory.mktemp("debug-encoder")
+    config = {
+        "dim": 32,
+        "text_hidden": 16,
+        "sentence": {"vocabulary": 76, "dim": 24, "num_layers": 1, "num_heads": 2, "hidden": 32},
+        "audio_channels": [8, 8, 8, 8, 8],
+    }
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        network = BuiltinNetwork(config)
+        words = network.sentence.words
+        words.weight.copy_(torch.randint(-127, 128, words.weight.shape))
+        words.scale.fill_(0.02)
+        randomise_statistics(network)
+    BuiltinEncoder(network, tiny_tokenizer(), config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def debug_encoder(debug_encoder_folder: Path) -> BuiltinEncoder:
+    return BuiltinEncoder.from_pretrained(debug_encoder_folder)
+
+
+@pytest.fixture(scope="session")
+def debug_model_folder(
+    tmp_path_factory: pytest.TempPathFactory,
+    debug_encoder: BuiltinEncoder,
+    debug_encoder_folder: Path,
+) -> Path:
+    """A tiny queried separator, saved; its config names the folder of the tiny encoder."""
+    folder = tmp_path_factory.mktemp("debug-model")
+    config = ModelConfig(
+        separator=TINY_SEPARATOR, encoder=EncoderReference(name=str(debug_encoder_folder))
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        model = QueriedSeparator(config, debug_encoder)
+        randomise_statistics(model)
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def debug_model(debug_model_folder: Path) -> QueriedSeparator:
+    return QueriedSeparator.from_pretrained(debug_model_folder)
+
+
+@pytest.fixture(scope="session")
+def extractor(debug_model: QueriedSeparator) -> Extractor:
+    """Of the tiny model, in chunks of half a second."""
+    return Extractor(debug_model, chunk_seconds=0.5)
+
+
+@pytest.fixture(scope="session")
+def identity_model(debug_encoder: BuiltinEncoder) -> QueriedSeparator:
+    """Returns the mixture, whatever is asked."""
+    return QueriedSeparator(ModelConfig(separator=IdentityConfig()), debug_encoder)
+
+
+@pytest.fixture(scope="session")
+def command() -> list[str]:
+    """The real command, for a subprocess."""
+    return [sys.executable, "-c", "from singleout.cli import main; main()"]
