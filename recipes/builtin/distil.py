@@ -63,7 +63,9 @@ def _read(clip: Clip, rng: np.random.Generator) -> NDArray[np.float32]:
     return placed
 
 
-def draw(clips: list[Clip], weight: NDArray[np.float64], seed: int, index: int) -> NDArray[np.float32]:
+def draw(
+    clips: list[Clip], weight: NDArray[np.float64], seed: int, index: int
+) -> NDArray[np.float32]:
     """Crop number ``index``: one sound, or two mixed; filtered, at another speed and level."""
     rng = np.random.default_rng([seed, index])
     audio = _read(clips[int(np.searchsorted(weight, rng.random()))], rng)
@@ -154,7 +156,15 @@ def distil(
         done = state["done"]
     for turn in track(range(done, passes * len(shards)), "distilling"):
         rng = np.random.default_rng([1, turn])
-        with np.load(shards[int(np.random.default_rng([2, turn // len(shards)]).permutation(len(shards))[turn % len(shards)])]) as shard:
+        with np.load(
+            shards[
+                int(
+                    np.random.default_rng([2, turn // len(shards)]).permutation(len(shards))[
+                        turn % len(shards)
+                    ]
+                )
+            ]
+        ) as shard:
             audio, target, logits = (shard[key] for key in ("audio", "target", "logits"))
         losses = []
         for rows in rng.permutation(SHARD_CROPS).reshape(per_shard, batch):

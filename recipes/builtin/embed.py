@@ -58,7 +58,10 @@ def words_of(clips: list[Clip], cache: Path) -> Words:
     """Sentence vectors of all captions and of the 521 class names."""
     sentences = sorted({caption for clip in clips for caption in clip.captions})
     names = [name.lower() for name in teachers.YamNet().class_names]
-    if cache.exists() and (stored := torch.load(cache, weights_only=True))["sentences"] == sentences:
+    if (
+        cache.exists()
+        and (stored := torch.load(cache, weights_only=True))["sentences"] == sentences
+    ):
         vectors = stored["vectors"]
     else:
         vectors = sentence_vectors(sentences + names)

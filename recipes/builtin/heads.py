@@ -173,9 +173,7 @@ def train_heads(
     weights = [*audio.parameters(), log_scale]
     if fixed_text is None:
         weights += text.parameters()
-    optimizer = torch.optim.AdamW(
-        weights, recipe.learning_rate, weight_decay=recipe.weight_decay
-    )
+    optimizer = torch.optim.AdamW(weights, recipe.learning_rate, weight_decay=recipe.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, recipe.learning_rate, total_steps=recipe.steps, pct_start=0.1
     )
@@ -206,4 +204,3 @@ def train_heads(
         optimizer.step()
         schedule.step()
     return audio.eval(), text.eval()
-

@@ -106,7 +106,9 @@ class YamNet:
         self._mel = _mel_matrix()
         self._window = torch.hann_window(400, dtype=torch.float32)
 
-    def __call__(self, audio: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def __call__(
+        self, audio: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """16 kHz ``audio`` [samples] to embeddings [patches, 1024] and logits [patches, 521].
 
         Shorter than one patch is padded with zeros; patches overlap by half.

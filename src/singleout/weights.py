@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import safetensors.torch
@@ -50,7 +49,7 @@ def write_safetensors(
     """Write to a temporary name beside ``path``, then rename."""
     partial = path.with_name(path.name + ".partial")
     safetensors.torch.save_file(tensors, partial, metadata)
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def load_tensors(module: nn.Module, path: Path) -> None:

@@ -13,7 +13,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from singleout.cli.evaluate import evaluate
 from singleout.cli.extract import extract
+from singleout.cli.train import train
 from singleout.errors import SingleoutError
 
 INTERRUPTED = 130
@@ -64,6 +66,8 @@ def _root(
 
 
 app.command()(extract)
+app.command()(train)
+app.command()(evaluate)
 
 
 def main() -> None:

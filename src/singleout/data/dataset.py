@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from singleout.data.embeddings import EmbeddingTable
 from singleout.data.manifest import Clip
 from singleout.data.plan import MixtureConfig, Planner
 from singleout.data.render import render
-from singleout.data.embeddings import EmbeddingTable
 
 NUM_QUERIES = 2
 """Each mixture is asked for two of its sounds: the same input with two answers cannot be solved

@@ -60,8 +60,7 @@ def low_pass(audio: NDArray[np.float32], cutoff_hz: float, sample_rate: int) -> 
     hz = np.fft.rfftfreq(len(audio), 1 / sample_rate)
     octaves = np.log2(np.maximum(hz, 1.0) / cutoff_hz)
     gain = 0.5 + 0.5 * np.cos(np.pi * np.clip(3 * octaves, 0, 1))
-    filtered: NDArray[np.float32] = np.fft.irfft(np.fft.rfft(audio) * gain, len(audio))
-    return filtered.astype(np.float32)
+    return np.fft.irfft(np.fft.rfft(audio) * gain, len(audio)).astype(np.float32)
 
 
 def render(

@@ -23,10 +23,13 @@ def mel_filters() -> Tensor:
     def mel(hz: Tensor) -> Tensor:
         return 1127.0 * torch.log1p(hz / 700.0)
 
-    kind = {"dtype": torch.float64, "device": "cpu"}
-    bins = mel(torch.linspace(0, SAMPLE_RATE / 2, NUM_FFT // 2 + 1, **kind))
-    low, high = mel(torch.tensor(MEL_RANGE_HZ, **kind))
-    edges = torch.linspace(float(low), float(high), NUM_MELS + 2, **kind)[:, None]
+    # On the CPU even inside a meta-device block, and in float64 for exact edges.
+    def linspace(start: float, end: float, count: int) -> Tensor:
+        return torch.linspace(start, end, count, dtype=torch.float64, device="cpu")
+
+    bins = mel(linspace(0, SAMPLE_RATE / 2, NUM_FFT // 2 + 1))
+    low, high = mel(linspace(*MEL_RANGE_HZ, 2)).tolist()
+    edges = linspace(low, high, NUM_MELS + 2)[:, None]
     lower = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
     upper = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
     return torch.minimum(lower, upper).clamp_min(0).float()

@@ -36,7 +36,6 @@ class TextHead(nn.Module):
             nn.ReLU(),
             nn.Dropout(0.4),
             nn.Linear(hidden, dim),
-        
         )
 
     def forward(self, sentence: Tensor) -> Tensor:
@@ -62,7 +61,9 @@ class BuiltinEncoder:
 
     name = "builtin"
 
-    def __init__(self, network: BuiltinNetwork, tokenizer_json: str, config: dict[str, Any]) -> None:
+    def __init__(
+        self, network: BuiltinNetwork, tokenizer_json: str, config: dict[str, Any]
+    ) -> None:
         from tokenizers import Tokenizer
 
         self.config = config

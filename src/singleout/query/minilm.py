@@ -124,7 +124,10 @@ def from_bert_names(tensors: dict[str, Tensor], num_layers: int = 6) -> dict[str
         theirs, ours = f"encoder.layer.{i}.", f"layers.{i}."
         for kind in ("weight", "bias"):
             renamed[f"{ours}qkv.{kind}"] = torch.cat(
-                [tensors[f"{theirs}attention.self.{part}.{kind}"] for part in ("query", "key", "value")]
+                [
+                    tensors[f"{theirs}attention.self.{part}.{kind}"]
+                    for part in ["query", "key", "value"]
+                ]
             )
             for mine, other in (
                 ("out", "attention.output.dense"),

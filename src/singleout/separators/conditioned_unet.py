@@ -44,7 +44,6 @@ class TemporalBlock(nn.Module):
 
     def __init__(self, channels: int, dilation: int, query_dim: int) -> None:
         super().__init__()
-        self.dilation = dilation
         self.norm1 = nn.BatchNorm1d(channels, affine=False)
         self.film = nn.Linear(query_dim, 2 * channels)
         self.conv1 = nn.Conv1d(channels, channels, 3, 1, dilation, dilation, bias=False)
@@ -104,12 +103,13 @@ class ConditionedUNet(nn.Module):
         self.embedding_dim = embedding_dim
         self.sample_rate = sample_rate
         self.num_fft, self.hop, self.fold = num_fft, hop, fold
-        self.time_strides = time_strides
+        self.time_strides, self.dilations = time_strides, dilations
         self.time_stride = 1
         for stride in time_strides:
             self.time_stride *= stride
         # On the CPU even where the weights are built on the meta device to be filled from a file.
-        self.register_buffer("window", torch.hann_window(num_fft, device="cpu").sqrt(), persistent=False)
+        window = torch.hann_window(num_fft, device="cpu").sqrt()
+        self.register_buffer("window", window, persistent=False)
         self.window: Tensor
 
         self.query = nn.Sequential(nn.Linear(embedding_dim, query_dim), nn.SiLU())
@@ -138,7 +138,7 @@ class ConditionedUNet(nn.Module):
     @property
     def context_samples(self) -> int:
         """How far an output sample may look to either side."""
-        low_frames = sum(block.dilation for block in self.temporal)
+        low_frames = sum(self.dilations)
         stride, frames = 1, 2
         for time_stride in (*self.time_strides, 1):
             frames += 4 * stride
@@ -185,7 +185,7 @@ class ConditionedUNet(nn.Module):
         return EncodedMixture(spectrum, skips, num_samples)
 
     def decode(self, encoded: EncodedMixture, embedding: Tensor) -> Tensor:
-        """Embeddings [queries * batch, dim] of unit norm to targets [queries * batch, 1, samples]."""
+        """Unit embeddings [queries * batch, dim] to targets [queries * batch, 1, samples]."""
         query = self.query(embedding * self.embedding_dim**0.5)
         num_queries = len(embedding) // len(encoded.spectrum)
         x = self._for_each_query(encoded.skips[-1], num_queries)
@@ -222,9 +222,8 @@ class ConditionedUNet(nn.Module):
         frames = torch.fft.irfft(spectrum, self.num_fft, dim=1) * self.window[:, None]
         overlap = self.num_fft // self.hop
         blocks = frames.transpose(1, 2).unflatten(-1, (overlap, self.hop))
-        signal = sum(
-            F.pad(blocks[:, :, k], (0, 0, k, overlap - 1 - k)) for k in range(overlap)
-        ).flatten(1)
+        shifted = [F.pad(blocks[:, :, k], (0, 0, k, overlap - 1 - k)) for k in range(overlap)]
+        signal = torch.stack(shifted).sum(0).flatten(1)
         start = self.num_fft // 2
         gain = self.window.square().sum() / self.hop
         return signal[:, start : start + num_samples] / gain

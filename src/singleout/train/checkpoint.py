@@ -43,9 +43,7 @@ class Checkpoint(Callback):
             save(module, trainer.optimizers[0], self.path, self.key)
 
 
-def save(
-    module: TrainingModule, optimizer: torch.optim.Optimizer, path: Path, key: str
-) -> None:
+def save(module: TrainingModule, optimizer: torch.optim.Optimizer, path: Path, key: str) -> None:
     """Everything that the next step depends on."""
     tensors: dict[str, Tensor] = {}
     for name, tensor in module.state_dict().items():

@@ -93,8 +93,13 @@ class TrainingModule(lightning.LightningModule):
             improvement = scores.si_sdr_improvement[scores.is_present].float()
             if not len(improvement):
                 continue
-            self.log(f"{kind}_si_sdri", improvement.mean(), prog_bar=True, on_epoch=True,
-                     batch_size=len(improvement))
+            self.log(
+                f"{kind}_si_sdri",
+                improvement.mean(),
+                prog_bar=True,
+                on_epoch=True,
+                batch_size=len(improvement),
+            )
             improved = scores.improved[scores.is_present].float()
             self.log(f"{kind}_improved", improved.mean(), on_epoch=True, batch_size=len(improved))
 

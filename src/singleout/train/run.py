@@ -128,7 +128,8 @@ def train(config: TrainConfig, encoder: QueryEncoder | None = None) -> Path:
     if config.init is not None:
         initial = QueriedSeparator.from_pretrained(config.init, encoder)
         model.separator.load_state_dict(initial.separator.state_dict())  # type: ignore[attr-defined]
-    module = TrainingModule(model.to(memory_format=torch.channels_last), config)
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    module = TrainingModule(model, config)
     bfloat16 = config.precision == "bfloat16" or (
         config.precision == "auto" and has_fast_bfloat16()
     )

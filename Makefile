@@ -1,0 +1,57 @@
+# Everything a stranger runs. Each target installs what it needs into .venv first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+CODE := src recipes tests benchmarks
+
+.PHONY: demo test check bench sounds builtin clean
+
+demo: $(VENV)/.demo
+	$(BIN)/singleout extract examples/mixture.wav "$$(cat examples/query.txt)" -o demo --plot
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/mypy
+
+# Speed anywhere; quality needs `make sounds` first.
+bench: $(VENV)/.recipes
+	$(BIN)/python benchmarks/extract_speed.py
+	$(BIN)/python benchmarks/encoder_quality.py
+	$(BIN)/singleout evaluate $${SINGLEOUT_SOUNDS:-$$HOME/.cache/singleout/sounds}/manifest.jsonl \
+	  -o results/builtin.json
+
+# TIER=full fetches 8 GB of packages, the default core 1.7 GB.
+TIER ?= core
+sounds: $(VENV)/.recipes
+	$(BIN)/python -m recipes.sounds --tier $(TIER)
+
+# The joint embedding and the extractor that ship, from `make sounds TIER=full` and --unlabelled.
+builtin: $(VENV)/.recipes
+	$(BIN)/python -m recipes.sounds --tier full --unlabelled
+	$(BIN)/python -m recipes.builtin.embed
+	$(BIN)/python -m recipes.builtin.distil --shards 6 --passes 3
+	$(BIN)/singleout train configs/builtin.yaml
+	$(BIN)/python -m recipes.builtin.ship
+
+clean:
+	rm -rf $(VENV) demo
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: $(BIN)/python pyproject.toml constraints.txt
+	$(PIP) -e '.[plot]'
+	touch $@
+
+$(VENV)/.dev: $(BIN)/python pyproject.toml constraints.txt
+	$(PIP) -e '.[dev]'
+	touch $@
+
+$(VENV)/.recipes: $(BIN)/python pyproject.toml constraints.txt
+	$(PIP) -e '.[train,plot,recipes]'
+	touch $@

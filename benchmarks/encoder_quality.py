@@ -1,0 +1,90 @@
+"""Quality of the built-in joint embedding on packages that no part of it was trained on.
+
+Pair accuracy: over all ordered pairs of test clips of different families, how often the caption of
+the first is nearer to the first's sound than to the second's; it bounds what an extractor can do
+with text. Hit@k: for the first caption of every class, whether one of the k nearest sounds is of
+that class. Run: ``python benchmarks/encoder_quality.py`` after ``make sounds``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import torch
+
+from singleout.data.manifest import Clip, read_manifest
+from singleout.query import BuiltinEncoder
+
+SECONDS = 10.0
+
+
+def embed(encoder: BuiltinEncoder, clips: list[Clip]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sounds (their first ten seconds) and first captions, each [clips, dim]."""
+    sounds = []
+    for clip in clips:
+        audio, rate = soundfile.read(clip.path, dtype="float32", always_2d=True)
+        sounds.append(encoder.embed_audio(audio.mean(1)[: round(SECONDS * rate)], rate))
+    captions = [encoder.embed_text(clip.caption or "") for clip in clips]
+    return torch.cat(sounds), torch.cat(captions)
+
+
+def quality(sounds: torch.Tensor, captions: torch.Tensor, clips: list[Clip]) -> dict[str, Any]:
+    """All scores of one split."""
+    label = np.array([clip.label for clip in clips])
+    family = np.array([name.split("/")[0] for name in label])
+    similarity = (captions @ sounds.T).numpy()
+    matched = np.diag(similarity)
+    nearer = matched[:, None] > similarity
+    families = family[:, None] != family[None]
+    classes = label[:, None] != label[None]
+    hits = {1: [], 5: []}  # type: dict[int, list[bool]]
+    for name in np.unique(label):
+        query = np.flatnonzero(label == name)[0]
+        nearest = label[np.argsort(-similarity[query])]
+        for k, found in hits.items():
+            found.append(bool((nearest[:k] == name).any()))
+    return {
+        "pair_accuracy_families": float(nearer[families].mean()),
+        "pair_accuracy_classes": float(nearer[classes].mean()),
+        "hit_at_1": float(np.mean(hits[1])),
+        "hit_at_5": float(np.mean(hits[5])),
+        "matched_cosine": float(matched.mean()),
+        "num_sounds": len(clips),
+        "num_classes": len(np.unique(label)),
+    }
+
+
+def main() -> None:
+    """Print and write ``results/encoder_quality.json``."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    home = os.environ.get("SINGLEOUT_SOUNDS", "~/.cache/singleout/sounds")
+    parser.add_argument("--manifest", type=Path, default=Path(home).expanduser() / "manifest.jsonl")
+    parser.add_argument("--output", type=Path, default=Path("results/encoder_quality.json"))
+    parser.add_argument("--encoder", type=Path, default=None)
+    args = parser.parse_args()
+    encoder = BuiltinEncoder.from_pretrained(args.encoder)
+    result: dict[str, Any] = {
+        "meta": {
+            "command": "python benchmarks/encoder_quality.py",
+            "encoder": encoder.fingerprint,
+            "machine": platform.machine(),
+            "torch": torch.__version__,
+        }
+    }
+    for split in ("validation", "test"):
+        clips = [clip for clip in read_manifest(args.manifest, split) if clip.caption]
+        result[split] = quality(*embed(encoder, clips), clips)
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    args.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""``singleout evaluate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def evaluate(
+    manifest: Annotated[Path, typer.Argument(help="JSONL of captioned sounds.", readable=False)],
+    split: Annotated[str, typer.Option(help="Which split of it.")] = "test",
+    model: Annotated[
+        str | None,
+        typer.Option(help="Folder of a model.", show_default="the one in the package"),
+    ] = None,
+    mixtures: Annotated[int, typer.Option(help="How many mixtures.", min=1)] = 600,
+    seed: Annotated[int, typer.Option(help="Of the mixtures.", min=0)] = 0,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="JSON file of the summary; rows go beside it.", readable=False
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+) -> None:
+    """Score a model on two-sound mixtures at -5 to 5 dB, with text and with audio queries."""
+    import json
+    import platform
+    from time import perf_counter
+
+    import torch
+
+    from singleout import __version__
+    from singleout.audio import replacing
+    from singleout.data.manifest import read_manifest
+    from singleout.evaluate.run import EvaluationConfig, summary
+    from singleout.evaluate.run import evaluate as run
+    from singleout.model import QueriedSeparator
+
+    started = perf_counter()
+    loaded = QueriedSeparator.from_pretrained(model)
+    clips = read_manifest(manifest, split)
+    config = EvaluationConfig(num_mixtures=mixtures, seed=seed)
+    rows = run(loaded, clips, config)
+    meta = {
+        "command": f"singleout evaluate MANIFEST --split {split} --mixtures {mixtures} "
+        f"--seed {seed}" + ("" if model is None else " --model MODEL"),
+        "version": __version__,
+        "torch": torch.__version__,
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
+        "encoder": loaded.encoder.fingerprint,
+        "num_sounds": len(clips),
+        "seconds": round(perf_counter() - started, 1),
+        "config": config.model_dump(),
+    }
+    result = {"meta": meta, **summary(rows)}
+    text = json.dumps(result, indent=2)
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        with replacing(output) as partial, replacing(output.with_suffix(".rows.jsonl")) as table:
+            partial.write_text(text + "\n", encoding="utf-8")
+            table.write_text(lines, encoding="utf-8")
+    typer.echo(text if as_json else _table(result))
+
+
+def _table(result: dict[str, Any]) -> str:
+    lines = [
+        f"{result['num_mixtures']} mixtures; dB, mean [95 % interval], median, share improved",
+        f"{'system':14} {'SI-SDRi':>24} {'median':>7} {'improved':>9} {'SDRi':>7}",
+    ]
+    for name, entry in result["systems"].items():
+        own, mean = entry["si_sdri_db"], entry["si_sdri_db"]["mean"]
+        interval = f"{mean['estimate']:.2f} [{mean['low']:.2f}, {mean['high']:.2f}]"
+        share = f"{100 * own['share_improved']['estimate']:.0f} %"
+        lines.append(
+            f"{name:14} {interval:>24} {own['median']['estimate']:7.2f} {share:>9} "
+            f"{entry['sdri_db']['mean']['estimate']:7.2f}"
+        )
+    gap = result["query_gap_db"]
+    lines.append(
+        f"query gap (audio - text): {gap['estimate']:.2f} [{gap['low']:.2f}, {gap['high']:.2f}] dB"
+    )
+    return "\n".join(lines)

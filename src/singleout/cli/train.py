@@ -1,0 +1,81 @@
+"""``singleout train``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def train(
+    config: Annotated[
+        Path | None, typer.Argument(help="A run's YAML or JSON.", readable=False)
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Changes to it, such as model.separator.hop=512.")
+    ] = None,
+    audio: Annotated[
+        Path | None,
+        typer.Option(help="Folder of sounds, without captions, instead of a config."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder of the run.", readable=False)
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps.", min=1)] = None,
+    init: Annotated[
+        str | None,
+        typer.Option(help="Folder of a model to start from; 'builtin' is the one in the package."),
+    ] = None,
+) -> None:
+    """Train an extractor on sounds alone; it answers words all the same.
+
+    A stopped run goes on where its last checkpoint stands when the same command is given again.
+    """
+    from singleout.config import load_config, validated
+    from singleout.errors import ConfigError, MissingExtraError
+
+    try:
+        from singleout.train.config import TrainConfig
+        from singleout.train.run import train as run
+    except ImportError as error:
+        raise MissingExtraError(
+            f"training needs the train extra ({error}): pip install 'singleout[train]'"
+        ) from None
+
+    given: list[str] = list(overrides or ())
+    if config is not None and audio is not None:
+        raise ConfigError("give either a config or --audio, not both")
+    if config is not None:
+        options = (("output", output), ("steps", steps), ("init", _init(init)))
+        given += [f"{key}={value}" for key, value in options if value is not None]
+        settings = load_config(TrainConfig, config, given)
+    elif audio is not None:
+        if output is None:
+            raise ConfigError("--audio needs --output: the folder that the run is written to")
+        values: dict[str, object] = {
+            "audio": audio,
+            "output": output,
+            "model": {
+                "separator": {"type": "conditioned_unet"},
+                "manipulation": {"steps": [{"type": "dropout", "p": 0.5}]},
+            },
+        }
+        if steps is not None:
+            values |= {"steps": steps, "warmup_steps": min(200, steps // 10)}
+        if init is not None:
+            values["init"] = _init(init)
+        settings = validated(TrainConfig, values, "the options")
+    else:
+        raise ConfigError("nothing to train on: give a config, or --audio FOLDER --output DIR")
+    typer.echo(f"model: {run(settings)}")
+
+
+def _init(name: str | None) -> Path | None:
+    from importlib.resources import files
+
+    from singleout.model import PACKAGED
+
+    if name is None:
+        return None
+    return Path(str(files("singleout") / PACKAGED)) if name == "builtin" else Path(name)

@@ -1,0 +1,141 @@
+"""Score a model on fixed mixtures of a manifest's sounds, with text and with audio queries."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from singleout.config import StrictConfig
+from singleout.data.manifest import Clip
+from singleout.data.plan import MixtureConfig, Planner
+from singleout.data.render import Mixture, render
+from singleout.errors import ManifestError
+from singleout.evaluate.metrics import score
+from singleout.evaluate.references import REFERENCES
+from singleout.evaluate.statistics import bootstrap_interval, summarise
+from singleout.model import QueriedSeparator
+from singleout.progress import track
+
+QUERY_KINDS = ("text", "audio")
+
+
+class EvaluationConfig(StrictConfig):
+    """What is scored.
+
+    Args:
+        num_mixtures: how many.
+        seed: of the mixtures; the same seed and manifest give the same mixtures.
+        mixtures: how they are drawn; the first sound of each is the target.
+    """
+
+    num_mixtures: int = 600
+    seed: int = 0
+    mixtures: MixtureConfig = MixtureConfig(
+        num_sources=(2, 2),
+        snr_db=(-5.0, 5.0),
+        gain_db=(0.0, 0.0),
+        speed=(1.0, 1.0),
+        source_band_share=0.0,
+        mixture_band_share=0.0,
+    )
+
+
+@dataclass(frozen=True)
+class Task:
+    """One mixture and what is asked of it."""
+
+    rendered: Mixture
+    target: Clip
+    interference: Clip
+
+
+def tasks(clips: Sequence[Clip], config: EvaluationConfig, sample_rate: int) -> Iterator[Task]:
+    """The fixed mixtures, in order.
+
+    Raises:
+        ManifestError: a target has no caption.
+    """
+    planner = Planner(clips, config.mixtures, config.seed)
+    for index in range(config.num_mixtures):
+        spec = planner.plan(0, index)
+        target = clips[spec.sources[0].clip]
+        if target.caption is None:
+            raise ManifestError(f"{target.path}: has no caption to be asked for by text")
+        rendered = render(spec, clips, config.mixtures, sample_rate)
+        yield Task(rendered, target, clips[spec.sources[1].clip])
+
+
+def _row(name: str, estimate: Tensor, task: Task) -> dict[str, Any]:
+    mixture = torch.from_numpy(task.rendered.mixture)
+    scores = score(estimate, torch.from_numpy(task.rendered.sources[0]), mixture)
+    return {
+        "system": name,
+        "target": task.target.path.name,
+        "interference": task.interference.path.name,
+        "query": task.target.caption,
+        "sdr_db": float(scores.sdr),
+        "sdri_db": float(scores.sdr_improvement),
+        "si_sdr_db": float(scores.si_sdr),
+        "si_sdri_db": float(scores.si_sdr_improvement),
+        "silent": bool(scores.is_silent),
+        "improved": bool(scores.improved),
+    }
+
+
+@torch.inference_mode()
+def evaluate(
+    model: QueriedSeparator, clips: Sequence[Clip], config: EvaluationConfig
+) -> list[dict[str, Any]]:
+    """One row per mixture and system: text and audio queries, and the reference systems.
+
+    An audio query is the very segment of the target that is in the mixture.
+    """
+    rows: list[dict[str, Any]] = []
+    rate = model.sample_rate
+    progress = track(tasks(clips, config, rate), "evaluating", config.num_mixtures)
+    for number, task in enumerate(progress):
+        mixture = torch.from_numpy(task.rendered.mixture)
+        target = torch.from_numpy(task.rendered.sources[0])
+        assert task.target.caption is not None
+        embeddings = torch.cat(
+            [
+                model.encoder.embed_text(task.target.caption),
+                model.encoder.embed_audio(task.rendered.sources[0], rate),
+            ]
+        )
+        estimates = model(mixture[None, None], model.config.manipulation.infer(embeddings))
+        systems = dict(zip(QUERY_KINDS, estimates[:, 0], strict=True))
+        systems |= {name: estimate(mixture, target) for name, estimate in REFERENCES.items()}
+        rows += [{"mixture": number, **_row(n, e, task)} for n, e in systems.items()]
+    return rows
+
+
+def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Mean, median and share improved per system, with 95 % bootstrap intervals over targets.
+
+    ``query_gap_db`` is the paired difference of SI-SDRi, audio minus text queries.
+    """
+    by_system: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        by_system.setdefault(row["system"], []).append(row)
+    result: dict[str, Any] = {"systems": {}}
+    for name, own in by_system.items():
+        groups = np.unique([row["target"] for row in own], return_inverse=True)[1]
+        improved = np.array([row["improved"] for row in own])
+        entry: dict[str, Any] = {}
+        for key in ("si_sdri_db", "sdri_db"):
+            values = np.array([row[key] for row in own])
+            entry[key] = summarise(values, improved, groups)
+        entry["silent_share"] = float(np.mean([row["silent"] for row in own]))
+        result["systems"][name] = entry
+    text, audio = by_system["text"], by_system["audio"]
+    gap = [a["si_sdri_db"] - t["si_sdri_db"] for a, t in zip(audio, text, strict=True)]
+    targets = np.unique([row["target"] for row in text], return_inverse=True)[1]
+    result["query_gap_db"] = bootstrap_interval(gap, targets)
+    result["num_mixtures"] = len(text)
+    return result
