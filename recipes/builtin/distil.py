@@ -156,15 +156,8 @@ def distil(
         done = state["done"]
     for turn in track(range(done, passes * len(shards)), "distilling"):
         rng = np.random.default_rng([1, turn])
-        with np.load(
-            shards[
-                int(
-                    np.random.default_rng([2, turn // len(shards)]).permutation(len(shards))[
-                        turn % len(shards)
-                    ]
-                )
-            ]
-        ) as shard:
+        order = np.random.default_rng([2, turn // len(shards)]).permutation(len(shards))
+        with np.load(shards[order[turn % len(shards)]]) as shard:
             audio, target, logits = (shard[key] for key in ("audio", "target", "logits"))
         losses = []
         for rows in rng.permutation(SHARD_CROPS).reshape(per_shard, batch):

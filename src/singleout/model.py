@@ -80,8 +80,8 @@ class QueriedSeparator(nn.Module):
     def forward(self, mixture: Tensor, condition: Tensor) -> Tensor:
         """Mixture [batch, 1, samples], condition [queries * batch, dim] to the targets.
 
-        The first query of every mixture comes first, then the second of every mixture; the result is float32
-        [queries * batch, 1, samples].
+        The first query of every mixture comes first, then the second of every mixture; the result
+        is float32 [queries * batch, 1, samples].
         """
         return self.separator(mixture, condition)
 

@@ -127,7 +127,9 @@ class BuiltinEncoder:
         sentences = [text] if isinstance(text, str) else list(text)
         if not sentences or any(not sentence.strip() for sentence in sentences):
             raise QueryError("the query is empty: describe a sound, such as 'a dog barking'")
-        return self.network.text_head(self.network.sentence(*tokenize(self._tokenizer, sentences)))
+        vectors = self.network.sentence(*tokenize(self._tokenizer, sentences))
+        embedding: Tensor = self.network.text_head(vectors)
+        return embedding
 
     @torch.inference_mode()
     def embed_audio(self, audio: NDArray[np.float32] | Tensor, sample_rate: int) -> Tensor:
@@ -148,4 +150,5 @@ class BuiltinEncoder:
             from singleout.audio import resample
 
             waveform = torch.from_numpy(resample(waveform.numpy(), sample_rate, SAMPLE_RATE))
-        return self.network.audio(level(pad_to_minimum(waveform)))
+        embedding: Tensor = self.network.audio(level(pad_to_minimum(waveform)))
+        return embedding

@@ -88,7 +88,8 @@ class MiniLM(nn.Module):
         for layer in self.layers:
             x = layer(x, attend)
         weight = mask.unsqueeze(-1).to(x.dtype)
-        return (x * weight).sum(1) / weight.sum(1)
+        mean: Tensor = (x * weight).sum(1) / weight.sum(1)
+        return mean
 
 
 def for_sentences(tokenizer: Tokenizer) -> Tokenizer:

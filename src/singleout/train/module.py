@@ -84,7 +84,7 @@ class TrainingModule(lightning.LightningModule):
         mixture = batch["mixture"].repeat(batch["audio"].shape[1], 1, 1)
         target = batch["targets"].transpose(0, 1).flatten(0, 1)
         for kind in ("audio", "text"):
-            embedding = batch[kind].transpose(0, 1).flatten(0, 1)  # type: ignore[literal-required]
+            embedding = batch[kind].transpose(0, 1).flatten(0, 1)
             if not bool(embedding.any()):
                 continue
             condition = self.model.config.manipulation.infer(embedding)

@@ -164,7 +164,7 @@ def train(config: TrainConfig, encoder: QueryEncoder | None = None) -> Path:
             trainer.fit(module, loader, validation)
         else:
             restore(module, None, output / FILE_NAME)
-    averaged = module.averaged.module.state_dict()  # type: ignore[union-attr]
+    averaged = module.averaged.module.state_dict()
     model.separator.load_state_dict(averaged)  # type: ignore[attr-defined]
     model.save_pretrained(output / "model")
     return output / "model"
