@@ -1,0 +1,110 @@
+"""The short comparison behind the default separator: equal training time, then validation.
+
+Every variant trains from scratch for the same wall time on one thread, conditioned like the
+built-in model, and is scored on the same 200 validation mixtures. Run
+``python benchmarks/separator_choice.py`` after ``python -m recipes.builtin.embed``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import platform
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from singleout.config import load_config
+from singleout.separators import ConditionedUNetConfig
+from singleout.train.config import TrainConfig
+from singleout.train.run import train
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "64 ms window, hop 32 ms": {},
+    "64 ms window, hop 16 ms": {"hop": 512},
+    "32 ms window, hop 16 ms": {
+        "num_fft": 1_024,
+        "hop": 512,
+        "channels": [32, 64, 128],
+        "time_strides": [2, 2],
+    },
+}
+
+
+def cost(variant: dict[str, Any]) -> dict[str, float]:
+    """Parameters, GFLOP and inference seconds per second of audio, and seconds per step."""
+    separator = ConditionedUNetConfig(**variant).build(256)
+    separator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    embedding = F.normalize(torch.randn(16, 256), dim=-1)
+    batch, clip = torch.randn(8, 1, 128_000) * 0.1, torch.randn(1, 1, 320_000) * 0.1
+    steps, runs = [], []
+    for _ in range(4):
+        started = time.perf_counter()
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = separator(batch, embedding).float().square().mean()
+        loss.backward()
+        steps.append(time.perf_counter() - started)
+    separator.eval()
+    with torch.inference_mode():
+        with FlopCounterMode(display=False) as counter:
+            separator(clip, embedding[:1])
+        for _ in range(4):
+            started = time.perf_counter()
+            separator(clip, embedding[:1])
+            runs.append(time.perf_counter() - started)
+    return {
+        "parameters_millions": sum(p.numel() for p in separator.parameters()) / 1e6,
+        "gflop_per_second": counter.get_total_flops() / 10 / 1e9,
+        "real_time_factor": min(runs) / 10,
+        "seconds_per_step": min(steps),
+    }
+
+
+def main() -> None:
+    """Train all variants, print and write ``results/separator_choice.json``."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config", type=Path, default=Path("configs/builtin.yaml"))
+    parser.add_argument("--minutes", type=float, default=4.0, help="training time of each variant")
+    parser.add_argument("--output", type=Path, default=Path("results/separator_choice.json"))
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = []
+    for name, variant in VARIANTS.items():
+        row = {"variant": name, **cost(variant)}
+        steps = round(60 * args.minutes / row["seconds_per_step"])
+        with tempfile.TemporaryDirectory() as folder:
+            overrides = [
+                f"output={folder}",
+                f"steps={steps}",
+                f"warmup_steps={steps // 8}",
+                "validation.num_mixtures=200",
+                f"validation.every_steps={steps}",
+                *(f"model.separator.{key}={json.dumps(value)}" for key, value in variant.items()),
+            ]
+            started = time.perf_counter()
+            train(load_config(TrainConfig, args.config, overrides))
+            row |= {"steps": steps, "train_seconds": time.perf_counter() - started}
+            with (Path(folder) / "logs/version_0/metrics.csv").open() as file:
+                last = [line for line in csv.DictReader(file) if line.get("text_si_sdri")][-1]
+        for key in ("text_si_sdri", "audio_si_sdri", "text_improved", "audio_improved"):
+            row[f"validation_{key}"] = float(last[key])
+        print(json.dumps(row), flush=True)
+        rows.append(row)
+    meta = {
+        "command": f"python benchmarks/separator_choice.py --minutes {args.minutes:g}",
+        "machine": f"{platform.machine()}, 1 thread, bfloat16 autocast in training",
+        "torch": torch.__version__,
+        "seed": 0,
+    }
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    args.output.write_text(json.dumps({"meta": meta, "rows": rows}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
