@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,15 @@ OFF_BY_ONE = pytest.mark.xfail(
     reason="Checkpoint.on_train_batch_end runs before the module's: saved one update too late",
 )
 MIXTURES = MixtureConfig(segment_seconds=0.7, crop_hop_seconds=0.35, num_sources=(2, 3))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """The tiny network is faster so, and far faster on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def write_sounds(folder: Path, number: int) -> None:
@@ -105,7 +114,7 @@ def configure(sounds: Path, debug_encoder_folder: Path) -> Callable[..., TrainCo
 
 @pytest.fixture(scope="module")
 def trained(
-    tmp_path_factory: pytest.TempPathFactory, configure: Callable[..., TrainConfig]
+    one_thread: None, tmp_path_factory: pytest.TempPathFactory, configure: Callable[..., TrainConfig]
 ) -> tuple[TrainConfig, Path]:
     """A finished run of four steps, and a folder with its checkpoint of step two."""
     output = tmp_path_factory.mktemp("trained")
@@ -250,6 +259,7 @@ def test_no_checkpoint_is_step_zero(tmp_path: Path) -> None:
     assert saved_step(tmp_path / FILE_NAME, "key") == 0
 
 
+@pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad")
 def test_a_loss_that_is_not_finite_stops_the_run_and_spares_the_checkpoint(
     configure: Callable[..., TrainConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -308,31 +318,6 @@ def test_texts_are_needed_where_they_are_asked_for(
 ) -> None:
     with pytest.raises(ManifestError, match="p_text is above 0"):
         train(configure(tmp_path, p_text=0.5))
-
-
-def test_the_loss_falls_on_an_easy_problem(
-    configure: Callable[..., TrainConfig], tmp_path: Path
-) -> None:
-    """The same two-source mixtures of a tone and a noise, again and again."""
-    train(
-        configure(
-            tmp_path,
-            steps=40,
-            batch_size=2,
-            warmup_steps=5,
-            learning_rate=3e-3,
-            checkpoint_every=1000,
-            mixtures=MixtureConfig(
-                segment_seconds=0.7, crop_hop_seconds=0.35, num_sources=(2, 2), snr_db=(0, 0)
-            ),
-            model=configure(tmp_path).model.model_copy(update={"manipulation": Chain()}),
-        )
-    )
-    (log,) = tmp_path.glob("logs/*/metrics.csv")
-    header, *rows = (line.split(",") for line in log.read_text().splitlines())
-    losses = [float(row[header.index("loss")]) for row in rows]
-    assert len(losses) == 2  # every 20 steps
-    assert losses[-1] < losses[0]
 
 
 @pytest.mark.parametrize("number", [3, 19, 20, 39, 40, 100])

@@ -84,7 +84,7 @@ by `python -m recipes.builtin.card`; the recipe is `make builtin`.
 - Extractor: `ConditionedUNet` at 32 kHz, **trained on sounds alone**: conditioned on audio
   embeddings of the target with dropout (p = 0.5), never on a caption. {config.steps:,} steps of
   {config.batch_size} four-second mixtures with two queries each, one thread of a 2-core CPU, seed
-  {config.seed}; {len(train):,} sounds, {hours:.1f} hours (split `train` of `make sounds TIER=full`).
+  {config.seed}; {len(train):,} sounds, {hours:.1f} hours (`make sounds TIER=full`).
 - Encoder: all-MiniLM-L6-v2 (Apache-2.0, int8) with our text head; a residual network of our own,
   distilled from YAMNet and a head on it, on the same sounds and {len(unlabelled):,} unlabelled
   files ({unlabelled_hours:.1f} hours) of the same packages. The heads, not the extractor, were

@@ -159,7 +159,7 @@ def distil(
         order = np.random.default_rng([2, turn // len(shards)]).permutation(len(shards))
         with np.load(shards[order[turn % len(shards)]]) as shard:
             audio, target, logits = (shard[key] for key in ("audio", "target", "logits"))
-        losses = []
+        cosines = []
         for rows in rng.permutation(SHARD_CROPS).reshape(per_shard, batch):
             wave = torch.from_numpy(audio[rows].astype(np.float32) / 32_767)
             # A random cut, so that a shard's second pass is not the same input again.
@@ -181,8 +181,8 @@ def distil(
             nn.utils.clip_grad_norm_(weights, 5.0)
             optimizer.step()
             schedule.step()
-            losses.append(float((embedding * wanted).sum(-1).mean()))
-        print(f"shard {turn + 1}/{passes * len(shards)}: cosine {np.mean(losses):.3f}", flush=True)
+            cosines.append(float((embedding.detach() * wanted).sum(-1).mean()))
+        print(f"shard {turn + 1}/{passes * len(shards)}: cosine {np.mean(cosines):.3f}", flush=True)
         partial = resume.with_suffix(".partial")
         torch.save(
             {

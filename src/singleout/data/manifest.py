@@ -8,9 +8,11 @@ along unread. A sound without caption or class is fine: training needs neither.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import soundfile
 
@@ -48,15 +50,15 @@ class Clip:
         return (() if self.caption is None else (self.caption,)) + self.alternatives
 
 
-def read_manifest(path: Path, split: str | None = None) -> list[Clip]:
+def read_manifest(path: Path, split: str | None = None, may_be_empty: bool = False) -> list[Clip]:
     """The clips of a manifest, or of one of its splits, in its order.
 
     Raises:
         ManifestError: unreadable, a line that is no JSON object or lacks a key, a file that does
-            not exist, or nothing left.
+            not exist, or nothing left (unless it ``may_be_empty``).
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")  # JSON may hold other line breaks
     except (OSError, UnicodeDecodeError) as error:
         raise ManifestError(f"{path}: cannot be read as a manifest: {error}") from None
     clips = []
@@ -67,6 +69,7 @@ def read_manifest(path: Path, split: str | None = None) -> list[Clip]:
             row = json.loads(line)
             audio = path.parent / row["path"]
             seconds = float(row["seconds"])
+            _check(row, seconds)
         except (ValueError, TypeError) as error:
             raise ManifestError(f"{path}:{number}: not a manifest line: {error}") from None
         except KeyError as error:
@@ -86,10 +89,21 @@ def read_manifest(path: Path, split: str | None = None) -> list[Clip]:
                 split=row.get("split", "train"),
             )
         )
-    if not clips:
+    if not clips and not may_be_empty:
         which = "sounds" if split is None else f"sounds of the split '{split}'"
         raise ManifestError(f"{path}: holds no {which}")
     return clips
+
+
+def _check(row: dict[str, Any], seconds: float) -> None:
+    if not 0 < seconds < math.inf:
+        raise ValueError(f"seconds is {seconds}")
+    for key in ("caption", "class", "group", "split"):
+        if not isinstance(row.get(key), str | None):
+            raise ValueError(f"{key} is not text: {row[key]!r}")
+    alternatives = row.get("alternatives") or []
+    if not isinstance(alternatives, list) or not all(isinstance(a, str) for a in alternatives):
+        raise ValueError(f"alternatives is not a list of texts: {alternatives!r}")
 
 
 def scan_folder(folder: Path) -> list[Clip]:

@@ -30,17 +30,22 @@ class Checkpoint(Callback):
             assert isinstance(module, TrainingModule)
             restore(module, trainer.optimizers[0], self.path)
 
-    def on_train_batch_end(
+    def on_train_batch_start(
         self,
         trainer: lightning.Trainer,
         module: lightning.LightningModule,
-        outputs: Any,
         batch: Any,
         batch_idx: int,
     ) -> None:
+        # Before the next step rather than after this one: callbacks run before the module's own
+        # hook, which still has to update the averaged weights.
         assert isinstance(module, TrainingModule)
-        if module.step_index % self.every_steps == 0:
+        if batch_idx and module.step_index % self.every_steps == 0:
             save(module, trainer.optimizers[0], self.path, self.key)
+
+    def on_train_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        assert isinstance(module, TrainingModule)
+        save(module, trainer.optimizers[0], self.path, self.key)
 
 
 def save(module: TrainingModule, optimizer: torch.optim.Optimizer, path: Path, key: str) -> None:

@@ -39,13 +39,13 @@ def split_clips(config: TrainConfig) -> tuple[list[Clip], list[Clip]]:
     """Clips to train on and clips to validate with; the latter may be empty."""
     if config.manifest is not None:
         train = read_manifest(config.manifest, "train")
-        try:
-            return train, read_manifest(config.manifest, "validation")
-        except ManifestError:
-            return train, []
+        return train, read_manifest(config.manifest, "validation", may_be_empty=True)
     assert config.audio is not None
     clips = scan_folder(config.audio)
-    held_out = set(np.random.default_rng([config.seed]).permutation(len(clips))[: len(clips) // 20])
+    num_held_out = len(clips) // 20
+    if num_held_out < config.validation.mixtures.num_sources[1]:
+        num_held_out = 0  # too few for one mixture
+    held_out = set(np.random.default_rng([config.seed]).permutation(len(clips))[:num_held_out])
     return (
         [clip for i, clip in enumerate(clips) if i not in held_out],
         [clip for i, clip in enumerate(clips) if i in held_out],
@@ -102,16 +102,15 @@ def train(config: TrainConfig, encoder: QueryEncoder | None = None) -> Path:
         TrainingError: the loss is not finite.
     """
     output = config.output
-    output.mkdir(parents=True, exist_ok=True)
     text = config.model_dump_json(indent=2, exclude={"output", "num_workers"})
     key = hashlib.sha256(text.encode()).hexdigest()[:16]
     start = saved_step(output / FILE_NAME, key)
-    (output / "config.json").write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
-
     train_clips, validation_clips = split_clips(config)
     reference = config.model.encoder
     if encoder is None:
         encoder = load_encoder(reference.name, reference.fingerprint)
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "config.json").write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
     loader = _loader(
         config, train_clips, config.mixtures, encoder, config.seed,
         start * config.batch_size, (config.steps - start) * config.batch_size, "train",

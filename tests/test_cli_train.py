@@ -1,0 +1,82 @@
+"""``singleout train`` from the command line, with the tiny model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import TINY_SEPARATOR
+from typer.testing import CliRunner
+
+from singleout import Extractor
+from singleout.audio import write_wav
+from singleout.cli import app
+
+RATE = 32_000
+
+
+@pytest.fixture
+def config(tmp_path: Path, debug_encoder_folder: Path) -> Path:
+    """A run of two steps on four noises."""
+    sounds = tmp_path / "sounds"
+    sounds.mkdir()
+    for i in range(4):
+        noise = np.random.default_rng(i).normal(0, 0.1, (1, RATE // 2)).astype(np.float32)
+        write_wav(sounds / f"{i}.wav", noise, RATE)
+    values = {
+        "audio": str(sounds),
+        "output": str(tmp_path / "run"),
+        "model": {
+            "separator": TINY_SEPARATOR.model_dump(mode="json"),
+            "manipulation": {"steps": [{"type": "dropout", "p": 0.5}]},
+            "encoder": {"name": str(debug_encoder_folder)},
+        },
+        "mixtures": {"segment_seconds": 0.5, "crop_hop_seconds": 0.25},
+        "steps": 2,
+        "batch_size": 2,
+        "num_workers": 0,
+        "precision": "float32",
+    }
+    path = tmp_path / "run.json"
+    path.write_text(json.dumps(values))
+    return path
+
+
+def test_trains_and_the_model_extracts(config: Path) -> None:
+    run = CliRunner().invoke(app, ["train", str(config), "steps=3", "mixtures.gain_db=[-3, 3]"])
+    assert run.exit_code == 0, run.output
+    folder = config.parent / "run"
+    saved = json.loads((folder / "config.json").read_text())
+    assert saved["steps"] == 3
+    assert saved["mixtures"]["gain_db"] == [-3.0, 3.0]
+    assert list(folder.glob("logs/*/metrics.csv"))
+    assert list(folder.glob("tensorboard/*/events*"))
+    mixture = np.random.default_rng(9).normal(0, 0.1, RATE).astype(np.float32)
+    result = Extractor.from_pretrained(folder / "model").extract(mixture, "noise", RATE)
+    assert np.abs(result.target[0] + result.residual[0] - mixture).max() <= 1e-6
+    assert np.abs(result.target).max() > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "nothing to train on"),
+        (["{config}", "--audio", "."], "not both"),
+        (["--audio", "."], "needs --output"),
+        (["{config}", "stpes=3"], "unknown key 'stpes'"),
+        (["{config}", "steps"], "write it as key.subkey=value"),
+        (["{config}", "steps=-1"], "'steps'"),
+        (["{config}", "audio=nowhere"], "nowhere: not a folder"),
+        (["{config}", "--init", "nowhere"], "model 'nowhere' does not exist"),
+        (["{config}x"], "cannot be read as a config"),
+    ],
+)
+def test_bad_input_is_one_line(config: Path, arguments: list[str], message: str) -> None:
+    given = [argument.format(config=config) for argument in arguments]
+    run = CliRunner().invoke(app, ["train", *given])
+    assert run.exit_code == 1, run.output
+    assert message in run.stderr
+    assert run.stderr.count("\n") == 1
+    assert not (config.parent / "run" / "model").exists()

@@ -1,0 +1,105 @@
+"""The evaluation run and its command on small manifests of synthetic sounds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from singleout.audio import write_wav
+from singleout.cli import app
+from singleout.data.manifest import read_manifest
+from singleout.data.plan import MixtureConfig
+from singleout.errors import ManifestError
+from singleout.evaluate.run import EvaluationConfig, evaluate, summary
+from singleout.model import QueriedSeparator
+
+RATE = 32_000
+SHORT = EvaluationConfig(
+    num_mixtures=12,
+    mixtures=MixtureConfig(
+        segment_seconds=0.5, num_sources=(2, 2), snr_db=(-5, 5), gain_db=(0, 0), speed=(1, 1)
+    ),
+)
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Path:
+    lines = []
+    for i in range(5):
+        time = np.arange(RATE) / RATE
+        tone = 0.3 * np.sin(2 * np.pi * 300 * 1.7**i * time).astype(np.float32)
+        write_wav(tmp_path / f"{i}.wav", tone[None], RATE)
+        row = {"path": f"{i}.wav", "seconds": 1.0, "caption": f"tone {i}", "class": f"tone/{i}"}
+        lines.append(json.dumps({**row, "group": f"g{i}", "split": "test"}))
+    path = tmp_path / "manifest.jsonl"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_identity_improves_nothing_and_the_oracle_everything(
+    manifest: Path, identity_model: QueriedSeparator
+) -> None:
+    rows = evaluate(identity_model, read_manifest(manifest, "test"), SHORT)
+    result = summary(rows)
+    systems = result["systems"]
+    assert set(systems) == {"text", "audio", "zeros", "mixture", "half_mixture", "oracle_mask"}
+    for kind in ("text", "audio", "mixture"):
+        assert systems[kind]["si_sdri_db"]["mean"]["estimate"] == pytest.approx(0, abs=1e-6)
+        assert systems[kind]["si_sdri_db"]["share_improved"]["estimate"] == 0
+    assert systems["oracle_mask"]["si_sdri_db"]["share_improved"]["estimate"] == 1
+    assert systems["oracle_mask"]["si_sdri_db"]["mean"]["low"] > 10
+    assert systems["zeros"]["silent_share"] == 1
+    assert systems["half_mixture"]["sdri_db"]["mean"]["estimate"] > 1
+    assert result["query_gap_db"]["estimate"] == pytest.approx(0, abs=1e-9)
+
+
+def test_the_same_seed_gives_the_same_rows(manifest: Path, debug_model: QueriedSeparator) -> None:
+    clips = read_manifest(manifest, "test")
+    first, again = (evaluate(debug_model, clips, SHORT) for _ in range(2))
+    other = evaluate(debug_model, clips, SHORT.model_copy(update={"seed": 1}))
+    assert first == again
+    assert [row["query"] for row in first] != [row["query"] for row in other]
+
+
+def test_targets_without_caption_are_named(manifest: Path, debug_model: QueriedSeparator) -> None:
+    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
+    manifest.write_text("".join(json.dumps({**row, "caption": None}) + "\n" for row in rows))
+    with pytest.raises(ManifestError, match=r"\.wav: has no caption"):
+        evaluate(debug_model, read_manifest(manifest, "test"), SHORT)
+
+
+def test_command_writes_summary_and_rows(manifest: Path, debug_model_folder: Path) -> None:
+    output = manifest.parent / "results" / "out.json"
+    arguments = ["evaluate", str(manifest), "--model", str(debug_model_folder)]
+    run = CliRunner().invoke(app, [*arguments, "--mixtures", "3", "-o", str(output), "--json"])
+    assert run.exit_code == 0, run.output
+    assert json.loads(run.stdout) == json.loads(output.read_text())
+    rows = output.with_suffix(".rows.jsonl").read_text().splitlines()
+    assert len(rows) == 3 * 6
+    table = CliRunner().invoke(app, [*arguments, "--mixtures", "3"])
+    assert "oracle_mask" in table.stdout
+    assert "query gap" in table.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["{manifest}", "--split", "nowhere"], "no sounds of the split 'nowhere'"),
+        (["{manifest}x"], "cannot be read as a manifest"),
+        (["{manifest}", "--model", "missing"], "model 'missing' does not exist"),
+    ],
+)
+def test_bad_input_is_one_line(
+    manifest: Path, debug_model_folder: Path, arguments: list[str], message: str
+) -> None:
+    given = [argument.format(manifest=manifest) for argument in arguments]
+    if "--model" not in given:
+        given += ["--model", str(debug_model_folder)]
+    run = CliRunner().invoke(app, ["evaluate", *given])
+    assert run.exit_code == 1
+    assert message in run.stderr
+    assert run.stderr.count("\n") == 1

@@ -1,0 +1,210 @@
+"""Weights on disk: what comes back, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from singleout.errors import ModelError
+from singleout.weights import SCALE_SUFFIX, load_tensors, quantized_rows, save_tensors
+
+
+class Network(nn.Module):
+    """Matrices in two places, a convolution, and buffers of both kinds."""
+
+    def __init__(self, width: int = 8) -> None:
+        super().__init__()
+        self.text = nn.Linear(16, width)
+        self.audio = nn.Sequential(nn.Conv2d(1, width, 3), nn.BatchNorm2d(width))
+        self.head = nn.Linear(width, 4)
+        self.register_buffer("ids", torch.arange(5, dtype=torch.int8))
+
+
+def network(seed: int = 0, width: int = 8) -> Network:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return Network(width)
+
+
+def empty(width: int = 8) -> Network:
+    with torch.device("meta"):
+        return Network(width)
+
+
+def refused(path: Path, module: nn.Module | None = None) -> str:
+    with pytest.raises(ModelError) as caught:
+        load_tensors(module or empty(), path)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.startswith(str(path))
+    return message
+
+
+@settings(deadline=None)
+@given(
+    rows=st.integers(1, 6),
+    columns=st.integers(2, 30),
+    scale=st.sampled_from([1e-6, 1e-2, 1.0, 1e4]),
+    seed=st.integers(0, 2**31),
+)
+def test_int8_is_within_half_a_step_per_row(
+    rows: int, columns: int, scale: float, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    matrix = scale * torch.randn(rows, columns, generator=generator)
+    matrix *= 10 ** torch.empty(rows, 1).uniform_(-2, 2, generator=generator)
+    stored, scales = quantized_rows(matrix)
+    assert stored.dtype == torch.int8
+    assert stored.shape == matrix.shape
+    assert scales.dtype == torch.float32
+    assert scales.shape == (rows, 1)
+    error = (stored.float() * scales - matrix).abs()
+    bound = matrix.abs().amax(1, keepdim=True) / 254
+    assert (error <= bound * (1 + 1e-4)).all()
+    assert (stored.int().abs() <= 127).all()
+    assert (stored.int().abs().amax(1) == 127).all()
+
+
+def test_rows_of_zeros_stay_zero() -> None:
+    stored, scales = quantized_rows(torch.zeros(3, 4))
+    assert torch.equal(stored.float() * scales, torch.zeros(3, 4))
+
+
+def test_floats_come_back_as_half_precision_and_integers_exactly(tmp_path: Path) -> None:
+    saved, path = network(), tmp_path / "w.safetensors"
+    save_tensors(saved, path)
+    loaded = empty()
+    load_tensors(loaded, path)
+    state = loaded.state_dict()
+    for name, tensor in saved.state_dict().items():
+        expected = tensor.half().float() if tensor.is_floating_point() else tensor
+        assert torch.equal(state[name], expected), name
+        assert state[name].dtype == tensor.dtype
+        assert not state[name].is_meta
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_matrices_below_the_prefix_are_int8(tmp_path: Path) -> None:
+    saved, path = network(), tmp_path / "w.safetensors"
+    save_tensors(saved, path, int8_below="text.")
+    stored = load_file(path)
+    assert stored["text.weight"].dtype == torch.int8
+    assert stored["text.bias"].dtype == stored["head.weight"].dtype == torch.float16
+    assert [n for n in stored if n.endswith(SCALE_SUFFIX)] == ["text.weight" + SCALE_SUFFIX]
+    loaded = network(seed=1)
+    load_tensors(loaded, path)
+    bound = saved.text.weight.abs().amax(1, keepdim=True) / 254
+    assert ((loaded.text.weight - saved.text.weight).abs() <= bound * (1 + 1e-4)).all()
+    assert loaded.text.weight.dtype == torch.float32
+
+
+def test_saving_a_loaded_module_again_changes_nothing(tmp_path: Path) -> None:
+    first, second = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    save_tensors(network(), first, int8_below="text.")
+    loaded = empty()
+    load_tensors(loaded, first)
+    save_tensors(loaded, second, int8_below="text.")
+    again, stored = load_file(second), load_file(first)
+    for name, tensor in stored.items():
+        torch.testing.assert_close(again[name], tensor, rtol=1e-6, atol=0)
+
+
+def test_channels_last_modules_are_saved_alike(tmp_path: Path) -> None:
+    first, second = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    save_tensors(network(), first)
+    save_tensors(network().to(memory_format=torch.channels_last), second)
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_a_failed_save_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "w.safetensors"
+    save_tensors(network(), path)
+    before = path.read_bytes()
+
+    def fail(tensors: dict[str, Tensor], partial: Path, metadata: object) -> None:
+        partial.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr("safetensors.torch.save_file", fail)
+    with pytest.raises(OSError, match="disk full"):
+        save_tensors(network(1), path)
+    assert path.read_bytes() == before
+
+
+def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
+    assert "no such file" in refused(tmp_path / "no.safetensors")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.3, 0.99])
+def test_truncated_weights_are_one_line(share: float, tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    save_tensors(network(), path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(share * len(whole))])
+    assert "corrupt or truncated" in refused(path)
+
+
+@pytest.mark.parametrize("content", [b"not weights", b"\xff" * 64, b"\0" * 64, b"{}" * 20])
+def test_corrupt_weights_are_one_line(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(content)
+    assert "corrupt or truncated" in refused(path)
+
+
+def test_a_folder_for_a_file_is_one_line(tmp_path: Path) -> None:
+    refused(tmp_path)
+
+
+def test_weights_of_another_width_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    save_tensors(network(width=9), path)
+    message = refused(path)
+    assert "another architecture" in message
+    assert "expected" in message
+
+
+@pytest.mark.parametrize(("change", "what"), [("drop", "missing"), ("add", "unexpected")])
+def test_missing_and_unexpected_tensors_are_named(change: str, what: str, tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    save_tensors(network(), path)
+    tensors = load_file(path)
+    if change == "drop":
+        del tensors["head.bias"]
+    else:
+        tensors["head.other"] = torch.zeros(1)
+    save_file(tensors, path)
+    name = "head.bias" if change == "drop" else "head.other"
+    assert f"tensor '{name}' is {what}" in refused(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor"),
+    [
+        ("head.weight", torch.zeros(4, 8, dtype=torch.int8)),  # without its scales
+        ("ids", torch.zeros(5)),
+        ("text.weight" + SCALE_SUFFIX, torch.ones(3, 1)),
+        ("text.weight" + SCALE_SUFFIX, torch.ones(1, 16, 1)),
+    ],
+)
+def test_tensors_of_another_kind_are_refused(name: str, tensor: Tensor, tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    save_tensors(network(), path, int8_below="text.")
+    save_file({**load_file(path), name: tensor}, path)
+    assert "another architecture" in refused(path)
+
+
+def test_a_refused_file_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    save_tensors(network(1, width=9), path)
+    module = network()
+    refused(path, module)
+    for name, tensor in network().state_dict().items():
+        assert torch.equal(module.state_dict()[name], tensor), name
