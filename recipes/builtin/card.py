@@ -56,10 +56,11 @@ def licence_table(rows: list[dict[str, Any]]) -> str:
 def main() -> None:
     """Assemble the card."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--config", type=Path, default=Path("configs/builtin.yaml"))
+    parser.add_argument("--config", type=Path, default=Path("configs/builtin_continued.yaml"))
     parser.add_argument("--output", type=Path, default=Path("src/singleout/builtin/README.md"))
     args = parser.parse_args()
     config = load_config(TrainConfig, args.config)
+    first_steps = load_config(TrainConfig, Path("configs/builtin.yaml")).steps
     assert config.manifest is not None
     rows = [json.loads(line) for line in config.manifest.read_text().splitlines()]
     train = [row for row in rows if row["split"] == "train"]
@@ -82,9 +83,9 @@ by `python -m recipes.builtin.card`; the recipe is `make builtin`.
 
 ## What it is
 - Extractor: `ConditionedUNet` at 32 kHz, **trained on sounds alone**: conditioned on audio
-  embeddings of the target with dropout (p = 0.5), never on a caption. {config.steps:,} steps of
-  {config.batch_size} four-second mixtures with two queries each, one thread of a 2-core CPU, seed
-  {config.seed}; {len(train):,} sounds, {hours:.1f} hours (`make sounds TIER=full`).
+  embeddings of the target with dropout (p = 0.5), never on a caption. {first_steps:,} + {config.steps:,} steps of
+  {config.batch_size} four-second mixtures with two queries each, one thread of a 2-core CPU, seeds 0
+  and {config.seed}; {len(train):,} sounds, {hours:.1f} hours (`make sounds TIER=full`).
 - Encoder: all-MiniLM-L6-v2 (Apache-2.0, int8) with our text head; a residual network of our own,
   distilled from YAMNet and a head on it, on the same sounds and {len(unlabelled):,} unlabelled
   files ({unlabelled_hours:.1f} hours) of the same packages. The heads, not the extractor, were
@@ -92,7 +93,7 @@ by `python -m recipes.builtin.card`; the recipe is `make builtin`.
 
 ## Quality
 Sounds of packages that no part was trained on ({", ".join(held_out)}); two sounds of different
-classes, -5 to 5 dB, 4 s. {result["num_mixtures"]} mixtures, seed {config.seed}; 95 % bootstrap
+classes, -5 to 5 dB, 4 s. {result["num_mixtures"]} mixtures, seed {result["meta"]["config"]["seed"]}; 95 % bootstrap
 intervals over target sounds; from `results/builtin.json` (`make bench`).
 
 {quality_table(result)}

@@ -16,7 +16,7 @@ PACKAGE = Path("src/singleout/builtin")
 def main() -> None:
     """Check that text is embedded as in training, then save under the shipped encoder's name."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--config", type=Path, default=Path("configs/builtin.yaml"))
+    parser.add_argument("--config", type=Path, default=Path("configs/builtin_continued.yaml"))
     args = parser.parse_args()
     config = load_config(TrainConfig, args.config)
     trained_with = BuiltinEncoder.from_pretrained(config.output.parent / "encoder")

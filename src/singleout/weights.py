@@ -72,6 +72,11 @@ def load_tensors(module: nn.Module, path: Path) -> None:
             continue
         scale = stored.get(name + SCALE_SUFFIX)
         if scale is not None:
+            if tensor.ndim != 2 or scale.shape != (len(tensor), 1):
+                raise ModelError(
+                    f"{path}: weights of another architecture: '{name}' is {list(tensor.shape)}, "
+                    f"its scales are {list(scale.shape)}"
+                )
             tensor = tensor.float() * scale
         tensors[name] = tensor.float() if tensor.is_floating_point() else tensor
     for name in sorted(expected.keys() ^ tensors.keys()):
@@ -82,5 +87,10 @@ def load_tensors(module: nn.Module, path: Path) -> None:
             raise ModelError(
                 f"{path}: weights of another architecture: tensor '{name}' is "
                 f"{list(tensor.shape)}, expected {list(expected[name].shape)}"
+            )
+        if tensor.is_floating_point() != expected[name].is_floating_point():
+            raise ModelError(
+                f"{path}: weights of another architecture: tensor '{name}' is {tensor.dtype}, "
+                f"expected {expected[name].dtype}"
             )
     module.load_state_dict(tensors, assign=True)

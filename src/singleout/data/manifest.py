@@ -76,7 +76,7 @@ def read_manifest(path: Path, split: str | None = None, may_be_empty: bool = Fal
             raise ManifestError(f"{path}:{number}: the key {error} is missing") from None
         if split is not None and row.get("split", "train") != split:
             continue
-        if not audio.is_file():
+        if not _is_file(audio):
             raise ManifestError(f"{path}:{number}: names a missing file: {audio}")
         clips.append(
             Clip(
@@ -93,6 +93,13 @@ def read_manifest(path: Path, split: str | None = None, may_be_empty: bool = Fal
         which = "sounds" if split is None else f"sounds of the split '{split}'"
         raise ManifestError(f"{path}: holds no {which}")
     return clips
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # such as a name that is too long
+        return False
 
 
 def _check(row: dict[str, Any], seconds: float) -> None:

@@ -21,7 +21,7 @@ def load_encoder(name: str = "builtin", fingerprint: str | None = None) -> Query
         ModelError: no such encoder, or its fingerprint is not the one asked for (embeddings of
             two fingerprints are not comparable).
     """
-    encoder = BuiltinEncoder.from_pretrained(None if name == "builtin" else Path(name))
+    encoder = BuiltinEncoder.from_pretrained(None if name == "builtin" else Path(name).expanduser())
     if fingerprint is not None and fingerprint != encoder.fingerprint:
         raise ModelError(
             f"query encoder '{name}' has fingerprint {encoder.fingerprint}, the model was trained "

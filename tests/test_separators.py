@@ -1,0 +1,186 @@
+"""What every separator promises: chunks, several queries, any length, silence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from conftest import TINY_SEPARATOR, randomise_statistics
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from torch import Tensor
+
+from singleout.model import ModelConfig
+from singleout.separators import ConditionedUNetConfig, IdentityConfig
+
+DIM = 32
+OTHER = ConditionedUNetConfig(
+    sample_rate=16_000,
+    num_fft=256,
+    hop=64,
+    fold=2,
+    channels=(4, 6),
+    time_strides=(3,),
+    bottleneck=8,
+    dilations=(3,),
+    query_dim=4,
+)
+
+
+def seeded(seed: int, *shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def built(config: Any) -> Any:
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        separator = config.build(DIM)
+        randomise_statistics(separator)
+    return separator.eval().requires_grad_(False)
+
+
+SEPARATORS = {
+    "unet": built(TINY_SEPARATOR),
+    "other": built(OTHER),
+    "identity": built(IdentityConfig()),
+}
+every = pytest.mark.parametrize("separator", SEPARATORS.values(), ids=SEPARATORS.keys())
+
+
+def embeddings(number: int, seed: int = 5) -> Tensor:
+    return torch.nn.functional.normalize(seeded(seed, number, DIM), dim=-1)
+
+
+@every
+def test_chunks_with_context_equal_the_whole(separator: Any) -> None:
+    stride, context = separator.stride_samples, separator.context_samples
+    context = -(-context // stride) * stride
+    body = 3 * stride
+    mixture = 0.1 * seeded(0, 1, 1, 2 * context + 3 * body + 17)
+    query = embeddings(1)
+    whole = separator(mixture, query)
+    start = context + body
+    chunk = separator(mixture[..., start - context : start + body + context], query)
+    torch.testing.assert_close(
+        chunk[..., context : context + body], whole[..., start : start + body], atol=2e-6, rtol=0
+    )
+
+
+@every
+def test_nothing_is_heard_beyond_the_context(separator: Any) -> None:
+    context = separator.context_samples
+    length = 2 * context + 2000
+    mixture, query = 0.1 * seeded(0, 1, 1, length), embeddings(1)
+    changed = mixture.clone()
+    middle = length // 2
+    changed[..., middle] += 1.0
+    difference = (separator(changed, query) - separator(mixture, query)).abs()[0, 0]
+    assert difference[middle] > 0
+    before, after = difference[: max(0, middle - context)], difference[middle + context + 1 :]
+    assert not len(before) or before.max() < 2e-6
+    assert not len(after) or after.max() < 2e-6
+
+
+@every
+def test_several_queries_equal_one_at_a_time(separator: Any) -> None:
+    mixtures = 0.1 * seeded(0, 2, 1, 5000)
+    queries = embeddings(6).view(3, 2, DIM)
+    together = separator(mixtures, queries.flatten(0, 1)).view(3, 2, 1, -1)
+    for q in range(3):
+        for m in range(2):
+            alone = separator(mixtures[m : m + 1], queries[q, m : m + 1])
+            torch.testing.assert_close(together[q, m], alone[0], atol=1e-6, rtol=0)
+    encoded = separator.encode(mixtures)
+    for q in range(3):
+        torch.testing.assert_close(
+            separator.decode(encoded, queries[q]), together[q], atol=1e-6, rtol=0
+        )
+
+
+@pytest.mark.parametrize("name", ["unet", "other"])
+def test_the_query_matters(name: str) -> None:
+    mixture = 0.1 * seeded(0, 1, 1, 5000)
+    one, two = SEPARATORS[name](mixture, embeddings(2))
+    assert (one - two).abs().max() > 1e-4
+
+
+@every
+@settings(deadline=None, max_examples=15)
+@given(num_samples=st.integers(1, 4000), batch=st.integers(1, 2), level=st.floats(1e-6, 1.0))
+def test_any_length_comes_back(
+    separator: Any, num_samples: int, batch: int, level: float
+) -> None:
+    mixture = level * seeded(1, batch, 1, num_samples)
+    before = mixture.clone()
+    target = separator(mixture, embeddings(batch))
+    assert target.shape == mixture.shape
+    assert target.dtype == torch.float32
+    assert torch.isfinite(target).all()
+    assert torch.equal(mixture, before)
+
+
+@every
+def test_digital_silence_stays_silent(separator: Any) -> None:
+    silence = torch.zeros(1, 1, 3000)
+    assert not separator(silence, embeddings(1)).any()
+
+
+@every
+def test_no_more_comes_out_than_goes_in(separator: Any) -> None:
+    """The mask's magnitude is below one."""
+    mixture = 0.1 * seeded(0, 1, 1, 20_000)
+    target = separator(mixture, embeddings(1))
+    assert target.square().sum() <= mixture.square().sum() * (1 + 1e-5)
+
+
+def test_analysis_and_synthesis_are_each_others_inverse() -> None:
+    for name in ("unet", "other"):
+        separator = SEPARATORS[name]
+        mixture = seeded(0, 2, 1, 5003)
+        encoded = separator.encode(mixture)
+        again = separator.inverse(encoded.spectrum, encoded.num_samples)
+        torch.testing.assert_close(again, mixture[:, 0], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("config", [TINY_SEPARATOR, OTHER])
+def test_training_reaches_every_weight(config: ConditionedUNetConfig) -> None:
+    separator = config.build(DIM)
+    target = separator(0.1 * seeded(0, 2, 1, 8000), embeddings(4))
+    target.square().sum().backward()
+    for name, parameter in separator.named_parameters():
+        assert parameter.grad is not None, name
+        assert torch.isfinite(parameter.grad).all(), name
+
+
+def test_the_default_is_as_small_as_promised() -> None:
+    with torch.device("meta"):
+        separator = ConditionedUNetConfig().build(256)
+    assert sum(p.numel() for p in separator.parameters()) <= 8_000_000
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"time_strides": (2,)}, "one entry less than channels"),
+        ({"hop": 300}, "multiple of 2 hops"),
+        ({"hop": 2_048}, "multiple of 2 hops"),
+        ({"fold": 1_024}, "divisible by fold"),
+        ({"fold": 0}, "greater than 0"),
+        ({"channels": ()}, "one entry less"),
+        ({"depth": 3}, "not permitted"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        ConditionedUNetConfig.model_validate(changes)
+
+
+def test_separators_are_chosen_by_type() -> None:
+    for config in (TINY_SEPARATOR, OTHER, IdentityConfig(sample_rate=8_000)):
+        model = ModelConfig(separator=config)
+        assert ModelConfig.model_validate_json(model.model_dump_json()) == model
+        assert config.build(DIM).sample_rate == config.sample_rate
+    with pytest.raises(ValidationError, match="transformer"):
+        ModelConfig.model_validate({"separator": {"type": "transformer"}})
