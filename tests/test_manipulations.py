@@ -19,8 +19,8 @@ from singleout.query.manipulations import (
     Chain,
     Dropout,
     Manipulation,
-    NoManipulation,
     Noise,
+    NoManipulation,
 )
 
 manipulations = st.one_of(

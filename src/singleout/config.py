@@ -75,7 +75,7 @@ def _parse(text: str, origin: str) -> Any:
         ) from None
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: such as the date 2020-13-45
         raise ConfigError(f"{origin}: not valid YAML: {str(error).splitlines()[0]}") from None
 
 

@@ -92,7 +92,7 @@ class BuiltinEncoder:
             with torch.device("meta"):
                 network = BuiltinNetwork(config["network"])
             settings = {**config["network"], "fingerprint": config["fingerprint"]}
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        except (LookupError, TypeError, ValueError, RuntimeError) as error:
             raise ModelError(f"{path}: query encoder of another architecture: {error!r}") from None
         load_tensors(network, path / "model.safetensors")
         try:
