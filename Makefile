@@ -36,6 +36,7 @@ builtin: $(VENV)/.recipes
 	$(BIN)/python -m recipes.builtin.embed
 	$(BIN)/python -m recipes.builtin.distil --shards 6 --passes 3
 	$(BIN)/singleout train configs/builtin.yaml
+	$(BIN)/python -m recipes.builtin.align
 	$(BIN)/singleout train configs/builtin_continued.yaml
 	$(BIN)/python -m recipes.builtin.ship
 

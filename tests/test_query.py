@@ -179,9 +179,7 @@ def test_the_level_of_a_sound_means_nothing(gain: float, debug_encoder: BuiltinE
 
 
 @settings(deadline=None, max_examples=15)
-@given(
-    num_samples=st.integers(1, 40_000), rate=st.sampled_from([8_000, 32_000, 44_100, 48_000])
-)
+@given(num_samples=st.integers(1, 40_000), rate=st.sampled_from([8_000, 32_000, 44_100, 48_000]))
 def test_any_length_and_rate_is_embedded(
     debug_encoder: BuiltinEncoder, num_samples: int, rate: int
 ) -> None:

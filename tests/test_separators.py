@@ -109,9 +109,7 @@ def test_the_query_matters(name: str) -> None:
 @every
 @settings(deadline=None, max_examples=15)
 @given(num_samples=st.integers(1, 4000), batch=st.integers(1, 2), level=st.floats(1e-6, 1.0))
-def test_any_length_comes_back(
-    separator: Any, num_samples: int, batch: int, level: float
-) -> None:
+def test_any_length_comes_back(separator: Any, num_samples: int, batch: int, level: float) -> None:
     mixture = level * seeded(1, batch, 1, num_samples)
     before = mixture.clone()
     target = separator(mixture, embeddings(batch))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from singleout.config import load_config
+from singleout.query.manipulations import Dropout
 from singleout.train.config import TrainConfig
 
 
@@ -75,6 +76,10 @@ def main() -> None:
     hours = sum(row["seconds"] for row in train) / 3600
     unlabelled_hours = sum(row["seconds"] for row in unlabelled) / 3600
     held_out = sorted({row["origin"]["package"] for row in rows if row["split"] == "test"})
+    seed = result["meta"]["config"]["seed"]
+    dropout = ", ".join(
+        f"p = {step.p}" for step in config.model.manipulation.steps if isinstance(step, Dropout)
+    )
     args.output.write_text(
         f"""# The built-in model, v0
 
@@ -83,9 +88,10 @@ by `python -m recipes.builtin.card`; the recipe is `make builtin`.
 
 ## What it is
 - Extractor: `ConditionedUNet` at 32 kHz, **trained on sounds alone**: conditioned on audio
-  embeddings of the target with dropout (p = 0.5), never on a caption. {first_steps:,} + {config.steps:,} steps of
-  {config.batch_size} four-second mixtures with two queries each, one thread of a 2-core CPU, seeds 0
-  and {config.seed}; {len(train):,} sounds, {hours:.1f} hours (`make sounds TIER=full`).
+  embeddings of the target with dropout ({dropout}), never on a caption.
+  {first_steps:,} + {config.steps:,} steps of {config.batch_size} four-second mixtures with two
+  queries each, one thread of a 2-core CPU, seeds 0 and {config.seed}; {len(train):,} sounds,
+  {hours:.1f} hours (`make sounds TIER=full`).
 - Encoder: all-MiniLM-L6-v2 (Apache-2.0, int8) with our text head; a residual network of our own,
   distilled from YAMNet and a head on it, on the same sounds and {len(unlabelled):,} unlabelled
   files ({unlabelled_hours:.1f} hours) of the same packages. The heads, not the extractor, were
@@ -93,8 +99,8 @@ by `python -m recipes.builtin.card`; the recipe is `make builtin`.
 
 ## Quality
 Sounds of packages that no part was trained on ({", ".join(held_out)}); two sounds of different
-classes, -5 to 5 dB, 4 s. {result["num_mixtures"]} mixtures, seed {result["meta"]["config"]["seed"]}; 95 % bootstrap
-intervals over target sounds; from `results/builtin.json` (`make bench`).
+classes, -5 to 5 dB, 4 s. {result["num_mixtures"]} mixtures, seed {seed}; 95 % bootstrap intervals
+over target sounds; from `results/builtin.json` (`make bench`).
 
 {quality_table(result)}
 

@@ -19,14 +19,14 @@ def main() -> None:
     parser.add_argument("--config", type=Path, default=Path("configs/builtin_continued.yaml"))
     args = parser.parse_args()
     config = load_config(TrainConfig, args.config)
-    trained_with = BuiltinEncoder.from_pretrained(config.output.parent / "encoder")
+    trained_with = BuiltinEncoder.from_pretrained(config.output.parent / "encoder-aligned")
     encoder = BuiltinEncoder.from_pretrained(PACKAGE / "encoder")
     prompts = ["a dog barking", "an engine running", "rain falling on leaves"]
     difference = (encoder.embed_text(prompts) - trained_with.embed_text(prompts)).abs().max()
     if difference > 1e-3:
         raise SystemExit(
             f"error: the shipped encoder's text side differs by {float(difference):.4f} from the "
-            "one of this run: run recipes.builtin.distil again"
+            "one of this run: run recipes.builtin.distil and recipes.builtin.align again"
         )
     model = QueriedSeparator.from_pretrained(config.output / "model", trained_with)
     shipped = QueriedSeparator(

@@ -43,6 +43,29 @@ class TextHead(nn.Module):
         return F.normalize(self.linear(sentence) + 0.3 * self.mlp(sentence), dim=-1)
 
 
+class Alignment(nn.Module):
+    """Brings both modalities onto common ground: own mean removed, projected, unit norm again.
+
+    The PCA and mean shift of METHOD's table, fitted once on training sounds (``recipes/builtin/
+    align.py``) and part of the encoder: what is left are the directions in which sounds differ, and
+    on unseen packages text lies nearer to its sound in them than in the whole space.
+    """
+
+    audio_mean: Tensor
+    text_mean: Tensor
+    basis: Tensor
+
+    def __init__(self, dim: int, rank: int) -> None:
+        super().__init__()
+        self.register_buffer("audio_mean", torch.zeros(dim))
+        self.register_buffer("text_mean", torch.zeros(dim))
+        self.register_buffer("basis", torch.zeros(rank, dim))
+
+    def forward(self, embedding: Tensor, mean: Tensor) -> Tensor:
+        """Unit [batch, dim] to unit [batch, rank]."""
+        return F.normalize((embedding - mean) @ self.basis.T, dim=-1)
+
+
 class BuiltinNetwork(nn.Module):
     """All weights of the encoder in one module, so that one file holds them."""
 
@@ -51,6 +74,22 @@ class BuiltinNetwork(nn.Module):
         self.sentence = MiniLM(**config["sentence"])
         self.text_head = TextHead(self.sentence.dim, config["text_hidden"], config["dim"])
         self.audio = AudioTower(config["dim"], tuple(config["audio_channels"]))
+        rank = config.get("rank")
+        self.alignment = None if rank is None else Alignment(config["dim"], rank)
+
+    def aligned_text(self, embedding: Tensor) -> Tensor:
+        """Output of the text head in the space that both modalities share."""
+        if self.alignment is None:
+            return embedding
+        aligned: Tensor = self.alignment(embedding, self.alignment.text_mean)
+        return aligned
+
+    def aligned_audio(self, embedding: Tensor) -> Tensor:
+        """Output of the audio tower in the space that both modalities share."""
+        if self.alignment is None:
+            return embedding
+        aligned: Tensor = self.alignment(embedding, self.alignment.audio_mean)
+        return aligned
 
 
 class BuiltinEncoder:
@@ -68,8 +107,8 @@ class BuiltinEncoder:
 
         self.config = config
         self.network = network.eval().requires_grad_(False)
-        self.dim: int = config["dim"]
-        self._tokenizer_json = tokenizer_json
+        self.dim: int = config.get("rank") or config["dim"]
+        self.tokenizer_json = tokenizer_json
         self._tokenizer = for_sentences(Tokenizer.from_str(tokenizer_json))
         self.fingerprint: str = config.get("fingerprint", "")
 
@@ -110,10 +149,10 @@ class BuiltinEncoder:
         path.mkdir(parents=True, exist_ok=True)
         save_tensors(self.network, path / "model.safetensors", int8_below="sentence.")
         digest = hashlib.sha256((path / "model.safetensors").read_bytes())
-        digest.update(self._tokenizer_json.encode())
+        digest.update(self.tokenizer_json.encode())
         network = {key: value for key, value in self.config.items() if key != "fingerprint"}
         config = {"type": self.name, "fingerprint": digest.hexdigest()[:16], "network": network}
-        (path / "tokenizer.json").write_text(self._tokenizer_json, encoding="utf-8")
+        (path / "tokenizer.json").write_text(self.tokenizer_json, encoding="utf-8")
         (path / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         self.fingerprint = digest.hexdigest()[:16]
 
@@ -128,8 +167,7 @@ class BuiltinEncoder:
         if not sentences or any(not sentence.strip() for sentence in sentences):
             raise QueryError("the query is empty: describe a sound, such as 'a dog barking'")
         vectors = self.network.sentence(*tokenize(self._tokenizer, sentences))
-        embedding: Tensor = self.network.text_head(vectors)
-        return embedding
+        return self.network.aligned_text(self.network.text_head(vectors))
 
     @torch.inference_mode()
     def embed_audio(self, audio: NDArray[np.float32] | Tensor, sample_rate: int) -> Tensor:
@@ -150,5 +188,4 @@ class BuiltinEncoder:
             from singleout.audio import resample
 
             waveform = torch.from_numpy(resample(waveform.numpy(), sample_rate, SAMPLE_RATE))
-        embedding: Tensor = self.network.audio(level(pad_to_minimum(waveform)))
-        return embedding
+        return self.network.aligned_audio(self.network.audio(level(pad_to_minimum(waveform))))
