@@ -282,8 +282,11 @@ def test_too_few_classes_or_groups_are_refused(field: str) -> None:
     Planner(clips, MixtureConfig(num_sources=(2, 2)), 0)
 
 
-@given(seconds=st.floats(0.01, 100), segment=st.floats(0.1, 10), hop=st.floats(0.1, 10))
-def test_crops_cover_the_clip_and_start_inside(seconds: float, segment: float, hop: float) -> None:
+@given(seconds=st.floats(0.01, 100), segment=st.floats(0.1, 10), share=st.floats(0.1, 1))
+def test_crops_cover_the_clip_and_start_inside(
+    seconds: float, segment: float, share: float
+) -> None:
+    hop = share * segment
     config = MixtureConfig(segment_seconds=segment, crop_hop_seconds=hop)
     number = num_crops(clip_of(0, seconds), config)
     assert number >= 1
@@ -524,3 +527,23 @@ def test_a_resumed_data_set_goes_on_where_the_first_stopped(clips: list[Clip]) -
     for index in (-1, 4):
         with pytest.raises(IndexError):
             whole[index]
+
+
+def test_a_first_draw_that_cannot_be_completed_is_drawn_again(tmp_path: Path) -> None:
+    """Clip 0 excludes both others: by its class and by its group."""
+    clips = [
+        Clip(tmp_path / f"{i}.wav", 1.0, None, (), label, group, "train")
+        for i, (label, group) in enumerate([("a", "g"), ("b", "g"), ("a", "h")])
+    ]
+    planner = Planner(clips, MixtureConfig(num_sources=(2, 2)), seed=0)
+    for index in range(20):
+        assert {source.clip for source in planner.plan(0, index).sources} == {1, 2}
+
+
+def test_clips_without_any_mixture_are_refused(tmp_path: Path) -> None:
+    clips = [
+        Clip(tmp_path / f"{i}.wav", 1.0, None, (), label, group, "train")
+        for i, (label, group) in enumerate([("a", "g"), ("b", "g"), ("a", "h"), ("a", "g")])
+    ]
+    with pytest.raises(ManifestError, match="mixtures of 3 sounds"):
+        Planner(clips, MixtureConfig(num_sources=(3, 3)), seed=0)

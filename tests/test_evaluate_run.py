@@ -21,7 +21,14 @@ RATE = 32_000
 SHORT = EvaluationConfig(
     num_mixtures=12,
     mixtures=MixtureConfig(
-        segment_seconds=0.5, num_sources=(2, 2), snr_db=(-5, 5), gain_db=(0, 0), speed=(1, 1)
+        segment_seconds=0.5,
+        crop_hop_seconds=0.25,
+        num_sources=(2, 2),
+        snr_db=(-5, 5),
+        gain_db=(0, 0),
+        speed=(1, 1),
+        source_band_share=0,
+        mixture_band_share=0,
     ),
 )
 

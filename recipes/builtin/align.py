@@ -90,9 +90,10 @@ def main() -> None:
         key = table_key(clips, mixtures, "given")
         table = EmbeddingTable.load(config.embeddings / f"{split}.safetensors", key)
         if alignment is None:
-            captions = [encoder.embed_text(clip.caption or "")[0] for clip in clips]
+            words = [clip.caption or "" for clip in clips]
+            captions = [encoder.embed_text(words[i : i + 64]) for i in range(0, len(words), 64)]
             first = table.embeddings[list(table.offsets[:-1])]
-            alignment = fit(first, torch.stack(captions), RANK)
+            alignment = fit(first, torch.cat(captions), RANK)
         moved = F.normalize((table.embeddings - alignment.audio_mean) @ alignment.basis.T, dim=-1)
         EmbeddingTable(moved, table.offsets).save(folder / f"{split}.safetensors", key)
     assert alignment is not None

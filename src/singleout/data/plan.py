@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from singleout.config import StrictConfig
 from singleout.data.manifest import Clip
@@ -49,6 +49,21 @@ class MixtureConfig(StrictConfig):
     mixture_band_share: Share = 0.2
     band_hz: tuple[float, float] = (2_000.0, 14_000.0)
     class_balance: Share = 0.5
+
+    @model_validator(mode="after")
+    def _in_order(self) -> MixtureConfig:
+        for name in ("num_sources", "snr_db", "gain_db", "speed", "band_hz"):
+            low, high = getattr(self, name)
+            if not low <= high:
+                raise ValueError(f"{name} is a range: its first value is not above its second")
+        if self.num_sources[0] < 1 or min(self.speed[0], self.band_hz[0]) <= 0:
+            raise ValueError("num_sources starts at 1; speed and band_hz are positive")
+        if not 0 < self.crop_hop_seconds <= self.segment_seconds < 3_600:
+            raise ValueError("crop_hop_seconds is at most segment_seconds, which is below an hour")
+        return self
+
+
+MAX_MISSES = 1_000
 
 
 @dataclass(frozen=True)
@@ -90,7 +105,8 @@ class Planner:
     """Draws mixtures from clips.
 
     Raises:
-        ManifestError: fewer classes or groups than sounds in a mixture.
+        ManifestError: the clips hold no mixture of as many sounds, all of different classes and
+            groups.
     """
 
     def __init__(self, clips: Sequence[Clip], config: MixtureConfig, seed: int) -> None:
@@ -98,7 +114,7 @@ class Planner:
         labels, counts = np.unique([clip.label for clip in clips], return_counts=True)
         groups = {clip.group for clip in clips}
         needed = config.num_sources[1]
-        if min(len(labels), len(groups)) < needed:
+        if min(len(labels), len(groups)) < needed or not _has_mixture(clips, needed):
             raise ManifestError(
                 f"mixtures of {needed} sounds need as many classes of sounds; there are "
                 f"{len(clips)} sounds of {len(labels)} classes in {len(groups)} groups"
@@ -113,7 +129,10 @@ class Planner:
         config = self.config
         count = int(rng.integers(config.num_sources[0], config.num_sources[1] + 1))
         chosen: list[int] = []
+        misses = 0
         while len(chosen) < count:
+            if misses == MAX_MISSES:  # what was drawn first cannot be completed: start over
+                chosen, misses = [], 0
             drawn = int(np.searchsorted(self._cumulative, rng.random()))
             clip = self.clips[min(drawn, len(self.clips) - 1)]
             if all(
@@ -121,6 +140,8 @@ class Planner:
                 for other in chosen
             ):
                 chosen.append(drawn)
+            else:
+                misses += 1
         shared_band = self._band(rng, config.mixture_band_share)
         sources = []
         for position, drawn in enumerate(chosen):
@@ -154,4 +175,17 @@ class Planner:
         gap = float(rng.choice([0.0, rng.uniform(0.05, 1.0)]))
         first = float(rng.uniform(0, min(room, seconds + gap)))
         onsets = np.arange(first, self.config.segment_seconds - 0.1, seconds + gap)
-        return tuple(float(onset) for onset in onsets)
+        return tuple(float(onset) for onset in onsets) or (first,)
+
+
+def _has_mixture(clips: Sequence[Clip], count: int) -> bool:
+    """Whether ``count`` clips of different classes and groups exist."""
+
+    def extend(labels: frozenset[str], groups: frozenset[str], left: int) -> bool:
+        return left == 0 or any(
+            extend(labels | {clip.label}, groups | {clip.group}, left - 1)
+            for clip in clips
+            if clip.label not in labels and clip.group not in groups
+        )
+
+    return extend(frozenset(), frozenset(), count)

@@ -161,11 +161,13 @@ class ConditionedUNet(nn.Module):
     def encode(self, mixture: Tensor) -> EncodedMixture:
         """The part that does not depend on the query; mixture [batch, 1, samples]."""
         num_samples = mixture.shape[-1]
-        # A frame is centred on every multiple of the hop; zeros outside, so that a chunk with
-        # enough context equals the same stretch of the whole.
-        num_frames = -(-(num_samples // self.hop + 1) // self.time_stride) * self.time_stride
-        right = (num_frames - 1) * self.hop + self.num_fft // 2 - num_samples
-        padded = F.pad(mixture.squeeze(1), (self.num_fft // 2, right))
+        # Every sample lies in as many frames as in an endless signal; zeros outside, so that a
+        # chunk with enough context equals the same stretch of the whole.
+        left = self.num_fft - self.hop
+        num_frames = (num_samples - 1 + left) // self.hop + 1
+        num_frames = -(-num_frames // self.time_stride) * self.time_stride
+        right = (num_frames - 1) * self.hop + self.num_fft - left - num_samples
+        padded = F.pad(mixture.squeeze(1), (left, right))
         spectrum = torch.stft(
             padded,
             self.num_fft,
@@ -224,7 +226,7 @@ class ConditionedUNet(nn.Module):
         blocks = frames.transpose(1, 2).unflatten(-1, (overlap, self.hop))
         shifted = [F.pad(blocks[:, :, k], (0, 0, k, overlap - 1 - k)) for k in range(overlap)]
         signal = torch.stack(shifted).sum(0).flatten(1)
-        start = self.num_fft // 2
+        start = self.num_fft - self.hop
         gain = self.window.square().sum() / self.hop
         return signal[:, start : start + num_samples] / gain
 

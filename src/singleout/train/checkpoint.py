@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import Callback
 from safetensors import SafetensorError
 from torch import Tensor
 
-from singleout.errors import ModelError
+from singleout.errors import ModelError, TrainingError
 from singleout.train.module import TrainingModule
 from singleout.weights import write_safetensors
 
@@ -49,13 +49,22 @@ class Checkpoint(Callback):
 
 
 def save(module: TrainingModule, optimizer: torch.optim.Optimizer, path: Path, key: str) -> None:
-    """Everything that the next step depends on."""
+    """Everything that the next step depends on.
+
+    Raises:
+        TrainingError: a weight is not finite; the checkpoint that stands is kept.
+    """
     tensors: dict[str, Tensor] = {}
     for name, tensor in module.state_dict().items():
         tensors[f"module.{name}"] = tensor.detach().clone().contiguous()
     for index, state in optimizer.state_dict()["state"].items():
         for name, tensor in state.items():
             tensors[f"optimizer.{index}.{name}"] = tensor.detach().clone().contiguous()
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
+        raise TrainingError(
+            f"the weights are not finite at step {module.step_index}: lower the learning rate; the "
+            "last checkpoint is intact"
+        )
     write_safetensors(tensors, path, {"step": str(module.step_index), "key": key})
 
 

@@ -64,7 +64,7 @@ class TrainingModule(lightning.LightningModule):
         loss = negative_snr_db(estimate, target).mean()
         if not bool(torch.isfinite(loss)):
             raise TrainingError(
-                f"the loss is {float(loss)} at step {self.step_index}: lower the learning rate or "
+                f"the loss is {loss.item()} at step {self.step_index}: lower the learning rate or "
                 "look for broken sounds; the last checkpoint is intact"
             )
         self.log("loss", loss, prog_bar=True)
