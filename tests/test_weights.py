@@ -76,14 +76,15 @@ def test_rows_of_zeros_stay_zero() -> None:
     assert torch.equal(stored.float() * scales, torch.zeros(3, 4))
 
 
-def test_floats_come_back_as_half_precision_and_integers_exactly(tmp_path: Path) -> None:
+def test_matrices_come_back_in_half_precision_and_all_else_exactly(tmp_path: Path) -> None:
     saved, path = network(), tmp_path / "w.safetensors"
     save_tensors(saved, path)
     loaded = empty()
     load_tensors(loaded, path)
     state = loaded.state_dict()
     for name, tensor in saved.state_dict().items():
-        expected = tensor.half().float() if tensor.is_floating_point() else tensor
+        halved = tensor.is_floating_point() and tensor.ndim > 1
+        expected = tensor.half().float() if halved else tensor
         assert torch.equal(state[name], expected), name
         assert state[name].dtype == tensor.dtype
         assert not state[name].is_meta
@@ -95,7 +96,8 @@ def test_matrices_below_the_prefix_are_int8(tmp_path: Path) -> None:
     save_tensors(saved, path, int8_below="text.")
     stored = load_file(path)
     assert stored["text.weight"].dtype == torch.int8
-    assert stored["text.bias"].dtype == stored["head.weight"].dtype == torch.float16
+    assert stored["head.weight"].dtype == torch.float16
+    assert stored["text.bias"].dtype == torch.float32
     assert [n for n in stored if n.endswith(SCALE_SUFFIX)] == ["text.weight" + SCALE_SUFFIX]
     loaded = network(seed=1)
     load_tensors(loaded, path)
@@ -127,11 +129,13 @@ def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.M
     save_tensors(network(), path)
     before = path.read_bytes()
 
-    def fail(tensors: dict[str, Tensor], partial: Path, metadata: object) -> None:
-        partial.write_bytes(b"half")
+    write = Path.write_bytes
+
+    def fail(partial: Path, content: bytes) -> int:
+        write(partial, content[:100])
         raise OSError("disk full")
 
-    monkeypatch.setattr("safetensors.torch.save_file", fail)
+    monkeypatch.setattr(Path, "write_bytes", fail)
     with pytest.raises(OSError, match="disk full"):
         save_tensors(network(1), path)
     assert path.read_bytes() == before
@@ -206,3 +210,21 @@ def test_a_refused_file_changes_nothing(tmp_path: Path) -> None:
     refused(path, module)
     for name, tensor in network().state_dict().items():
         assert torch.equal(module.state_dict()[name], tensor), name
+
+
+def test_large_variances_survive_and_what_does_not_fit_is_refused(tmp_path: Path) -> None:
+    """A trained BatchNorm's variance was 665,780: float16 would have made it infinite."""
+    path = tmp_path / "w.safetensors"
+    saved, loaded = network(), network(seed=1)
+    with torch.no_grad():
+        saved.text.bias.fill_(665_780.0)
+    save_tensors(saved, path)
+    load_tensors(loaded, path)
+    assert torch.equal(loaded.text.bias, saved.text.bias)
+    before = path.read_bytes()
+    for value in (float("nan"), 1e6):
+        with torch.no_grad():
+            saved.head.weight[0, 0] = value
+        with pytest.raises(ModelError, match=r"'head\.weight' is not finite or too large"):
+            save_tensors(saved, path)
+    assert path.read_bytes() == before

@@ -17,6 +17,7 @@ def main() -> None:
     """Check that text is embedded as in training, then save under the shipped encoder's name."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--config", type=Path, default=Path("configs/builtin_continued.yaml"))
+    parser.add_argument("--model", type=Path, help="default: the config's run")
     args = parser.parse_args()
     config = load_config(TrainConfig, args.config)
     trained_with = BuiltinEncoder.from_pretrained(config.output.parent / "encoder-aligned")
@@ -28,7 +29,7 @@ def main() -> None:
             f"error: the shipped encoder's text side differs by {float(difference):.4f} from the "
             "one of this run: run recipes.builtin.distil and recipes.builtin.align again"
         )
-    model = QueriedSeparator.from_pretrained(config.output / "model", trained_with)
+    model = QueriedSeparator.from_pretrained(args.model or config.output / "model", trained_with)
     shipped = QueriedSeparator(
         model.config.model_copy(
             update={"encoder": model.config.encoder.model_copy(update={"name": "builtin"})}

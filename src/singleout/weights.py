@@ -30,8 +30,14 @@ def _is_matrix(tensor: Tensor) -> bool:
 
 
 def save_tensors(module: nn.Module, path: Path, int8_below: str | None = None) -> None:
-    """Write the module's state: floats in float16; below the prefix ``int8_below``, matrices in
-    int8. The file appears whole or not at all."""
+    """Write the module's state: matrices and kernels in float16, below the prefix ``int8_below``
+    matrices in int8; vectors stay float32, since variances pass float16's largest number.
+
+    The file appears whole or not at all.
+
+    Raises:
+        ModelError: a tensor holds a value that is not finite, or too large for float16.
+    """
     stored: dict[str, Tensor] = {}
     for name, tensor in module.state_dict().items():
         if not tensor.is_floating_point():
@@ -39,7 +45,9 @@ def save_tensors(module: nn.Module, path: Path, int8_below: str | None = None) -
         elif _is_below(name, int8_below) and _is_matrix(tensor):
             stored[name], stored[name + SCALE_SUFFIX] = quantized_rows(tensor)
         else:
-            stored[name] = tensor.half().contiguous()
+            stored[name] = (tensor.half() if tensor.ndim > 1 else tensor).contiguous()
+        if not bool(torch.isfinite(stored[name]).all()):
+            raise ModelError(f"{path}: not saved: '{name}' is not finite or too large for float16")
     write_safetensors(stored, path)
 
 
@@ -48,7 +56,8 @@ def write_safetensors(
 ) -> None:
     """Write to a temporary name beside ``path``, then rename."""
     partial = path.with_name(path.name + ".partial")
-    safetensors.torch.save_file(tensors, partial, metadata)
+    # Through bytes: safetensors' own files are readable by their owner only.
+    partial.write_bytes(safetensors.torch.save(tensors, metadata))
     partial.replace(path)
 
 
