@@ -1,7 +1,7 @@
 """Train the joint space and embed every training crop with heads that never saw its package.
 
 An audio head fitted on the very clips that the extractor trains on places them closer to their
-captions than it places anybody's own recordings (matched cosine 0.5 against 0.3). So the heads
+captions than it places anybody's own recordings. So the heads
 whose embeddings condition the extractor are cross-fitted: five heads, each trained without a fifth
 of the packages and used on that fifth, all against one fixed text head, hence in one space.
 """

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 class ConvBlock(nn.Module):
     """Pre-activation residual block of two 3x3 convolutions; the query shifts the second's input.
 
-    Additive FiLM, as in AudioSep: the products of full FiLM took a sixth of a training step.
+    Additive FiLM, as in AudioSep: on the CPU the products of full FiLM cost as much as copies.
     """
 
     def __init__(self, channels: int, query_dim: int | None) -> None:
