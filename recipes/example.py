@@ -1,7 +1,8 @@
 """The mixture of ``make demo``: two freely licensed sounds of held-out packages.
 
-A cow (pekka-kana-2-data, BSD-2-Clause) moos twice over running water (gcompris-qt-data,
-CC-BY-3.0); no part of the built-in model was trained on either package.
+A cow (pekka-kana-2-data, BSD-2-Clause) moos while coins jingle (gcompris-qt-data, CC0-1.0); no part
+of the built-in model was trained on either package. The pair was chosen from the few freely
+licensed test sounds as one that the model tells apart well: it shows the tool, not its average.
 """
 
 from __future__ import annotations
@@ -16,15 +17,20 @@ RATE = 32_000
 SECONDS = 8.0
 
 
+def repeated(path: Path) -> np.ndarray:
+    """The sound again and again, 0.3 s apart, at an RMS of 0.1; float64 [samples]."""
+    sound, _ = soundfile.read(path)
+    endless = np.resize(np.pad(sound, (0, round(0.3 * RATE))), round(SECONDS * RATE))
+    return 0.1 * endless / np.sqrt(np.square(endless).mean())
+
+
 def main() -> None:
     """Write ``examples/mixture.wav`` and ``examples/query.txt``."""
     home = Path(os.environ.get("SINGLEOUT_SOUNDS", "~/.cache/singleout/sounds")).expanduser()
-    cow, _ = soundfile.read(next(home.glob("audio/pekka-kana-2-data/moo-*.wav")))
-    water, _ = soundfile.read(next(home.glob("audio/gcompris-qt-data/water-fill-*.wav")))
-    mixture = np.resize(water, round(SECONDS * RATE)) * 0.25
-    for onset_seconds in (1.5, 5.5):
-        start = round(onset_seconds * RATE)
-        mixture[start : start + len(cow)] += 0.3 * cow
+    mixture = sum(
+        repeated(next(home.glob(f"audio/{pattern}-*.wav")))
+        for pattern in ("pekka-kana-2-data/moo", "gcompris-qt-data/money2")
+    )
     folder = Path("examples")
     folder.mkdir(exist_ok=True)
     soundfile.write(folder / "mixture.wav", mixture, RATE, "PCM_16")
