@@ -63,6 +63,16 @@ class MixtureConfig(StrictConfig):
         return self
 
 
+SCORED_MIXTURES = MixtureConfig(
+    num_sources=(2, 2),
+    snr_db=(-5.0, 5.0),
+    gain_db=(0.0, 0.0),
+    speed=(1.0, 1.0),
+    source_band_share=0.0,
+    mixture_band_share=0.0,
+)
+"""Two unaltered sounds at -5 to 5 dB: what validation and evaluation score."""
+
 MAX_MISSES = 1_000
 
 

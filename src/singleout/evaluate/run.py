@@ -12,7 +12,7 @@ from torch import Tensor
 
 from singleout.config import StrictConfig
 from singleout.data.manifest import Clip
-from singleout.data.plan import MixtureConfig, Planner
+from singleout.data.plan import SCORED_MIXTURES, MixtureConfig, Planner
 from singleout.data.render import Mixture, render
 from singleout.errors import ManifestError
 from singleout.evaluate.metrics import score
@@ -35,14 +35,7 @@ class EvaluationConfig(StrictConfig):
 
     num_mixtures: int = 600
     seed: int = 0
-    mixtures: MixtureConfig = MixtureConfig(
-        num_sources=(2, 2),
-        snr_db=(-5.0, 5.0),
-        gain_db=(0.0, 0.0),
-        speed=(1.0, 1.0),
-        source_band_share=0.0,
-        mixture_band_share=0.0,
-    )
+    mixtures: MixtureConfig = SCORED_MIXTURES
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from singleout.config import StrictConfig
-from singleout.data.plan import MixtureConfig
+from singleout.data.plan import SCORED_MIXTURES, MixtureConfig
 from singleout.model import ModelConfig
 
 Positive = Annotated[int, Field(gt=0)]
@@ -27,14 +27,7 @@ class ValidationConfig(StrictConfig):
 
     num_mixtures: Annotated[int, Field(ge=0)] = 100
     every_steps: Positive = 500
-    mixtures: MixtureConfig = MixtureConfig(
-        num_sources=(2, 2),
-        snr_db=(-5.0, 5.0),
-        gain_db=(0.0, 0.0),
-        speed=(1.0, 1.0),
-        source_band_share=0.0,
-        mixture_band_share=0.0,
-    )
+    mixtures: MixtureConfig = SCORED_MIXTURES
 
 
 class TrainConfig(StrictConfig):
