@@ -34,10 +34,8 @@ sounds: $(VENV)/.recipes
 builtin: $(VENV)/.recipes
 	$(BIN)/python -m recipes.sounds --tier full --unlabelled
 	$(BIN)/python -m recipes.builtin.embed
-	$(BIN)/python -m recipes.builtin.distil --shards 6 --passes 3
+	$(BIN)/python -m recipes.builtin.distil --shards 20 --passes 4
 	$(BIN)/singleout train configs/builtin.yaml
-	$(BIN)/python -m recipes.builtin.align
-	$(BIN)/singleout train configs/builtin_continued.yaml
 	$(BIN)/python -m recipes.builtin.ship
 
 clean:

@@ -57,11 +57,10 @@ def licence_table(rows: list[dict[str, Any]]) -> str:
 def main() -> None:
     """Assemble the card."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--config", type=Path, default=Path("configs/builtin_continued.yaml"))
+    parser.add_argument("--config", type=Path, default=Path("configs/builtin.yaml"))
     parser.add_argument("--output", type=Path, default=Path("src/singleout/builtin/README.md"))
     args = parser.parse_args()
     config = load_config(TrainConfig, args.config)
-    first = load_config(TrainConfig, Path("configs/builtin.yaml"))
     assert config.manifest is not None
     rows = [json.loads(line) for line in config.manifest.read_text().splitlines()]
     train = [row for row in rows if row["split"] == "train"]
@@ -77,11 +76,8 @@ def main() -> None:
     unlabelled_hours = sum(row["seconds"] for row in unlabelled) / 3600
     held_out = sorted({row["origin"]["package"] for row in rows if row["split"] == "test"})
     seed = result["meta"]["config"]["seed"]
-    dropout = ", then ".join(
-        f"p = {step.p}"
-        for stage in (first, config)
-        for step in stage.model.manipulation.steps
-        if isinstance(step, Dropout)
+    dropout = ", ".join(
+        f"p = {step.p}" for step in config.model.manipulation.steps if isinstance(step, Dropout)
     )
     args.output.write_text(
         f"""# The built-in model, v0
@@ -92,9 +88,9 @@ by `python -m recipes.builtin.card`; the recipe is `make builtin`.
 ## What it is
 - Extractor: `ConditionedUNet` at 32 kHz, **trained on sounds alone**: conditioned on audio
   embeddings of the target with dropout ({dropout}), never on a caption.
-  {first.steps:,} + {config.steps:,} steps of {config.batch_size} four-second mixtures with two
-  queries each, one thread of a 2-core CPU, seeds 0 and {config.seed}; {len(train):,} sounds,
-  {hours:.1f} hours (`make sounds TIER=full`).
+  {config.steps:,} steps of {config.batch_size} four-second mixtures with two queries each, one
+  thread of a 2-core CPU, seed {config.seed}; {len(train):,} sounds, {hours:.1f} hours (`make
+  sounds TIER=full`).
 - Encoder: all-MiniLM-L6-v2 (Apache-2.0, int8) with our text head; a residual network of our own,
   distilled from YAMNet and a head on it, on the same sounds and {len(unlabelled):,} unlabelled
   files ({unlabelled_hours:.1f} hours) of the same packages. The heads, not the extractor, were

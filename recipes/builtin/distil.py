@@ -1,8 +1,9 @@
 """Teach the shipped audio tower to imitate the tagger and its head, from scratch.
 
 The tower hears random crops of the training sounds, alone and mixed, filtered and at other levels;
-the teacher hears the very same audio. Targets: the teacher head's embedding (the joint space) and
-the tagger's logits over 521 classes, the latter only to shape the features.
+the teacher hears the very same audio. Targets: the teacher head's embedding, compared in the
+aligned space in which queries meet, and the tagger's logits over 521 classes, the latter only to
+shape the features.
 """
 
 from __future__ import annotations
@@ -136,7 +137,8 @@ def distil(
 ) -> None:
     """Train ``encoder.network.audio`` in place; a checkpoint is kept after every shard."""
     torch.manual_seed(0)
-    tower = encoder.network.audio.requires_grad_(True).train()
+    network = encoder.network
+    tower = network.audio.requires_grad_(True).train()
     tower.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     tags = nn.Linear(2 * tower.width, 521)
     weights = [*tower.parameters(), *tags.parameters()]
@@ -168,8 +170,8 @@ def distil(
                 features = tower.features(level(wave[:, cut:]))
                 embedding = tower.head(features)
                 tagged = tags(features)
-            embedding = F.normalize(embedding.float(), dim=-1)
-            wanted = torch.from_numpy(target[rows].astype(np.float32))
+            embedding = network.aligned_audio(F.normalize(embedding.float(), dim=-1))
+            wanted = network.aligned_audio(torch.from_numpy(target[rows].astype(np.float32)))
             opinion = torch.sigmoid(0.5 * torch.from_numpy(logits[rows].astype(np.float32)))
             loss = 4 * (1 - (embedding * wanted).sum(-1)).mean()
             loss = loss + 20 * F.binary_cross_entropy_with_logits(tagged.float(), opinion)

@@ -4,6 +4,9 @@ An audio head fitted on the very clips that the extractor trains on places them 
 captions than it places anybody's own recordings. So the heads
 whose embeddings condition the extractor are cross-fitted: five heads, each trained without a fifth
 of the packages and used on that fifth, all against one fixed text head, hence in one space.
+
+The alignment (``alignment.py``) is fitted on these embeddings and applied to them: the tables are
+in the space in which the extractor is queried.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from recipes.builtin import teachers
+from recipes.builtin.alignment import RANK, Split, fit, report
 from recipes.builtin.features import TaggerFeatures, tagger_features
 from recipes.builtin.heads import (
     Recipe,
@@ -31,7 +35,7 @@ from recipes.builtin.heads import (
     view_of,
 )
 from singleout.config import load_config
-from singleout.data.embeddings import build_table, table_key
+from singleout.data.embeddings import EmbeddingTable, build_table, table_key
 from singleout.data.manifest import Clip, read_manifest
 from singleout.data.plan import MixtureConfig
 from singleout.query.builtin import BuiltinEncoder, BuiltinNetwork
@@ -90,9 +94,8 @@ def embed_crops(
     view: TaggerView,
     heads: list[TaggerHead],
     head_of: NDArray[np.int64],
-    path: Path,
-) -> None:
-    """Write the table of the clips ``rows``, clip i embedded by ``heads[head_of[i]]``."""
+) -> EmbeddingTable:
+    """The table of the clips ``rows``, clip i embedded by ``heads[head_of[i]]``."""
 
     @torch.inference_mode()
     def embed(clip: int, crop: int) -> Tensor:
@@ -100,9 +103,7 @@ def embed_crops(
         found = features.crop(int(rows[clip]), start, config.segment_seconds)
         return heads[head_of[clip]](view(*patches(features, found))[0][None])[0]
 
-    chosen = [clips[i] for i in rows]
-    table = build_table(chosen, config, embed)
-    table.save(path, table_key(chosen, config, "given"))
+    return build_table([clips[i] for i in rows], config, embed)
 
 
 def main() -> None:
@@ -133,28 +134,44 @@ def main() -> None:
         train_heads(clips, crops, words, train[fold != k], recipe, text)[0]
         for k in range(NUM_FOLDS)
     ]
-    embed_crops(
-        clips, train, config.mixtures, features, view, heads, fold,
-        config.embeddings / "train.safetensors",
-    )  # fmt: skip
-    embed_crops(
-        clips, validation, config.validation.mixtures, features, view, [full],
-        np.zeros(len(validation), int), config.embeddings / "validation.safetensors",
-    )  # fmt: skip
     state = {f"head.{k}": v for k, v in full.state_dict().items()}
     state |= {f"view.{k}": v for k, v in view.state_dict().items()}
     write_safetensors(state, work / "teacher.safetensors")
 
-    sentence, tokenizer = teachers.minilm()
     sizes = {
         "dim": recipe.dim,
         "text_hidden": recipe.hidden,
         "sentence": {},
         "audio_channels": [32, 64, 128, 256, 448],
+        "rank": RANK,
     }
     network = BuiltinNetwork(sizes)
+    sentence, tokenizer = teachers.minilm()
     network.sentence.load_state_dict(sentence.state_dict())
     network.text_head.load_state_dict(text.state_dict())
+
+    plans = {"train": config.mixtures, "validation": config.validation.mixtures}
+    tables = {
+        "train": embed_crops(clips, train, plans["train"], features, view, heads, fold),
+        "validation": embed_crops(
+            clips, validation, plans["validation"], features, view, [full],
+            np.zeros(len(validation), int),
+        ),
+    }  # fmt: skip
+    splits = {}
+    for name, rows in (("train", train), ("validation", validation)):
+        captions = torch.stack([words.captions[i][0] for i in rows])
+        with torch.inference_mode():
+            said = text(captions).clone()
+        splits[name] = Split([clips[i] for i in rows], tables[name], said)
+    report(splits["train"], splits["validation"])
+    alignment = fit(splits["train"])
+    network.alignment = alignment
+    for name, split in splits.items():
+        aligned = alignment(split.table.embeddings, alignment.audio_mean)
+        EmbeddingTable(aligned, split.table.offsets).save(
+            config.embeddings / f"{name}.safetensors", table_key(split.clips, plans[name], "given")
+        )
     BuiltinEncoder(network, tokenizer.to_str(), sizes).save_pretrained(work / "encoder")
 
 

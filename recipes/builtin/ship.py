@@ -16,18 +16,18 @@ PACKAGE = Path("src/singleout/builtin")
 def main() -> None:
     """Check that text is embedded as in training, then save under the shipped encoder's name."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--config", type=Path, default=Path("configs/builtin_continued.yaml"))
+    parser.add_argument("--config", type=Path, default=Path("configs/builtin.yaml"))
     parser.add_argument("--model", type=Path, help="default: the config's run")
     args = parser.parse_args()
     config = load_config(TrainConfig, args.config)
-    trained_with = BuiltinEncoder.from_pretrained(config.output.parent / "encoder-aligned")
+    trained_with = BuiltinEncoder.from_pretrained(config.output.parent / "encoder")
     encoder = BuiltinEncoder.from_pretrained(PACKAGE / "encoder")
     prompts = ["a dog barking", "an engine running", "rain falling on leaves"]
     difference = (encoder.embed_text(prompts) - trained_with.embed_text(prompts)).abs().max()
     if difference > 1e-3:
         raise SystemExit(
             f"error: the shipped encoder's text side differs by {float(difference):.4f} from the "
-            "one of this run: run recipes.builtin.distil and recipes.builtin.align again"
+            "one of this run: run recipes.builtin.distil again"
         )
     model = QueriedSeparator.from_pretrained(args.model or config.output / "model", trained_with)
     shipped = QueriedSeparator(
