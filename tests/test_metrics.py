@@ -11,20 +11,23 @@ from torch import Tensor
 from torchmetrics.functional.audio import (
     scale_invariant_signal_distortion_ratio,
     signal_noise_ratio,
+    source_aggregated_signal_distortion_ratio,
 )
 
 from singleout.errors import InputError
 from singleout.evaluate.metrics import (
     SILENT_SI_SDR_DB,
     is_silent,
+    sa_sdr,
     score,
     sdr,
     sdr_improvement,
     si_sdr,
     si_sdr_improvement,
+    suppression,
 )
 
-METRICS: list[Callable[..., Tensor]] = [sdr, si_sdr, is_silent]
+METRICS: list[Callable[..., Tensor]] = [sdr, si_sdr, is_silent, suppression]
 
 levels_db = st.floats(-60, 40)
 shapes = st.lists(st.integers(1, 3), max_size=2).flatmap(
@@ -166,6 +169,54 @@ def test_an_absent_target_has_no_si_sdr_and_its_sdr_improvement_is_attenuation()
     assert scores.is_silent.tolist() == [False, False, True]
     expected = torch.tensor([0.0, 20.0, 80.0], dtype=torch.float64)
     torch.testing.assert_close(scores.sdr_improvement, expected, atol=0.3, rtol=0)
+
+
+@settings(deadline=None)
+@given(seed=seeds, shape=shapes, target_db=levels_db, error_db=levels_db)
+def test_sa_sdr_agrees_with_torchmetrics_on_target_and_residual(
+    seed: int, shape: tuple[int, ...], target_db: float, error_db: float
+) -> None:
+    target = noise(seed, *shape, rms_db=target_db)
+    mixture = target + noise(seed + 1, *shape)
+    estimate = target + noise(seed + 2, *shape, rms_db=error_db)
+    expected = source_aggregated_signal_distortion_ratio(
+        torch.stack([estimate, mixture - estimate], -2),
+        torch.stack([target, mixture - target], -2),
+        scale_invariant=False,
+        zero_mean=False,
+    )
+    found = sa_sdr(estimate, target, mixture)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+
+
+def test_sa_sdr_of_an_absent_target_is_suppression_less_3_db() -> None:
+    mixture = noise(0, 3, 1000)
+    estimate = torch.tensor([[1.0], [0.1], [0.01]], dtype=torch.float64) * mixture
+    found = sa_sdr(estimate, torch.zeros_like(mixture), mixture)
+    torch.testing.assert_close(found, suppression(estimate, mixture) - 10 * math.log10(2))
+
+
+def test_sa_sdr_is_finite_for_silence_and_for_perfection() -> None:
+    target, zero = torch.full((1000,), 0.1), torch.zeros(1000)
+    assert sa_sdr(target, target, target).item() == pytest.approx(80)
+    assert sa_sdr(zero, zero, target).item() == pytest.approx(80)
+    assert sa_sdr(zero, zero, zero).item() == 0
+
+
+def test_suppression_is_the_level_below_the_mixture_within_its_cap() -> None:
+    mixture = noise(0, 1000)
+    gains_db = torch.tensor([6.0, 0.0, -37.0, -99.0, -101.0, -300.0], dtype=torch.float64)
+    estimates = 10 ** (gains_db[:, None] / 20) * mixture
+    expected = torch.tensor([-6.0, 0.0, 37.0, 99.0, 100.0, 100.0], dtype=torch.float64)
+    found = suppression(estimates, mixture.expand_as(estimates))
+    torch.testing.assert_close(found, expected)
+    assert suppression(torch.zeros(1000).double(), mixture).item() == pytest.approx(100)
+    assert suppression(mixture.clamp(-0.05, 0.05), mixture) > 1  # clipping takes power away
+
+
+def test_nothing_can_be_suppressed_of_silence() -> None:
+    assert suppression(torch.ones(8), torch.zeros(8)).isnan()
+    assert suppression(torch.zeros(8), torch.zeros(8)).isnan()
 
 
 def test_zero_is_silent_even_when_the_mixture_is_zero() -> None:

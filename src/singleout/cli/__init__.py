@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from singleout.cli.benchmark import benchmark
 from singleout.cli.evaluate import evaluate
 from singleout.cli.extract import extract
 from singleout.cli.train import train
@@ -68,6 +69,7 @@ def _root(
 app.command()(extract)
 app.command()(train)
 app.command()(evaluate)
+app.command()(benchmark)
 
 
 def main() -> None:

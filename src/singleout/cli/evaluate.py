@@ -27,13 +27,9 @@ def evaluate(
 ) -> None:
     """Score a model on two-sound mixtures at -5 to 5 dB, with text and with audio queries."""
     import json
-    import platform
     from time import perf_counter
 
-    import torch
-
-    from singleout import __version__
-    from singleout.audio import replacing
+    from singleout.cli.results import provenance, write_results
     from singleout.data.manifest import read_manifest
     from singleout.evaluate.run import EvaluationConfig, summary
     from singleout.evaluate.run import evaluate as run
@@ -44,25 +40,17 @@ def evaluate(
     clips = read_manifest(manifest, split)
     config = EvaluationConfig(num_mixtures=mixtures, seed=seed)
     rows = run(loaded, clips, config)
+    command = f"singleout evaluate MANIFEST --split {split} --mixtures {mixtures} --seed {seed}"
+    command += "" if model is None else " --model MODEL"
     meta = {
-        "command": f"singleout evaluate MANIFEST --split {split} --mixtures {mixtures} "
-        f"--seed {seed}" + ("" if model is None else " --model MODEL"),
-        "version": __version__,
-        "torch": torch.__version__,
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
-        "encoder": loaded.encoder.fingerprint,
+        **provenance(command, loaded, perf_counter() - started),
         "num_sounds": len(clips),
-        "seconds": round(perf_counter() - started, 1),
         "config": config.model_dump(),
     }
     result = {"meta": meta, **summary(rows)}
     text = json.dumps(result, indent=2)
     if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        lines = "".join(json.dumps(row) + "\n" for row in rows)
-        with replacing(output) as partial, replacing(output.with_suffix(".rows.jsonl")) as table:
-            partial.write_text(text + "\n", encoding="utf-8")
-            table.write_text(lines, encoding="utf-8")
+        write_results(output, text, rows)
     typer.echo(text if as_json else _table(result))
 
 

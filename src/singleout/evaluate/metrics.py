@@ -7,11 +7,12 @@ function raises `InputError` (a `ValueError`) when shapes differ, when there are
 a waveform is not floating-point or not finite; a batch of no waveforms gives no scores.
 
 Two scores are called "SDR" in the field. `sdr` is the plain signal-to-noise ratio of AudioSep and
-DCASE 2024 Task 9, not the 512-tap BSS-eval SDR of CLAPSep: never compare the two.
+DCASE 2024 Task 9, not the 512-tap BSS-eval SDR of CLAPSep (`singleout.evaluate.bss_eval`): never
+compare the two.
 
 An absent (all-zero) target has no direction to project on, so its SI-SDR is NaN and it is never
-improved. Leave such items out of SI-SDR statistics; judge them by `Scores.is_silent` and by
-`sdr_improvement`, which then is the attenuation of the mixture (as far as the floor of `sdr`).
+improved. Leave such items out of SI-SDR statistics; judge them by `Scores.is_silent`, by
+`suppression` and by `sa_sdr`, which scores absent and present targets alike.
 """
 
 from dataclasses import dataclass
@@ -29,6 +30,9 @@ SILENCE_THRESHOLD_DB = 40.0
 
 SILENT_SI_SDR_DB = -30.0
 """Silence rule: the SI-SDR of a silent estimate when the target is present."""
+
+SUPPRESSION_CAP_DB = 100.0
+"""`suppression` of an estimate this far below the mixture or further, such as an all-zero one."""
 
 IMPROVEMENT_MARGIN_DB = 1e-6
 """A rescaled mixture ties with the mixture; rounding must not turn the tie into an improvement."""
@@ -94,6 +98,35 @@ def si_sdr(estimate: Tensor, target: Tensor) -> Tensor:
 def si_sdr_improvement(estimate: Tensor, target: Tensor, mixture: Tensor) -> Tensor:
     """SI-SDRi in dB: `si_sdr` of the estimate minus that of the mixture, without a silence rule."""
     return si_sdr(estimate, target) - si_sdr(mixture, target)
+
+
+def sa_sdr(estimate: Tensor, target: Tensor, mixture: Tensor) -> Tensor:
+    """Source-aggregated SDR in dB of target and residual together: defined for silent targets.
+
+    Energies are added over the sources before the ratio is taken (von Neumann et al., "SA-SDR: A
+    novel loss function for separation of meeting style data", 2022), here over the two that text
+    queries divide a mixture x into: s and x - s, estimated by ŝ and x - ŝ. Both have the same
+    error, so it is 10·log10((‖s‖² + ‖x - s‖²)/(2·‖ŝ - s‖²)), with mean squares floored as in `sdr`.
+    For an absent target it is `suppression` - 3.01 dB; the mixture as estimate then scores
+    -3.01 dB. It depends on the estimate's scale.
+    """
+    estimate, target, mixture = checked(estimate=estimate, target=target, mixture=mixture)
+    signal = _power(target) + _power(mixture - target)
+    distortion = 2 * _power(estimate - target)
+    return _decibels(signal.clamp(min=POWER_FLOOR), distortion.clamp(min=POWER_FLOOR))
+
+
+def suppression(estimate: Tensor, mixture: Tensor) -> Tensor:
+    """How far the estimate is below the mixture, in dB: what to ask of an absent target.
+
+    10·log10(mean x² / mean ŝ²), at most 100 dB (an all-zero estimate), negative when the estimate
+    is louder; NaN for an all-zero mixture, of which nothing can be suppressed.
+    """
+    estimate, mixture = checked(estimate=estimate, mixture=mixture)
+    power = _power(mixture)
+    floor = power * 10 ** (-SUPPRESSION_CAP_DB / 10)
+    ratio = _decibels(power, torch.maximum(_power(estimate), floor))
+    return ratio.masked_fill(power == 0, torch.nan)
 
 
 def is_silent(estimate: Tensor, mixture: Tensor) -> Tensor:

@@ -1,0 +1,44 @@
+"""What commands that measure have in common: where a result came from, and its two files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from singleout.model import QueriedSeparator
+
+
+def provenance(command: str, model: QueriedSeparator, seconds: float) -> dict[str, Any]:
+    """What a result must say about how it came about."""
+    import platform
+
+    import torch
+
+    from singleout import __version__
+
+    return {
+        "command": command,
+        "version": __version__,
+        "torch": torch.__version__,
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
+        "encoder": model.encoder.fingerprint,
+        "seconds": round(seconds, 1),
+    }
+
+
+def write_results(output: Path, text: str, rows: Sequence[dict[str, Any]]) -> None:
+    """The summary as ``output`` and the rows as JSONL beside it, both whole or neither.
+
+    Raises:
+        AudioError: they cannot be written there.
+    """
+    from singleout.audio import replacing
+
+    output.parent.mkdir(parents=True, exist_ok=True)
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    with replacing(output) as partial, replacing(output.with_suffix(".rows.jsonl")) as table:
+        partial.write_text(text + "\n", encoding="utf-8")
+        table.write_text(lines, encoding="utf-8")
