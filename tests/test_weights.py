@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
+import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from singleout.errors import ModelError
-from singleout.weights import SCALE_SUFFIX, load_tensors, quantized_rows, save_tensors
+from singleout.weights import SCALE_SUFFIX, load_tensors, quantized_rows, read_tensors, save_tensors
 
 
 class Network(nn.Module):
@@ -228,3 +231,48 @@ def test_large_variances_survive_and_what_does_not_fit_is_refused(tmp_path: Path
         with pytest.raises(ModelError, match=r"'head\.weight' is not finite or too large"):
             save_tensors(saved, path)
     assert path.read_bytes() == before
+
+
+class TestReadTensors:
+    """Checkpoints of other people."""
+
+    def test_unwraps_what_training_code_writes(self, tmp_path: Path) -> None:
+        path = tmp_path / "last.ckpt"
+        state = {"module.a": torch.ones(2), "module.b": torch.zeros(1)}
+        extras = {"epoch": 3, "best": np.float64(0.5), "args": argparse.Namespace(rate=1)}
+        torch.save({"state_dict": state, **extras}, path)
+        tensors = read_tensors(path)
+        assert list(tensors) == ["a", "b"]
+        assert torch.equal(tensors["a"], torch.ones(2))
+
+    def test_reads_the_format_before_zip(self, tmp_path: Path) -> None:
+        path = tmp_path / "old.pt"
+        torch.save({"a": torch.ones(2)}, path, _use_new_zipfile_serialization=False)
+        assert torch.equal(read_tensors(path)["a"], torch.ones(2))
+
+    def test_refuses_code_without_running_it(self, tmp_path: Path) -> None:
+        touched = tmp_path / "touched"
+
+        class Code:
+            def __reduce__(self) -> tuple[object, tuple[str]]:
+                return os.mkdir, (str(touched),)
+
+        torch.save({"state_dict": {"a": torch.ones(2)}, "x": Code()}, tmp_path / "bad.ckpt")
+        with pytest.raises(ModelError, match=r"bad\.ckpt: refused: it holds code or objects"):
+            read_tensors(tmp_path / "bad.ckpt")
+        assert not touched.exists()
+
+    @pytest.mark.parametrize("kept", [0, 40, 3_000])
+    def test_refuses_a_truncated_file(self, kept: int, tmp_path: Path) -> None:
+        path = tmp_path / "cut.ckpt"
+        torch.save({"a": torch.ones(20_000)}, path)
+        path.write_bytes(path.read_bytes()[:kept])
+        with pytest.raises(ModelError, match=r"cut\.ckpt: not a checkpoint, or truncated"):
+            read_tensors(path)
+
+    def test_refuses_what_holds_no_tensors(self, tmp_path: Path) -> None:
+        torch.save({"a": 1}, tmp_path / "none.pt")
+        with pytest.raises(ModelError, match="holds no tensors"):
+            read_tensors(tmp_path / "none.pt")
+        with pytest.raises(ModelError, match="no such file"):
+            read_tensors(tmp_path / "missing.pt")

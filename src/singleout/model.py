@@ -1,12 +1,14 @@
 """The queried separator: encoder + manipulation + separator, one path for all uses.
 
 On disk a model is a folder: ``config.json`` and ``model.safetensors`` (the separator). The encoder
-is named with its fingerprint, not copied.
+is named with its fingerprint, not copied. Checkpoints of AudioSep's layout are models, too.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import tempfile
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
@@ -17,9 +19,15 @@ from torch.nn import functional as F
 
 from singleout.config import StrictConfig, validated
 from singleout.errors import ConfigError, ModelError, QueryError
+from singleout.hub import fetched, is_hub_id, split_revision, upload
 from singleout.query import QueryEncoder, load_encoder
 from singleout.query.manipulations import Chain
-from singleout.separators import AnySeparator, Separator
+from singleout.separators import AnySeparator, ResUNet30, ResUNet30Config, Separator
+from singleout.separators.resunet30_checkpoint import (
+    FILE_NAMES,
+    holds_checkpoint,
+    query_encoder_tensors,
+)
 from singleout.types import Query
 from singleout.weights import load_tensors, save_tensors
 
@@ -41,12 +49,14 @@ class ModelConfig(StrictConfig):
         separator: which one, and its sizes.
         manipulation: of the embeddings, in training and at inference.
         encoder: reference to the query encoder.
+        sha256: of ``model.safetensors``; checked when the model is loaded.
     """
 
     format: Literal[1] = 1
     separator: AnySeparator
     manipulation: Chain = Chain()
     encoder: EncoderReference = EncoderReference()
+    sha256: str | None = None
 
 
 class QueriedSeparator(nn.Module):
@@ -93,28 +103,144 @@ class QueriedSeparator(nn.Module):
         reference = EncoderReference(
             name=self.config.encoder.name, fingerprint=self.encoder.fingerprint
         )
-        config = self.config.model_copy(update={"encoder": reference})
+        digest = hashlib.sha256((path / "model.safetensors").read_bytes()).hexdigest()
+        config = self.config.model_copy(update={"encoder": reference, "sha256": digest})
         partial = path / "config.json.partial"
         partial.write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
         partial.replace(path / "config.json")
 
-    @classmethod
-    def from_pretrained(
-        cls, folder: str | Path | None = None, encoder: QueryEncoder | None = None
-    ) -> QueriedSeparator:
-        """The model in the package, or the one in ``folder``; in evaluation mode.
+    def push_to_hub(self, identifier: str, private: bool = False) -> str:
+        """Save and put on the hub as ``owner/name``, with a model card; returns the address.
 
         Raises:
-            ModelError: no such folder, or its files are corrupt or of another architecture.
+            MissingExtraError: huggingface-hub is not installed.
+            ModelError: the encoder is a folder on this machine, which nobody else has; or the hub
+                cannot be reached or refuses.
         """
-        path = Path(str(files("singleout") / PACKAGED)) if folder is None else Path(folder)
+        name = self.config.encoder.name
+        if name != "builtin" and not is_hub_id(name):
+            raise ModelError(
+                f"{identifier}: its query encoder '{name}' is on this machine alone: put the "
+                "encoder on the hub and name it by its hub id in the model's config first"
+            )
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            (Path(folder) / "README.md").write_text(self.model_card(), encoding="utf-8")
+            return upload(Path(folder), identifier, private)
+
+    def model_card(self) -> str:
+        """Markdown for the hub: what the model is, what it needs, how it is used."""
+        config = self.config
+        steps = ", ".join(step.type for step in config.manipulation.steps) or "none"
+        return f"""---
+library_name: singleout
+tags: [audio, source-separation, target-sound-extraction]
+---
+# A singleout model
+
+Singles out of a recording the sound that words describe.
+
+- Separator: `{config.separator.type}`, {self.sample_rate:,} Hz
+- Query encoder: `{config.encoder.name}`, fingerprint `{self.encoder.fingerprint}`
+- Manipulation of the embeddings: {steps}
+
+```console
+$ singleout extract MIXTURE.wav "a dog barking" --model OWNER/NAME
+```
+
+The training data, the licence and the measured quality are for the author to add.
+"""
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path | None = None,
+        encoder: QueryEncoder | None = None,
+        revision: str | None = None,
+    ) -> QueriedSeparator:
+        """A model in evaluation mode.
+
+        Args:
+            name_or_path: nothing is the model in the package. Or the folder of a saved model; a
+                checkpoint of AudioSep's layout (a file, or a folder as hubs lay it out); or a hub
+                id, ``owner/name`` or ``owner/name@revision``.
+            encoder: instead of the one that the model names or holds.
+            revision: branch, tag or commit on the hub.
+
+        Raises:
+            ModelError: no such model, or its files are corrupt or of another architecture; or the
+                encoder gives embeddings of another length than the model takes.
+        """
+        if name_or_path is None:
+            return cls._from_folder(Path(str(files("singleout") / PACKAGED)), encoder)
+        path = Path(name_or_path).expanduser()
+        if not path.exists() and is_hub_id(str(name_or_path)):
+            identifier, revision = split_revision(str(name_or_path), revision)
+            path = fetched(identifier, revision, ["config.json", *FILE_NAMES, "*.ckpt"])
+        if path.is_file() or (path.is_dir() and not _is_ours(path)):
+            return cls._from_checkpoint(path, encoder)
+        return cls._from_folder(path, encoder)
+
+    @classmethod
+    def _from_folder(cls, path: Path, encoder: QueryEncoder | None) -> QueriedSeparator:
         config = read_config(path)
         if encoder is None:
             encoder = load_encoder(config.encoder.name, config.encoder.fingerprint)
+        weights = path / "model.safetensors"
+        if config.sha256 is not None and weights.is_file():
+            digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+            if digest != config.sha256:
+                raise ModelError(
+                    f"{weights}: corrupt or truncated: its SHA-256 is {digest[:12]}…, config.json "
+                    f"says {config.sha256[:12]}…; fetch or save the model again"
+                )
         with torch.device("meta"):
             model = cls(config, encoder)
-        load_tensors(model.separator, path / "model.safetensors")  # type: ignore[arg-type]
+        load_tensors(model.separator, weights)  # type: ignore[arg-type]
         return model.eval().requires_grad_(False)
+
+    @classmethod
+    def _from_checkpoint(cls, path: Path, encoder: QueryEncoder | None) -> QueriedSeparator:
+        separator = ResUNet30.from_checkpoint(path)
+        if encoder is None:
+            encoder = _encoder_inside(path)
+        if encoder.dim != separator.embedding_dim:
+            raise ModelError(
+                f"{path}: takes embeddings of length {separator.embedding_dim}, the query encoder "
+                f"'{encoder.name}' gives {encoder.dim}: give the one it was trained with"
+            )
+        config = ModelConfig(
+            separator=ResUNet30Config(
+                sample_rate=separator.sample_rate, num_fft=separator.num_fft, hop=separator.hop
+            ),
+            encoder=EncoderReference(name=encoder.name, fingerprint=encoder.fingerprint),
+        )
+        with torch.device("meta"):
+            model = cls(config, encoder)
+        model.separator = separator
+        return model.eval()
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether a folder is one of ``save_pretrained``, whole or not, and no checkpoint of others."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return not isinstance(config, dict) or "separator" in config
+    except (OSError, ValueError):
+        return not holds_checkpoint(folder)
+
+
+def _encoder_inside(path: Path) -> QueryEncoder:
+    """LAION's CLAP out of the checkpoint itself."""
+    tensors = query_encoder_tensors(path)
+    if not tensors:
+        raise ModelError(
+            f"{path}: holds no query encoder: give the CLAP it was trained with (--encoder on the "
+            "command line): a file of LAION's, a folder or a hub id"
+        )
+    from singleout.query.laion import from_laion
+
+    return from_laion(tensors, name=str(path))
 
 
 def read_config(folder: Path) -> ModelConfig:

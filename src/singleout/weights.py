@@ -98,7 +98,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise ModelError(f"{path}: holds no tensors: a checkpoint's state dict is needed")
     if all(name.startswith("module.") for name in tensors):
         tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
-    return tensors
+    return dict(tensors)
 
 
 # Checkpoints of the field carry scores as NumPy scalars, and options in a namespace or as paths;
@@ -115,7 +115,7 @@ _PLAIN_VALUES: list[Any] = [
 def _unpickled(path: Path) -> Any:
     scalar = np.float64(0).__reduce__()[0]
     # Files name the function by the module it lived in when they were written.
-    renamed = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
+    renamed: list[Any] = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
     try:
         with torch.serialization.safe_globals([*_PLAIN_VALUES, *renamed]):
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -145,7 +145,6 @@ def load_tensors(module: nn.Module, path: Path) -> None:
         raise ModelError(f"{path}: no such file; a model is a folder with its weights") from None
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path}: corrupt or truncated weights ({error})") from None
-    expected = module.state_dict()
     tensors: dict[str, Tensor] = {}
     for name, tensor in stored.items():
         if name.endswith(SCALE_SUFFIX):
@@ -159,18 +158,38 @@ def load_tensors(module: nn.Module, path: Path) -> None:
                 )
             tensor = tensor.float() * scale
         tensors[name] = tensor.float() if tensor.is_floating_point() else tensor
-    for name in sorted(expected.keys() ^ tensors.keys()):
-        what = "missing" if name in expected else "unexpected"
-        raise ModelError(f"{path}: weights of another architecture: tensor '{name}' is {what}")
-    for name, tensor in tensors.items():
-        if tensor.shape != expected[name].shape:
-            raise ModelError(
-                f"{path}: weights of another architecture: tensor '{name}' is "
-                f"{list(tensor.shape)}, expected {list(expected[name].shape)}"
-            )
-        if tensor.is_floating_point() != expected[name].is_floating_point():
-            raise ModelError(
-                f"{path}: weights of another architecture: tensor '{name}' is {tensor.dtype}, "
-                f"expected {expected[name].dtype}"
-            )
-    module.load_state_dict(tensors, assign=True)
+    fill(module, tensors, path)
+
+
+def fill(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    """Give ``module`` (which may live on the meta device) these tensors, read from ``path``.
+
+    Counters of batches, which some formats drop, may be missing.
+
+    Raises:
+        ModelError: names every tensor that is missing, unexpected, or of another shape or kind.
+    """
+    expected = module.state_dict()
+    for name, tensor in expected.items():
+        if name.endswith("num_batches_tracked") and name not in tensors:
+            tensors = {**tensors, name: torch.zeros(tensor.shape, dtype=tensor.dtype)}
+    wrong = []
+    for name in sorted(expected.keys() | tensors.keys()):
+        if name not in tensors or name not in expected:
+            wrong.append(f"tensor '{name}' is {'missing' if name in expected else 'unexpected'}")
+            continue
+        tensor, wanted = tensors[name], expected[name]
+        if tensor.shape != wanted.shape:
+            wrong.append(f"tensor '{name}' is {list(tensor.shape)}, expected {list(wanted.shape)}")
+        elif tensor.is_floating_point() != wanted.is_floating_point():
+            wrong.append(f"tensor '{name}' is {tensor.dtype}, expected {wanted.dtype}")
+    if wrong:
+        raise ModelError(f"{path}: weights of another architecture: {'; '.join(wrong)}")
+    floats = {n: t.float() if t.is_floating_point() else t for n, t in tensors.items()}
+    module.load_state_dict(floats, assign=True)
+
+
+def has_fast_bfloat16() -> bool:
+    """Whether the CPU multiplies bfloat16 natively; without, it is slower than float32."""
+    probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return bool(probe and probe())

@@ -13,7 +13,17 @@ def evaluate(
     split: Annotated[str, typer.Option(help="Which split of it.")] = "test",
     model: Annotated[
         str | None,
-        typer.Option(help="Folder of a model.", show_default="the one in the package"),
+        typer.Option(
+            help="Folder of a model, hub id, or AudioSep's checkpoint.",
+            show_default="the one in the package",
+        ),
+    ] = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option(
+            help="Query encoder: a CLAP's folder, hub id or .pt file.",
+            show_default="the model's own",
+        ),
     ] = None,
     mixtures: Annotated[int, typer.Option(help="How many mixtures.", min=1)] = 600,
     seed: Annotated[int, typer.Option(help="Of the mixtures.", min=0)] = 0,
@@ -34,9 +44,11 @@ def evaluate(
     from singleout.evaluate.run import EvaluationConfig, summary
     from singleout.evaluate.run import evaluate as run
     from singleout.model import QueriedSeparator
+    from singleout.query import load_encoder
 
     started = perf_counter()
-    loaded = QueriedSeparator.from_pretrained(model)
+    given = None if encoder is None else load_encoder(encoder)
+    loaded = QueriedSeparator.from_pretrained(model, given)
     clips = read_manifest(manifest, split)
     config = EvaluationConfig(num_mixtures=mixtures, seed=seed)
     rows = run(loaded, clips, config)

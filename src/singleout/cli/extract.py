@@ -34,7 +34,17 @@ def extract(
     residual: Annotated[bool, typer.Option(help="Write all that is not the target, too.")] = True,
     model: Annotated[
         str | None,
-        typer.Option(help="Folder of a model.", show_default="the one in the package"),
+        typer.Option(
+            help="Folder of a model, hub id, or AudioSep's checkpoint.",
+            show_default="the one in the package",
+        ),
+    ] = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option(
+            help="Query encoder: a CLAP's folder, hub id or .pt file.",
+            show_default="the model's own",
+        ),
     ] = None,
     plot: Annotated[
         bool, typer.Option("--plot", help="Draw the spectrograms of mixture, target and residual.")
@@ -66,7 +76,7 @@ def extract(
 
     from singleout.extract import Extractor
 
-    extractor = Extractor.from_pretrained(model)
+    extractor = Extractor.from_pretrained(model, encoder)
     with _progress_bar() as progress:
         result = extractor.extract(audio, asked, sample_rate, progress=progress)
     paths = _write(result, output, f"{input.stem}.{query_slug(query)}", residual, plot)

@@ -14,6 +14,7 @@ from singleout.audio import read_audio, resample
 from singleout.errors import AudioError, ModelError
 from singleout.extract.chunking import separate
 from singleout.model import QueriedSeparator
+from singleout.query import QueryEncoder, load_encoder
 from singleout.types import Extraction, Query
 
 MAX_CHANNELS = 64
@@ -39,13 +40,27 @@ class Extractor:
         self.chunk_seconds = chunk_seconds
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str | Path | None = None) -> Extractor:
-        """With the model in the package, or one that was saved in a folder.
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path | None = None,
+        encoder: str | QueryEncoder | None = None,
+        revision: str | None = None,
+    ) -> Extractor:
+        """With the model in the package, or another one.
+
+        Args:
+            name_or_path: of a model: a saved folder, a checkpoint of AudioSep's layout, or a hub
+                id, ``owner/name`` or ``owner/name@revision``.
+            encoder: the query encoder, or its name, where the model holds and names none: a CLAP's
+                folder, hub id or LAION file.
+            revision: of a hub id.
 
         Raises:
-            ModelError: no such model, or its files are corrupt or of another architecture.
+            ModelError: no such model or encoder, or its files are corrupt or of another
+                architecture.
         """
-        return cls(QueriedSeparator.from_pretrained(name_or_path))
+        given = load_encoder(encoder) if isinstance(encoder, str) else encoder
+        return cls(QueriedSeparator.from_pretrained(name_or_path, given, revision))
 
     def extract(
         self,

@@ -10,9 +10,10 @@ from torch import nn
 from singleout.config import StrictConfig
 from singleout.separators.conditioned_unet import ConditionedUNet
 from singleout.separators.identity import Identity
+from singleout.separators.resunet30 import ResUNet30
 from singleout.separators.separator import Separator
 
-__all__ = ["AnySeparator", "ConditionedUNet", "Identity", "Separator"]
+__all__ = ["AnySeparator", "ConditionedUNet", "Identity", "ResUNet30", "Separator"]
 
 Positive = Annotated[int, Field(gt=0)]
 
@@ -45,6 +46,25 @@ class ConditionedUNetConfig(StrictConfig):
         return ConditionedUNet(embedding_dim, **self.model_dump(exclude={"type"}))
 
 
+class ResUNet30Config(StrictConfig):
+    """See ``ResUNet30`` for what the fields mean."""
+
+    type: Literal["resunet30"] = "resunet30"
+    sample_rate: Positive = 32_000
+    num_fft: Positive = 2_048
+    hop: Positive = 320
+    inference_precision: Literal["auto", "float32", "bfloat16"] = "auto"
+
+    @model_validator(mode="after")
+    def _fits(self) -> ResUNet30Config:
+        if self.num_fft % 128 or self.hop > self.num_fft // 2:
+            raise ValueError("num_fft must be a multiple of 128, and hop at most half of it")
+        return self
+
+    def build(self, embedding_dim: int) -> nn.Module:
+        return ResUNet30(embedding_dim, **self.model_dump(exclude={"type"}))
+
+
 class IdentityConfig(StrictConfig):
     """The mixture itself."""
 
@@ -55,4 +75,6 @@ class IdentityConfig(StrictConfig):
         return Identity(self.sample_rate)
 
 
-AnySeparator = Annotated[ConditionedUNetConfig | IdentityConfig, Field(discriminator="type")]
+AnySeparator = Annotated[
+    ConditionedUNetConfig | ResUNet30Config | IdentityConfig, Field(discriminator="type")
+]

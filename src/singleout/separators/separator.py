@@ -20,8 +20,12 @@ class Separator(Protocol):
     """
 
     sample_rate: int
-    stride_samples: int
-    context_samples: int
+
+    @property
+    def stride_samples(self) -> int: ...
+
+    @property
+    def context_samples(self) -> int: ...
 
     def encode(self, mixture: Tensor) -> Any:
         """Mixture [batch, 1, samples] to whatever ``decode`` takes."""

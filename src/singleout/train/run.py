@@ -25,14 +25,9 @@ from singleout.query import QueryEncoder, load_encoder
 from singleout.train.checkpoint import FILE_NAME, Checkpoint, restore, saved_step
 from singleout.train.config import TrainConfig
 from singleout.train.module import TrainingModule
+from singleout.weights import has_fast_bfloat16
 
 VALIDATION_SEED = 1_000_000
-
-
-def has_fast_bfloat16() -> bool:
-    """Whether the CPU multiplies bfloat16 natively; without, autocast is slower than float32."""
-    probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
-    return bool(probe and probe())
 
 
 def split_clips(config: TrainConfig) -> tuple[list[Clip], list[Clip]]:

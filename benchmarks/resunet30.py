@@ -1,0 +1,260 @@
+"""Our ``ResUNet30`` beside AudioSep's code: the same output, how fast, how much memory.
+
+Ours alone: ``python benchmarks/resunet30.py``. Beside theirs, which is MIT-licensed and not part of
+this repository: check out github.com/Audio-AGI/AudioSep, ``pip install torchlibrosa``, and add
+``--theirs PATH_OF_THE_CHECKOUT``. Both get the same random weights (with random norm statistics)
+and the same noise; runs alternate; times are medians. Peak memory is that of a process of its own
+that loads the model and runs it once, less what the process held before.
+
+``--theirs`` also checks equality at both variants and at lengths that are awkward for the STFT;
+with ``--golden`` it writes their output for ``tests/test_resunet30.py`` instead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from singleout.separators import ResUNet30
+
+Forward = Callable[[Tensor, Tensor], Tensor]
+SYSTEMS = ("ours float32", "ours bfloat16", "theirs float32", "theirs bfloat16")
+VARIANTS = {32_000: (2_048, 320), 16_000: (1_024, 160)}
+LENGTHS = (1_025, 5_000, 31_999, 32_000, 96_017, 160_000)
+
+
+def randomise(module: torch.nn.Module, seed: int) -> None:
+    """Norms with statistics and weights of a trained network's kind, small query terms."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def uniform(tensor: Tensor, low: float, high: float) -> None:
+        tensor.copy_(torch.rand(tensor.shape, generator=generator) * (high - low) + low)
+
+    with torch.no_grad():
+        for layer in module.modules():
+            if isinstance(layer, torch.nn.BatchNorm2d):
+                uniform(layer.running_mean, -0.5, 0.5)
+                uniform(layer.running_var, 0.5, 2.0)
+                uniform(layer.weight, 0.5, 1.5)
+                uniform(layer.bias, -0.3, 0.3)
+            elif isinstance(layer, torch.nn.Linear):
+                uniform(layer.bias, -0.1, 0.1)
+
+
+def theirs(checkpoint: Path, rate: int, dtype: torch.dtype) -> Forward:
+    """AudioSep's own network, from a checkout that is on ``sys.path``."""
+    from models import resunet  # type: ignore[import-not-found]
+
+    num_fft, hop = VARIANTS[rate]
+    if rate != 32_000:  # the DCASE baseline's file differs from AudioSep's in these numbers alone
+        source = Path(resunet.__file__).read_text()
+        source = source.replace("window_size = 2048", f"window_size = {num_fft}")
+        source = source.replace("hop_size = 320", f"hop_size = {hop}")
+        exec(compile(source, resunet.__file__, "exec"), resunet.__dict__)
+    model = resunet.ResUNet30(1, 1, 512).eval()
+    state = torch.load(checkpoint, weights_only=True)["state_dict"]
+    state = {name.removeprefix("ss_model."): tensor for name, tensor in state.items()}
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    assert not unexpected
+    assert all("stft" in name for name in missing), missing
+    if dtype == torch.bfloat16:  # what its users can do in one line
+        model.base.to(memory_format=torch.channels_last)
+
+    def forward(mixture: Tensor, embedding: Tensor) -> Tensor:
+        inputs = {"mixture": mixture, "condition": embedding}
+        with torch.inference_mode(), torch.autocast("cpu", enabled=dtype == torch.bfloat16):
+            return model(inputs)["waveform"].float()  # type: ignore[no-any-return]
+
+    return forward
+
+
+def ours(checkpoint: Path, precision: str) -> Forward:
+    """This package's, from the same file."""
+    model = ResUNet30.from_checkpoint(checkpoint)
+    model.inference_precision = precision  # type: ignore[assignment]
+
+    def forward(mixture: Tensor, embedding: Tensor) -> Tensor:
+        with torch.inference_mode():
+            return model(mixture, embedding)
+
+    return forward
+
+
+def load(system: str, checkpoint: Path, rate: int) -> Forward:
+    """One of ``SYSTEMS``."""
+    who, precision = system.split()
+    if who == "ours":
+        return ours(checkpoint, precision)
+    return theirs(checkpoint, rate, getattr(torch, precision))
+
+
+def save_checkpoint(rate: int, path: Path, seed: int) -> None:
+    """Random weights as a Lightning checkpoint of AudioSep's layout."""
+    torch.manual_seed(seed)
+    model = ResUNet30(512, rate, *VARIANTS[rate])
+    randomise(model, seed)
+    state = {f"ss_model.{name}": tensor for name, tensor in model.state_dict().items()}
+    torch.save({"state_dict": state}, path)
+
+
+def inputs(num_samples: int, seed: int) -> tuple[Tensor, Tensor]:
+    """A mixture of noise at -20 dB and a unit embedding."""
+    generator = torch.Generator().manual_seed(seed)
+    embedding = torch.randn(1, 512, generator=generator)
+    mixture = torch.randn(1, 1, num_samples, generator=generator) * 0.1
+    return mixture, torch.nn.functional.normalize(embedding, dim=-1)
+
+
+def agreement_db(estimate: Tensor, reference: Tensor) -> float:
+    """Power of the reference over that of the difference."""
+    error = (estimate - reference).square().mean()
+    return float(10 * (reference.square().mean() / error.clamp_min(1e-20)).log10())
+
+
+def peak_mebibytes(arguments: list[str]) -> float:
+    """Of a process of its own."""
+    command = [sys.executable, "-W", "ignore", __file__, *arguments]
+    out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return float(out.splitlines()[-1])
+
+
+def measure_memory(system: str, checkpoint: Path, seconds: float) -> None:
+    """Print what this process needed beyond the libraries, in MiB."""
+    if system.startswith("theirs"):
+        from models import resunet  # noqa: F401
+    torch.nn.functional.conv2d(torch.zeros(1, 1, 9, 9), torch.zeros(1, 1, 3, 3))
+    before = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    load(system, checkpoint, 32_000)(*inputs(round(seconds * 32_000), 1))
+    # Not getrusage: its peak outlives exec, so a child starts with its parent's.
+    status = Path("/proc/self/status").read_text()
+    peak = 1024 * int(next(x for x in status.splitlines() if x.startswith("VmHWM")).split()[1])
+    print((peak - before) / 2**20)
+
+
+def compare(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """All that goes into the results file."""
+    checkpoint = folder / "32k.ckpt"
+    save_checkpoint(32_000, checkpoint, args.seed)
+    systems = [s for s in SYSTEMS if args.theirs or s.startswith("ours")]
+    forwards = {name: load(name, checkpoint, 32_000) for name in systems}
+    mixture, embedding = inputs(round(args.seconds * 32_000), args.seed)
+    outputs = {name: forward(mixture, embedding) for name, forward in forwards.items()}
+    times: dict[str, list[float]] = {name: [] for name in systems}
+    for _ in range(args.runs):
+        for name, forward in forwards.items():
+            started = time.perf_counter()
+            forward(mixture, embedding)
+            times[name].append(time.perf_counter() - started)
+    reference = "theirs float32" if args.theirs else "ours float32"
+    base = statistics.median(times[reference])
+    rows = []
+    for name in systems:
+        arguments = ["--memory", name, "--checkpoint", str(checkpoint)]
+        arguments += ["--seconds", str(args.seconds), "--threads", str(args.threads)]
+        arguments += ["--theirs", str(args.theirs)] if args.theirs else []
+        median = statistics.median(times[name])
+        rows.append(
+            {
+                "system": name,
+                "median_seconds": median,
+                "all_seconds": times[name],
+                "real_time_factor": median / args.seconds,
+                "speed_ratio": base / median,
+                "max_abs_difference": float((outputs[name] - outputs[reference]).abs().max()),
+                "agreement_db": agreement_db(outputs[name], outputs[reference]),
+                "peak_memory_mib": peak_mebibytes(arguments),
+            }
+        )
+    result: dict[str, Any] = {"reference": reference, "speed": rows}
+    if args.theirs:
+        result["equality"] = equality(folder, args.seed)
+    return result
+
+
+def equality(folder: Path, seed: int) -> list[dict[str, Any]]:
+    """Largest difference in float32, of both variants, at every length."""
+    rows = []
+    for rate in VARIANTS:
+        checkpoint = folder / f"{rate}.ckpt"
+        save_checkpoint(rate, checkpoint, seed)
+        one, other = ours(checkpoint, "float32"), theirs(checkpoint, rate, torch.float32)
+        for length in LENGTHS:
+            mixture, embedding = inputs(length, seed)
+            difference = (one(mixture, embedding) - other(mixture, embedding)).abs().max()
+            rows.append(
+                {"rate": rate, "num_samples": length, "max_abs_difference": float(difference)}
+            )
+    return rows
+
+
+def write_golden(path: Path, seed: int) -> None:
+    """Their output for 0.15 s, both variants."""
+    golden = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for rate in VARIANTS:
+            checkpoint = Path(folder) / f"{rate}.ckpt"
+            save_checkpoint(rate, checkpoint, seed)
+            output = theirs(checkpoint, rate, torch.float32)(*inputs(4_801, seed))
+            golden[str(rate)] = output.numpy().ravel()
+    path.parent.mkdir(exist_ok=True)
+    np.savez_compressed(path, **golden)
+
+
+def main() -> None:
+    """Measure, print, write ``results/resunet30.json``."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--theirs", type=Path, help="a checkout of AudioSep")
+    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--runs", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, default=Path("results/resunet30.json"))
+    parser.add_argument("--golden", type=Path)
+    parser.add_argument("--memory", help=argparse.SUPPRESS)
+    parser.add_argument("--checkpoint", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    if args.theirs:
+        sys.path.insert(0, str(args.theirs))
+    if args.memory:
+        measure_memory(args.memory, args.checkpoint, args.seconds)
+        return
+    if args.golden:
+        write_golden(args.golden, args.seed)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        result = compare(args, Path(folder))
+    meta = {
+        "command": f"python benchmarks/resunet30.py --runs {args.runs} --seconds {args.seconds:g}"
+        + (" --theirs AudioSep" if args.theirs else ""),
+        "machine": f"{platform.machine()}, {args.threads} threads",
+        "torch": torch.__version__,
+        "seed": args.seed,
+    }
+    args.output.parent.mkdir(exist_ok=True)
+    args.output.write_text(json.dumps({"meta": meta, **result}, indent=2) + "\n")
+    for row in result["speed"]:
+        print(
+            f"{row['system']:16} {row['median_seconds']:7.3f} s  {row['speed_ratio']:5.2f}x  "
+            f"{row['agreement_db']:6.1f} dB  {row['peak_memory_mib']:7.0f} MiB"
+        )
+    for row in result.get("equality", []):
+        print(f"{row['rate']} Hz, {row['num_samples']} samples: {row['max_abs_difference']:.1e}")
+
+
+if __name__ == "__main__":
+    main()
