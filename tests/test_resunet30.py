@@ -9,14 +9,20 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from clap_models import write_tokenizer
+from test_laion import small_weights
 from torch import Tensor
+from typer.testing import CliRunner
 
 from benchmarks.resunet30 import agreement_db, inputs, randomise, save_checkpoint
 from singleout import Extractor
+from singleout.audio import read_audio, write_wav
+from singleout.cli import app
 from singleout.errors import ModelError
 from singleout.extract.chunking import separate
 from singleout.model import QueriedSeparator
 from singleout.query import BuiltinEncoder
+from singleout.query.laion import from_laion
 from singleout.separators import ResUNet30
 from singleout.separators.resunet30 import VARIANTS
 
@@ -249,6 +255,29 @@ class TestModels:
     ) -> None:
         with pytest.raises(ModelError, match=r"embeddings of length 512, the query encoder .* 32"):
             QueriedSeparator.from_pretrained(checkpoint, debug_encoder)
+
+    def test_finds_the_clap_inside(self, tmp_path: Path) -> None:
+        path = tmp_path / "audiosep.ckpt"
+        write_tokenizer(tmp_path)
+        clap = small_weights()
+        dim = len(clap["text_projection.2.bias"])
+        with torch.random.fork_rng():
+            torch.manual_seed(6)
+            separator = ResUNet30(dim, 16_000, 1_024, 160).state_dict()
+        state = {f"ss_model.{name}": tensor for name, tensor in separator.items()}
+        state |= {f"query_encoder.model.{name}": tensor for name, tensor in clap.items()}
+        torch.save({"state_dict": state}, path)
+        mixture = tmp_path / "mixture.wav"
+        write_wav(mixture, np.random.default_rng(0).normal(0, 0.1, (1, 9_000)), 16_000)
+        out = tmp_path / "out"
+        result = CliRunner().invoke(
+            app, ["extract", str(mixture), "a dog", "--model", str(path), "-o", str(out)]
+        )
+        assert result.exit_code == 0, result.output
+        audio, _ = read_audio(out / "mixture.a-dog.target.wav")
+        expected = Extractor.from_pretrained(path, from_laion(path)).extract(mixture, "a dog")
+        np.testing.assert_allclose(audio, expected.target, atol=1e-6)
+        assert np.abs(audio).max() > 1e-4
 
     def test_asks_for_an_encoder(self, checkpoint: Path) -> None:
         with pytest.raises(ModelError, match="holds no query encoder: give the CLAP"):

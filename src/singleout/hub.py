@@ -60,7 +60,11 @@ def fetched(
                 identifier, revision=revision, allow_patterns=patterns, local_files_only=offline
             )
         )
-    except LocalEntryNotFoundError:
+    except LocalEntryNotFoundError as error:
+        # Newer versions refuse a folder that lacks a file; whether it is needed, its reader knows.
+        cached = getattr(error, "snapshot_path", None)
+        if cached is not None:
+            return Path(cached)
         raise ModelError(
             f"{shown}: no folder of that name, not in the hub's cache, and the hub cannot be "
             "reached: go online once, or give the folder of a downloaded copy"

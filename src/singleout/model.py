@@ -25,11 +25,12 @@ from singleout.query.manipulations import Chain
 from singleout.separators import AnySeparator, ResUNet30, ResUNet30Config, Separator
 from singleout.separators.resunet30_checkpoint import (
     FILE_NAMES,
+    QUERY_ENCODER_PREFIX,
+    checkpoint_file,
     holds_checkpoint,
-    query_encoder_tensors,
 )
 from singleout.types import Query
-from singleout.weights import load_tensors, save_tensors
+from singleout.weights import load_tensors, read_tensors, save_tensors
 
 PACKAGED = "builtin/extractor"
 """Folder of the shipped model, inside the package."""
@@ -232,15 +233,15 @@ def _is_ours(folder: Path) -> bool:
 
 def _encoder_inside(path: Path) -> QueryEncoder:
     """LAION's CLAP out of the checkpoint itself."""
-    tensors = query_encoder_tensors(path)
-    if not tensors:
+    file = checkpoint_file(path)
+    if not any(name.startswith(QUERY_ENCODER_PREFIX) for name in read_tensors(file)):
         raise ModelError(
             f"{path}: holds no query encoder: give the CLAP it was trained with (--encoder on the "
             "command line): a file of LAION's, a folder or a hub id"
         )
     from singleout.query.laion import from_laion
 
-    return from_laion(tensors, name=str(path))
+    return from_laion(file)
 
 
 def read_config(folder: Path) -> ModelConfig:

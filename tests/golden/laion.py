@@ -5,9 +5,9 @@ its embeddings are kept in ``laion.json``. HTS-AT is of full size (tiny, base, f
 RoBERTa, which on both sides is transformers', has two layers and 261 words. To make them anew, in
 an environment of its own, without the packages that the model's code does not need:
 
-    python -m venv --system-site-packages laion   # or: a venv with torch and transformers
-    laion/bin/pip install --no-deps laion-clap torchlibrosa librosa lazy_loader numba llvmlite h5py
-    laion/bin/python tests/golden/laion.py
+    pip install -c constraints.txt -e '.[dev]' torchlibrosa h5py
+    pip install --no-deps laion-clap
+    python tests/golden/laion.py
 
 Made with laion-clap 1.1.7, torchlibrosa 0.1.0, torch 2.13.0 and transformers 5.23.0.
 """
@@ -18,6 +18,7 @@ import hashlib
 import importlib
 import json
 import sys
+import tempfile
 import types
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -151,7 +152,8 @@ def _laion_model(case: str) -> Any:
     for name in ("torchvision", "torchvision.ops"):
         sys.modules[name] = types.ModuleType(name)
     spec = find_spec("laion_clap")
-    assert spec is not None and spec.submodule_search_locations, "pip install --no-deps laion-clap"
+    assert spec is not None, "pip install --no-deps laion-clap"
+    assert spec.submodule_search_locations
     package = types.ModuleType("clap_module")
     package.__path__ = [f"{spec.submodule_search_locations[0]}/clap_module"]
     sys.modules["clap_module"] = package
@@ -188,12 +190,9 @@ def _inputs(fused: bool) -> tuple[list[list[dict[str, Tensor]]], dict[str, Tenso
     from clap_models import extractor_of, write_tokenizer
     from transformers import RobertaTokenizerFast
 
-    folder = Path(sys.argv[0]).with_suffix(".tokenizer")
-    write_tokenizer(folder)
-    tokenizer = RobertaTokenizerFast.from_pretrained(folder)
-    for file in folder.iterdir():
-        file.unlink()
-    folder.rmdir()
+    with tempfile.TemporaryDirectory() as folder:
+        write_tokenizer(Path(folder))
+        tokenizer = RobertaTokenizerFast.from_pretrained(folder)
     # To 512 tokens, as AudioSep does.
     tokens = tokenizer(
         list(TEXTS), padding="max_length", truncation=True, max_length=512, return_tensors="pt"
@@ -221,7 +220,9 @@ def _inputs(fused: bool) -> tuple[list[list[dict[str, Tensor]]], dict[str, Tenso
 @torch.inference_mode()
 def main() -> None:
     golden: dict[str, Any] = {
-        "made with": {p: version(p) for p in ("laion-clap", "torchlibrosa", "torch", "transformers")}
+        "made with": {
+            p: version(p) for p in ("laion-clap", "torchlibrosa", "torch", "transformers")
+        }
     }
     unused = ("relative_position_index", "attn_mask", "position_ids", "token_type_ids",
               "num_batches_tracked")  # fmt: skip
@@ -234,15 +235,17 @@ def main() -> None:
                     "audio_branch.tscam_conv.", "audio_branch.head.", "audio_transform.",
                     "text_transform.")  # fmt: skip
         rest = [n for n in missing if not n.startswith(prefixes) and not n.endswith(unused)]
-        assert not rest and given.keys() <= own.keys(), (rest, given.keys() - own.keys())
+        assert not rest, rest
+        assert given.keys() <= own.keys(), given.keys() - own.keys()
         model.load_state_dict(given, strict=False)
         audio, text = _inputs(bool(size["fused"]))
         embeddings = {
             "audio": torch.cat([model.get_audio_embedding(entry) for entry in audio]),
             "text": model.get_text_embedding(text),
         }
-        # Five digits are 5e-6 of values that are about 0.04.
-        golden[case] = {k: np.round(v.numpy().astype(float), 6).tolist() for k, v in embeddings.items()}
+        golden[case] = {
+            k: np.round(v.numpy().astype(float), 6).tolist() for k, v in embeddings.items()
+        }
         print(case, {k: list(v.shape) for k, v in embeddings.items()}, "left out:", len(missing))
     text = json.dumps(golden, separators=(",", ":"))
     GOLDEN.write_text(text.replace('},"', '},\n"') + "\n", encoding="utf-8")

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from singleout.errors import AudioError, ModelError, QueryError
+from singleout.errors import ModelError
 from singleout.query.audio_tower import SAMPLE_RATE, AudioTower, level, pad_to_minimum
+from singleout.query.encoder import sentences_of, waveforms_of
 from singleout.query.minilm import MiniLM, for_sentences, tokenize
 from singleout.weights import load_tensors, save_tensors
 
@@ -163,10 +164,7 @@ class BuiltinEncoder:
         Raises:
             QueryError: no text, or a blank one.
         """
-        sentences = [text] if isinstance(text, str) else list(text)
-        if not sentences or any(not sentence.strip() for sentence in sentences):
-            raise QueryError("the query is empty: describe a sound, such as 'a dog barking'")
-        vectors = self.network.sentence(*tokenize(self._tokenizer, sentences))
+        vectors = self.network.sentence(*tokenize(self._tokenizer, sentences_of(text)))
         return self.network.aligned_text(self.network.text_head(vectors))
 
     @torch.inference_mode()
@@ -176,16 +174,5 @@ class BuiltinEncoder:
         Raises:
             AudioError: wrong shape, no samples, not finite, or an impossible rate.
         """
-        waveform = torch.as_tensor(audio, dtype=torch.float32)
-        waveform = waveform.unsqueeze(0) if waveform.ndim == 1 else waveform
-        if waveform.ndim != 2 or waveform.shape[-1] == 0:
-            raise AudioError(
-                f"audio to embed must be [samples] or [clips, samples], got {list(waveform.shape)}"
-            )
-        if not bool(torch.isfinite(waveform).all()):
-            raise AudioError("audio to embed has NaN or infinite samples")
-        if sample_rate != SAMPLE_RATE:
-            from singleout.audio import resample
-
-            waveform = torch.from_numpy(resample(waveform.numpy(), sample_rate, SAMPLE_RATE))
+        waveform = waveforms_of(audio, sample_rate, SAMPLE_RATE)
         return self.network.aligned_audio(self.network.audio(level(pad_to_minimum(waveform))))

@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from singleout.errors import AudioError, QueryError
 
 
 class QueryEncoder(Protocol):
@@ -29,3 +32,37 @@ class QueryEncoder(Protocol):
 
     def embed_audio(self, audio: NDArray[np.float32] | Tensor, sample_rate: int) -> Tensor:
         """Audio [samples] or [clips, samples] at ``sample_rate`` Hz to float32 [clips, dim]."""
+
+
+def sentences_of(text: str | Sequence[str]) -> list[str]:
+    """What to embed, as a list.
+
+    Raises:
+        QueryError: no text, or a blank one.
+    """
+    sentences = [text] if isinstance(text, str) else list(text)
+    if not sentences or any(not sentence.strip() for sentence in sentences):
+        raise QueryError("the query is empty: describe a sound, such as 'a dog barking'")
+    return sentences
+
+
+def waveforms_of(audio: NDArray[np.float32] | Tensor, rate_in: int, rate_out: int) -> Tensor:
+    """Audio [samples] or [clips, samples] at ``rate_in`` Hz to float32 [clips, samples] at
+    ``rate_out`` Hz.
+
+    Raises:
+        AudioError: wrong shape, no samples, not finite, or an impossible rate.
+    """
+    waveforms = torch.as_tensor(audio, dtype=torch.float32)
+    waveforms = waveforms.unsqueeze(0) if waveforms.ndim == 1 else waveforms
+    if waveforms.ndim != 2 or waveforms.shape[-1] == 0:
+        raise AudioError(
+            f"audio to embed must be [samples] or [clips, samples], got {list(waveforms.shape)}"
+        )
+    if not bool(torch.isfinite(waveforms).all()):
+        raise AudioError("audio to embed has NaN or infinite samples")
+    if rate_in == rate_out:
+        return waveforms
+    from singleout.audio import resample
+
+    return torch.from_numpy(resample(waveforms.cpu().numpy(), rate_in, rate_out))

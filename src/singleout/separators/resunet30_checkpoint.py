@@ -14,6 +14,7 @@ from singleout.weights import read_tensors
 LANDMARK = "base.pre_conv.weight"
 """A tensor that every checkpoint has; what stands before it is the separator's prefix."""
 QUERY_ENCODER_PREFIX = "query_encoder.model."
+"""LAION-CLAP in the same file, where it is included."""
 DERIVED = ("base.stft.", "base.istft.")
 """Kernels of an STFT by convolution; ours is an FFT."""
 FILE_NAMES = ("model.safetensors", "pytorch_model.bin")
@@ -78,12 +79,3 @@ def separator_tensors(path: Path) -> tuple[Path, dict[str, Tensor]]:
         if name.startswith(prefix) and not own.startswith((*DERIVED, "query_encoder.")):
             found[own] = tensor
     return file, found
-
-
-def query_encoder_tensors(path: Path) -> dict[str, Tensor]:
-    """LAION-CLAP's tensors in the same checkpoint, under LAION's names; often none are there."""
-    return {
-        name.removeprefix(QUERY_ENCODER_PREFIX): tensor
-        for name, tensor in read_tensors(checkpoint_file(path)).items()
-        if name.startswith(QUERY_ENCODER_PREFIX)
-    }
