@@ -144,7 +144,8 @@ class BuiltinEncoder:
         """Write ``config.json``, ``model.safetensors`` and ``tokenizer.json``.
 
         Matrices are stored in int8 with a scale per row (text) or in float16 (audio). The
-        fingerprint is a hash of the stored weights and the tokenizer.
+        fingerprint is a hash of the stored weights and the tokenizer. A file appears whole or not
+        at all, the config last.
         """
         path = Path(folder)
         path.mkdir(parents=True, exist_ok=True)
@@ -153,8 +154,14 @@ class BuiltinEncoder:
         digest.update(self.tokenizer_json.encode())
         network = {key: value for key, value in self.config.items() if key != "fingerprint"}
         config = {"type": self.name, "fingerprint": digest.hexdigest()[:16], "network": network}
-        (path / "tokenizer.json").write_text(self.tokenizer_json, encoding="utf-8")
-        (path / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        texts = {
+            "tokenizer.json": self.tokenizer_json,
+            "config.json": json.dumps(config, indent=2) + "\n",
+        }
+        for name, content in texts.items():
+            partial = path / f"{name}.partial"
+            partial.write_text(content, encoding="utf-8")
+            partial.replace(path / name)
         self.fingerprint = digest.hexdigest()[:16]
 
     @torch.inference_mode()
