@@ -84,8 +84,7 @@ def theirs(checkpoint: Path, rate: int, dtype: torch.dtype) -> Forward:
 
 def ours(checkpoint: Path, precision: str) -> Forward:
     """This package's, from the same file."""
-    model = ResUNet30.from_checkpoint(checkpoint)
-    model.inference_precision = precision  # type: ignore[assignment]
+    model = ResUNet30.from_checkpoint(checkpoint, precision)  # type: ignore[arg-type]
 
     def forward(mixture: Tensor, embedding: Tensor) -> Tensor:
         with torch.inference_mode():

@@ -40,9 +40,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def model(checkpoint: Path) -> ResUNet30:
-    model = ResUNet30.from_checkpoint(checkpoint)
-    model.inference_precision = "float32"
-    return model
+    return ResUNet30.from_checkpoint(checkpoint)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +65,6 @@ def test_equals_audiosep(rate: int, tmp_path: Path) -> None:
     model = ResUNet30.from_checkpoint(path)
     assert (model.sample_rate, model.num_fft, model.hop) in VARIANTS.values()
     assert model.sample_rate == rate
-    model.inference_precision = "float32"
     mixture, embedding = inputs(4_801, seed=0)
     with torch.inference_mode():
         folded = model(mixture, embedding).numpy().ravel()
@@ -80,8 +77,7 @@ def test_equals_audiosep(rate: int, tmp_path: Path) -> None:
 
 
 def test_bfloat16_agrees_to_35_db(model: ResUNet30, checkpoint: Path) -> None:
-    fast = ResUNet30.from_checkpoint(checkpoint)
-    fast.inference_precision = "bfloat16"
+    fast = ResUNet30.from_checkpoint(checkpoint, "bfloat16")
     mixture, embedding = inputs(16_000, seed=1)
     with torch.inference_mode():
         assert agreement_db(fast(mixture, embedding), model(mixture, embedding)) >= 35
@@ -147,6 +143,18 @@ def test_trains_and_evaluates_with_the_new_weights(small_model: ResUNet30) -> No
     layers = small_model(mixture, embedding).detach()
     assert float((folded - before).abs().max()) > 1e-6
     torch.testing.assert_close(folded, layers, atol=1e-5, rtol=0)
+
+
+def test_loaded_weights_count_at_once(small_model: ResUNet30) -> None:
+    mixture, embedding = torch.ones(1, 1, 2_000) * 0.1, torch.ones(1, 32) / 32**0.5
+    with torch.inference_mode():
+        before = small_model(mixture, embedding)
+    state = {name: tensor.clone() for name, tensor in small_model.state_dict().items()}
+    state["base.after_conv.bias"] += 1
+    small_model.load_state_dict(state)
+    with torch.inference_mode():
+        after = small_model(mixture, embedding)
+    assert float((after - before).abs().max()) > 1e-3
 
 
 class TestCheckpoints:
@@ -231,7 +239,7 @@ class TestModels:
         result = extractor.extract(mixture, "a dog barking", sample_rate=44_100)
         assert result.target.shape == mixture.shape
         np.testing.assert_allclose(result.target + result.residual, mixture, atol=1e-6)
-        separator = ResUNet30.from_checkpoint(small_checkpoint)
+        separator = ResUNet30.from_checkpoint(small_checkpoint, "auto")
         embedding = debug_encoder.embed_text("a dog barking")
         at_rate = np.ascontiguousarray(mixture[0])
         same = extractor.extract(at_rate, "a dog barking", sample_rate=16_000)

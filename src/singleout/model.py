@@ -202,7 +202,7 @@ The training data, the licence and the measured quality are for the author to ad
 
     @classmethod
     def _from_checkpoint(cls, path: Path, encoder: QueryEncoder | None) -> QueriedSeparator:
-        separator = ResUNet30.from_checkpoint(path)
+        separator = ResUNet30.from_checkpoint(path, inference_precision="auto")
         if encoder is None:
             encoder = _encoder_inside(path)
         if encoder.dim != separator.embedding_dim:

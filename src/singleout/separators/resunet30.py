@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ from singleout.weights import fill, has_fast_bfloat16
 SLOPE = 0.01
 """Of every leaky ReLU."""
 POWER_FLOOR = 1e-10
+Precision = Literal["auto", "float32", "bfloat16"]
 CHANNELS = (32, 64, 128, 256, 384, 384)
 """Of the six encoder blocks; the bottleneck has as many as the last."""
 TIME_STRIDE = 32
@@ -153,7 +154,7 @@ class ResUNet30(nn.Module):
         sample_rate: int = 32_000,
         num_fft: int = 2_048,
         hop: int = 320,
-        inference_precision: Literal["auto", "float32", "bfloat16"] = "auto",
+        inference_precision: Precision = "float32",
     ) -> None:
         super().__init__()
         self.embedding_dim = embedding_dim
@@ -175,7 +176,9 @@ class ResUNet30(nn.Module):
         self._inference: InferenceNetwork | None = None
 
     @classmethod
-    def from_checkpoint(cls, path: str | Path) -> ResUNet30:
+    def from_checkpoint(
+        cls, path: str | Path, inference_precision: Precision = "float32"
+    ) -> ResUNet30:
         """From AudioSep's or DCASE's checkpoint, in evaluation mode.
 
         Reads Lightning checkpoints, plain state dicts, safetensors and hub folders, with or without
@@ -191,7 +194,7 @@ class ResUNet30(nn.Module):
         rate, num_fft, hop = VARIANTS.get(bins, VARIANTS[1_025])
         dim = tensors["film.encoder_block1->conv_block1->beta1.weight"].shape[-1]
         with torch.device("meta"):
-            model = cls(dim, rate, num_fft, hop)
+            model = cls(dim, rate, num_fft, hop, inference_precision)
         fill(model, tensors, file)
         return model.eval().requires_grad_(False)
 
@@ -301,10 +304,19 @@ class ResUNet30(nn.Module):
                 self._inference = InferenceNetwork(self, getattr(torch, precision))
         return self._inference
 
+    # The folded copy is dropped wherever the weights may change under it.
+
     def train(self, mode: bool = True) -> ResUNet30:
-        """Also drops the folded copy, whose weights training would leave behind."""
         self._inference = None
         return super().train(mode)
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        self._inference = None
+        return super().load_state_dict(*args, **kwargs)
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Any:
+        self._inference = None
+        return super()._apply(*args, **kwargs)
 
 
 VARIANTS = {1_025: (32_000, 2_048, 320), 513: (16_000, 1_024, 160)}
