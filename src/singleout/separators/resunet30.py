@@ -316,7 +316,7 @@ class ResUNet30(nn.Module):
 
     def _apply(self, *args: Any, **kwargs: Any) -> Any:
         self._inference = None
-        return super()._apply(*args, **kwargs)
+        return super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
 
 
 VARIANTS = {1_025: (32_000, 2_048, 320), 513: (16_000, 1_024, 160)}
