@@ -155,6 +155,11 @@ def test_loaded_weights_count_at_once(small_model: ResUNet30) -> None:
     with torch.inference_mode():
         after = small_model(mixture, embedding)
     assert float((after - before).abs().max()) > 1e-3
+    state["base.after_conv.bias"] -= 1
+    parent = torch.nn.Sequential(small_model)
+    parent.load_state_dict({f"0.{name}": tensor for name, tensor in state.items()})
+    with torch.inference_mode():
+        torch.testing.assert_close(small_model(mixture, embedding), before)
 
 
 class TestCheckpoints:
@@ -202,6 +207,13 @@ class TestCheckpoints:
         assert "'base.extra.weight' is unexpected" in message
         assert "'base.after_conv.weight' is [4, 32, 1, 1], expected [3, 32, 1, 1]" in message
         assert "\n" not in message
+
+    def test_names_what_tells_the_variant_when_it_is_missing(self, tmp_path: Path) -> None:
+        tensors = {"ss_model.base.pre_conv.weight": torch.zeros(32, 1, 1, 1)}
+        tensors["ss_model.base.bn0.weight"] = torch.zeros(())
+        safetensors.torch.save_file(tensors, tmp_path / "little.safetensors")
+        with pytest.raises(ModelError, match=r"'base\.bn0\.weight' is \[\], expected \[1025\]"):
+            ResUNet30.from_checkpoint(tmp_path / "little.safetensors")
 
     def test_refuses_another_network(self, tmp_path: Path) -> None:
         torch.save({"encoder.weight": torch.zeros(2)}, tmp_path / "other.ckpt")

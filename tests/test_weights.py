@@ -270,6 +270,37 @@ class TestReadTensors:
         with pytest.raises(ModelError, match=r"cut\.ckpt: not a checkpoint, or truncated"):
             read_tensors(path)
 
+    @pytest.mark.parametrize(
+        "content", [b"error: x\n", b"<!DOCTYPE html>", b"version https://git-lfs", bytes(64), b"PK"]
+    )
+    def test_refuses_what_is_no_checkpoint(self, content: bytes, tmp_path: Path) -> None:
+        path = tmp_path / "text.ckpt"
+        path.write_bytes(content)
+        with pytest.raises(ModelError, match=r"text\.ckpt: not a checkpoint, or truncated"):
+            read_tensors(path)
+
+    def test_refuses_every_truncation_of_the_old_format(self, tmp_path: Path) -> None:
+        path = tmp_path / "old.pt"
+        torch.save({"a": torch.ones(8)}, path, _use_new_zipfile_serialization=False)
+        whole = path.read_bytes()
+        for kept in range(0, len(whole), 3):
+            path.write_bytes(whole[:kept])
+            with pytest.raises(ModelError, match=r"old\.pt"):
+                read_tensors(path)
+
+    def test_refuses_arrays_of_objects(self, tmp_path: Path) -> None:
+        class Forged:
+            def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+                return np.ndarray, ((1,), "O", bytes(8))
+
+        torch.save({"a": torch.ones(1), "x": Forged()}, tmp_path / "forged.pt")
+        with pytest.raises(ModelError, match="refused"):
+            read_tensors(tmp_path / "forged.pt")
+
+    def test_ignores_names_that_are_no_names(self, tmp_path: Path) -> None:
+        torch.save({0: torch.ones(1), "a": torch.ones(2)}, tmp_path / "a.pt")
+        assert list(read_tensors(tmp_path / "a.pt")) == ["a"]
+
     def test_refuses_what_holds_no_tensors(self, tmp_path: Path) -> None:
         torch.save({"a": 1}, tmp_path / "none.pt")
         with pytest.raises(ModelError, match="holds no tensors"):

@@ -79,8 +79,10 @@ def fetched(
         raise ModelError(f"{shown}: could not be fetched from the hub: {_line(error)}") from None
 
 
-def upload(folder: Path, identifier: str, private: bool) -> str:
+def upload(folder: Path, identifier: str, private: bool, card: str) -> str:
     """Put a folder's files into the repository, which is made if missing; its address.
+
+    ``card`` becomes its README.md if it has none: what an author wrote there stays.
 
     Raises:
         MissingExtraError: huggingface-hub is not installed.
@@ -92,6 +94,8 @@ def upload(folder: Path, identifier: str, private: bool) -> str:
     try:
         api = HfApi()
         address = api.create_repo(identifier, private=private, exist_ok=True)
+        if not api.file_exists(identifier, "README.md"):
+            (folder / "README.md").write_text(card, encoding="utf-8")
         api.upload_folder(repo_id=identifier, folder_path=folder)
     except Exception as error:  # those of the HTTP client, which differ between versions
         raise ModelError(

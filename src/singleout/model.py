@@ -24,8 +24,8 @@ from singleout.query import QueryEncoder, load_encoder
 from singleout.query.manipulations import Chain
 from singleout.separators import AnySeparator, ResUNet30, ResUNet30Config, Separator
 from singleout.separators.resunet30_checkpoint import (
-    FILE_NAMES,
     QUERY_ENCODER_PREFIX,
+    SUFFIXES,
     checkpoint_file,
     holds_checkpoint,
 )
@@ -111,7 +111,9 @@ class QueriedSeparator(nn.Module):
         partial.replace(path / "config.json")
 
     def push_to_hub(self, identifier: str, private: bool = False) -> str:
-        """Save and put on the hub as ``owner/name``, with a model card; returns the address.
+        """Save and put on the hub as ``owner/name``; returns the address.
+
+        A model card is added where the repository has none.
 
         Raises:
             MissingExtraError: huggingface-hub is not installed.
@@ -119,15 +121,14 @@ class QueriedSeparator(nn.Module):
                 cannot be reached or refuses.
         """
         name = self.config.encoder.name
-        if name != "builtin" and not is_hub_id(name):
+        if name != "builtin" and (not is_hub_id(name) or Path(name).exists()):
             raise ModelError(
                 f"{identifier}: its query encoder '{name}' is on this machine alone: put the "
                 "encoder on the hub and name it by its hub id in the model's config first"
             )
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
-            (Path(folder) / "README.md").write_text(self.model_card(), encoding="utf-8")
-            return upload(Path(folder), identifier, private)
+            return upload(Path(folder), identifier, private, self.model_card())
 
     def model_card(self) -> str:
         """Markdown for the hub: what the model is, what it needs, how it is used."""
@@ -177,7 +178,11 @@ The training data, the licence and the measured quality are for the author to ad
         path = Path(name_or_path).expanduser()
         if not path.exists() and is_hub_id(str(name_or_path)):
             identifier, revision = split_revision(str(name_or_path), revision)
-            path = fetched(identifier, revision, ["config.json", *FILE_NAMES, "*.ckpt"])
+            path = fetched(identifier, revision, ["config.json", "model.safetensors"])
+            if not (path / "model.safetensors").is_file():
+                # Only where nothing better is offered; the cache calls a folder by its commit.
+                patterns = [f"*.{suffix}" for suffix in SUFFIXES]
+                path = fetched(identifier, path.name, patterns)
         if path.is_file() or (path.is_dir() and not _is_ours(path)):
             return cls._from_checkpoint(path, encoder)
         return cls._from_folder(path, encoder)
@@ -187,6 +192,9 @@ The training data, the licence and the measured quality are for the author to ad
         config = read_config(path)
         if encoder is None:
             encoder = load_encoder(config.encoder.name, config.encoder.fingerprint)
+        elif encoder.fingerprint != config.encoder.fingerprint:
+            reference = EncoderReference(name=encoder.name, fingerprint=encoder.fingerprint)
+            config = config.model_copy(update={"encoder": reference})
         weights = path / "model.safetensors"
         if config.sha256 is not None and weights.is_file():
             digest = hashlib.sha256(weights.read_bytes()).hexdigest()

@@ -93,7 +93,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
                 tensors = tensors[wrapper]
                 break
     if isinstance(tensors, dict):
-        tensors = {name: value for name, value in tensors.items() if isinstance(value, Tensor)}
+        tensors = {k: v for k, v in tensors.items() if isinstance(k, str) and isinstance(v, Tensor)}
     if not isinstance(tensors, dict) or not tensors:
         raise ModelError(f"{path}: holds no tensors: a checkpoint's state dict is needed")
     if all(name.startswith("module.") for name in tensors):
@@ -107,12 +107,20 @@ _PLAIN_VALUES: list[Any] = [
     argparse.Namespace,
     pathlib.PosixPath,
     np.dtype,
-    np.ndarray,
     *(type(np.dtype(name)) for name in ("float64", "float32", "int64", "int32", "bool")),
 ]
 
 
+_MAGIC = (b"PK", *(bytes([0x80, protocol]) for protocol in range(2, 6)))
+"""First bytes of a zip and of a pickle: what ``torch.save`` writes, and wrote before 1.6."""
+
+
 def _unpickled(path: Path) -> Any:
+    with path.open("rb") as file:
+        if file.read(2) not in _MAGIC:
+            raise ModelError(
+                f"{path}: not a checkpoint, or truncated: a file of torch.save is needed"
+            )
     scalar = np.float64(0).__reduce__()[0]
     # Files name the function by the module it lived in when they were written.
     renamed: list[Any] = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
@@ -120,7 +128,7 @@ def _unpickled(path: Path) -> Any:
         with torch.serialization.safe_globals([*_PLAIN_VALUES, *renamed]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if "Unsupported" in str(error) or "GLOBAL" in str(error):
+        if re.search("Unsupported (global|class)|GLOBAL", str(error)):
             name = re.search(r"GLOBAL ([\w.]+)", str(error))
             what = f"'{name[1]}'" if name else "objects that are no tensors"
             raise ModelError(
@@ -128,7 +136,7 @@ def _unpickled(path: Path) -> Any:
                 "anything; save its state dict alone, as safetensors"
             ) from None
         raise ModelError(f"{path}: not a checkpoint, or truncated") from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError):
+    except Exception:  # a damaged pickle fails anywhere, with any error
         raise ModelError(f"{path}: not a checkpoint, or truncated") from None
 
 

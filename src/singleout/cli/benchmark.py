@@ -77,12 +77,15 @@ def benchmark(
     import json
     from time import perf_counter
 
+    from singleout.cli.extract import check_folder
     from singleout.cli.results import provenance, write_results
     from singleout.evaluate.benchmark import Extras, by_label, run, summary
     from singleout.model import QueriedSeparator
     from singleout.query import load_encoder
 
     started = perf_counter()
+    if output is not None:
+        check_folder(output.parent)  # before any work
     options = {"split": split, "snr_db": snr, "num_mixtures": mixtures, "seed": seed}
     options = {key: value for key, value in options.items() if value is not None}
     protocol = _protocol(name, options | ({"absent": True} if absent else {}))

@@ -39,6 +39,7 @@ def evaluate(
     import json
     from time import perf_counter
 
+    from singleout.cli.extract import check_folder
     from singleout.cli.results import provenance, write_results
     from singleout.data.manifest import read_manifest
     from singleout.evaluate.run import EvaluationConfig, summary
@@ -47,6 +48,8 @@ def evaluate(
     from singleout.query import load_encoder
 
     started = perf_counter()
+    if output is not None:
+        check_folder(output.parent)  # before any work
     given = None if encoder is None else load_encoder(encoder)
     loaded = QueriedSeparator.from_pretrained(model, given)
     clips = read_manifest(manifest, split)

@@ -68,7 +68,7 @@ def extract(
         from singleout.extract.plotting import require_matplotlib
 
         require_matplotlib()
-    _check_folder(output)
+    check_folder(output)
 
     from singleout.audio import read_audio
 
@@ -123,7 +123,7 @@ def query_slug(query: str) -> str:
     return slug or hashlib.sha256(query.encode("utf-8", "surrogateescape")).hexdigest()[:8]
 
 
-def _check_folder(folder: Path) -> None:
+def check_folder(folder: Path) -> None:
     """Refuse, before any work, a folder that cannot be written; create nothing yet.
 
     Raises:

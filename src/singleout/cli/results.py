@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from singleout.cli.extract import check_folder
+
 if TYPE_CHECKING:
     from singleout.model import QueriedSeparator
 
@@ -37,6 +39,7 @@ def write_results(output: Path, text: str, rows: Sequence[dict[str, Any]]) -> No
     """
     from singleout.audio import replacing
 
+    check_folder(output.parent)
     output.parent.mkdir(parents=True, exist_ok=True)
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     with replacing(output) as partial, replacing(output.with_suffix(".rows.jsonl")) as table:

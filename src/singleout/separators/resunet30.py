@@ -190,9 +190,11 @@ class ResUNet30(nn.Module):
                 another shape.
         """
         file, tensors = separator_tensors(Path(path))
-        bins = len(tensors["base.bn0.weight"])
-        rate, num_fft, hop = VARIANTS.get(bins, VARIANTS[1_025])
-        dim = tensors["film.encoder_block1->conv_block1->beta1.weight"].shape[-1]
+        # What is missing or of another shape here, ``fill`` names together with all the rest.
+        norm = tensors.get("base.bn0.weight", torch.empty(0))
+        film = tensors.get("film.encoder_block1->conv_block1->beta1.weight", torch.empty(0))
+        rate, num_fft, hop = VARIANTS.get(norm.numel(), VARIANTS[1_025])
+        dim = film.shape[1] if film.ndim == 2 else 512
         with torch.device("meta"):
             model = cls(dim, rate, num_fft, hop, inference_precision)
         fill(model, tensors, file)
@@ -296,12 +298,13 @@ class ResUNet30(nn.Module):
 
     def inference_network(self) -> InferenceNetwork:
         """The folded copy, made when first needed."""
-        if self._inference is None:
-            precision = self.inference_precision
-            if precision == "auto":
-                precision = "bfloat16" if has_fast_bfloat16() else "float32"
+        precision = self.inference_precision
+        if precision == "auto":
+            precision = "bfloat16" if has_fast_bfloat16() else "float32"
+        dtype = getattr(torch, precision)
+        if self._inference is None or self._inference.dtype != dtype:
             with torch.no_grad():
-                self._inference = InferenceNetwork(self, getattr(torch, precision))
+                self._inference = InferenceNetwork(self, dtype)
         return self._inference
 
     # The folded copy is dropped wherever the weights may change under it.
@@ -313,6 +316,10 @@ class ResUNet30(nn.Module):
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
         self._inference = None
         return super().load_state_dict(*args, **kwargs)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self._inference = None  # as part of a larger module
+        super()._load_from_state_dict(*args, **kwargs)
 
     def _apply(self, *args: Any, **kwargs: Any) -> Any:
         self._inference = None

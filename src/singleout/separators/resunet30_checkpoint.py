@@ -18,6 +18,7 @@ QUERY_ENCODER_PREFIX = "query_encoder.model."
 DERIVED = ("base.stft.", "base.istft.")
 """Kernels of an STFT by convolution; ours is an FFT."""
 FILE_NAMES = ("model.safetensors", "pytorch_model.bin")
+SUFFIXES = ("safetensors", "ckpt", "bin", "pt", "pth")
 
 
 def checkpoint_file(path: Path) -> Path:
@@ -31,9 +32,7 @@ def checkpoint_file(path: Path) -> Path:
     for name in FILE_NAMES:
         if (path / name).is_file():
             return path / name
-    found = sorted(
-        p for s in ("safetensors", "ckpt", "bin", "pt", "pth") for p in path.glob(f"*.{s}")
-    )
+    found = sorted(p for suffix in SUFFIXES for p in path.glob(f"*.{suffix}"))
     if len(found) == 1:
         return found[0]
     listed = ", ".join(p.name for p in found) or "none"

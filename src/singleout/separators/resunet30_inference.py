@@ -34,7 +34,10 @@ def activated(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     # As a norm of mean 0 and variance 1 it is one vectorised pass over bfloat16 with float32
     # constants; a product and a sum are two.
     zero, one = torch.zeros_like(scale), torch.ones_like(scale)
-    return F.leaky_relu_(F.batch_norm(x, zero, one, scale, shift, eps=0.0), SLOPE)
+    # (torch.batch_norm: some versions of F.batch_norm refuse an epsilon of 0.)
+    return F.leaky_relu_(
+        torch.batch_norm(x, scale, shift, zero, one, False, 0.0, 0.0, False), SLOPE
+    )
 
 
 @dataclass
@@ -98,7 +101,7 @@ class InferenceNetwork:
         self.film: dict[str, tuple[Tensor, Tensor]] = {}
         for name, layer in model.film.items():
             assert isinstance(layer, nn.Linear)
-            self.film[name] = layer.weight, layer.bias
+            self.film[name] = layer.weight.clone(), layer.bias.clone()
         self.scale0, self.shift0 = affine(base.bn0)
         self.pre_conv = packed(base.pre_conv.weight, dtype), vector(base.pre_conv.bias, dtype)
         self.encoders = [
