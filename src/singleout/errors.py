@@ -19,6 +19,11 @@ class SingleoutError(Exception):
     """Base of all errors raised on purpose."""
 
 
+def one_line(error: Exception) -> str:
+    """Somebody else's error as part of a message of ours."""
+    return " ".join(str(error).split()) or repr(error)
+
+
 class InputError(SingleoutError, ValueError):
     """Something the user handed over cannot be used."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from singleout.errors import MissingExtraError, ModelError
+from singleout.errors import MissingExtraError, ModelError, one_line
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -76,7 +76,7 @@ def fetched(
             "check the name; 'hf auth login' opens what is private"
         ) from None
     except Exception as error:  # those of the HTTP client, which differ between versions
-        raise ModelError(f"{shown}: could not be fetched from the hub: {_line(error)}") from None
+        raise ModelError(f"{shown}: could not be fetched from the hub: {one_line(error)}") from None
 
 
 def upload(folder: Path, identifier: str, private: bool, card: str) -> str:
@@ -99,10 +99,6 @@ def upload(folder: Path, identifier: str, private: bool, card: str) -> str:
         api.upload_folder(repo_id=identifier, folder_path=folder)
     except Exception as error:  # those of the HTTP client, which differ between versions
         raise ModelError(
-            f"{identifier}: could not be put on the hub: {_line(error)}; 'hf auth login' first"
+            f"{identifier}: could not be put on the hub: {one_line(error)}; 'hf auth login' first"
         ) from None
     return str(address)
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split()) or repr(error)

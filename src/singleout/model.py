@@ -24,7 +24,6 @@ from singleout.query import QueryEncoder, load_encoder
 from singleout.query.manipulations import Chain
 from singleout.separators import AnySeparator, ResUNet30, ResUNet30Config, Separator
 from singleout.separators.resunet30_checkpoint import (
-    QUERY_ENCODER_PREFIX,
     SUFFIXES,
     checkpoint_file,
     holds_checkpoint,
@@ -157,7 +156,7 @@ The training data, the licence and the measured quality are for the author to ad
     def from_pretrained(
         cls,
         name_or_path: str | Path | None = None,
-        encoder: QueryEncoder | None = None,
+        encoder: str | QueryEncoder | None = None,
         revision: str | None = None,
     ) -> QueriedSeparator:
         """A model in evaluation mode.
@@ -166,13 +165,15 @@ The training data, the licence and the measured quality are for the author to ad
             name_or_path: nothing is the model in the package. Or the folder of a saved model; a
                 checkpoint of AudioSep's layout (a file, or a folder as hubs lay it out); or a hub
                 id, ``owner/name`` or ``owner/name@revision``.
-            encoder: instead of the one that the model names or holds.
+            encoder: or its name, instead of the one that the model names or holds.
             revision: branch, tag or commit on the hub.
 
         Raises:
             ModelError: no such model, or its files are corrupt or of another architecture; or the
                 encoder gives embeddings of another length than the model takes.
         """
+        if isinstance(encoder, str):
+            encoder = load_encoder(encoder)
         if name_or_path is None:
             return cls._from_folder(Path(str(files("singleout") / PACKAGED)), encoder)
         path = Path(name_or_path).expanduser()
@@ -241,15 +242,22 @@ def _is_ours(folder: Path) -> bool:
 
 def _encoder_inside(path: Path) -> QueryEncoder:
     """LAION's CLAP out of the checkpoint itself."""
+    from singleout.query.clap import has_tokenizer
+    from singleout.query.laion import AUDIOSEP_PREFIX, from_laion
+
     file = checkpoint_file(path)
-    if not any(name.startswith(QUERY_ENCODER_PREFIX) for name in read_tensors(file)):
+    tensors = {
+        name.removeprefix(AUDIOSEP_PREFIX): tensor
+        for name, tensor in read_tensors(file).items()
+        if name.startswith(AUDIOSEP_PREFIX)
+    }
+    if not tensors:
         raise ModelError(
             f"{path}: holds no query encoder: give the CLAP it was trained with (--encoder on the "
             "command line): a file of LAION's, a folder or a hub id"
         )
-    from singleout.query.laion import from_laion
-
-    return from_laion(file)
+    beside = file.parent if has_tokenizer(file.parent) else None
+    return from_laion(tensors, tokenizer=beside, name=str(file))
 
 
 def read_config(folder: Path) -> ModelConfig:

@@ -145,7 +145,7 @@ def load_tensors(module: nn.Module, path: Path) -> None:
 
     Raises:
         ModelError: the file is missing or corrupt, or its tensors are not the module's; names
-            the first tensor that is missing, unexpected or of another shape.
+            every tensor that is missing, unexpected or of another shape.
     """
     try:
         stored = safetensors.torch.load_file(path)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from singleout.cli.options import AsJson, Encoder, Model, Results
+
 if TYPE_CHECKING:
     from singleout.evaluate.protocols import Protocol
 
@@ -33,12 +35,8 @@ def benchmark(
     data: Annotated[
         Path, typer.Option(help="Folder of the set; for mix a JSONL manifest.", readable=False)
     ],
-    model: Annotated[
-        str | None, typer.Option(help="Which model.", show_default="the one in the package")
-    ] = None,
-    encoder: Annotated[
-        str | None, typer.Option(help="Its query encoder.", show_default="the model's own")
-    ] = None,
+    model: Model = None,
+    encoder: Encoder = None,
     clap_score: Annotated[
         str | None, typer.Option(help="Also CLAPScore, by this encoder (name or path).")
     ] = None,
@@ -65,13 +63,8 @@ def benchmark(
     absent: Annotated[
         bool, typer.Option("--absent", help="mix: also ask for sounds that are not there.")
     ] = False,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output", "-o", help="JSON file of the summary; rows go beside it.", readable=False
-        ),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+    output: Results = None,
+    as_json: AsJson = False,
 ) -> None:
     """Score a model on a published set, by that set's own rules, or on mixtures of a manifest."""
     import json
@@ -93,8 +86,7 @@ def benchmark(
     if missing:
         _warn(f"{len(missing):,} files are missing, such as {missing[0]}: their items are left out")
     found, items = len(items), items[:limit]
-    own_encoder = None if encoder is None else load_encoder(encoder)
-    loaded = QueriedSeparator.from_pretrained(model, own_encoder)
+    loaded = QueriedSeparator.from_pretrained(model, encoder)
     judge = None if clap_score is None else load_encoder(clap_score)
     with _one_line_warnings():
         rows = run(loaded, protocol, items, Extras(bss_eval, references, judge))

@@ -7,33 +7,18 @@ from typing import Annotated, Any
 
 import typer
 
+from singleout.cli.options import AsJson, Encoder, Model, Results
+
 
 def evaluate(
     manifest: Annotated[Path, typer.Argument(help="JSONL of captioned sounds.", readable=False)],
     split: Annotated[str, typer.Option(help="Which split of it.")] = "test",
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="Folder of a model, hub id, or AudioSep's checkpoint.",
-            show_default="the one in the package",
-        ),
-    ] = None,
-    encoder: Annotated[
-        str | None,
-        typer.Option(
-            help="Query encoder: a CLAP's folder, hub id or .pt file.",
-            show_default="the model's own",
-        ),
-    ] = None,
+    model: Model = None,
+    encoder: Encoder = None,
     mixtures: Annotated[int, typer.Option(help="How many mixtures.", min=1)] = 600,
     seed: Annotated[int, typer.Option(help="Of the mixtures.", min=0)] = 0,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output", "-o", help="JSON file of the summary; rows go beside it.", readable=False
-        ),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+    output: Results = None,
+    as_json: AsJson = False,
 ) -> None:
     """Score a model on two-sound mixtures at -5 to 5 dB, with text and with audio queries."""
     import json
@@ -45,13 +30,11 @@ def evaluate(
     from singleout.evaluate.run import EvaluationConfig, summary
     from singleout.evaluate.run import evaluate as run
     from singleout.model import QueriedSeparator
-    from singleout.query import load_encoder
 
     started = perf_counter()
     if output is not None:
         check_folder(output.parent)  # before any work
-    given = None if encoder is None else load_encoder(encoder)
-    loaded = QueriedSeparator.from_pretrained(model, given)
+    loaded = QueriedSeparator.from_pretrained(model, encoder)
     clips = read_manifest(manifest, split)
     config = EvaluationConfig(num_mixtures=mixtures, seed=seed)
     rows = run(loaded, clips, config)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from singleout.cli.options import Encoder, Model
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -32,20 +34,8 @@ def extract(
         ),
     ] = Path(),
     residual: Annotated[bool, typer.Option(help="Write all that is not the target, too.")] = True,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="Folder of a model, hub id, or AudioSep's checkpoint.",
-            show_default="the one in the package",
-        ),
-    ] = None,
-    encoder: Annotated[
-        str | None,
-        typer.Option(
-            help="Query encoder: a CLAP's folder, hub id or .pt file.",
-            show_default="the model's own",
-        ),
-    ] = None,
+    model: Model = None,
+    encoder: Encoder = None,
     plot: Annotated[
         bool, typer.Option("--plot", help="Draw the spectrograms of mixture, target and residual.")
     ] = False,

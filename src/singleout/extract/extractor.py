@@ -14,7 +14,7 @@ from singleout.audio import read_audio, resample
 from singleout.errors import AudioError, ModelError
 from singleout.extract.chunking import separate
 from singleout.model import QueriedSeparator
-from singleout.query import QueryEncoder, load_encoder
+from singleout.query import QueryEncoder
 from singleout.types import Extraction, Query
 
 MAX_CHANNELS = 64
@@ -59,8 +59,7 @@ class Extractor:
             ModelError: no such model or encoder, or its files are corrupt or of another
                 architecture.
         """
-        given = load_encoder(encoder) if isinstance(encoder, str) else encoder
-        return cls(QueriedSeparator.from_pretrained(name_or_path, given, revision))
+        return cls(QueriedSeparator.from_pretrained(name_or_path, encoder, revision))
 
     def extract(
         self,

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from singleout.errors import MissingExtraError, ModelError
+from singleout.errors import MissingExtraError, ModelError, one_line
 from singleout.hub import fetched, is_hub_id, split_revision
 from singleout.query.clap_features import ClapFeatures
 from singleout.query.encoder import sentences_of, waveforms_of
@@ -121,7 +121,7 @@ class ClapEncoder:
         try:
             config = transformers.ClapConfig.from_dict(values)
         except Exception as error:  # differs between versions of transformers
-            raise ModelError(f"{name}: config.json of another CLAP: {_line(error)}") from None
+            raise ModelError(f"{name}: config.json of another CLAP: {one_line(error)}") from None
         tensors = _read_weights(folder, name)
         tokenizer = load_tokenizer(transformers.AutoTokenizer, folder, name)
         extractor = _load_extractor(folder, name)
@@ -184,10 +184,6 @@ def _unit(output: Any) -> Tensor:
     return F.normalize(embedding.float(), dim=-1)
 
 
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split()) or repr(error)
-
-
 def _fingerprint(encoder: ClapEncoder) -> str:
     """Of all that the embeddings depend on, and of nothing that differs between versions of
     transformers or that saving and loading changes."""
@@ -221,7 +217,7 @@ def filled_model(config: Any, tensors: Mapping[str, Tensor], origin: str) -> Any
         with _without_initialisation():
             model = transformers.ClapModel(config)
     except Exception as error:  # an impossible config fails anywhere
-        raise ModelError(f"{origin}: config of another CLAP: {_line(error)}") from None
+        raise ModelError(f"{origin}: config of another CLAP: {one_line(error)}") from None
     # Integers are positions and counters that the architecture fixes.
     fixed = {k: v for k, v in model.state_dict().items() if not v.is_floating_point()}
     given = {k: v for k, v in tensors.items() if v.is_floating_point()}
@@ -315,7 +311,7 @@ def _load_extractor(folder: Path, origin: str) -> Any:
         with _quiet():
             return import_transformers().ClapFeatureExtractor.from_pretrained(folder)
     except Exception as error:  # differs between versions of transformers
-        raise ModelError(f"{origin}: preprocessing cannot be read: {_line(error)}") from None
+        raise ModelError(f"{origin}: preprocessing cannot be read: {one_line(error)}") from None
 
 
 def has_tokenizer(folder: Path) -> bool:
@@ -340,4 +336,4 @@ def load_tokenizer(kind: Any, folder: Path, origin: str) -> Any:
         with _quiet():
             return kind.from_pretrained(folder)
     except Exception as error:  # tokenizers has no type of its own for a bad file
-        raise ModelError(f"{origin}: the tokenizer cannot be read: {_line(error)}") from None
+        raise ModelError(f"{origin}: the tokenizer cannot be read: {one_line(error)}") from None

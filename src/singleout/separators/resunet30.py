@@ -19,17 +19,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from singleout.separators.resunet30_checkpoint import separator_tensors
-from singleout.separators.resunet30_inference import InferenceNetwork
+from singleout.separators.resunet30_inference import SLOPE, TIME_STRIDE, InferenceNetwork
 from singleout.weights import fill, has_fast_bfloat16
 
-SLOPE = 0.01
-"""Of every leaky ReLU."""
 POWER_FLOOR = 1e-10
 Precision = Literal["auto", "float32", "bfloat16"]
 CHANNELS = (32, 64, 128, 256, 384, 384)
 """Of the six encoder blocks; the bottleneck has as many as the last."""
-TIME_STRIDE = 32
-"""Frames per step of the lowest level. The sixth block halves the frequency alone."""
 
 
 class ResidualBlock(nn.Module):

@@ -13,8 +13,6 @@ from singleout.weights import read_tensors
 
 LANDMARK = "base.pre_conv.weight"
 """A tensor that every checkpoint has; what stands before it is the separator's prefix."""
-QUERY_ENCODER_PREFIX = "query_encoder.model."
-"""LAION-CLAP in the same file, where it is included."""
 DERIVED = ("base.stft.", "base.istft.")
 """Kernels of an STFT by convolution; ours is an FFT."""
 FILE_NAMES = ("model.safetensors", "pytorch_model.bin")

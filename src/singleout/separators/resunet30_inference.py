@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from singleout.separators.resunet30 import ResidualBlock, ResUNet30
 
 SLOPE = 0.01
+"""Of every leaky ReLU."""
+TIME_STRIDE = 32
+"""Frames per step of the lowest level. The sixth block halves the frequency alone."""
 
 
 def affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
@@ -128,7 +131,7 @@ class InferenceNetwork:
     def _maps(self, x: Tensor, embedding: Tensor) -> Tensor:
         beta = {name: F.linear(embedding, *layer) for name, layer in self.film.items()}
         frames = len(x)
-        x = F.pad(x, (0, 0, 0, -frames % 32))[None, None]
+        x = F.pad(x, (0, 0, 0, -frames % TIME_STRIDE))[None, None]
         x = F.conv2d(x.contiguous(memory_format=torch.channels_last), *self.pre_conv)
         skips = []
         for name, block, pool in self.encoders:

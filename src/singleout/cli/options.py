@@ -1,0 +1,29 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Model = Annotated[
+    str | None,
+    typer.Option(
+        help="Folder of a model, hub id, or AudioSep's checkpoint.",
+        show_default="the one in the package",
+    ),
+]
+Encoder = Annotated[
+    str | None,
+    typer.Option(
+        help="Query encoder: a CLAP's folder, hub id or .pt file.", show_default="the model's own"
+    ),
+]
+Results = Annotated[
+    Path | None,
+    typer.Option(
+        "--output", "-o", help="JSON file of the summary; rows go beside it.", readable=False
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")]
