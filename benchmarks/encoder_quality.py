@@ -16,34 +16,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
 import torch
 
 from singleout.data.manifest import Clip, read_manifest
+from singleout.evaluate.gap import embed_pairs, pair_accuracy
 from singleout.query import BuiltinEncoder
-
-SECONDS = 10.0
-
-
-def embed(encoder: BuiltinEncoder, clips: list[Clip]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sounds (their first ten seconds) and first captions, each [clips, dim]."""
-    sounds = []
-    for clip in clips:
-        audio, rate = soundfile.read(clip.path, dtype="float32", always_2d=True)
-        sounds.append(encoder.embed_audio(audio.mean(1)[: round(SECONDS * rate)], rate))
-    captions = [encoder.embed_text(clip.caption or "") for clip in clips]
-    return torch.cat(sounds), torch.cat(captions)
 
 
 def quality(sounds: torch.Tensor, captions: torch.Tensor, clips: list[Clip]) -> dict[str, Any]:
     """All scores of one split."""
-    label = np.array([clip.label for clip in clips])
-    family = np.array([name.split("/")[0] for name in label])
+    labels = [clip.label for clip in clips]
+    families = [name.split("/")[0] for name in labels]
+    label = np.array(labels)
     similarity = (captions @ sounds.T).numpy()
     matched = np.diag(similarity)
-    nearer = matched[:, None] > similarity
-    families = family[:, None] != family[None]
-    classes = label[:, None] != label[None]
     hits = {1: [], 5: []}  # type: dict[int, list[bool]]
     for name in np.unique(label):
         query = np.flatnonzero(label == name)[0]
@@ -51,8 +37,8 @@ def quality(sounds: torch.Tensor, captions: torch.Tensor, clips: list[Clip]) -> 
         for k, found in hits.items():
             found.append(bool((nearest[:k] == name).any()))
     return {
-        "pair_accuracy_families": float(nearer[families].mean()),
-        "pair_accuracy_classes": float(nearer[classes].mean()),
+        "pair_accuracy_families": pair_accuracy(sounds, captions, families)["estimate"],
+        "pair_accuracy_classes": pair_accuracy(sounds, captions, labels)["estimate"],
         "hit_at_1": float(np.mean(hits[1])),
         "hit_at_5": float(np.mean(hits[5])),
         "matched_cosine": float(matched.mean()),
@@ -80,7 +66,7 @@ def main() -> None:
     }
     for split in ("validation", "test"):
         clips = [clip for clip in read_manifest(args.manifest, split) if clip.caption]
-        result[split] = quality(*embed(encoder, clips), clips)
+        result[split] = quality(*embed_pairs(encoder, clips), clips)
     args.output.parent.mkdir(parents=True, exist_ok=True)
     args.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(result, indent=2))

@@ -165,6 +165,20 @@ def test_long_audio_has_one_embedding(encoder: ClapEncoder) -> None:
         assert torch.equal(first, encoder.embed_audio(cut, RATE))
 
 
+@pytest.mark.parametrize("seconds", [0.2, 10.5])
+def test_an_augment_gets_the_features_in_order(seconds: float, encoder: ClapEncoder) -> None:
+    seen: list[Tensor] = []
+
+    def augment(log_mel: Tensor) -> Tensor:
+        seen.append(log_mel.clone())
+        return log_mel
+
+    clips = torch.stack([noise(seconds, seed) for seed in range(9)])
+    encoder.embed_audio(clips, RATE, augment)
+    assert len(seen) == 2, "more clips than a batch"
+    torch.testing.assert_close(torch.cat(seen), encoder._features(clips)[0])
+
+
 def test_audio_is_resampled(encoder: ClapEncoder) -> None:
     audio = noise(1)[: RATE // 2].numpy()
     expected = encoder.embed_audio(resample(audio, 32_000, RATE), RATE)

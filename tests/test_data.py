@@ -1,4 +1,4 @@
-"""Manifests, plans, rendered mixtures and tables of embeddings."""
+"""Manifests, plans, rendered mixtures and the data set."""
 
 from __future__ import annotations
 
@@ -18,12 +18,11 @@ from numpy.typing import NDArray
 
 from singleout.audio import write_wav
 from singleout.data.dataset import MixtureDataset
-from singleout.data.embeddings import EmbeddingTable, build_table, table_key, table_of
+from singleout.data.embeddings import EmbeddingTable, build_table
 from singleout.data.manifest import Clip, read_manifest, scan_folder, total_seconds
 from singleout.data.plan import MixtureConfig, MixtureSpec, Planner, SourceSpec, num_crops
 from singleout.data.render import low_pass, read_crop, render
-from singleout.errors import AudioError, ManifestError, ModelError
-from singleout.query import BuiltinEncoder
+from singleout.errors import AudioError, ManifestError
 
 RATE = 32_000
 SHORT = MixtureConfig(segment_seconds=0.7, crop_hop_seconds=0.35)
@@ -431,70 +430,12 @@ def test_sounds_that_cannot_be_rendered_are_one_line(tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
 
 
-# Tables of embeddings, and the data set.
+# The data set.
 
 
 def marked_table(clips: list[Clip], config: MixtureConfig) -> EmbeddingTable:
     """Each embedding is its clip and crop."""
     return build_table(clips, config, lambda clip, crop: torch.tensor([clip, crop]))
-
-
-def test_a_table_finds_every_crop(clips: list[Clip], tmp_path: Path) -> None:
-    built = marked_table(clips, SHORT)
-    built.save(tmp_path / "t.safetensors", "key")
-    for table in (built, EmbeddingTable.load(tmp_path / "t.safetensors", "key")):
-        assert table.embeddings.dtype == torch.float32
-        for i, clip in enumerate(clips):
-            for crop in range(num_crops(clip, SHORT)):
-                assert table.of(i, crop).tolist() == [i, crop]
-
-
-def test_tables_of_other_keys_and_broken_ones_are_refused(
-    clips: list[Clip], tmp_path: Path
-) -> None:
-    path = tmp_path / "t.safetensors"
-    marked_table(clips, SHORT).save(path, "one")
-    with pytest.raises(ModelError, match="made for other clips") as caught:
-        EmbeddingTable.load(path, "other")
-    assert "\n" not in str(caught.value)
-    whole = path.read_bytes()
-    for content in (b"", b"nonsense", whole[: len(whole) // 2]):
-        path.write_bytes(content)
-        with pytest.raises(ModelError, match="not a table of embeddings"):
-            EmbeddingTable.load(path, "one")
-    with pytest.raises(ModelError, match="not a table of embeddings"):
-        EmbeddingTable.load(tmp_path / "no.safetensors", "one")
-
-
-def test_the_key_changes_with_what_the_table_depends_on(clips: list[Clip]) -> None:
-    changed = [replace(clips[0], seconds=9.0), *clips[1:]]
-    keys = [
-        table_key(clips, SHORT, "a"),
-        table_key(clips, SHORT, "b"),
-        table_key(clips[::-1], SHORT, "a"),
-        table_key(clips[:-1], SHORT, "a"),
-        table_key(changed, SHORT, "a"),
-        table_key(clips, SHORT.model_copy(update={"segment_seconds": 1.0}), "a"),
-        table_key(clips, SHORT.model_copy(update={"crop_hop_seconds": 1.0}), "a"),
-    ]
-    assert len(set(keys)) == len(keys)
-    assert table_key(clips, SHORT.model_copy(update={"snr_db": (0.0, 0.0)}), "a") == keys[0]
-
-
-def test_an_encoders_table_is_cached(
-    clips: list[Clip], debug_encoder: BuiltinEncoder, tmp_path: Path
-) -> None:
-    path = tmp_path / "cache" / "t.safetensors"
-    table = table_of(clips, SHORT, debug_encoder, path)
-    expected = debug_encoder.embed_audio(read_crop(clips[4], 2, SHORT, RATE), RATE)[0]
-    torch.testing.assert_close(table.of(4, 2), expected)
-    torch.testing.assert_close(table.embeddings.norm(dim=-1), torch.ones(len(table.embeddings)))
-    written = path.stat().st_mtime_ns
-    again = table_of(clips, SHORT, debug_encoder, path)
-    assert torch.equal(again.embeddings, table.embeddings)
-    assert path.stat().st_mtime_ns == written
-    with pytest.raises(ModelError, match="delete it"):
-        table_of(clips[1:], SHORT, debug_encoder, path)
 
 
 def dataset_of(clips: list[Clip], first: int, length: int, texts: Any = None) -> MixtureDataset:

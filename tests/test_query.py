@@ -178,6 +178,19 @@ def test_the_level_of_a_sound_means_nothing(gain: float, debug_encoder: BuiltinE
     torch.testing.assert_close(a, b, atol=1e-4, rtol=0)
 
 
+def test_an_augment_gets_the_log_mel_of_the_levelled_clips(debug_encoder: BuiltinEncoder) -> None:
+    seen: list[Tensor] = []
+
+    def augment(log_mel: Tensor) -> Tensor:
+        seen.append(log_mel.clone())
+        return log_mel
+
+    clips = torch.stack([noise(seed=0), 3 * noise(seed=1)])
+    debug_encoder.embed_audio(clips, RATE, augment)
+    (log_mel,) = seen
+    torch.testing.assert_close(log_mel, LogMel()(level(clips)).transpose(2, 3))
+
+
 @settings(deadline=None, max_examples=15)
 @given(num_samples=st.integers(1, 40_000), rate=st.sampled_from([8_000, 32_000, 44_100, 48_000]))
 def test_any_length_and_rate_is_embedded(

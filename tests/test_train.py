@@ -20,8 +20,9 @@ from safetensors.torch import load_file
 
 from singleout import Extractor
 from singleout.audio import write_wav
+from singleout.data.embeddings import EmbeddingCache
 from singleout.data.manifest import scan_folder
-from singleout.data.plan import MixtureConfig
+from singleout.data.plan import MixtureConfig, num_crops
 from singleout.errors import ManifestError, ModelError, TrainingError
 from singleout.model import EncoderReference, ModelConfig
 from singleout.query import BuiltinEncoder
@@ -43,6 +44,15 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Embeddings are kept here, not below the home folder."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SINGLEOUT_CACHE", str(folder))
+        yield folder
 
 
 def write_sounds(folder: Path, number: int) -> None:
@@ -111,6 +121,7 @@ def configure(sounds: Path, debug_encoder_folder: Path) -> Callable[..., TrainCo
 @pytest.fixture(scope="module")
 def trained(
     one_thread: None,
+    own_cache: Path,
     tmp_path_factory: pytest.TempPathFactory,
     configure: Callable[..., TrainConfig],
 ) -> tuple[TrainConfig, Path]:
@@ -294,7 +305,48 @@ def test_validation_scores_both_kinds_of_queries(
     header = log.read_text().splitlines()[0].split(",")
     for name in ("audio_si_sdri", "text_si_sdri", "audio_improved", "text_improved"):
         assert name in header
-    assert {path.stem for path in (tmp_path / "embeddings").iterdir()} == {"train", "validation"}
+
+
+def test_runs_share_the_encoders_embeddings(
+    trained: tuple[TrainConfig, Path],
+    own_cache: Path,
+    configure: Callable[..., TrainConfig],
+    debug_encoder: BuiltinEncoder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (kept,) = (own_cache / "embeddings").iterdir()
+    assert kept.stem == debug_encoder.fingerprint
+    monkeypatch.delattr(BuiltinEncoder, "embed_audio")
+    train(configure(tmp_path, steps=1))
+
+
+def test_a_run_is_conditioned_on_given_embeddings(
+    configure: Callable[..., TrainConfig],
+    debug_encoder: BuiltinEncoder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    heard: list[torch.Tensor] = []
+    original = TrainingModule.training_step
+
+    def record(self: TrainingModule, batch: Any, index: int) -> Any:
+        heard.append(batch["audio"].clone())
+        return original(self, batch, index)
+
+    monkeypatch.setattr(TrainingModule, "training_step", record)
+    config = configure(tmp_path / "run", steps=1, embeddings=tmp_path / "given.sqlite")
+    given = torch.nn.functional.normalize(torch.arange(32.0), dim=0)
+    with EmbeddingCache(tmp_path / "given.sqlite", debug_encoder.fingerprint, 32) as cache:
+        for clip in split_clips(config)[0]:
+            for crop in range(num_crops(clip, MIXTURES)):
+                cache.put(cache.key(clip, crop, MIXTURES), given)
+    train(config)
+    (audio,) = heard
+    assert torch.equal(audio, given.expand_as(audio))
+    other = MIXTURES.model_copy(update={"crop_hop_seconds": 0.3})
+    with pytest.raises(ModelError, match=r"given\.sqlite: lacks crop 1 of"):
+        train(config.model_copy(update={"output": tmp_path / "other", "mixtures": other}))
 
 
 def test_init_starts_from_a_model(

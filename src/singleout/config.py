@@ -44,9 +44,22 @@ def validated(kind: type[ConfigT], values: dict[str, Any], origin: str) -> Confi
 def load_config(kind: type[ConfigT], path: Path, overrides: Sequence[str] = ()) -> ConfigT:
     """Read YAML or JSON, apply overrides such as ``train.steps=100``, validate.
 
+    A file that ``extends`` another, named relative to itself, holds what differs from it: mappings
+    are merged key by key, anything else is replaced.
+
     Raises:
-        ConfigError: the file is missing or not a mapping, or a key or value is wrong.
+        ConfigError: a file is missing or not a mapping, or a key or value is wrong.
     """
+    values = _read(path)
+    for override in overrides:
+        key, sign, value = override.partition("=")
+        if not sign or not key:
+            raise ConfigError(f"override '{override}': write it as key.subkey=value")
+        _set(values, key.split("."), _parse(value, f"override '{override}'"), override)
+    return validated(kind, values, str(path))
+
+
+def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -54,12 +67,22 @@ def load_config(kind: type[ConfigT], path: Path, overrides: Sequence[str] = ()) 
     values = _parse(text, str(path))
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: a config is a mapping of keys to values")
-    for override in overrides:
-        key, sign, value = override.partition("=")
-        if not sign or not key:
-            raise ConfigError(f"override '{override}': write it as key.subkey=value")
-        _set(values, key.split("."), _parse(value, f"override '{override}'"), override)
-    return validated(kind, values, str(path))
+    extended = values.pop("extends", None)
+    if extended is None:
+        return values
+    above = (*above, path.resolve())
+    if not isinstance(extended, str) or (path.parent / extended).resolve() in above:
+        raise ConfigError(f"{path}: 'extends': name another config file, got {extended!r}")
+    return _merged(_read(path.parent / extended, above), values)
+
+
+def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    result = dict(base)
+    for key, value in over.items():
+        old = result.get(key)
+        both = isinstance(old, dict) and isinstance(value, dict)
+        result[key] = _merged(old, value) if both else value  # type: ignore[arg-type]
+    return result
 
 
 def _parse(text: str, origin: str) -> Any:

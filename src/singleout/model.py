@@ -1,7 +1,8 @@
 """The queried separator: encoder + manipulation + separator, one path for all uses.
 
-On disk a model is a folder: ``config.json`` and ``model.safetensors`` (the separator). The encoder
-is named with its fingerprint, not copied. Checkpoints of AudioSep's layout are models, too.
+On disk a model is a folder: ``config.json`` and ``model.safetensors`` (the separator and what the
+manipulation has learnt). The encoder is named with its fingerprint, not copied. Checkpoints of
+AudioSep's layout are models, too.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from singleout.config import StrictConfig, validated
 from singleout.errors import ConfigError, ModelError, QueryError
 from singleout.hub import fetched, is_hub_id, split_revision, upload
 from singleout.query import QueryEncoder, load_encoder
-from singleout.query.manipulations import Chain
+from singleout.query.manipulations import Chain, Manipulator
 from singleout.separators import AnySeparator, ResUNet30, ResUNet30Config, Separator
 from singleout.separators.resunet30_checkpoint import (
     SUFFIXES,
@@ -33,6 +34,9 @@ from singleout.weights import load_tensors, read_tensors, save_tensors
 
 PACKAGED = "builtin/extractor"
 """Folder of the shipped model, inside the package."""
+
+LEARNT = "manipulation."
+"""Prefix, in ``model.safetensors``, of what the manipulation has learnt."""
 
 
 class EncoderReference(StrictConfig):
@@ -66,7 +70,8 @@ class QueriedSeparator(nn.Module):
         super().__init__()
         self.config = config
         self.encoder = encoder  # not a submodule: it is frozen and saved on its own
-        self.separator: Separator = config.separator.build(encoder.dim)  # type: ignore[assignment]
+        self.manipulator = Manipulator(config.manipulation, encoder.dim)
+        self.separator: Separator = config.separator.build(self.manipulator.dim)  # type: ignore[assignment]
 
     @property
     def sample_rate(self) -> int:
@@ -85,7 +90,7 @@ class QueriedSeparator(nn.Module):
                 "leave them out"
             )
         mean = self.encoder.embed_text(query.positive).mean(0, keepdim=True)
-        return self.config.manipulation.infer(F.normalize(mean, dim=-1))
+        return self.manipulator.infer(F.normalize(mean, dim=-1), is_text=True)
 
     def forward(self, mixture: Tensor, condition: Tensor) -> Tensor:
         """Mixture [batch, 1, samples], condition [queries * batch, dim] to the targets.
@@ -96,10 +101,18 @@ class QueriedSeparator(nn.Module):
         return self.separator(mixture, condition)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write ``config.json`` and ``model.safetensors`` (float16), each whole or not at all."""
+        """Write ``config.json`` and ``model.safetensors`` (float16), each whole or not at all.
+
+        Raises:
+            ModelError: the manipulation is still to be fitted, or a weight is not finite.
+        """
         path = Path(folder)
         path.mkdir(parents=True, exist_ok=True)
-        save_tensors(self.separator, path / "model.safetensors")  # type: ignore[arg-type]
+        learnt = self.manipulator.state
+        if learnt is None:
+            raise ModelError(f"{path}: not saved: the manipulation has not been fitted")
+        beside = {LEARNT + name: tensor for name, tensor in learnt.items()}
+        save_tensors(self.separator, path / "model.safetensors", beside=beside)  # type: ignore[arg-type]
         reference = EncoderReference(
             name=self.config.encoder.name, fingerprint=self.encoder.fingerprint
         )
@@ -206,7 +219,12 @@ The training data, the licence and the measured quality are for the author to ad
                 )
         with torch.device("meta"):
             model = cls(config, encoder)
-        load_tensors(model.separator, weights)  # type: ignore[arg-type]
+        learnt = load_tensors(model.separator, weights, beside_below=LEARNT)  # type: ignore[arg-type]
+        state = {name.removeprefix(LEARNT): tensor for name, tensor in learnt.items()}
+        try:
+            model.manipulator = Manipulator(config.manipulation, encoder.dim, state)
+        except ModelError as error:
+            raise ModelError(f"{weights}: {error}") from None
         return model.eval().requires_grad_(False)
 
     @classmethod

@@ -6,6 +6,7 @@ import argparse
 import pathlib
 import pickle
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,16 +36,22 @@ def _is_matrix(tensor: Tensor) -> bool:
     return tensor.ndim == 2 and tensor.shape[1] > 1
 
 
-def save_tensors(module: nn.Module, path: Path, int8_below: str | None = None) -> None:
+def save_tensors(
+    module: nn.Module,
+    path: Path,
+    int8_below: str | None = None,
+    beside: Mapping[str, Tensor] | None = None,
+) -> None:
     """Write the module's state: matrices and kernels in float16, below the prefix ``int8_below``
-    matrices in int8; vectors stay float32, since variances pass float16's largest number.
+    matrices in int8; vectors stay float32, since variances pass float16's largest number. What is
+    to lie ``beside`` it is stored as it is.
 
     The file appears whole or not at all.
 
     Raises:
         ModelError: a tensor holds a value that is not finite, or too large for float16.
     """
-    stored: dict[str, Tensor] = {}
+    stored: dict[str, Tensor] = dict(beside or {})
     for name, tensor in module.state_dict().items():
         if not tensor.is_floating_point():
             stored[name] = tensor.contiguous()
@@ -52,7 +59,8 @@ def save_tensors(module: nn.Module, path: Path, int8_below: str | None = None) -
             stored[name], stored[name + SCALE_SUFFIX] = quantized_rows(tensor)
         else:
             stored[name] = (tensor.half() if tensor.ndim > 1 else tensor).contiguous()
-        if not bool(torch.isfinite(stored[name]).all()):
+    for name, tensor in stored.items():
+        if not bool(torch.isfinite(tensor).all()):
             raise ModelError(f"{path}: not saved: '{name}' is not finite or too large for float16")
     write_safetensors(stored, path)
 
@@ -140,8 +148,13 @@ def _unpickled(path: Path) -> Any:
         raise ModelError(f"{path}: not a checkpoint, or truncated") from None
 
 
-def load_tensors(module: nn.Module, path: Path) -> None:
+def load_tensors(
+    module: nn.Module, path: Path, beside_below: str | None = None
+) -> dict[str, Tensor]:
     """Fill ``module`` (which may live on the meta device) from a file of ``save_tensors``.
+
+    Returns:
+        What lies beside the module: the tensors whose names begin with ``beside_below``.
 
     Raises:
         ModelError: the file is missing or corrupt, or its tensors are not the module's; names
@@ -154,7 +167,11 @@ def load_tensors(module: nn.Module, path: Path) -> None:
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path}: corrupt or truncated weights ({error})") from None
     tensors: dict[str, Tensor] = {}
+    beside: dict[str, Tensor] = {}
     for name, tensor in stored.items():
+        if _is_below(name, beside_below):
+            beside[name] = tensor
+            continue
         if name.endswith(SCALE_SUFFIX):
             continue
         scale = stored.get(name + SCALE_SUFFIX)
@@ -167,6 +184,7 @@ def load_tensors(module: nn.Module, path: Path) -> None:
             tensor = tensor.float() * scale
         tensors[name] = tensor.float() if tensor.is_floating_point() else tensor
     fill(module, tensors, path)
+    return beside
 
 
 def fill(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:

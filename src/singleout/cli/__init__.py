@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 from singleout.cli.benchmark import benchmark
 from singleout.cli.evaluate import evaluate
 from singleout.cli.extract import extract
+from singleout.cli.gap import gap
 from singleout.cli.train import train
 from singleout.errors import SingleoutError
 
@@ -71,6 +72,7 @@ app.command()(extract)
 app.command()(train)
 app.command()(evaluate)
 app.command()(benchmark)
+app.command()(gap)
 
 
 def main() -> None:

@@ -3,20 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypedDict
+from typing import Literal, TypedDict
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from singleout.config import StrictConfig
 from singleout.data.embeddings import EmbeddingTable
 from singleout.data.manifest import Clip
-from singleout.data.plan import MixtureConfig, Planner
-from singleout.data.render import render
+from singleout.data.plan import MixtureConfig, Planner, SourceSpec, num_crops
+from singleout.data.render import read_crop, render
+from singleout.query.audio_manipulations import Mixup, SpecAugment
 
 NUM_QUERIES = 2
 """Each mixture is asked for two of its sounds: the same input with two answers cannot be solved
 without listening to the query, and the encoder's half of the work serves both."""
+
+
+class QueryAudioConfig(StrictConfig):
+    """Which sound is the query of an example, and what is done to it before it is embedded.
+
+    Args:
+        source: the crop that is the ``target``; against leakage of what only this very crop has,
+            an ``other_crop`` of its clip, or a clip of the ``same_class``. Where there is no
+            other: the next best in this order, the target at last.
+        mixup: another sound is mixed in.
+        spec_augment: the encoder's log-mel is masked.
+    """
+
+    source: Literal["target", "other_crop", "same_class"] = "target"
+    mixup: Mixup | None = None
+    spec_augment: SpecAugment | None = None
+
+    @property
+    def is_embedded_on_the_fly(self) -> bool:
+        """Whether the encoder runs in training, because no cache could hold what it embeds."""
+        return self.mixup is not None or self.spec_augment is not None
 
 
 class Example(TypedDict):
@@ -25,9 +50,12 @@ class Example(TypedDict):
     Attributes:
         mixture: [1, samples].
         targets: [queries, 1, samples].
-        audio: [queries, dim], embeddings of the crops that are the targets.
+        audio: [queries, dim], embeddings of the query sounds, by default the targets' own crops.
         text: [queries, dim], of the targets' captions; zeros where there is no caption.
         clips: [queries], index of each target's clip.
+        query_audio: [queries, samples], query sounds that are to be embedded on the fly, padded
+            with zeros; else [queries, 0].
+        query_samples: [queries], their lengths.
     """
 
     mixture: Tensor
@@ -35,6 +63,8 @@ class Example(TypedDict):
     audio: Tensor
     text: Tensor
     clips: Tensor
+    query_audio: Tensor
+    query_samples: Tensor
 
 
 class MixtureDataset(Dataset[Example]):
@@ -45,9 +75,11 @@ class MixtureDataset(Dataset[Example]):
         config: how to mix.
         sample_rate: Hz.
         table: embeddings of the clips' crops.
-        texts: [clips, dim] embeddings of captions, or None.
+        captions: embeddings of the clips' captions, none to several each; None without text.
         seed: of the plans.
         first, length: which mixtures.
+        query_audio: which sounds are the queries.
+        all_captions: draw one of a clip's captions each time instead of taking the first.
     """
 
     def __init__(
@@ -56,15 +88,21 @@ class MixtureDataset(Dataset[Example]):
         config: MixtureConfig,
         sample_rate: int,
         table: EmbeddingTable,
-        texts: Tensor | None,
+        captions: EmbeddingTable | None,
         seed: int,
         first: int,
         length: int,
+        query_audio: QueryAudioConfig | None = None,
+        all_captions: bool = False,
     ) -> None:
         self.clips, self.config, self.sample_rate = clips, config, sample_rate
-        self.table, self.texts = table, texts
+        self.table, self.captions, self.all_captions = table, captions, all_captions
         self.planner = Planner(clips, config, seed)
-        self.first, self.length = first, length
+        self.seed, self.first, self.length = seed, first, length
+        self.query_audio = query_audio or QueryAudioConfig()
+        self._class: dict[str, list[int]] = {}
+        for i, clip in enumerate(clips):
+            self._class.setdefault(clip.label, []).append(i)
 
     def __len__(self) -> int:
         return self.length
@@ -73,14 +111,57 @@ class MixtureDataset(Dataset[Example]):
         if not 0 <= index < self.length:
             raise IndexError(index)
         spec = self.planner.plan(0, self.first + index)
+        # A stream of its own: what is asked with does not change what is mixed.
+        rng = np.random.default_rng([self.seed, 0, self.first + index, 1])
         rendered = render(spec, self.clips, self.config, self.sample_rate)
         asked = spec.sources[:NUM_QUERIES]
-        audio = torch.stack([self.table.of(source.clip, source.crop) for source in asked])
-        clips = torch.tensor([source.clip for source in asked])
+        queries = [self._queried(source, rng) for source in asked]
+        audio = torch.stack([self.table.of(clip, crop) for clip, crop in queries])
+        text = torch.stack([self._caption(source.clip, rng) for source in asked])
+        samples = [self._query_samples(clip, crop, rng) for clip, crop in queries]
+        longest = round(self.config.segment_seconds * self.sample_rate) if samples[0].size else 0
+        padded = np.zeros((len(samples), longest), np.float32)
+        for row, sound in zip(padded, samples, strict=True):
+            row[: len(sound)] = sound[:longest]
         return Example(
             mixture=torch.from_numpy(rendered.mixture)[None],
             targets=torch.from_numpy(rendered.sources[:NUM_QUERIES])[:, None],
             audio=audio,
-            text=torch.zeros_like(audio) if self.texts is None else self.texts[clips],
-            clips=clips,
+            text=text,
+            clips=torch.tensor([source.clip for source in asked]),
+            query_audio=torch.from_numpy(padded),
+            query_samples=torch.tensor([min(len(sound), longest) for sound in samples]),
         )
+
+    def _queried(self, source: SourceSpec, rng: np.random.Generator) -> tuple[int, int]:
+        """Clip and crop that are the query for a source."""
+        clip, crop = source.clip, source.crop
+        if self.query_audio.source == "same_class":
+            group = self.clips[clip].group
+            members = self._class[self.clips[clip].label]
+            others = [other for other in members if self.clips[other].group != group]
+            if others:
+                clip = int(rng.choice(others))
+                return clip, int(rng.integers(num_crops(self.clips[clip], self.config)))
+        crops = num_crops(self.clips[clip], self.config)
+        if self.query_audio.source != "target" and crops > 1:
+            crop = (crop + 1 + int(rng.integers(crops - 1))) % crops
+        return clip, crop
+
+    def _caption(self, clip: int, rng: np.random.Generator) -> Tensor:
+        """[dim], zeros for want of a caption."""
+        if self.captions is None or not (count := self.captions.count(clip)):
+            return torch.zeros(self.table.embeddings.shape[-1])
+        return self.captions.of(clip, int(rng.integers(count)) if self.all_captions else 0)
+
+    def _query_samples(self, clip: int, crop: int, rng: np.random.Generator) -> NDArray[np.float32]:
+        """The query sound, with another mixed in if so configured; empty if there is no need."""
+        if not self.query_audio.is_embedded_on_the_fly:
+            return np.zeros(0, np.float32)
+        sound = read_crop(self.clips[clip], crop, self.config, self.sample_rate)
+        if self.query_audio.mixup is None:
+            return sound
+        other = int(rng.integers(len(self.clips)))
+        added = int(rng.integers(num_crops(self.clips[other], self.config)))
+        interference = read_crop(self.clips[other], added, self.config, self.sample_rate)
+        return self.query_audio.mixup.mixed(sound, interference, rng)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from singleout.data.plan import SCORED_MIXTURES, MixtureConfig, Planner
 from singleout.data.render import Mixture, render
 from singleout.errors import ManifestError
 from singleout.evaluate.metrics import score
-from singleout.evaluate.references import REFERENCES
+from singleout.evaluate.references import REFERENCES, Reference
 from singleout.evaluate.statistics import bootstrap_interval, summarise
 from singleout.model import QueriedSeparator
 from singleout.progress import track
@@ -82,7 +82,10 @@ def _row(name: str, estimate: Tensor, task: Task) -> dict[str, Any]:
 
 @torch.inference_mode()
 def evaluate(
-    model: QueriedSeparator, clips: Sequence[Clip], config: EvaluationConfig
+    model: QueriedSeparator,
+    clips: Sequence[Clip],
+    config: EvaluationConfig,
+    references: Mapping[str, Reference] = REFERENCES,
 ) -> list[dict[str, Any]]:
     """One row per mixture and system: text and audio queries, and the reference systems.
 
@@ -90,20 +93,21 @@ def evaluate(
     """
     rows: list[dict[str, Any]] = []
     rate = model.sample_rate
+    said: dict[str, Tensor] = {}
     progress = track(tasks(clips, config, rate), "evaluating", config.num_mixtures)
     for number, task in enumerate(progress):
         mixture = torch.from_numpy(task.rendered.mixture)
         target = torch.from_numpy(task.rendered.sources[0])
         assert task.target.caption is not None
-        embeddings = torch.cat(
-            [
-                model.encoder.embed_text(task.target.caption),
-                model.encoder.embed_audio(task.rendered.sources[0], rate),
-            ]
-        )
-        estimates = model(mixture[None, None], model.config.manipulation.infer(embeddings))
+        caption = task.target.caption
+        if caption not in said:
+            said[caption] = model.encoder.embed_text(caption)
+        heard = model.encoder.embed_audio(task.rendered.sources[0], rate)
+        embeddings = torch.cat([said[caption], heard])
+        is_text = torch.tensor([True, False])
+        estimates = model(mixture[None, None], model.manipulator.infer(embeddings, is_text))
         systems = dict(zip(QUERY_KINDS, estimates[:, 0], strict=True))
-        systems |= {name: estimate(mixture, target) for name, estimate in REFERENCES.items()}
+        systems |= {name: estimate(mixture, target) for name, estimate in references.items()}
         rows += [{"mixture": number, **_row(n, e, task)} for n, e in systems.items()]
     return rows
 

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from singleout.query.encoder import Augment
+
 SAMPLE_RATE = 32_000
 NUM_FFT = 1_024
 HOP = 320
@@ -108,17 +110,20 @@ class AudioTower(nn.Module):
             nn.Linear(2 * self.width, dim),
         )
 
-    def features(self, audio: Tensor) -> Tensor:
+    def features(self, audio: Tensor, augment: Augment | None = None) -> Tensor:
         """[batch, samples] to pooled features [batch, 2 * width]: attentive mean and maximum."""
         mel = self.log_mel(audio)
+        if augment is not None:
+            # In the memory's order of before: the norm rounds otherwise in another.
+            mel = augment(mel.mT).mT.contiguous()
         x = self.norm(mel.squeeze(1)).unsqueeze(1).contiguous(memory_format=torch.channels_last)
         x = F.relu(self.out_norm(self.stages(self.stem(x)))).mean(2)
         weight = self.attention(x).float().softmax(-1)
         return torch.cat([(x * weight).sum(-1), x.amax(-1)], 1)
 
-    def forward(self, audio: Tensor) -> Tensor:
+    def forward(self, audio: Tensor, augment: Augment | None = None) -> Tensor:
         """[batch, samples] to float32 [batch, dim], unit norm."""
-        return F.normalize(self.head(self.features(audio)).float(), dim=-1)
+        return F.normalize(self.head(self.features(audio, augment)).float(), dim=-1)
 
 
 def minimum_samples() -> int:

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from singleout.errors import ModelError
 from singleout.query.audio_tower import SAMPLE_RATE, AudioTower, level, pad_to_minimum
-from singleout.query.encoder import sentences_of, waveforms_of
+from singleout.query.encoder import Augment, sentences_of, waveforms_of
 from singleout.query.minilm import MiniLM, for_sentences, tokenize
 from singleout.weights import load_tensors, save_tensors
 
@@ -175,11 +175,19 @@ class BuiltinEncoder:
         return self.network.aligned_text(self.network.text_head(vectors))
 
     @torch.inference_mode()
-    def embed_audio(self, audio: NDArray[np.float32] | Tensor, sample_rate: int) -> Tensor:
+    def embed_audio(
+        self,
+        audio: NDArray[np.float32] | Tensor,
+        sample_rate: int,
+        augment: Augment | None = None,
+    ) -> Tensor:
         """Audio [samples] or [clips, samples] at ``sample_rate`` Hz to float32 [clips, dim].
+
+        ``augment`` gets one channel, 100 frames/s, the logarithm over 4.
 
         Raises:
             AudioError: wrong shape, no samples, not finite, or an impossible rate.
         """
         waveform = waveforms_of(audio, sample_rate, SAMPLE_RATE)
-        return self.network.aligned_audio(self.network.audio(level(pad_to_minimum(waveform))))
+        waveform = level(pad_to_minimum(waveform))
+        return self.network.aligned_audio(self.network.audio(waveform, augment))

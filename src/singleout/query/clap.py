@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from singleout.errors import MissingExtraError, ModelError, one_line
 from singleout.hub import fetched, is_hub_id, split_revision
 from singleout.query.clap_features import ClapFeatures
-from singleout.query.encoder import sentences_of, waveforms_of
+from singleout.query.encoder import Augment, sentences_of, waveforms_of
 from singleout.weights import fill, read_tensors
 
 MAX_TOKENS = 512
@@ -164,8 +164,15 @@ class ClapEncoder:
         return torch.cat(embeddings)
 
     @torch.inference_mode()
-    def embed_audio(self, audio: NDArray[np.float32] | Tensor, sample_rate: int) -> Tensor:
+    def embed_audio(
+        self,
+        audio: NDArray[np.float32] | Tensor,
+        sample_rate: int,
+        augment: Augment | None = None,
+    ) -> Tensor:
         """Audio [samples] or [clips, samples] at ``sample_rate`` Hz to float32 [clips, dim].
+
+        ``augment`` gets decibels, up to 8 clips at once: one channel, or four of a fused model.
 
         Raises:
             AudioError: wrong shape, no samples, not finite, or an impossible rate.
@@ -174,6 +181,8 @@ class ClapEncoder:
         embeddings: list[Tensor] = []
         for i in range(0, len(waveforms), BATCH):
             features, is_longer = self._features(waveforms[i : i + BATCH])
+            if augment is not None:
+                features = augment(features)
             embeddings.append(_unit(self.model.get_audio_features(features, is_longer)))
         return torch.cat(embeddings)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -11,6 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from singleout.errors import AudioError, QueryError
+
+Augment = Callable[[Tensor], Tensor]
+"""What changes an encoder's log-mel, float32 [clips, channels, frames, mels], before its network
+sees it; returns the same shape."""
 
 
 class QueryEncoder(Protocol):
@@ -30,8 +34,24 @@ class QueryEncoder(Protocol):
     def embed_text(self, text: str | Sequence[str]) -> Tensor:
         """Float32 [sentences, dim], unit norm."""
 
-    def embed_audio(self, audio: NDArray[np.float32] | Tensor, sample_rate: int) -> Tensor:
-        """Audio [samples] or [clips, samples] at ``sample_rate`` Hz to float32 [clips, dim]."""
+    def embed_audio(
+        self,
+        audio: NDArray[np.float32] | Tensor,
+        sample_rate: int,
+        augment: Augment | None = None,
+    ) -> Tensor:
+        """Audio [samples] or [clips, samples] at ``sample_rate`` Hz to float32 [clips, dim].
+
+        Args:
+            audio: what to embed.
+            sample_rate: Hz.
+            augment: applied to the log-mel, such as ``SpecAugment.masked``. It gets [clips,
+                channels, frames, mels] as the encoder computes them: not normalised, in the
+                encoder's own unit, padding included; four channels where a fused CLAP looks at
+                a long clip as a whole and at three parts (a short one is there four times),
+                otherwise one. Clips come in order, in one call or, where an encoder bounds its
+                memory, in several.
+        """
 
 
 def sentences_of(text: str | Sequence[str]) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from singleout.config import StrictConfig
+from singleout.data.dataset import QueryAudioConfig
 from singleout.data.plan import SCORED_MIXTURES, MixtureConfig
 from singleout.model import ModelConfig
 
@@ -30,6 +31,26 @@ class ValidationConfig(StrictConfig):
     mixtures: MixtureConfig = SCORED_MIXTURES
 
 
+class UncaptionedConfig(StrictConfig):
+    """More sounds to train on, by their audio alone: captions that they have are not looked at.
+
+    Args:
+        manifest: JSONL of sounds; its split ``train`` is used.
+        audio: a folder of sounds instead.
+        share: of their recordings that are used; a larger share holds every smaller one.
+    """
+
+    manifest: Path | None = None
+    audio: Path | None = None
+    share: Annotated[float, Field(ge=0, le=1)] = 1.0
+
+    @model_validator(mode="after")
+    def _one_source(self) -> UncaptionedConfig:
+        if (self.manifest is None) == (self.audio is None):
+            raise ValueError("give either a manifest or a folder of audio")
+        return self
+
+
 class TrainConfig(StrictConfig):
     """One run.
 
@@ -39,11 +60,15 @@ class TrainConfig(StrictConfig):
         output: folder of the model, its checkpoint and its logs.
         model: what is trained.
         init: folder of a model whose weights to start from.
-        embeddings: a table of embeddings to condition on instead of the encoder's own (the
-            built-in model's recipe makes a cross-fitted one).
+        embeddings: file of an ``EmbeddingCache`` to condition on instead of the encoder's own
+            embeddings (the built-in model's recipe makes a cross-fitted one).
         mixtures: how training mixtures are drawn.
         validation: of fixed mixtures.
-        p_text: how often an example is conditioned on its caption instead of its sound.
+        uncaptioned: more sounds, without captions.
+        query_audio: which sound is the query of an example, and how it is altered.
+        p_text: how often a captioned example is conditioned on its caption instead of a sound.
+        query_mixup: condition captioned examples on a random point between sound and caption, as
+            CLAPSep does (Ma et al., 2024), where ``p_text`` did not choose the caption alone.
         steps, batch_size: optimiser steps, and mixtures in each (two queries per mixture).
         learning_rate, warmup_steps, weight_decay, clip_norm: of AdamW; cosine decay to a
             hundredth.
@@ -62,7 +87,10 @@ class TrainConfig(StrictConfig):
     embeddings: Path | None = None
     mixtures: MixtureConfig = MixtureConfig()
     validation: ValidationConfig = ValidationConfig()
+    uncaptioned: UncaptionedConfig | None = None
+    query_audio: QueryAudioConfig = QueryAudioConfig()
     p_text: Annotated[float, Field(ge=0, le=1)] = 0.0
+    query_mixup: bool = False
     steps: Positive = 4_000
     batch_size: Positive = 8
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3

@@ -51,12 +51,42 @@ class TrainingModule(lightning.LightningModule):
         self.averaged = AveragedModel(model.separator, avg_fn=ema_update(config.ema_decay))  # type: ignore[arg-type]
 
     def condition(self, batch: Example) -> Tensor:
-        """[queries * batch, dim]: audio or text embeddings, chosen per example, manipulated."""
+        """[queries * batch, dim]: audio or text embeddings, chosen per example, manipulated.
+
+        An example without a caption is always conditioned on its sound.
+        """
         generator = torch.Generator().manual_seed(self.run.seed * 1_000_003 + self.step_index)
-        audio, text = batch["audio"].transpose(0, 1), batch["text"].transpose(0, 1)
-        by_text = torch.rand(audio.shape[:2], generator=generator) < self.run.p_text
-        embedding = torch.where(by_text[..., None], text, audio).flatten(0, 1)
-        return self.model.config.manipulation.train(embedding, generator)
+        text = batch["text"].transpose(0, 1).flatten(0, 1)
+        shape = (batch["text"].shape[1], batch["text"].shape[0])
+        by_text = (torch.rand(shape, generator=generator) < self.run.p_text).flatten()
+        by_text &= text.any(-1)
+        manipulate = self.model.manipulator.train
+        if self.run.query_audio.is_embedded_on_the_fly:
+            audio = self.embedded(batch, generator)
+        else:
+            audio = batch["audio"].transpose(0, 1).flatten(0, 1)
+        heard = manipulate(audio, False, generator)
+        if self.run.p_text == 0 and not self.run.query_mixup:
+            return heard
+        said = manipulate(text, True, generator)
+        if self.run.query_mixup:
+            alpha = torch.rand((len(heard), 1), generator=generator)
+            alpha = torch.where(text.any(-1, keepdim=True), alpha, 1.0)
+            heard = alpha * heard + (1 - alpha) * said
+        return torch.where(by_text[:, None], said, heard)
+
+    @torch.no_grad()
+    def embedded(self, batch: Example, generator: torch.Generator) -> Tensor:
+        """[queries * batch, dim] of the batch's query sounds, masked if so configured."""
+        masks = self.run.query_audio.spec_augment
+        augment = None if masks is None else lambda log_mel: masks.masked(log_mel, generator)
+        sounds = batch["query_audio"].transpose(0, 1).flatten(0, 1)
+        lengths = batch["query_samples"].T.flatten().tolist()
+        rows = [
+            self.model.encoder.embed_audio(sound[:length], self.model.sample_rate, augment)
+            for sound, length in zip(sounds, lengths, strict=True)
+        ]
+        return torch.cat(rows).clone()
 
     def training_step(self, batch: Example, index: int) -> Tensor:
         estimate = self.model(batch["mixture"], self.condition(batch)).float()
@@ -68,6 +98,9 @@ class TrainingModule(lightning.LightningModule):
                 "look for broken sounds; the last checkpoint is intact"
             )
         self.log("loss", loss, prog_bar=True)
+        self.log(
+            "step", float(self.step_index)
+        )  # of the whole run, where Lightning has a session's
         return loss
 
     def on_train_batch_start(self, batch: Any, index: int) -> None:
@@ -81,13 +114,14 @@ class TrainingModule(lightning.LightningModule):
         self.step_index += 1
 
     def validation_step(self, batch: Example, index: int) -> None:
+        self.log("step", float(self.step_index), on_epoch=True, batch_size=1)
         mixture = batch["mixture"].repeat(batch["audio"].shape[1], 1, 1)
         target = batch["targets"].transpose(0, 1).flatten(0, 1)
         for kind in ("audio", "text"):
             embedding = batch[kind].transpose(0, 1).flatten(0, 1)
             if not bool(embedding.any()):
                 continue
-            condition = self.model.config.manipulation.infer(embedding)
+            condition = self.model.manipulator.infer(embedding, is_text=kind == "text")
             estimate = self.averaged.module(batch["mixture"], condition)
             scores = score(estimate.float(), target, mixture)
             improvement = scores.si_sdr_improvement[scores.is_present].float()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import logging
 import warnings
@@ -12,18 +13,17 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from torch import Tensor
 from torch.utils.data import DataLoader
 
-from singleout.data.dataset import Example, MixtureDataset
-from singleout.data.embeddings import EmbeddingTable, table_key, table_of
+from singleout.data.dataset import MixtureDataset
+from singleout.data.embeddings import EmbeddingTable, embeddings_of, given_embeddings
 from singleout.data.manifest import Clip, read_manifest, scan_folder
-from singleout.data.plan import MixtureConfig
 from singleout.errors import ManifestError
 from singleout.model import QueriedSeparator
 from singleout.query import QueryEncoder, load_encoder
+from singleout.query.manipulations import Examples
 from singleout.train.checkpoint import FILE_NAME, Checkpoint, restore, saved_step
-from singleout.train.config import TrainConfig
+from singleout.train.config import TrainConfig, UncaptionedConfig
 from singleout.train.module import TrainingModule
 from singleout.weights import has_fast_bfloat16
 
@@ -47,42 +47,72 @@ def split_clips(config: TrainConfig) -> tuple[list[Clip], list[Clip]]:
     )
 
 
-def caption_embeddings(clips: list[Clip], encoder: QueryEncoder) -> Tensor | None:
-    """[clips, dim] of the first captions, or None where any clip lacks one."""
-    captions = [clip.caption for clip in clips if clip.caption]
-    if len(captions) < len(clips):
+def uncaptioned_clips(config: UncaptionedConfig) -> list[Clip]:
+    """The share of the recordings that is asked for, stripped of captions."""
+    if config.manifest is not None:
+        clips = read_manifest(config.manifest, "train")
+    else:
+        assert config.audio is not None
+        clips = scan_folder(config.audio)
+    return [
+        dataclasses.replace(clip, caption=None, alternatives=())
+        for clip in clips
+        if _drawn(clip.group) < config.share
+    ]
+
+
+def _drawn(name: str) -> float:
+    """In [0, 1), by the name alone."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) / 2**64
+
+
+def caption_embeddings(clips: list[Clip], encoder: QueryEncoder) -> EmbeddingTable | None:
+    """Embeddings of all captions of all clips, or None where nothing is captioned."""
+    captions = [caption for clip in clips for caption in clip.captions]
+    if not captions:
         return None
     known = sorted(set(captions))
     rows = torch.cat([encoder.embed_text(known[i : i + 64]) for i in range(0, len(known), 64)])
     index = {caption: i for i, caption in enumerate(known)}
-    return rows[[index[caption] for caption in captions]].clone()
+    offsets = np.cumsum([0, *(len(clip.captions) for clip in clips)])
+    return EmbeddingTable(
+        rows[[index[caption] for caption in captions]].clone(), tuple(offsets.tolist())
+    )
 
 
-def _loader(
+def examples_of(sounds: EmbeddingTable, captions: EmbeddingTable | None) -> Examples:
+    """What a manipulation is fitted on: all crops, all captions, each paired with a first crop."""
+    if captions is None:
+        none = torch.zeros(0, sounds.embeddings.shape[-1])
+        return Examples(sounds.embeddings, none, torch.zeros(0, dtype=torch.long))
+    counts = torch.tensor(captions.offsets).diff()
+    first_crops = torch.tensor(sounds.offsets[:-1])
+    return Examples(sounds.embeddings, captions.embeddings, first_crops.repeat_interleave(counts))
+
+
+def _dataset(
     config: TrainConfig,
     clips: list[Clip],
-    mixtures: MixtureConfig,
     encoder: QueryEncoder,
-    seed: int,
+    is_training: bool,
     first: int,
     length: int,
-    name: str,
-) -> DataLoader[Example]:
+) -> MixtureDataset:
+    mixtures = config.mixtures if is_training else config.validation.mixtures
     if config.embeddings is not None:
-        path = config.embeddings / f"{name}.safetensors"
-        table = EmbeddingTable.load(path, table_key(clips, mixtures, "given"))
+        table = given_embeddings(
+            clips, mixtures, encoder.fingerprint, encoder.dim, config.embeddings
+        )
     else:
-        path = config.output / "embeddings" / f"{name}.safetensors"
-        table = table_of(clips, mixtures, encoder, path)
-    texts = caption_embeddings(clips, encoder) if config.p_text or name == "validation" else None
-    if config.p_text and texts is None:
-        raise ManifestError("p_text is above 0 but some training sounds have no caption")
-    rate = config.model.separator.sample_rate
-    dataset = MixtureDataset(clips, mixtures, rate, table, texts, seed, first, length)
-    workers = config.num_workers if name == "train" else 0
-    return DataLoader(
-        dataset, config.batch_size, num_workers=workers, persistent_workers=workers > 0
-    )
+        table = embeddings_of(clips, mixtures, encoder)
+    captions = caption_embeddings(clips, encoder)
+    if captions is None and is_training and (config.p_text or config.query_mixup):
+        raise ManifestError("training by text needs captions, and no training sound has one")
+    return MixtureDataset(
+        clips, mixtures, config.model.separator.sample_rate, table, captions,
+        config.seed if is_training else VALIDATION_SEED, first, length,
+        config.query_audio if is_training else None, all_captions=is_training,
+    )  # fmt: skip
 
 
 def train(config: TrainConfig, encoder: QueryEncoder | None = None) -> Path:
@@ -106,19 +136,27 @@ def train(config: TrainConfig, encoder: QueryEncoder | None = None) -> Path:
         encoder = load_encoder(reference.name, reference.fingerprint)
     output.mkdir(parents=True, exist_ok=True)
     (output / "config.json").write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    loader = _loader(
-        config, train_clips, config.mixtures, encoder, config.seed,
-        start * config.batch_size, (config.steps - start) * config.batch_size, "train",
+    if config.uncaptioned is not None:
+        train_clips = train_clips + uncaptioned_clips(config.uncaptioned)
+    dataset = _dataset(
+        config, train_clips, encoder, True,
+        start * config.batch_size, (config.steps - start) * config.batch_size,
     )  # fmt: skip
+    workers = config.num_workers
+    loader = DataLoader(
+        dataset, config.batch_size, num_workers=workers, persistent_workers=workers > 0
+    )
     validation = None
     if config.validation.num_mixtures and validation_clips:
-        validation = _loader(
-            config, validation_clips, config.validation.mixtures, encoder,
-            VALIDATION_SEED, 0, config.validation.num_mixtures, "validation",
-        )  # fmt: skip
+        validation = DataLoader(
+            _dataset(config, validation_clips, encoder, False, 0, config.validation.num_mixtures),
+            config.batch_size,
+        )
 
     torch.manual_seed(config.seed)
     model = QueriedSeparator(config.model, encoder)
+    if model.manipulator.state is None:
+        model.manipulator.fit(examples_of(dataset.table, dataset.captions))
     if config.init is not None:
         initial = QueriedSeparator.from_pretrained(config.init, encoder)
         model.separator.load_state_dict(initial.separator.state_dict())  # type: ignore[attr-defined]

@@ -1,0 +1,95 @@
+"""The study's query encoder: a joint space fitted on packages that the extractor never trains on.
+
+Text: MiniLM and a trained head; audio: YAMNet and a trained head (``recipes/builtin/heads.py``).
+The shipped encoder cannot be used for the study, because its audio tower has heard every training
+sound. Nothing of this one ships: it holds a teacher's weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from recipes.builtin import teachers
+from recipes.builtin.embed import words_of
+from recipes.builtin.features import tagger_features
+from recipes.builtin.heads import Recipe, TaggerHead, TaggerView, random_crops, train_heads, view_of
+from singleout.data.manifest import read_manifest
+from singleout.query.builtin import TextHead
+from singleout.query.encoder import sentences_of, waveforms_of
+from singleout.query.minilm import for_sentences, tokenize
+from singleout.weights import load_tensors, save_tensors
+
+ENCODER = Path(__file__).parent / "encoder.safetensors"
+"""Its trained heads, kept with the study: runs of another encoder cannot be compared."""
+
+
+class PaperNetwork(nn.Module):
+    """Both heads and the standardisation of the tagger's patches."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        super().__init__()
+        self.view = TaggerView(torch.zeros(521, 384), torch.zeros(1024), torch.ones(1024))
+        self.audio = TaggerHead(recipe.hidden, recipe.dim)
+        self.text = TextHead(384, recipe.hidden, recipe.dim)
+
+
+class PaperEncoder:
+    """A ``QueryEncoder`` of two frozen teachers; unit embeddings, both modalities."""
+
+    name = "paper"
+
+    def __init__(self, path: Path) -> None:
+        recipe = Recipe()
+        self.network = PaperNetwork(recipe)
+        load_tensors(self.network, path)
+        self.network.eval().requires_grad_(False)
+        self.dim = recipe.dim
+        self.fingerprint = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+        self._tagger = teachers.YamNet()
+        self._sentences, self._tokenizer = teachers.minilm()
+        for_sentences(self._tokenizer)
+
+    @torch.inference_mode()
+    def embed_text(self, text: str | Sequence[str]) -> Tensor:
+        """Float32 [sentences, dim], unit norm."""
+        vectors = self._sentences(*tokenize(self._tokenizer, sentences_of(text)))
+        return self.network.text(vectors)  # type: ignore[no-any-return]
+
+    @torch.inference_mode()
+    def embed_audio(
+        self,
+        audio: NDArray[np.float32] | Tensor,
+        sample_rate: int,
+        augment: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
+        """Audio [samples] or [clips, samples] at ``sample_rate`` Hz to float32 [clips, dim]."""
+        waveforms = waveforms_of(audio, sample_rate, teachers.YAMNET_RATE_HZ)
+        log_mel = torch.from_numpy(np.stack([self._tagger.log_mel(w) for w in waveforms.numpy()]))
+        if augment is not None:
+            log_mel = augment(log_mel[:, None])[:, 0]
+        views = []
+        for clip in log_mel.numpy():
+            embeddings, logits = self._tagger.tag(clip)
+            views.append(self.network.view(torch.from_numpy(embeddings), torch.from_numpy(logits)))
+        return self.network.audio(torch.stack([view[0] for view in views]))  # type: ignore[no-any-return]
+
+
+def fit_encoder(manifest: Path, folder: Path, jobs: int = 2) -> None:
+    """Train the heads on the split ``encoder`` and write them to ``ENCODER``."""
+    clips = read_manifest(manifest, "encoder")
+    folder.mkdir(parents=True, exist_ok=True)
+    features = tagger_features(clips, folder / "tagger.npz", jobs)
+    words = words_of(clips, folder / "captions.pt")
+    everything = np.arange(len(clips))
+    network = PaperNetwork(Recipe())
+    network.view = view_of(features, words.names, everything)
+    crops = random_crops(features, network.view, 0)
+    network.audio, network.text = train_heads(clips, crops, words, everything, Recipe())
+    save_tensors(network, ENCODER)
