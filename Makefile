@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 CODE := src recipes tests benchmarks
 
-.PHONY: demo test check bench sounds builtin clean
+.PHONY: demo test check bench sounds builtin paper clean
 
 demo: $(VENV)/.demo
 	$(BIN)/singleout extract examples/mixture.wav "$$(cat examples/query.txt)" -o demo --plot
@@ -37,6 +37,11 @@ builtin: $(VENV)/.recipes
 	$(BIN)/python -m recipes.builtin.distil --shards 20 --passes 4
 	$(BIN)/singleout train configs/builtin.yaml
 	$(BIN)/python -m recipes.builtin.ship
+
+# The study of the paper's claims; resumable, skips what results/paper/runs.jsonl has already.
+paper: $(VENV)/.recipes
+	$(BIN)/python -m recipes.sounds --tier full
+	$(BIN)/python -m recipes.paper
 
 clean:
 	rm -rf $(VENV) demo

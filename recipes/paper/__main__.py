@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
@@ -16,41 +17,94 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from recipes.paper.corpus import prepare
 from recipes.paper.encoder import ENCODER, PaperEncoder, fit_encoder
-from recipes.paper.run import run_one
+from recipes.paper.gap import write_gap
+from recipes.paper.report import write_json, write_report
+from recipes.paper.run import fixed_mixtures, run_one
 from recipes.paper.study import Line, Run, Study, read_lines
 from recipes.sounds.__main__ import default_output_dir
-from singleout.errors import SingleoutError
+from singleout.errors import ConfigError, SingleoutError
+from singleout.query import QueryEncoder, load_encoder
 
 ROOT = Path(__file__).parents[2]
 WORK = Path(os.environ.get("SINGLEOUT_PAPER", "~/.cache/singleout/paper")).expanduser()
-RESULTS = ROOT / "results/paper"
+SMALL = ROOT / "configs/paper/small"
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Arguments of the command."""
     parser = argparse.ArgumentParser(prog="python -m recipes.paper", description=__doc__)
-    parser.add_argument("--study", type=Path, default=ROOT / "configs/paper/small", metavar="DIR")
+    parser.add_argument("--study", type=Path, default=SMALL, metavar="DIR", help="[%(default)s]")
+    parser.add_argument(
+        "--results", type=Path, default=ROOT / "results/paper", metavar="DIR", help="[%(default)s]"
+    )
+    parser.add_argument(
+        "--document",
+        type=Path,
+        metavar="FILE",
+        help="whose tables to fill in; docs/paper.md for the small study",
+    )
     parser.add_argument("--jobs", type=int, default=2, help="runs side by side [%(default)s]")
     parser.add_argument("--rows", metavar="A,B", help="only these rows")
+    parser.add_argument(
+        "--report", action="store_true", help="only claims, table and plots, from what is done"
+    )
     parser.add_argument("--list", action="store_true", help="say what is done and what is not")
     parser.add_argument("--run", nargs=3, metavar=("ROW", "SETTING", "SEED"), help="one run, here")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    options.study, options.results = options.study.resolve(), options.results.resolve()
+    if options.document is None and options.study == SMALL:
+        options.document = ROOT / "docs/paper.md"
+    if options.jobs < 1:
+        parser.error("--jobs is at least 1")
+    return options
+
+
+def encoder_of(study: Study) -> QueryEncoder:
+    """The one that all rows name; ``paper`` is the small study's own."""
+    reference = study.reference.model.encoder
+    if reference.name == PaperEncoder.name:
+        return PaperEncoder(ENCODER)
+    return load_encoder(reference.name, reference.fingerprint)
+
+
+def chosen_run(study: Study, arguments: Sequence[str]) -> Run:
+    """The run that the command line names.
+
+    Raises:
+        ConfigError: the study has no such row or setting, or the seed is not a number.
+    """
+    row, setting, seed = arguments
+    if row not in study.rows or setting not in study.rows[row].grid or not seed.isdecimal():
+        raise ConfigError(f"no run '{row}' '{setting}' '{seed}' in {study.folder}: see --list")
+    return Run(row, setting, int(seed))
+
+
+def chosen_rows(study: Study, names: str | None) -> set[str]:
+    """The rows that the command line names, or all.
+
+    Raises:
+        ConfigError: the study has no such row.
+    """
+    rows = set(study.rows) if names is None else set(names.split(","))
+    if unknown := sorted(rows - set(study.rows)):
+        raise ConfigError(f"no row {', '.join(unknown)} in {study.folder}: see --list")
+    return rows
 
 
 def run_here(study: Study, run: Run) -> None:
     """Train and score in this process; the line goes to the run's folder."""
     torch.set_num_threads(1)
     folder = WORK / "runs"
-    line = run_one(study, run, PaperEncoder(ENCODER), folder, WORK / "sounds/manifest.jsonl")
+    line = run_one(study, run, encoder_of(study), folder)
     (folder / run.name / "line.json").write_text(json.dumps(line), encoding="utf-8")
 
 
-def run_elsewhere(run: Run, options: argparse.Namespace) -> Line:
+def run_elsewhere(run: Run, study: Path) -> Line:
     """Train and score in a process of its own, with one thread: two side by side are faster than
     one with two."""
     folder = WORK / "runs" / run.name
     folder.mkdir(parents=True, exist_ok=True)
-    arguments = ["--study", str(options.study), "--run", run.row, run.setting, str(run.seed)]
+    arguments = ["--study", str(study), "--run", run.row, run.setting, str(run.seed)]
     one_thread = {"OMP_NUM_THREADS": "1", "THP_MEM_ALLOC_ENABLE": "1"}
     with (folder / "log.txt").open("a", encoding="utf-8") as log:
         subprocess.run(
@@ -65,10 +119,9 @@ def run_elsewhere(run: Run, options: argparse.Namespace) -> Line:
     return line
 
 
-def run_all(options: argparse.Namespace, lines: Path) -> dict[Run, str]:
+def run_all(options: argparse.Namespace, lines: Path, fingerprint: str) -> dict[Run, str]:
     """Every run that is not done, several side by side; the error of each that failed."""
-    fingerprint = PaperEncoder(ENCODER).fingerprint
-    rows = None if options.rows is None else set(options.rows.split(","))
+    rows = chosen_rows(Study(options.study), options.rows)
     failures: dict[Run, str] = {}
     console = Console(stderr=True)
     running: dict[Future[Line], Run] = {}
@@ -90,12 +143,10 @@ def run_all(options: argparse.Namespace, lines: Path) -> dict[Run, str]:
             to_do = [
                 run
                 for run in study.to_do()
-                if run not in failures
-                and run not in running.values()
-                and (rows is None or run.row in rows)
+                if run.row in rows and run not in failures and run not in running.values()
             ]
             for run in to_do[: options.jobs - len(running)]:
-                running[pool.submit(run_elsewhere, run, options)] = run
+                running[pool.submit(run_elsewhere, run, options.study)] = run
             names = ", ".join(run.name for run in running.values())
             progress.update(
                 task, total=study.num_runs(), completed=len(study.done), description=names
@@ -121,35 +172,53 @@ def append(path: Path, line: Line) -> None:
     partial.replace(path)
 
 
-def prepare_all() -> None:
-    """Sounds, splits and encoder; each is made once."""
-    manifest = WORK / "sounds/manifest.jsonl"
-    if not manifest.exists():
+def prepare_all(study: Study) -> None:
+    """The small study's sounds, splits and encoder; each is made once.
+
+    Raises:
+        SingleoutError: there are no sounds to make them of.
+    """
+    if study.reference.model.encoder.name != PaperEncoder.name:
+        return
+    if not study.manifest.exists():
         sounds = default_output_dir() / "manifest.jsonl"
         if not sounds.exists():
             raise SingleoutError(f"{sounds}: no sounds: run 'make sounds TIER=full' first")
-        prepare(sounds, manifest.parent)
+        prepare(sounds, study.manifest.parent)
     if not ENCODER.exists():
-        fit_encoder(manifest, WORK)
+        fit_encoder(study.manifest, WORK)
+
+
+def list_runs(study: Study) -> None:
+    """Print what is done."""
+    for run in study.wanted():
+        print(f"{'done ' if run in study.done else 'to do'}  {run.name}")
+    print(f"{len(study.done)} of {study.num_runs()} runs; {len(study.stale)} stale lines")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the study: 1 if a run failed, 2 if nothing could be done."""
     options = parse_arguments(arguments)
-    lines = RESULTS / "runs.jsonl"
+    lines = options.results / "runs.jsonl"
+    failures: dict[Run, str] = {}
     try:
-        prepare_all()
-        if options.run is not None:
-            row, setting, seed = options.run
-            run_here(Study(options.study), Run(row, setting, int(seed)))
-            return 0
+        study = Study(options.study, read_lines(lines))
         if options.list:
-            study = Study(options.study, read_lines(lines), PaperEncoder(ENCODER).fingerprint)
-            for run in study.wanted():
-                print(f"{'done' if run in study.done else 'to do'}  {run.name}")
-            print(f"{len(study.done)} of {study.num_runs()} runs; {len(study.stale)} stale lines")
+            list_runs(study)
             return 0
-        failures = run_all(options, lines)
+        if options.run is not None:
+            run_here(study, chosen_run(study, options.run))
+            return 0
+        if not options.report:
+            prepare_all(study)
+            options.results.mkdir(parents=True, exist_ok=True)
+            if not (options.results / "mixtures.json").exists():
+                write_json(options.results / "mixtures.json", fixed_mixtures(study))
+            encoder = encoder_of(study)
+            if not (options.results / "gap.json").exists():
+                write_gap(study, encoder, options.results)
+            failures = run_all(options, lines, encoder.fingerprint)
+        write_report(Study(options.study, read_lines(lines)), options.results, options.document)
     except SingleoutError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

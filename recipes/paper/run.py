@@ -12,13 +12,17 @@ from typing import Any
 
 import torch
 
-from recipes.paper.encoder import PaperEncoder
 from recipes.paper.study import Line, Run, SetConfig, Study
 from singleout.data.manifest import read_manifest
-from singleout.evaluate.run import QUERY_KINDS, EvaluationConfig, evaluate
+from singleout.evaluate.metrics import score
+from singleout.evaluate.references import REFERENCES
+from singleout.evaluate.run import QUERY_KINDS, EvaluationConfig, evaluate, tasks
 from singleout.model import QueriedSeparator
+from singleout.progress import track
+from singleout.query import QueryEncoder
 from singleout.train.config import TrainConfig
 from singleout.train.run import train
+from singleout.weights import has_fast_bfloat16
 
 
 def evaluation(config: TrainConfig, scored: SetConfig) -> EvaluationConfig:
@@ -28,7 +32,7 @@ def evaluation(config: TrainConfig, scored: SetConfig) -> EvaluationConfig:
     )
 
 
-def run_one(study: Study, run: Run, encoder: PaperEncoder, folder: Path, manifest: Path) -> Line:
+def run_one(study: Study, run: Run, encoder: QueryEncoder, folder: Path) -> Line:
     """Train (or go on with) a run in its folder and score what it saved."""
     config = study.train_config(run, folder)
     started = time.monotonic()
@@ -37,7 +41,7 @@ def run_one(study: Study, run: Run, encoder: PaperEncoder, folder: Path, manifes
     model = QueriedSeparator.from_pretrained(model_folder, encoder)
     scores: dict[str, dict[str, list[float]]] = {}
     for name, scored in study.config.sets.items():
-        clips = read_manifest(manifest, scored.split)
+        clips = read_manifest(study.manifest, scored.split)
         rows = evaluate(model, clips, evaluation(config, scored), references={})
         scores[name] = {
             kind: [round(row["si_sdri_db"], 2) for row in rows if row["system"] == kind]
@@ -59,6 +63,28 @@ def run_one(study: Study, run: Run, encoder: PaperEncoder, folder: Path, manifes
         "curve": curve(config.output / "logs"),
         "si_sdri_db": scores,
     }
+
+
+def fixed_mixtures(study: Study) -> dict[str, Any]:
+    """What every run is scored on, by set: target, interference and SI-SDRi of the references."""
+    config = study.reference
+    rate = config.model.separator.sample_rate
+    sets: dict[str, Any] = {}
+    for name, scored in study.config.sets.items():
+        clips = read_manifest(study.manifest, scored.split)
+        found: dict[str, list[Any]] = {"target": [], "interference": []}
+        references: dict[str, list[float]] = {reference: [] for reference in REFERENCES}
+        drawn = tasks(clips, evaluation(config, scored), rate)
+        for task in track(drawn, f"mixtures {name}", scored.num_mixtures):
+            found["target"].append(task.target.path.name)
+            found["interference"].append(task.interference.path.name)
+            mixture = torch.from_numpy(task.rendered.mixture)
+            target = torch.from_numpy(task.rendered.sources[0])
+            for reference, estimate in REFERENCES.items():
+                scores = score(estimate(mixture, target), target, mixture)
+                references[reference].append(round(float(scores.si_sdr_improvement), 2))
+        sets[name] = {**found, "references": references}
+    return {"command": "python -m recipes.paper", "sets": sets}
 
 
 def curve(logs: Path) -> list[dict[str, float]]:
@@ -90,14 +116,13 @@ def revision() -> str:
 
 def machine() -> dict[str, Any]:
     """What the times were taken on."""
-    names = [
-        line.partition(":")[2].strip()
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        if line.startswith("model name")
-    ]
+    info = Path("/proc/cpuinfo")  # Linux alone has it
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return {
         "cpu": names[0] if names else platform.processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "bfloat16": has_fast_bfloat16(),
         "torch": torch.__version__,
     }

@@ -82,6 +82,11 @@ class Run:
 Line = dict[str, Any]
 """A finished run, as in ``runs.jsonl``."""
 
+LINE_KEYS = (
+    "row", "setting", "seed", "config_hash", "encoder", "git", "machine", "steps", "parameters",
+    "embedding_dim", "training_s", "evaluation_s", "curve", "si_sdri_db",
+)  # fmt: skip
+
 
 class Study:
     """A study's folder of configs, with the lines of the runs that are finished.
@@ -111,6 +116,23 @@ class Study:
                 self.done[run] = line
             else:
                 self.stale.append(line)
+
+    @property
+    def reference(self) -> TrainConfig:
+        """The first row's config: corpus, encoder and mixtures that all rows share."""
+        row = self.config.rows[0]
+        return self.train_config(Run(row.name, next(iter(row.grid)), 0))
+
+    @property
+    def manifest(self) -> Path:
+        """The sounds, with all splits.
+
+        Raises:
+            ConfigError: the first row has none.
+        """
+        if self.reference.manifest is None:
+            raise ConfigError(f"{self.folder}: its first row needs a manifest with all splits")
+        return self.reference.manifest
 
     def _possible(self) -> Iterator[Run]:
         for row in self.config.rows:
@@ -191,7 +213,10 @@ def read_lines(path: Path) -> list[Line]:
     for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         try:
             line = json.loads(text)
-            lines.append({**line, "row": line["row"], "si_sdri_db": line["si_sdri_db"]})
-        except (ValueError, LookupError, TypeError) as error:
-            raise ConfigError(f"{path}:{number}: not the line of a run: {error!r}") from None
+            missing = [key for key in LINE_KEYS if key not in line]
+        except (ValueError, TypeError) as error:
+            raise ConfigError(f"{path}:{number}: not the line of a run: {error}") from None
+        if missing:
+            raise ConfigError(f"{path}:{number}: not the line of a run: no {', '.join(missing)}")
+        lines.append(line)
     return lines

@@ -1,0 +1,338 @@
+"""Claims, table and pictures of the study, from committed results alone: no sounds, no models."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from recipes.paper.claims import DOMAINS, KINDS, Targets, claims, describe
+from recipes.paper.study import Line, Study
+from singleout.errors import ConfigError
+from singleout.evaluate.statistics import Interval, summarise
+
+COMMAND = "python -m recipes.paper --report"
+COLOURS = {"text": "#D55E00", "audio": "#0072B2"}
+TITLES = {"in_domain": "in domain", "out_of_domain": "out of domain"}
+BEGIN, END = "<!-- begin {} -->", "<!-- end {} -->"
+
+Entry = dict[str, Any]
+
+
+def write_report(study: Study, results: Path, document: Path | None) -> None:
+    """Write ``claims.json``, ``table.json`` and the pictures into ``results``, and the tables into
+    the document's marked places.
+
+    Raises:
+        ConfigError: there are no mixtures yet, or the runs are of several encoders.
+    """
+    encoders = {line["encoder"] for line in study.done.values()}
+    if len(encoders) > 1:
+        raise ConfigError(
+            f"{results / 'runs.jsonl'}: runs of several encoders ({', '.join(sorted(encoders))}) "
+            "cannot be compared: remove the lines of all but one"
+        )
+    if not (results / "mixtures.json").exists():
+        raise ConfigError(f"{results}: no mixtures.json: run the study first (make paper)")
+    mixtures = json.loads((results / "mixtures.json").read_text(encoding="utf-8"))
+    targets: Targets = {name: each["target"] for name, each in mixtures["sets"].items()}
+    entries = [
+        entry
+        for row in study.config.rows
+        for setting in row.grid
+        if (entry := describe(study, row.name, setting, targets)) is not None
+    ]
+    meta = describe_runs(study, targets)
+    found = claims(study, targets)
+    write_json(results / "claims.json", {"meta": meta, "claims": found})
+    write_json(
+        results / "table.json",
+        {"meta": meta, "rows": entries, "references": reference_rows(mixtures["sets"])},
+    )
+    pictures: dict[str, Callable[[Any], None]] = {
+        "rows.png": lambda figure: draw_rows(figure, best_of(entries)),
+        "dropout.png": lambda figure: draw_sweep(
+            figure, dropout_points(entries), "dropout probability p", text_of(entries)
+        ),
+        "scaling.png": lambda figure: draw_sweep(
+            figure, scaling_points(entries), "share of the uncaptioned recordings", None
+        ),
+        "curves.png": lambda figure: draw_curves(figure, study),
+    }
+    for name, draw in pictures.items():
+        save_picture(results / name, draw)
+    if document is not None:
+        references = reference_rows(mixtures["sets"])
+        fill_in(
+            document,
+            {"claims": claims_table(found), "rows": rows_table(entries, references)},
+        )
+
+
+def describe_runs(study: Study, targets: Targets) -> dict[str, Any]:
+    """What the figures were made of."""
+    lines = list(study.done.values())
+    return {
+        "command": COMMAND,
+        "unit": "dB of SI-SDRi, 95 % bootstrap intervals over seeds and target clips",
+        "num_runs": len(lines),
+        "num_runs_of_the_whole_study": study.num_runs(),
+        "steps": sorted({line["steps"] for line in lines}),
+        "parameters": sorted({line["parameters"] for line in lines}),
+        "encoder": sorted({line["encoder"] for line in lines}),
+        "git": sorted({line["git"] for line in lines}),
+        "machines": sorted({json.dumps(line["machine"], sort_keys=True) for line in lines}),
+        "training_hours": round(sum(line["training_s"] for line in lines) / 3600, 2),
+        "mixtures": {name: len(each) for name, each in targets.items()},
+        "target_clips": {name: len(set(each)) for name, each in targets.items()},
+    }
+
+
+def reference_rows(sets: dict[str, Any]) -> dict[str, Any]:
+    """Zeros, mixture, half the mixture and oracle mask on the same mixtures."""
+    names = next(iter(sets.values()))["references"]
+    result: dict[str, Any] = {}
+    for name in names:
+        result[name] = {}
+        for domain in DOMAINS:
+            values = sets[domain]["references"][name]
+            improved = [value > 1e-6 for value in values]
+            result[name][domain] = summarise(values, improved, sets[domain]["target"])
+    return result
+
+
+def best_of(entries: Iterable[Entry]) -> list[Entry]:
+    """Of every row the setting that validation chose."""
+    return [entry for entry in entries if entry["chosen"]]
+
+
+def text_of(entries: Sequence[Entry]) -> Entry | None:
+    """The row that the others are compared with."""
+    return next((entry for entry in entries if entry["row"] == "text"), None)
+
+
+def dropout_points(entries: Iterable[Entry]) -> list[tuple[float, Entry]]:
+    """The sweep, from no dropout on."""
+    points = []
+    for entry in entries:
+        if entry["row"] == "none":
+            points.append((0.0, entry))
+        elif entry["row"] == "dropout":
+            points.append((float(entry["setting"].removeprefix("p=")), entry))
+    return sorted(points, key=lambda point: point[0])
+
+
+def scaling_points(entries: Iterable[Entry]) -> list[tuple[float, Entry]]:
+    """Captions alone, then with more and more of the uncaptioned recordings."""
+    shares = {"quarter": 0.25, "half": 0.5, "all": 1.0}
+    points = []
+    for entry in entries:
+        if entry["row"] == "captioned":
+            points.append((0.0, entry))
+        elif entry["row"] == "captioned_audio":
+            points.append((shares[entry["setting"]], entry))
+    return sorted(points, key=lambda point: point[0])
+
+
+# Tables
+
+
+def _db(interval: Interval) -> str:
+    """Signed hundredths with the interval, for Markdown."""
+    estimate, low, high = (interval[key] for key in ("estimate", "low", "high"))  # type: ignore[literal-required]
+    return f"{estimate:+.2f} [{low:+.2f}, {high:+.2f}]"
+
+
+def claims_table(found: dict[str, dict[str, Any]]) -> str:
+    """One line per claim."""
+    lines = ["| claim | in dB | verdict |", "|---|---|---|"]
+    for number, claim in found.items():
+        other = f"; out of domain {_db(claim['out_of_domain'])}" if "out_of_domain" in claim else ""
+        figure = _db(claim)  # type: ignore[arg-type]
+        lines.append(
+            f"| {number}. {claim['statement']} | {figure}{other} | **{claim['verdict']}** |"
+        )
+    return "\n".join(lines)
+
+
+def rows_table(entries: Iterable[Entry], references: dict[str, Any]) -> str:
+    """All rows and settings, for both domains."""
+    head = ["row", "seeds"]
+    for domain in DOMAINS:
+        head += [f"{TITLES[domain]}: text", "median", "improved", "audio", "minus text row"]
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    for entry in entries:
+        name = entry["row"].replace("_", " ") + (
+            f", {entry['setting']}" if entry["setting"] else ""
+        )
+        cells = [f"**{name}**" if entry["chosen"] else name, str(entry["seeds"])]
+        for domain in DOMAINS:
+            part = entry[domain]
+            text = part["text"]
+            cells += [
+                _db(text["mean"]),
+                f"{text['median']['estimate']:+.2f}",
+                f"{100 * text['share_improved']['estimate']:.0f} %",
+                f"{part['audio']['mean']['estimate']:+.2f}",
+                _db(part["minus_text"]) if "minus_text" in part else "",
+            ]
+        lines.append("| " + " | ".join(cells) + " |")
+    for name, parts in references.items():
+        cells = [name.replace("_", " "), ""]
+        for domain in DOMAINS:
+            part = parts[domain]
+            cells += [
+                f"{part['mean']['estimate']:+.2f}",
+                f"{part['median']['estimate']:+.2f}",
+                f"{100 * part['share_improved']['estimate']:.0f} %",
+                "",
+                "",
+            ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def fill_in(document: Path, parts: dict[str, str]) -> None:
+    """Replace what stands between a part's two marks.
+
+    Raises:
+        ConfigError: the document has no such marks.
+    """
+    text = document.read_text(encoding="utf-8")
+    for name, content in parts.items():
+        begin, end = BEGIN.format(name), END.format(name)
+        pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
+        if not pattern.search(text):
+            raise ConfigError(f"{document}: has no '{begin}' … '{end}'")
+        # A function, for content may hold backslashes.
+        text = pattern.sub(lambda _, c=content, b=begin, e=end: f"{b}\n{c}\n{e}", text)  # type: ignore[misc]
+    partial = document.with_suffix(".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(document)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Whole or not at all."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+# Pictures
+
+
+def save_picture(path: Path, draw: Callable[[Any], None]) -> None:
+    """A PNG, whole or not at all."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 5.5), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    draw(figure)
+    partial = path.with_suffix(".partial")
+    figure.savefig(partial, format="png", metadata={"Software": None})
+    partial.replace(path)
+
+
+def _errors(intervals: Sequence[Interval]) -> list[list[float]]:
+    """Of matplotlib's error bars: below and above."""
+    return [
+        [max(0.0, interval["estimate"] - interval["low"]) for interval in intervals],
+        [max(0.0, interval["high"] - interval["estimate"]) for interval in intervals],
+    ]
+
+
+def draw_rows(figure: Any, entries: Sequence[Entry]) -> None:
+    """Every row's mean with its interval, text above audio queries; the text row as a line."""
+    axes = figure.subplots(1, 2, sharey=True)
+    reference = text_of(entries)
+    names = [
+        entry["row"].replace("_", " ") + (f" ({entry['setting']})" if entry["setting"] else "")
+        for entry in entries
+    ]
+    for axis, domain in zip(axes, DOMAINS, strict=True):
+        for kind, offset in (("text", -0.14), ("audio", 0.14)):
+            found = [entry[domain][kind]["mean"] for entry in entries]
+            axis.errorbar(
+                [interval["estimate"] for interval in found],
+                [i + offset for i in range(len(entries))],
+                xerr=_errors(found),
+                fmt="o",
+                color=COLOURS[kind],
+                label=f"{kind} queries",
+                markersize=5,
+                capsize=2,
+            )
+        if reference is not None:
+            axis.axvline(
+                reference[domain]["text"]["mean"]["estimate"], color=COLOURS["text"], alpha=0.4
+            )
+        axis.set_title(TITLES[domain])
+        axis.set_xlabel("SI-SDRi (dB), mean and 95 % interval")
+        axis.grid(axis="x", alpha=0.3)
+    axes[0].set_yticks(range(len(entries)), names)
+    axes[0].invert_yaxis()
+    axes[1].legend(loc="best")
+
+
+def draw_sweep(
+    figure: Any, points: Sequence[tuple[float, Entry]], label: str, reference: Entry | None
+) -> None:
+    """Means against a quantity, with intervals; the text row as a band."""
+    axes = figure.subplots(1, 2, sharey=True)
+    for axis, domain in zip(axes, DOMAINS, strict=True):
+        if reference is not None:
+            band = reference[domain]["text"]["mean"]
+            axis.axhspan(band["low"], band["high"], color=COLOURS["text"], alpha=0.12)
+            axis.axhline(
+                band["estimate"], color=COLOURS["text"], alpha=0.5, label="text row, text queries"
+            )
+        for kind in KINDS:
+            found = [entry[domain][kind]["mean"] for _, entry in points]
+            axis.errorbar(
+                [x for x, _ in points],
+                [interval["estimate"] for interval in found],
+                yerr=_errors(found),
+                marker="o",
+                color=COLOURS[kind],
+                label=f"{kind} queries",
+                capsize=3,
+            )
+        axis.set_title(TITLES[domain])
+        axis.set_xlabel(label)
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("SI-SDRi (dB)")
+    axes[1].legend(loc="best")
+
+
+def draw_curves(figure: Any, study: Study) -> None:
+    """Validation along the training: whether the ranking has settled."""
+    axes = figure.subplots(1, 2, sharey=True)
+    styles = ["-", "--", ":", "-."]
+    shown = [row.name for row in study.config.rows if study.seeds_of(row.name)]
+    for number, name in enumerate(shown):
+        lines = study.seeds_of(name)
+        for axis, kind in zip(axes, KINDS, strict=True):
+            x, y = mean_curve(lines, kind)
+            axis.plot(
+                x, y, styles[number // 10 % 4], color=f"C{number % 10}",
+                label=name.replace("_", " "),
+            )  # fmt: skip
+    for axis, kind in zip(axes, KINDS, strict=True):
+        axis.set_title(f"validation, {kind} queries")
+        axis.set_xlabel("steps")
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("SI-SDRi (dB), mean over seeds")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
+
+
+def mean_curve(lines: Sequence[Line], kind: str) -> tuple[list[float], list[float]]:
+    """Steps that all runs logged, and the mean over the runs."""
+    by_step: dict[float, list[float]] = {}
+    for line in lines:
+        for point in line["curve"]:
+            by_step.setdefault(point["step"], []).append(point[kind])
+    steps = sorted(step for step, scores in by_step.items() if len(scores) == len(lines))
+    return steps, [sum(by_step[step]) / len(lines) for step in steps]

@@ -1,0 +1,251 @@
+"""The configs of the study of the paper's claims, in both sizes, and every row trained for two
+steps with a debug model and scored."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import yaml
+from clap_models import tiny_encoder
+from conftest import TINY_SEPARATOR, tiny_tokenizer
+
+from recipes.paper.__main__ import append
+from recipes.paper.run import run_one
+from recipes.paper.study import Run, Study, StudyConfig, read_lines
+from singleout.config import load_config
+from singleout.query import BuiltinEncoder, QueryEncoder
+from singleout.query.builtin import BuiltinNetwork
+from singleout.query.manipulations import Manipulator
+from singleout.separators import AnySeparator
+
+ROOT = Path(__file__).parent.parent
+CONFIGS = ROOT / "configs/paper"
+SIZES = ("small", "full")
+MAX_RUNS = 40
+EMBEDDING_DIM = {"small": 256, "full": 512}
+"""Of the encoders that the two studies name; the debug encoders have it, too, so that what
+depends on it (components, noise) is as configured."""
+
+
+def rows_of(size: str) -> list[str]:
+    others = {"common", "study"}
+    return sorted(path.stem for path in (CONFIGS / size).glob("*.yaml") if path.stem not in others)
+
+
+ROWS = [(size, row) for size in SIZES for row in rows_of(size)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """The tiny networks are faster so, and far faster on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def write_sound(path: Path, number: int, seconds: float = 0.8, rate: int = 16_000) -> None:
+    """A tone or a noise, unlike any other number's."""
+    rng = np.random.default_rng([number])
+    time = np.arange(int(rate * seconds)) / rate
+    tone = np.sin(2 * np.pi * 150 * (number + 1) * time)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, 0.1 * (rng.normal(size=len(time)) if number % 2 else tone), rate)
+
+
+def write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+# The configs.
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_rows_of_the_study_and_configs_are_the_same(size: str) -> None:
+    config = load_config(StudyConfig, CONFIGS / size / "study.yaml")
+    assert sorted(row.name for row in config.rows) == rows_of(size)
+    assert sum(len(row.grid) + row.seeds - 1 for row in config.rows) <= MAX_RUNS
+
+
+def test_both_sizes_have_the_same_rows_and_runs() -> None:
+    small, full = (load_config(StudyConfig, CONFIGS / size / "study.yaml") for size in SIZES)
+    assert small.sets.keys() == full.sets.keys()
+    for one, other in zip(small.rows, full.rows, strict=True):
+        assert (one.name, one.seeds, one.fixed is None) == (
+            other.name,
+            other.seeds,
+            other.fixed is None,
+        )
+        assert len(one.grid) == len(other.grid)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_every_setting_fits_the_encoder_it_names(size: str) -> None:
+    study = Study(CONFIGS / size)
+    for row in study.config.rows:
+        for setting in row.grid:
+            config = study.train_config(Run(row.name, setting, 0))
+            Manipulator(config.model.manipulation, EMBEDDING_DIM[size])
+            assert config.manifest is not None
+            assert config.manifest.is_absolute()
+
+
+def test_full_rows_have_the_real_parts() -> None:
+    study = Study(CONFIGS / "full")
+    for row in rows_of("full"):
+        model = study.train_config(Run(row, next(iter(study.rows[row].grid)), 0)).model
+        assert re.fullmatch(r"laion/larger_clap_general@[0-9a-f]{40}", model.encoder.name)
+        with torch.device("meta"):
+            separator = model.separator.build(EMBEDDING_DIM["full"])
+        assert separator.sample_rate == 32_000
+        assert sum(p.numel() for p in separator.parameters()) == 26_447_941
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("row", rows_of("small"))
+def test_rows_do_what_they_are_called(size: str, row: str) -> None:
+    study = Study(CONFIGS / size)
+    config = study.train_config(Run(row, next(iter(study.rows[row].grid)), 0))
+    steps = [step.type for step in config.model.manipulation.steps]
+    query = config.query_audio
+    captions_only = row in ("text", "captioned", "captioned_audio")
+    assert config.p_text == (1.0 if captions_only else 0.5 if row == "text_audio" else 0.0)
+    assert (config.uncaptioned is not None) == (row == "captioned_audio")
+    assert config.query_mixup == (row == "query_mixup")
+    assert (query.mixup is not None) == (row == "mixup")
+    assert (query.spec_augment is not None) == (row == "spec_augment")
+    assert query.source == (row if row in ("same_class", "other_crop") else "target")
+    expected = {
+        "c3": ["mean_shift", "noise"],
+        "composed": ["mean_shift", "projection", "dropout"],
+        "captioned_audio": ["dropout"],
+        "text_audio": ["dropout"],
+    }
+    named = ("dropout", "noise", "mean_shift", "pca", "pls", "retrieval", "projection")
+    assert steps == expected.get(row, [row] if row in named else [])
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_noise_of_c3_has_its_published_variance(size: str) -> None:
+    config = Study(CONFIGS / size).train_config(Run("c3", "", 0))
+    noise = config.model.manipulation.steps[1]
+    assert noise.relative_norm**2 / EMBEDDING_DIM[size] == pytest.approx(0.016, rel=5e-3)  # type: ignore[union-attr]
+
+
+# Every row, trained and scored.
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A home folder with the manifests that the configs name, of tiny sounds."""
+    folder = tmp_path_factory.mktemp("home")
+    splits = {"train": 6, "validation": 3, "test_in_domain": 3, "test_out_of_domain": 3}
+    rows = []
+    for split, count in splits.items():
+        for i in range(count):
+            name = f"{split}-{i}"
+            seconds = 0.4 + 0.15 * i
+            write_sound(folder / f"sounds/{name}.wav", len(rows), seconds)
+            said = {"caption": f"sound {name}", "class": f"kind {i % 4}"}
+            path = str(folder / f"sounds/{name}.wav")
+            rows.append({"path": path, "seconds": seconds, "group": name, "split": split, **said})
+    captioned = [row for i, row in enumerate(rows) if i < 3 or row["split"] == "validation"]
+    uncaptioned = [{k: row[k] for k in ("path", "seconds", "group", "split")} for row in rows[3:6]]
+    for place in ("paper/sounds", "paper_full"):
+        cache = folder / ".cache/singleout" / place
+        write_lines(cache / "manifest.jsonl", rows)
+        write_lines(cache / "captioned.jsonl", captioned)
+        write_lines(cache / "uncaptioned.jsonl", uncaptioned)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(folder))
+        patch.delenv("SINGLEOUT_CACHE", raising=False)  # it is below the home folder
+        yield folder
+
+
+def debug_builtin(folder: Path) -> BuiltinEncoder:
+    """The tiny built-in encoder, with as long embeddings as the small study's."""
+    config = {
+        "dim": EMBEDDING_DIM["small"],
+        "text_hidden": 16,
+        "sentence": {"vocabulary": 76, "dim": 24, "num_layers": 1, "num_heads": 2, "hidden": 32},
+        "audio_channels": [8, 8, 8, 8, 8],
+    }
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        network = BuiltinNetwork(config)
+        words = network.sentence.words
+        words.weight.copy_(torch.randint(-127, 128, words.weight.shape))
+        words.scale.fill_(0.02)
+    BuiltinEncoder(network, tiny_tokenizer(), config).save_pretrained(folder)
+    return BuiltinEncoder.from_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, QueryEncoder]:
+    folder = tmp_path_factory.mktemp("encoders")
+    return {
+        "small": debug_builtin(folder / "builtin"),
+        "full": tiny_encoder(folder / "clap", dim=EMBEDDING_DIM["full"]),
+    }
+
+
+@pytest.fixture(scope="module")
+def debug_studies(home: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Study]:
+    """Both studies as shipped, but for the sizes in ``common.yaml`` and of the scored sets."""
+    studies = {}
+    for size in SIZES:
+        folder = tmp_path_factory.mktemp("configs") / size
+        shutil.copytree(CONFIGS / size, folder)
+        common = yaml.safe_load((folder / "common.yaml").read_text(encoding="utf-8"))
+        rate = common["model"]["separator"]["sample_rate"]
+        separator: AnySeparator = TINY_SEPARATOR.model_copy(update={"sample_rate": rate})
+        common["model"]["separator"] = separator.model_dump(mode="json")
+        for mixtures in (common["mixtures"], common["validation"]["mixtures"]):
+            mixtures |= {"segment_seconds": 0.4, "crop_hop_seconds": 0.2}
+        common["validation"] |= {"num_mixtures": 2, "every_steps": 2}
+        common |= {"steps": 2, "batch_size": 2, "warmup_steps": 1, "num_workers": 0}
+        common |= {"precision": "float32", "checkpoint_every": 2}
+        (folder / "common.yaml").write_text(yaml.safe_dump(common), encoding="utf-8")
+        text = (folder / "study.yaml").read_text(encoding="utf-8")
+        text = re.sub(r"num_mixtures: \d+", "num_mixtures: 2", text)
+        (folder / "study.yaml").write_text(text, encoding="utf-8")
+        studies[size] = Study(folder)
+    return studies
+
+
+@pytest.mark.parametrize(("size", "row"), ROWS)
+def test_every_row_trains_and_is_scored(
+    size: str,
+    row: str,
+    home: Path,
+    debug_studies: dict[str, Study],
+    encoders: dict[str, QueryEncoder],
+    tmp_path: Path,
+) -> None:
+    study, encoder = debug_studies[size], encoders[size]
+    run = Run(row, next(iter(study.rows[row].grid)), 0)
+    line = run_one(study, run, encoder, tmp_path)  # type: ignore[arg-type]
+    lines = tmp_path / "results/runs.jsonl"
+    append(lines, line)
+    assert read_lines(lines) == [line]
+    assert line.keys() >= {
+        *("row", "setting", "seed", "config_hash", "encoder", "git", "machine", "steps"),
+        *("parameters", "embedding_dim", "training_s", "evaluation_s", "curve", "si_sdri_db"),
+    }
+    assert line["steps"] == 2
+    assert line["si_sdri_db"].keys() == study.config.sets.keys()
+    for scores in line["si_sdri_db"].values():
+        assert sorted(scores) == ["audio", "text"]
+        assert all(len(each) == 2 and np.isfinite(each).all() for each in scores.values())
+    assert [point["step"] for point in line["curve"]] == [2]
+    assert Study(study.folder, [line], encoder.fingerprint).done == {run: line}
