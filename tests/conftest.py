@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 # The command's help is compared as plain text of one width.
@@ -57,6 +58,14 @@ def randomise_statistics(module: nn.Module) -> None:
         if isinstance(part, nn.modules.batchnorm._BatchNorm):
             nn.init.normal_(part.running_mean, 0, 0.1)
             nn.init.uniform_(part.running_var, 0.8, 1.2)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_cache_at_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Embeddings are kept below a temporary folder, by the commands in subprocesses, too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SINGLEOUT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

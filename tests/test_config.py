@@ -131,6 +131,112 @@ def test_files_that_cannot_be_read_are_one_line(tmp_path: Path) -> None:
         assert "cannot be read as a config" in refused(bad)
 
 
+# Files that extend others.
+
+
+def files(folder: Path, **texts: str) -> Path:
+    """YAML files by name; the last one's path."""
+    for name, text in texts.items():
+        path = folder / f"{name}.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    return path
+
+
+class Deep(StrictConfig):
+    outer: Outer = Outer()
+    values: dict[str, dict[str, Any]] = Field(default_factory=dict)
+
+
+def test_mappings_are_merged_at_any_depth_and_all_else_is_replaced(tmp_path: Path) -> None:
+    path = files(
+        tmp_path,
+        base="outer: {steps: 3, inner: {rate: 2, names: [a, b]}}\n"
+        "values: {x: {one: 1, two: 2, three: {a: 1}}, y: {one: 1}}\n",
+        over="extends: base.yaml\n"
+        "outer: {inner: {names: [c]}}\n"
+        "values: {x: {two: {b: 2}, three: {c: 3}, four: null}, z: {}}\n",
+    )
+    config = load_config(Deep, path)
+    assert config.outer == Outer(steps=3, inner=Inner(rate=2, names=("c",)))
+    assert config.values == {
+        "x": {"one": 1, "two": {"b": 2}, "three": {"a": 1, "c": 3}, "four": None},
+        "y": {"one": 1},
+        "z": {},
+    }
+    assert load_config(Deep, tmp_path / "base.yaml").outer.inner.names == ("a", "b")
+
+
+def test_a_mapping_gives_way_to_a_value_and_the_other_way_round(tmp_path: Path) -> None:
+    path = files(
+        tmp_path,
+        base="values: {x: {one: {a: 1}, two: 5}}",
+        over="extends: base.yaml\nvalues: {x: {one: 5, two: {a: 1}}}",
+    )
+    assert load_config(Deep, path).values == {"x": {"one": 5, "two": {"a": 1}}}
+
+
+def test_a_base_is_found_beside_the_file_that_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    files(tmp_path / "deep" / "down", middle="extends: ../base.yaml\ninner: {rate: 2}")
+    files(tmp_path / "deep", base="extends: root.json\ninner: {names: [a]}")
+    (tmp_path / "deep" / "root.json").write_text('{"steps": 7, "inner": {"rate": 9}}')
+    path = files(tmp_path, over="extends: deep/down/middle.yaml\nsteps: 4")
+    expected = Outer(steps=4, inner=Inner(rate=2, names=("a",)))
+    assert load_config(Outer, path) == expected
+    path.write_text(f"extends: {tmp_path}/deep/base.yaml")
+    assert load_config(Outer, path).steps == 7
+
+
+def test_overrides_stand_above_what_is_extended(tmp_path: Path) -> None:
+    path = files(
+        tmp_path, base="inner: {rate: 2, names: [a]}", over="extends: base.yaml\ninner: {rate: 3}"
+    )
+    config = load_config(Outer, path, ["inner.rate=4", "steps=2"])
+    assert config == Outer(steps=2, inner=Inner(rate=4, names=("a",)))
+
+
+def test_a_file_that_extends_nothing_else_is_its_base(tmp_path: Path) -> None:
+    path = files(tmp_path, base="steps: 3", over="extends: base.yaml")
+    assert load_config(Outer, path) == Outer(steps=3)
+    path.write_text("extends: null\nsteps: 4")
+    assert load_config(Outer, path) == Outer(steps=4)
+
+
+def test_circles_of_files_are_refused(tmp_path: Path) -> None:
+    path = files(tmp_path, a="extends: b.yaml", b="extends: ./c.yaml", c="extends: a.yaml")
+    for start in ("a", "b", "c"):
+        assert "'extends': name another config file" in refused(tmp_path / f"{start}.yaml")
+    path.write_text("extends: ../" + tmp_path.name + "/c.yaml")
+    assert "'extends': name another config file" in refused(path)
+    link = tmp_path / "link.yaml"
+    link.symlink_to(path)
+    path.write_text("extends: link.yaml")
+    assert "'extends': name another config file" in refused(path)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("5", "'extends': name another config file, got 5"),
+        ("[base.yaml]", "'extends': name another config file, got ['base.yaml']"),
+        ("no.yaml", "no.yaml: cannot be read as a config"),
+        ('""', "cannot be read as a config"),
+        (".", "cannot be read as a config"),
+        ('"a\\0b"', "'extends': name another config file"),
+        ("list.yaml", "list.yaml: a config is a mapping"),
+        ("broken.yaml", "broken.yaml: not valid YAML"),
+        ("extra.yaml", "config.yaml: unknown key 'more'"),
+    ],
+)
+def test_bases_that_cannot_be_used_are_one_line(value: str, message: str, tmp_path: Path) -> None:
+    files(tmp_path, list="[1]", broken="a: [", extra="more: 1")
+    assert message in refused(write(tmp_path, f"extends: {value}"))
+
+
 def test_values_from_elsewhere_name_their_origin() -> None:
     with pytest.raises(ConfigError, match="the model: unknown key 'a'"):
         validated(Outer, {"a": 1}, "the model")

@@ -17,12 +17,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from singleout.audio import write_wav
-from singleout.data.dataset import MixtureDataset
-from singleout.data.embeddings import EmbeddingTable, build_table
+from singleout.data.dataset import MixtureDataset, QueryAudioConfig
+from singleout.data.embeddings import SAMPLE_RATE, EmbeddingTable, build_table
 from singleout.data.manifest import Clip, read_manifest, scan_folder, total_seconds
 from singleout.data.plan import MixtureConfig, MixtureSpec, Planner, SourceSpec, num_crops
 from singleout.data.render import low_pass, read_crop, render
 from singleout.errors import AudioError, ManifestError
+from singleout.query.audio_manipulations import Mixup, SpecAugment
 
 RATE = 32_000
 SHORT = MixtureConfig(segment_seconds=0.7, crop_hop_seconds=0.35)
@@ -438,14 +439,31 @@ def marked_table(clips: list[Clip], config: MixtureConfig) -> EmbeddingTable:
     return build_table(clips, config, lambda clip, crop: torch.tensor([clip, crop]))
 
 
-def dataset_of(clips: list[Clip], first: int, length: int, texts: Any = None) -> MixtureDataset:
+def marked_captions(counts: list[int]) -> EmbeddingTable:
+    """So many captions of each clip; each embedding is its clip and its number, from 1."""
+    rows = [[clip, number + 1] for clip, count in enumerate(counts) for number in range(count)]
+    return EmbeddingTable(torch.tensor(rows).float(), tuple(np.cumsum([0, *counts]).tolist()))
+
+
+def dataset_of(
+    clips: list[Clip],
+    first: int,
+    length: int,
+    captions: EmbeddingTable | None = None,
+    rate: int = RATE,
+    **changes: Any,
+) -> MixtureDataset:
     table = marked_table(clips, SHORT)
-    return MixtureDataset(clips, SHORT, RATE, table, texts, 5, first, length)
+    return MixtureDataset(clips, SHORT, rate, table, captions, 5, first, length, **changes)
+
+
+def asked(clips: list[Clip], index: int) -> tuple[SourceSpec, ...]:
+    """The targets of a mixture of ``dataset_of``."""
+    return Planner(clips, SHORT, 5).plan(0, index).sources[:2]
 
 
 def test_examples_are_two_questions_about_one_mixture(clips: list[Clip]) -> None:
-    texts = torch.arange(len(clips))[:, None].float().expand(-1, 2)
-    dataset = dataset_of(clips, 10, 4, texts)
+    dataset = dataset_of(clips, 10, 4, marked_captions([1] * len(clips)))
     assert len(dataset) == 4
     for i in range(len(dataset)):
         spec = Planner(clips, SHORT, 5).plan(0, 10 + i)
@@ -453,10 +471,12 @@ def test_examples_are_two_questions_about_one_mixture(clips: list[Clip]) -> None
         example = dataset[i]
         assert torch.equal(example["mixture"][0], torch.from_numpy(rendered.mixture))
         assert torch.equal(example["targets"][:, 0], torch.from_numpy(rendered.sources[:2]))
-        asked = spec.sources[:2]
-        assert example["audio"].tolist() == [[s.clip, s.crop] for s in asked]
-        assert example["text"].tolist() == [[s.clip, s.clip] for s in asked]
-        assert example["clips"].tolist() == [s.clip for s in asked]
+        targets = spec.sources[:2]
+        assert example["audio"].tolist() == [[s.clip, s.crop] for s in targets]
+        assert example["text"].tolist() == [[s.clip, 1] for s in targets]
+        assert example["clips"].tolist() == [s.clip for s in targets]
+        assert example["query_audio"].shape == (2, 0)
+        assert example["query_samples"].tolist() == [0, 0]
 
 
 def test_a_resumed_data_set_goes_on_where_the_first_stopped(clips: list[Clip]) -> None:
@@ -468,6 +488,142 @@ def test_a_resumed_data_set_goes_on_where_the_first_stopped(clips: list[Clip]) -
     for index in (-1, 4):
         with pytest.raises(IndexError):
             whole[index]
+
+
+@pytest.mark.parametrize("all_captions", [False, True])
+def test_captions_are_drawn_where_there_are_some(clips: list[Clip], all_captions: bool) -> None:
+    """One of all of them in training, the first of them otherwise, zeros for want of any."""
+    counts = [3, 0, 1, 2, 0]
+    dataset = dataset_of(clips, 0, 150, marked_captions(counts), all_captions=all_captions)
+    drawn: dict[int, list[int]] = {clip: [] for clip in range(5)}
+    for i in range(150):
+        example = dataset[i]
+        for clip, (marked, number) in zip(example["clips"], example["text"].tolist(), strict=True):
+            assert marked == (int(clip) if counts[int(clip)] else 0)
+            drawn[int(clip)].append(int(number))
+    for clip, count in enumerate(counts):
+        expected = range(1, count + 1) if all_captions else range(1, min(count, 1) + 1)
+        assert set(drawn[clip]) == (set(expected) or {0})
+    if all_captions:  # about alike
+        shares = np.bincount(drawn[0], minlength=4)[1:] / len(drawn[0])
+        assert shares.min() > 0.15
+
+
+def grouped(clips: list[Clip], labels: str, groups: str) -> list[Clip]:
+    return [
+        replace(clip, label=label, group=group)
+        for clip, label, group in zip(clips, labels, groups, strict=True)
+    ]
+
+
+def queries(clips: list[Clip], source: Any, length: int) -> list[tuple[SourceSpec, int, int]]:
+    """Each target with the clip and the crop that are its query."""
+    dataset = dataset_of(clips, 0, length, query_audio=QueryAudioConfig(source=source))
+    found = []
+    for i in range(length):
+        for target, (clip, crop) in zip(asked(clips, i), dataset[i]["audio"].tolist(), strict=True):
+            assert 0 <= crop < num_crops(clips[int(clip)], SHORT)
+            found.append((target, int(clip), int(crop)))
+    return found
+
+
+def test_another_crop_of_the_same_clip_is_the_query_where_there_is_one(clips: list[Clip]) -> None:
+    drawn: dict[tuple[int, int], set[int]] = {}
+    for target, clip, crop in queries(clips, "other_crop", 120):
+        assert clip == target.clip
+        if num_crops(clips[clip], SHORT) == 1:
+            assert crop == target.crop == 0
+        else:
+            assert crop != target.crop
+            drawn.setdefault((clip, target.crop), set()).add(crop)
+    # Every other crop has its turn.
+    crops = num_crops(clips[2], SHORT)
+    assert crops >= 3
+    for crop in range(crops):
+        assert drawn[2, crop] == set(range(crops)) - {crop}
+
+
+def test_another_recording_of_the_same_class_is_the_query_where_there_is_one(
+    clips: list[Clip],
+) -> None:
+    """Clips 0 and 2 are of class a, recorded apart; 1 and 4 of class b, of one recording."""
+    same = grouped(clips, "abacb", "ghijh")  # and 3 is alone in its class
+    found = queries(same, "same_class", 120)
+    drawn = {clip: {(c, k) for s, c, k in found if s.clip == clip} for clip in range(5)}
+    assert drawn[0] == {(2, crop) for crop in range(num_crops(clips[2], SHORT))}
+    assert drawn[2] == {(0, 0)}
+    assert {clip for clip, _ in drawn[1]} == {1}
+    assert {clip for clip, _ in drawn[4]} == {4}
+    assert {clip for clip, _ in drawn[3]} == {3}
+    for target, clip, crop in found:
+        if target.clip in (1, 3, 4) and num_crops(clips[clip], SHORT) > 1:
+            assert crop != target.crop
+
+
+def test_what_is_asked_with_does_not_change_what_is_mixed(clips: list[Clip]) -> None:
+    same = grouped(clips, "abacc", "ghijk")
+    plain = dataset_of(same, 0, 6)
+    variants = [
+        QueryAudioConfig(source="other_crop"),
+        QueryAudioConfig(source="same_class", mixup=Mixup()),
+        QueryAudioConfig(spec_augment=SpecAugment()),
+    ]
+    for variant in variants:
+        other = dataset_of(same, 0, 6, marked_captions([2] * 5), query_audio=variant)
+        rest = dataset_of(same, 4, 2, marked_captions([2] * 5), query_audio=variant)
+        for i in range(6):
+            for key in ("mixture", "targets", "clips"):
+                assert torch.equal(plain[i][key], other[i][key])  # type: ignore[literal-required]
+        for i in range(2):  # and a resumed data set asks with the same
+            for a, b in zip(other[i + 4].values(), rest[i].values(), strict=True):
+                assert torch.equal(a, b)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("rate", [RATE, 16_000])
+def test_sounds_to_be_embedded_on_the_fly_are_those_that_the_cache_would_hold(
+    rate: int, clips: list[Clip]
+) -> None:
+    """At the encoder's rate whatever the model's, padded to one length."""
+    config = QueryAudioConfig(source="other_crop", spec_augment=SpecAugment())
+    dataset = dataset_of(clips, 0, 12, rate=rate, query_audio=config)
+    lengths = set()
+    for i in range(12):
+        example = dataset[i]
+        assert example["query_audio"].shape == (2, 22_400)
+        for sound, length, (clip, crop) in zip(
+            example["query_audio"], example["query_samples"], example["audio"].int(), strict=True
+        ):
+            expected = read_crop(clips[clip], int(crop), SHORT, SAMPLE_RATE)
+            assert torch.equal(sound[:length], torch.from_numpy(expected))
+            assert not sound[length:].any()
+            lengths.add(int(length))
+    assert len(lengths) > 2
+
+
+def test_another_sound_is_mixed_into_the_query(clips: list[Clip]) -> None:
+    mixup = Mixup(gain_db=(-5.0, -5.0))
+    dataset = dataset_of(clips, 0, 20, query_audio=QueryAudioConfig(mixup=mixup))
+    never = QueryAudioConfig(mixup=Mixup(share=0.0))
+    plain = dataset_of(clips, 0, 20, query_audio=never)
+    added = []
+    for i in range(20):
+        mixed, alone = dataset[i], plain[i]
+        assert torch.equal(mixed["query_samples"], alone["query_samples"])
+        assert torch.equal(mixed["audio"], alone["audio"])
+        for sound, target, length, (clip, crop) in zip(
+            mixed["query_audio"],
+            alone["query_audio"],
+            mixed["query_samples"],
+            mixed["audio"].int(),
+            strict=True,
+        ):
+            expected = read_crop(clips[clip], int(crop), SHORT, SAMPLE_RATE)
+            assert torch.equal(target[:length], torch.from_numpy(expected))
+            interference = (sound - target)[:length].numpy()
+            level = power_db(interference) - power_db(expected)
+            assert level == pytest.approx(-5, abs=0.01)
+            added.append(abs(np.corrcoef(interference, expected)[0, 1]))
+    assert np.median(added) < 0.1  # of any clip, so now and then its own
 
 
 def test_a_first_draw_that_cannot_be_completed_is_drawn_again(tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch import Tensor
 from typer.testing import CliRunner
 
 from singleout.audio import write_wav
@@ -14,8 +16,11 @@ from singleout.cli import app
 from singleout.data.manifest import read_manifest
 from singleout.data.plan import MixtureConfig
 from singleout.errors import ManifestError
-from singleout.evaluate.run import EvaluationConfig, evaluate, summary
-from singleout.model import QueriedSeparator
+from singleout.evaluate.run import EvaluationConfig, evaluate, summary, tasks
+from singleout.model import ModelConfig, QueriedSeparator
+from singleout.query import BuiltinEncoder
+from singleout.query.manipulations import Chain, Dropout, Manipulator, MeanShift
+from singleout.separators import Identity, IdentityConfig
 
 RATE = 32_000
 SHORT = EvaluationConfig(
@@ -62,6 +67,51 @@ def test_identity_improves_nothing_and_the_oracle_everything(
     assert systems["zeros"]["silent_share"] == 1
     assert systems["half_mixture"]["sdri_db"]["mean"]["estimate"] > 1
     assert result["query_gap_db"]["estimate"] == pytest.approx(0, abs=1e-9)
+
+
+def test_references_are_the_callers_to_choose(
+    manifest: Path, debug_model: QueriedSeparator
+) -> None:
+    clips = read_manifest(manifest, "test")
+    few = SHORT.model_copy(update={"num_mixtures": 3})
+    full = evaluate(debug_model, clips, few)
+    assert len(full) == 3 * 6
+    own = [row for row in full if row["system"] in ("text", "audio")]
+    assert evaluate(debug_model, clips, few, references={}) == own
+    assert set(summary(own)["systems"]) == {"text", "audio"}
+    rows = evaluate(debug_model, clips, few, references={"target": lambda mixture, target: target})
+    assert [row for row in rows if row["system"] != "target"] == own
+    assert all(row["improved"] for row in rows if row["system"] == "target")
+
+
+def test_both_queries_pass_the_inference_face(
+    manifest: Path, debug_encoder: BuiltinEncoder
+) -> None:
+    """Each as its own modality."""
+    conditions: list[Tensor] = []
+
+    class Recorder(Identity):
+        def decode(self, encoded: Tensor, embedding: Tensor) -> Tensor:
+            conditions.append(embedding)
+            return super().decode(encoded, embedding)
+
+    chain = Chain(steps=(MeanShift(renormalise=False), Dropout()))
+    model = QueriedSeparator(
+        ModelConfig(separator=IdentityConfig(), manipulation=chain), debug_encoder
+    )
+    model.separator = Recorder()
+    heard, said = torch.randn(2, 32, generator=torch.Generator().manual_seed(0))
+    state = {"0.audio_mean": heard, "0.text_mean": said}
+    model.manipulator = Manipulator(chain, 32, state)
+    clips = read_manifest(manifest, "test")
+    few = SHORT.model_copy(update={"num_mixtures": 2})
+    evaluate(model, clips, few, references={})
+    assert len(conditions) == 2
+    for condition, task in zip(conditions, tasks(clips, few, RATE), strict=True):
+        assert task.target.caption is not None
+        text = debug_encoder.embed_text(task.target.caption)[0]
+        audio = debug_encoder.embed_audio(task.rendered.sources[0], RATE)[0]
+        torch.testing.assert_close(condition, torch.stack([text - said, audio - heard]))
 
 
 def test_the_same_seed_gives_the_same_rows(manifest: Path, debug_model: QueriedSeparator) -> None:

@@ -170,9 +170,7 @@ def test_hashes_do_not_depend_on_the_machine(
     assert Study(moved).hash_of(Run("a", "low", 1)) != expected
 
 
-@pytest.mark.parametrize(
-    "text", ["{", "[1]", "1", "{}", '{"row": "a"}', "\ufeff{}", ""]
-)
+@pytest.mark.parametrize("text", ["{", "[1]", "1", "{}", '{"row": "a"}', "\ufeff{}", ""])
 def test_broken_lines_of_runs_are_one_error(tmp_path: Path, text: str) -> None:
     good = json.dumps(whole_line("a"))
     path = tmp_path / "runs.jsonl"

@@ -14,7 +14,7 @@ import torch
 from conftest import TINY_SEPARATOR
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -29,7 +29,18 @@ from singleout.query.audio_tower import (
     minimum_samples,
     pad_to_minimum,
 )
-from singleout.query.manipulations import Chain, Dropout, Noise
+from singleout.query.manipulations import (
+    AnyManipulation,
+    Chain,
+    Dropout,
+    Examples,
+    MeanShift,
+    Noise,
+    Pca,
+    Pls,
+    Projection,
+    Retrieval,
+)
 from singleout.query.minilm import MAX_TOKENS, MiniLM, from_bert_names
 from singleout.separators import IdentityConfig
 from singleout.types import Query
@@ -369,6 +380,177 @@ def test_the_manipulation_is_saved_and_inference_stays_deterministic(
     assert model.config.manipulation == config.manipulation
     query = Query(("a dog",))
     assert torch.equal(model.embed(query), model.embed(query))
+
+
+LEARNING = [
+    (MeanShift(),),
+    (MeanShift(renormalise=False), Noise()),  # C3
+    (Pca(k=7),),
+    (Pca(k=7, keep="rest", centre="audio", renormalise=False),),
+    (Pls(k=5),),
+    (Retrieval(nearest=2),),
+    (Projection(),),
+    (Projection(onto="text", blend=0.5),),
+    (Dropout(p=0.2), Pca(k=20, centre="none"), Noise(kind="ball"), Pls(k=6), Retrieval()),
+]
+
+
+def model_with(
+    steps: tuple[AnyManipulation, ...], encoder: BuiltinEncoder, name: Path
+) -> QueriedSeparator:
+    """A tiny model, its manipulation fitted on random embeddings."""
+    config = ModelConfig(
+        separator=TINY_SEPARATOR,
+        manipulation=Chain(steps=steps),
+        encoder=EncoderReference(name=str(name)),
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        model = QueriedSeparator(config, encoder)
+        audio, text = F.normalize(torch.randn(2, 50, encoder.dim) + 0.3, dim=-1)
+    model.manipulator.fit(Examples(audio, text, torch.arange(50)))
+    return model
+
+
+@pytest.mark.parametrize("steps", LEARNING, ids=lambda steps: "-".join(s.type for s in steps))
+def test_what_the_manipulation_learnt_is_saved_to_the_bit(
+    steps: tuple[AnyManipulation, ...],
+    debug_encoder: BuiltinEncoder,
+    debug_encoder_folder: Path,
+    tmp_path: Path,
+) -> None:
+    model = model_with(steps, debug_encoder, debug_encoder_folder)
+    dim = model.manipulator.dim
+    assert model.separator.embedding_dim == dim
+    model.save_pretrained(tmp_path / "a")
+    again = QueriedSeparator.from_pretrained(tmp_path / "a")
+    assert again.config.manipulation == model.config.manipulation
+    assert again.separator.embedding_dim == again.manipulator.dim == dim
+    assert model.manipulator.state is not None
+    assert again.manipulator.state is not None
+    stored = load_file(tmp_path / "a" / "model.safetensors")
+    for name, tensor in model.manipulator.state.items():
+        assert torch.equal(again.manipulator.state[name], tensor)
+        assert stored[f"manipulation.{name}"].dtype == torch.float32
+    given_ = F.normalize(noise(10 * debug_encoder.dim).view(10, -1), dim=-1)
+    for is_text in (False, True):
+        expected = model.manipulator.infer(given_, is_text)
+        assert torch.equal(again.manipulator.infer(given_, is_text), expected)
+    condition = model.embed(Query(("a dog", "barking")))
+    assert condition.shape == (1, dim)
+    mean = debug_encoder.embed_text(["a dog", "barking"]).mean(0, keepdim=True)
+    expected = model.manipulator.infer(F.normalize(mean, dim=-1), True)
+    assert torch.equal(condition, expected)
+    assert torch.equal(again.embed(Query(("a dog", "barking"))), condition)
+    assert again(noise(3_000)[None, None], condition).shape == (1, 1, 3_000)
+    again.save_pretrained(tmp_path / "b")
+    for name in ("config.json", "model.safetensors"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_a_model_whose_manipulation_is_not_fitted_is_neither_saved_nor_asked(
+    debug_encoder: BuiltinEncoder, tmp_path: Path
+) -> None:
+    config = ModelConfig(separator=IdentityConfig(), manipulation=Chain(steps=(MeanShift(),)))
+    model = QueriedSeparator(config, debug_encoder)
+    with pytest.raises(ModelError, match="not saved: the manipulation has not been fitted"):
+        model.save_pretrained(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ModelError, match="has not been fitted: train it first"):
+        model.embed(Query(("a dog",)))
+
+
+def change_weights(folder: Path, change: Callable[[dict[str, Tensor]], object]) -> None:
+    """Change tensors, and the digest that would tell."""
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors")
+    change_json(folder / "config.json", lambda c: c.update(sha256=None))
+
+
+def other_steps(*steps: dict[str, Any]) -> Callable[[Path], object]:
+    return lambda folder: change_json(
+        folder / "config.json", lambda c: c["manipulation"].update(steps=steps)
+    )
+
+
+@pytest.mark.parametrize(
+    ("damage", "messages"),
+    [
+        (
+            lambda f: change_weights(f, lambda t: t.pop("manipulation.0.basis")),
+            ["'0.basis' is missing"],
+        ),
+        (
+            lambda f: change_weights(
+                f, lambda t: [t.pop(n) for n in list(t) if n.startswith("manipulation.")]
+            ),
+            ["'0.audio_mean' is missing", "'0.basis' is missing", "'1.captions' is missing"],
+        ),
+        (
+            lambda f: change_weights(f, lambda t: t.update({"manipulation.x": torch.ones(1)})),
+            ["'x' is unexpected"],
+        ),
+        (
+            lambda f: change_weights(
+                f, lambda t: t.update({"manipulation.0.basis": torch.ones(6, 32)})
+            ),
+            [r"'0.basis' is \[6, 32\], expected \[7, 32\]"],
+        ),
+        (
+            lambda f: change_weights(
+                f, lambda t: t.update({"manipulation.0.audio_mean": torch.ones(32).half()})
+            ),
+            ["'0.audio_mean' is torch.float16"],
+        ),
+        (
+            lambda f: change_weights(f, lambda t: t.update({"learnt.0.basis": torch.ones(1)})),
+            ["tensor 'learnt.0.basis' is unexpected"],
+        ),
+        (
+            other_steps({"type": "pca", "k": 7}),
+            ["'1.captions' is unexpected"],
+        ),
+        (
+            other_steps({"type": "retrieval"}, {"type": "pca", "k": 7}),
+            ["'0.basis' is unexpected", "'0.captions' is missing", "'1.captions' is unexpected"],
+        ),
+        (
+            other_steps({"type": "pca", "k": 8}, {"type": "retrieval"}),
+            ["another architecture: tensor 'query.0.weight'"],
+        ),
+        (
+            other_steps({"type": "pca", "k": 33}, {"type": "retrieval"}),
+            ["'pca': k is 33, embeddings have length 32"],
+        ),
+        (lambda f: truncate(f / "model.safetensors"), ["corrupt or truncated"]),
+    ],
+)
+def test_a_damaged_manipulation_is_one_line(
+    damage: Callable[[Path], object],
+    messages: list[str],
+    debug_encoder: BuiltinEncoder,
+    debug_encoder_folder: Path,
+    tmp_path: Path,
+) -> None:
+    steps = (Pca(k=7), Retrieval())
+    model_with(steps, debug_encoder, debug_encoder_folder).save_pretrained(tmp_path)
+    QueriedSeparator.from_pretrained(tmp_path)
+    damage(tmp_path)
+    with pytest.raises(ModelError) as caught:
+        QueriedSeparator.from_pretrained(tmp_path)
+    assert one_line(caught).startswith(str(tmp_path))
+    for message in messages:
+        assert caught.match(message)
+
+
+def test_the_packaged_model_has_learnt_nothing_beside_its_weights() -> None:
+    """It is older than what is learnt."""
+    model = QueriedSeparator.from_pretrained()
+    assert model.manipulator.state == {}
+    assert model.manipulator.dim == model.encoder.dim
+    expected = F.normalize(model.encoder.embed_text(["a dog barking"]), dim=-1)
+    assert torch.equal(model.embed(Query(("a dog barking",))), expected)
 
 
 def test_the_encoder_is_not_saved_with_the_model(debug_model: QueriedSeparator) -> None:

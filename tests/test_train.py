@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import dataclasses
 import json
 import math
 import shutil
@@ -20,18 +22,37 @@ from safetensors.torch import load_file
 
 from singleout import Extractor
 from singleout.audio import write_wav
-from singleout.data.embeddings import EmbeddingCache
-from singleout.data.manifest import scan_folder
+from singleout.data.dataset import Example, MixtureDataset, QueryAudioConfig
+from singleout.data.embeddings import EmbeddingCache, EmbeddingTable, embeddings_of
+from singleout.data.manifest import Clip, scan_folder
 from singleout.data.plan import MixtureConfig, num_crops
-from singleout.errors import ManifestError, ModelError, TrainingError
-from singleout.model import EncoderReference, ModelConfig
+from singleout.errors import ConfigError, ManifestError, ModelError, TrainingError
+from singleout.evaluate.metrics import score
+from singleout.model import EncoderReference, ModelConfig, QueriedSeparator
 from singleout.query import BuiltinEncoder
-from singleout.query.manipulations import Chain, Dropout
+from singleout.query.audio_manipulations import Mixup, SpecAugment
+from singleout.query.manipulations import (
+    AnyManipulation,
+    Chain,
+    Dropout,
+    Manipulator,
+    MeanShift,
+    Noise,
+    Pca,
+    Retrieval,
+)
+from singleout.separators import IdentityConfig
 from singleout.train.checkpoint import FILE_NAME, saved_step
-from singleout.train.config import TrainConfig, ValidationConfig
+from singleout.train.config import TrainConfig, UncaptionedConfig, ValidationConfig
 from singleout.train.losses import negative_snr_db
 from singleout.train.module import TrainingModule, ema_update, learning_rate_factor
-from singleout.train.run import caption_embeddings, split_clips, train
+from singleout.train.run import (
+    caption_embeddings,
+    examples_of,
+    split_clips,
+    train,
+    uncaptioned_clips,
+)
 
 RATE = 32_000
 MIXTURES = MixtureConfig(segment_seconds=0.7, crop_hop_seconds=0.35, num_sources=(2, 3))
@@ -126,20 +147,24 @@ def trained(
     configure: Callable[..., TrainConfig],
 ) -> tuple[TrainConfig, Path]:
     """A finished run of four steps, and a folder with its checkpoint of step two."""
-    output = tmp_path_factory.mktemp("trained")
+    config = configure(tmp_path_factory.mktemp("trained"))
     stopped = tmp_path_factory.mktemp("stopped")
-    config = configure(output)
+    train_and_copy(config, stopped)
+    return config, stopped
+
+
+def train_and_copy(config: TrainConfig, stopped: Path) -> None:
+    """Train, and leave the checkpoint of step two in ``stopped``."""
     original = TrainingModule.on_train_batch_start
 
     def copy_checkpoint(self: TrainingModule, batch: Any, index: int) -> None:
         if self.step_index == 3:
-            shutil.copy(output / FILE_NAME, stopped)
+            shutil.copy(config.output / FILE_NAME, stopped)
         original(self, batch, index)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TrainingModule, "on_train_batch_start", copy_checkpoint)
         train(config)
-    return config, stopped
 
 
 def tensors_below(folder: Path) -> dict[str, torch.Tensor]:
@@ -359,11 +384,36 @@ def test_init_starts_from_a_model(
         torch.testing.assert_close(start[name], end[name], atol=1e-3, rtol=0)
 
 
+@pytest.mark.parametrize("regime", [{"p_text": 0.5}, {"query_mixup": True}])
 def test_texts_are_needed_where_they_are_asked_for(
-    configure: Callable[..., TrainConfig], tmp_path: Path
+    regime: dict[str, Any],
+    captioned: Path,
+    sounds: Path,
+    configure: Callable[..., TrainConfig],
+    tmp_path: Path,
 ) -> None:
-    with pytest.raises(ManifestError, match="p_text is above 0"):
-        train(configure(tmp_path, p_text=0.5))
+    more = UncaptionedConfig(manifest=captioned)
+    for uncaptioned in (None, more):  # whose captions do not count
+        with pytest.raises(ManifestError, match="training by text needs captions"):
+            train(configure(tmp_path, uncaptioned=uncaptioned, **regime))
+
+
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        (MeanShift(), "'mean_shift': learns from captions, and there are none"),
+        (Retrieval(), "'retrieval': learns from captions, and there are none"),
+        (Pca(k=33, centre="none"), "'pca': k is 33, embeddings have length 32"),
+    ],
+)
+def test_manipulations_that_cannot_learn_are_one_line(
+    step: AnyManipulation, message: str, configure: Callable[..., TrainConfig], tmp_path: Path
+) -> None:
+    config = with_steps(configure(tmp_path), step)
+    with pytest.raises(ConfigError, match=message) as caught:
+        train(config)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "model").exists()
 
 
 def test_the_loss_falls_on_an_easy_problem(
@@ -436,15 +486,549 @@ def test_data_that_cannot_be_used_leaves_nothing_behind(
 def test_caption_embeddings_are_in_the_order_of_the_clips(
     captioned: Path, debug_encoder: BuiltinEncoder, sounds: Path, configure: Any, tmp_path: Path
 ) -> None:
+    """None, one or several of a clip; the same words are the same embedding."""
     clips, _ = split_clips(configure(tmp_path, manifest=captioned, audio=None))
-    doubled = [clips[2], clips[0], clips[2]]
-    embeddings = caption_embeddings(doubled, debug_encoder)
-    assert embeddings is not None
-    for clip, embedding in zip(doubled, embeddings, strict=True):
-        assert clip.caption is not None
-        expected = debug_encoder.embed_text(clip.caption)[0]
-        torch.testing.assert_close(embedding, expected, atol=1e-5, rtol=0)
-    assert caption_embeddings([*clips, *scan_folder(sounds)], debug_encoder) is None
+    mute = scan_folder(sounds)
+    several = dataclasses.replace(clips[1], alternatives=("another", "sound number 0"))
+    ordered = [mute[0], clips[2], several, mute[1], clips[0], clips[2]]
+    table = caption_embeddings(ordered, debug_encoder)
+    assert table is not None
+    assert [table.count(i) for i in range(6)] == [0, 1, 3, 0, 1, 1]
+    for i, clip in enumerate(ordered):
+        for number, caption in enumerate(clip.captions):
+            expected = debug_encoder.embed_text(caption)[0]
+            torch.testing.assert_close(table.of(i, number), expected, atol=1e-5, rtol=0)
+    assert torch.equal(table.of(2, 2), table.of(4, 0))
+    assert caption_embeddings(mute, debug_encoder) is None
+
+
+def test_captions_are_paired_with_their_sounds() -> None:
+    sounds = EmbeddingTable(torch.randn(7, 4), (0, 2, 3, 6, 7))
+    captions = EmbeddingTable(torch.randn(5, 4), (0, 1, 1, 4, 5))
+    examples = examples_of(sounds, captions)
+    assert torch.equal(examples.audio, sounds.embeddings)
+    assert torch.equal(examples.text, captions.embeddings)
+    assert examples.pairs.tolist() == [0, 3, 3, 3, 6]
+    mute = examples_of(sounds, None)
+    assert mute.text.shape == (0, 4)
+    assert mute.pairs.tolist() == []
+
+
+# What the separator is conditioned on.
+
+
+def with_steps(config: TrainConfig, *steps: AnyManipulation) -> TrainConfig:
+    model = config.model.model_copy(update={"manipulation": Chain(steps=steps)})
+    return config.model_copy(update={"model": model})
+
+
+def module_of(config: TrainConfig, encoder: BuiltinEncoder) -> TrainingModule:
+    """Around a separator that has no part in it; what is to learn is learnt from noise."""
+    separator = IdentityConfig(sample_rate=config.model.separator.sample_rate)
+    model = QueriedSeparator(config.model.model_copy(update={"separator": separator}), encoder)
+    if model.manipulator.state is None:
+        rows = torch.randn(2, 20, encoder.dim, generator=torch.Generator().manual_seed(9))
+        tables = [EmbeddingTable(side, tuple(range(21))) for side in rows]
+        model.manipulator.fit(examples_of(*tables))
+    return TrainingModule(model, config)
+
+
+def batch_of(batch: int, mute: tuple[int, ...] = (), dim: int = 32) -> Example:
+    """Random embeddings; rows of the flat order [queries * batch] that have no caption."""
+    generator = torch.Generator().manual_seed(4)
+    audio, text = torch.nn.functional.normalize(
+        torch.randn(2, batch, 2, dim, generator=generator), dim=-1
+    )
+    for row in mute:
+        text[row % batch, row // batch] = 0
+    return Example(
+        mixture=torch.zeros(batch, 1, 10),
+        targets=torch.zeros(batch, 2, 1, 10),
+        audio=audio,
+        text=text,
+        clips=torch.zeros(batch, 2, dtype=torch.long),
+        query_audio=torch.zeros(batch, 2, 0),
+        query_samples=torch.zeros(batch, 2, dtype=torch.long),
+    )
+
+
+def flat(embedding: torch.Tensor) -> torch.Tensor:
+    """[batch, queries, dim] in the order of the separator's queries."""
+    return torch.cat([embedding[:, query] for query in range(embedding.shape[1])])
+
+
+@pytest.mark.parametrize("p_text", [0.0, 0.3, 1.0])
+def test_each_captioned_example_is_asked_by_text_as_often_as_configured(
+    p_text: float,
+    configure: Callable[..., TrainConfig],
+    debug_encoder: BuiltinEncoder,
+    tmp_path: Path,
+) -> None:
+    mute = (1, 5, 6)
+    batch = batch_of(5, mute)
+    heard, said = flat(batch["audio"]), flat(batch["text"])
+    module = module_of(with_steps(configure(tmp_path, p_text=p_text)), debug_encoder)
+    by_text = torch.zeros(10)
+    mixed = 0
+    for module.step_index in range(200):
+        condition = module.condition(batch)
+        rows = (condition == said).all(-1)
+        assert torch.equal(condition, torch.where(rows[:, None], said, heard))
+        by_text += rows
+        mixed += 0 < int(rows.sum()) < 7
+        assert torch.equal(condition, module.condition(batch))  # of this step
+    assert by_text[list(mute)].sum() == 0
+    captioned = torch.tensor([row not in mute for row in range(10)])
+    spread = 4 * (p_text * (1 - p_text) / 200) ** 0.5
+    assert (by_text[captioned] / 200 - p_text).abs().max() <= spread + 1e-6
+    if 0 < p_text < 1:  # by the example, not by the batch
+        assert mixed > 150
+
+
+def test_both_sides_are_manipulated_and_text_is_never_corrupted(
+    configure: Callable[..., TrainConfig], debug_encoder: BuiltinEncoder, tmp_path: Path
+) -> None:
+    batch = batch_of(6, mute=(2, 9))
+    config = with_steps(configure(tmp_path, p_text=0.5), MeanShift(), Pca(k=9), Dropout(p=0.5))
+    module = module_of(config, debug_encoder)
+    infer = module.model.manipulator.infer
+    heard, said = infer(flat(batch["audio"]), False), infer(flat(batch["text"]), True)
+    asked = []
+    for module.step_index in range(10):
+        condition = module.condition(batch)
+        assert condition.shape == (12, 9)
+        by_text = (condition == said).all(-1)
+        asked.append(int(by_text.sum()))
+        assert not by_text[[2, 9]].any()
+        dropped = condition[~by_text]
+        torch.testing.assert_close(
+            dropped, torch.where(dropped == 0, 0.0, 2 * heard[~by_text]), atol=1e-6, rtol=1e-5
+        )
+        assert 0.2 < (dropped == 0).float().mean() < 0.8
+    assert 0 < sum(asked) < 100
+
+
+def test_another_seed_or_step_asks_otherwise(
+    configure: Callable[..., TrainConfig], debug_encoder: BuiltinEncoder, tmp_path: Path
+) -> None:
+    batch = batch_of(6)
+    config = with_steps(configure(tmp_path, p_text=0.5), Noise())
+    modules = [
+        module_of(config.model_copy(update={"seed": seed}), debug_encoder) for seed in (0, 1)
+    ]
+    conditions = []
+    for module in modules:
+        for module.step_index in (0, 1):
+            conditions.append(module.condition(batch))
+    for i, condition in enumerate(conditions):
+        assert not any(torch.equal(condition, other) for other in conditions[:i])
+
+
+def test_query_mixup_draws_points_between_sound_and_caption(
+    configure: Callable[..., TrainConfig], debug_encoder: BuiltinEncoder, tmp_path: Path
+) -> None:
+    batch = batch_of(5, mute=(0, 7))
+    heard, said = flat(batch["audio"]), flat(batch["text"])
+    captioned = said.any(-1)
+    module = module_of(with_steps(configure(tmp_path, query_mixup=True)), debug_encoder)
+    drawn = []
+    for module.step_index in range(150):
+        condition = module.condition(batch)
+        assert torch.equal(condition[~captioned], heard[~captioned])
+        along = (heard - said)[captioned]
+        alpha = ((condition - said)[captioned] * along).sum(-1) / along.square().sum(-1)
+        between = said[captioned] + alpha[:, None] * along
+        torch.testing.assert_close(condition[captioned], between, atol=1e-6, rtol=0)
+        drawn.append(alpha)
+    alphas = torch.stack(drawn)
+    assert alphas.min() > -1e-6
+    assert alphas.max() < 1 + 1e-6
+    uniform = torch.linspace(0, 1, alphas.numel())
+    distance = (alphas.flatten().sort().values - uniform).abs().max()
+    assert distance < 1.95 / alphas.numel() ** 0.5  # Kolmogorov and Smirnov, 0.1 %
+    assert alphas.std(1).min() > 0.05  # drawn for each row
+    module.run = configure(tmp_path, query_mixup=True, p_text=1.0)
+    only_text = module.condition(batch)
+    assert torch.equal(only_text, torch.where(captioned[:, None], said, heard))
+
+
+@pytest.fixture(scope="module")
+def clips(sounds: Path) -> list[Clip]:
+    """Two classes of two recordings each, and two sounds alone in theirs."""
+    labels = ["noise", "tone", "noise", "tone", "a", "b"]
+    found = scan_folder(sounds)
+    return [dataclasses.replace(c, label=label) for c, label in zip(found, labels, strict=True)]
+
+
+def batch_from(
+    clips: list[Clip], encoder: BuiltinEncoder, query_audio: QueryAudioConfig, rate: int = RATE
+) -> Example:
+    table = embeddings_of(clips, MIXTURES, encoder)
+    dataset = MixtureDataset(clips, MIXTURES, rate, table, None, 3, 0, 4, query_audio)
+    rows = [dataset[i] for i in range(4)]
+    return Example(**{key: torch.stack([row[key] for row in rows]) for key in rows[0]})  # type: ignore[literal-required, typeddict-item]
+
+
+ON_THE_FLY = [
+    QueryAudioConfig(spec_augment=SpecAugment()),
+    QueryAudioConfig(source="other_crop", mixup=Mixup(gain_db=(-5.0, 0.0))),
+    QueryAudioConfig(source="same_class", mixup=Mixup(share=0.5), spec_augment=SpecAugment()),
+]
+
+
+@pytest.mark.parametrize("query_audio", ON_THE_FLY)
+def test_altered_sounds_are_embedded_on_the_fly(
+    query_audio: QueryAudioConfig,
+    clips: list[Clip],
+    configure: Callable[..., TrainConfig],
+    debug_encoder: BuiltinEncoder,
+    tmp_path: Path,
+) -> None:
+    """Against the encoder's embedding of what is altered by hand."""
+    batch = batch_from(clips, debug_encoder, query_audio)
+    config = with_steps(configure(tmp_path, query_audio=query_audio, seed=2))
+    module = module_of(config, debug_encoder)
+    module.step_index = 5
+    before = torch.get_rng_state()
+    condition = module.condition(batch)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(condition, module.condition(batch))
+
+    generator = torch.Generator().manual_seed(2 * 1_000_003 + 5)
+    torch.rand(8, generator=generator)  # which are asked by text
+    masks = query_audio.spec_augment
+    lengths, cached = batch["query_samples"].T.flatten(), flat(batch["audio"])
+    assert len(lengths.unique()) > 1
+    for row, sound in enumerate(flat(batch["query_audio"])):
+        log_mels: list[torch.Tensor] = []
+
+        def altered(log_mel: torch.Tensor, seen: Any = log_mels) -> torch.Tensor:
+            seen += [log_mel, log_mel if masks is None else masks.masked(log_mel, generator)]
+            return seen[-1]
+
+        sound = sound[: lengths[row]]
+        expected = debug_encoder.embed_audio(sound, RATE, altered)[0]
+        torch.testing.assert_close(condition[row], expected, atol=1e-6, rtol=0)
+        if masks is not None:
+            assert not torch.equal(*log_mels)
+            assert not torch.allclose(condition[row], cached[row], atol=1e-4)
+    if masks is None:
+        assert ((condition - cached).abs().amax(-1) > 1e-4).sum() >= 6
+    module.step_index = 6
+    assert torch.equal(condition, module.condition(batch)) == (masks is None)
+
+
+@pytest.mark.parametrize("rate", [RATE, 16_000])
+def test_sounds_that_are_not_altered_are_embedded_as_the_cached_ones(
+    rate: int,
+    clips: list[Clip],
+    configure: Callable[..., TrainConfig],
+    debug_encoder: BuiltinEncoder,
+    tmp_path: Path,
+) -> None:
+    """Whatever the separator's rate."""
+    never = QueryAudioConfig(mixup=Mixup(share=0.0), spec_augment=SpecAugment(share=0.0))
+    batch = batch_from(clips, debug_encoder, never, rate)
+    config = with_steps(configure(tmp_path, query_audio=never))
+    separator = config.model.separator.model_copy(update={"sample_rate": rate})
+    model = config.model.model_copy(update={"separator": separator})
+    module = module_of(config.model_copy(update={"model": model}), debug_encoder)
+    assert module.model.sample_rate == rate
+    torch.testing.assert_close(module.condition(batch), flat(batch["audio"]), atol=1e-5, rtol=0)
+
+
+def test_validation_scores_text_where_there_is_some(
+    configure: Callable[..., TrainConfig], debug_encoder: BuiltinEncoder, tmp_path: Path
+) -> None:
+    """Of mixtures some of whose targets have no caption."""
+    generator = torch.Generator().manual_seed(0)
+    batch = batch_of(3, mute=(1, 3, 5))
+    batch["targets"] = torch.randn(3, 2, 1, 2_000, generator=generator)
+    batch["mixture"] = batch["targets"].sum(1)
+    config = with_steps(configure(tmp_path), MeanShift())
+    model = QueriedSeparator(config.model, debug_encoder).eval()
+    means = torch.randn(2, 32, generator=generator)
+    model.manipulator.state = {"0.audio_mean": means[0], "0.text_mean": means[1]}
+    module = TrainingModule(model, config).eval()
+    logged: dict[str, tuple[float, int]] = {}
+    module.log = lambda name, value, batch_size, **_: logged.update(  # type: ignore[method-assign, assignment]
+        {name: (float(value), batch_size)}
+    )
+    with torch.no_grad():
+        module.validation_step(batch, 0)
+        for kind, rows in (("audio", [0, 1, 2, 3, 4, 5]), ("text", [0, 2, 4])):
+            condition = model.manipulator.infer(flat(batch[kind]), kind == "text")  # type: ignore[literal-required]
+            estimate = model(batch["mixture"], condition)
+            scores = score(estimate, flat(batch["targets"]), batch["mixture"].repeat(2, 1, 1))
+            mean = float(scores.si_sdr_improvement[rows].mean())
+            assert logged[f"{kind}_si_sdri"] == (pytest.approx(mean, abs=1e-4), len(rows))
+    assert logged["text_improved"][1] == 3
+    assert logged["audio_improved"][1] == 6
+
+
+# Regimes, through the whole run.
+
+
+@pytest.fixture
+def steps_taken(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Example, torch.Tensor]]:
+    """Each batch with its condition."""
+    taken: list[tuple[Example, torch.Tensor]] = []
+    original = TrainingModule.condition
+
+    def record(self: TrainingModule, batch: Example) -> torch.Tensor:
+        condition = original(self, batch)
+        with torch.autocast("cpu", enabled=False):
+            assert torch.equal(condition, original(self, batch))
+        assert condition.dtype == torch.float32
+        taken.append((batch, condition))
+        return condition
+
+    monkeypatch.setattr(TrainingModule, "condition", record)
+    return taken
+
+
+def rows_of(manifest: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in manifest.read_text().splitlines()]
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_a_partly_captioned_corpus_is_asked_by_what_there_is(
+    captioned: Path,
+    configure: Callable[..., TrainConfig],
+    debug_encoder: BuiltinEncoder,
+    steps_taken: list[tuple[Example, torch.Tensor]],
+    tmp_path: Path,
+) -> None:
+    rows = rows_of(captioned)
+    rows[1]["caption"] = None
+    rows[2]["alternatives"] = ["another", "a third"]
+    manifest = write_rows(captioned.with_name("partly.jsonl"), rows)
+    config = configure(tmp_path, manifest=manifest, audio=None, p_text=1.0, batch_size=4)
+    train(with_steps(config))
+    captions = {0: [rows[0]["caption"]], 3: [rows[3]["caption"]]}
+    captions[2] = [rows[2]["caption"], "another", "a third"]
+    heard_of: dict[int, set[int]] = {}
+    for batch, condition in steps_taken:
+        numbers = flat(batch["clips"][..., None])[:, 0].tolist()
+        for clip, row, heard in zip(numbers, condition, flat(batch["audio"]), strict=True):
+            if clip == 1:
+                assert torch.equal(row, heard)
+                continue
+            said = debug_encoder.embed_text(captions[clip])
+            distance = (said - row).abs().amax(-1)
+            assert distance.min() < 1e-5
+            heard_of.setdefault(clip, set()).add(int(distance.argmin()))
+    assert heard_of == {0: {0}, 2: {0, 1, 2}, 3: {0}}
+
+
+def test_captions_of_the_uncaptioned_corpus_are_not_looked_at(
+    captioned: Path,
+    configure: Callable[..., TrainConfig],
+    steps_taken: list[tuple[Example, torch.Tensor]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    read: set[str] = set()
+    original = BuiltinEncoder.embed_text
+
+    def record(self: BuiltinEncoder, text: Any) -> torch.Tensor:
+        read.update([text] if isinstance(text, str) else text)
+        return original(self, text)
+
+    monkeypatch.setattr(BuiltinEncoder, "embed_text", record)
+    rows = rows_of(captioned)
+    more = [
+        {**row, "caption": f"secret {i}", "alternatives": ["hidden"], "group": f"more {i}"}
+        for i, row in enumerate(rows)
+    ]
+    manifest = write_rows(captioned.with_name("more.jsonl"), more)
+    config = configure(
+        tmp_path,
+        manifest=captioned,
+        audio=None,
+        uncaptioned=UncaptionedConfig(manifest=manifest),
+        p_text=1.0,
+        batch_size=4,
+    )
+    train(with_steps(config, Pca(k=6)))
+    assert read == {f"sound number {i}" for i in range(4)}
+    drawn = torch.cat([batch["clips"].flatten() for batch, _ in steps_taken])
+    assert set(drawn.tolist()) == set(range(8))  # four of each corpus
+    for batch, _ in steps_taken:
+        assert torch.equal(batch["text"].any(-1), batch["clips"] < 4)
+
+
+@pytest.fixture(scope="module")
+def large_manifest(captioned: Path) -> Path:
+    """150 recordings of two lines each, all of one file."""
+    rows = [
+        {"path": "0.wav", "seconds": 0.3, "caption": f"{i}", "group": f"recording {i // 2}"}
+        for i in range(300)
+    ]
+    rows.append({**rows[0], "split": "test", "group": "elsewhere"})
+    return write_rows(captioned.with_name("large.jsonl"), rows)
+
+
+@given(shares=st.tuples(st.floats(0, 1), st.floats(0, 1)))
+@settings(deadline=None, max_examples=20)
+def test_a_larger_share_holds_every_smaller_one(
+    shares: tuple[float, float], large_manifest: Path
+) -> None:
+    small, large = (
+        uncaptioned_clips(UncaptionedConfig(manifest=large_manifest, share=share))
+        for share in sorted(shares)
+    )
+    groups = [{clip.group for clip in found} for found in (small, large)]
+    assert groups[0] <= groups[1]
+    for found, names, share in zip((small, large), groups, sorted(shares), strict=True):
+        assert len(found) == 2 * len(names)  # whole recordings
+        assert len(names) / 150 == pytest.approx(share, abs=0.15)
+        assert all(clip.captions == () and clip.split == "train" for clip in found)
+
+
+def test_shares_of_nothing_and_everything(
+    large_manifest: Path,
+    sounds: Path,
+    trained: tuple[TrainConfig, Path],
+    configure: Callable[..., TrainConfig],
+    tmp_path: Path,
+) -> None:
+    assert len(uncaptioned_clips(UncaptionedConfig(manifest=large_manifest))) == 300
+    assert uncaptioned_clips(UncaptionedConfig(manifest=large_manifest, share=0.0)) == []
+    assert uncaptioned_clips(UncaptionedConfig(audio=sounds)) == scan_folder(sounds)
+    # What is drawn does not hang on what else is in the manifest.
+    half = UncaptionedConfig(manifest=large_manifest, share=0.5)
+    few = write_rows(large_manifest.with_name("few.jsonl"), rows_of(large_manifest)[100:140])
+    expected = [c.group for c in uncaptioned_clips(half) if 50 <= int(c.group.split()[1]) < 70]
+    found = uncaptioned_clips(UncaptionedConfig(manifest=few, share=0.5))
+    assert [clip.group for clip in found] == expected
+    # None of it is as if there were none.
+    none = UncaptionedConfig(manifest=large_manifest, share=0.0)
+    train(configure(tmp_path, uncaptioned=none))
+    assert_same(tensors_below(tmp_path), tensors_below(trained[0].output))
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [("other_crop", {"own"}), ("same_class", {"other", "own"})],
+)
+def test_the_run_asks_with_other_sounds_than_the_targets(
+    source: Any,
+    expected: set[str],
+    captioned: Path,
+    debug_encoder: BuiltinEncoder,
+    configure: Callable[..., TrainConfig],
+    steps_taken: list[tuple[Example, torch.Tensor]],
+    tmp_path: Path,
+) -> None:
+    """Clips 2 and 3 are long enough for several crops; 1 and 3 are of one class."""
+    rows = [{**row, "class": "abcb"[i]} for i, row in enumerate(rows_of(captioned)[:4])]
+    manifest = write_rows(captioned.with_name(f"{source}.jsonl"), rows)
+    config = configure(
+        tmp_path,
+        manifest=manifest,
+        audio=None,
+        query_audio=QueryAudioConfig(source=source),
+        batch_size=4,
+    )
+    train(with_steps(config))
+    clips, _ = split_clips(config)
+    table = embeddings_of(clips, MIXTURES, debug_encoder)
+    targets = MixtureDataset(clips, MIXTURES, RATE, table, None, config.seed, 0, 16)
+    plain = torch.cat([targets[i]["audio"] for i in range(16)])
+    batches = [batch for batch, _ in steps_taken]
+    heard = torch.cat([batch["audio"].flatten(0, 1) for batch in batches])
+    numbers = torch.cat([batch["clips"].flatten() for batch in batches]).tolist()
+    kinds = set()
+    for clip, row, target in zip(numbers, heard, plain, strict=True):
+        rows_found = (table.embeddings == row).all(-1).nonzero().flatten().tolist()
+        (found,) = rows_found
+        owner = int(np.searchsorted(table.offsets, found, "right")) - 1
+        if source == "same_class" and clip in (1, 3):
+            assert owner == 4 - clip
+            kinds.add("other")
+            continue
+        assert owner == clip
+        kinds.add("own")
+        assert torch.equal(row, target) == (table.count(clip) == 1)
+    assert kinds == expected
+
+
+def test_conditions_are_exact_whatever_the_runs_precision(
+    captioned: Path,
+    configure: Callable[..., TrainConfig],
+    steps_taken: list[tuple[Example, torch.Tensor]],
+    tmp_path: Path,
+) -> None:
+    """In bfloat16, a run would see other directions than inference."""
+    config = configure(
+        tmp_path,
+        manifest=captioned,
+        audio=None,
+        precision="bfloat16",
+        steps=1,
+        query_audio=QueryAudioConfig(spec_augment=SpecAugment()),
+    )
+    train(with_steps(config, MeanShift(), Pca(k=8)))
+    assert len(steps_taken) == 1
+
+
+def test_a_run_of_everything_resumes_to_the_bit_and_its_steps_go_on(
+    captioned: Path, configure: Callable[..., TrainConfig], tmp_path: Path
+) -> None:
+    """Masked and mixed sounds, several captions, both corpora, a manipulation that learns."""
+    rows = rows_of(captioned)
+    rows[0]["alternatives"] = ["another", "a third"]
+    rows[3]["caption"] = None
+    manifest = write_rows(captioned.with_name("everything.jsonl"), rows)
+    short = ValidationConfig().mixtures.model_copy(
+        update={"segment_seconds": 0.7, "crop_hop_seconds": 0.35}
+    )
+    config = configure(
+        tmp_path / "whole",
+        manifest=manifest,
+        audio=None,
+        uncaptioned=UncaptionedConfig(manifest=captioned, share=0.9),
+        query_audio=QueryAudioConfig(
+            source="same_class", mixup=Mixup(), spec_augment=SpecAugment()
+        ),
+        p_text=0.3,
+        query_mixup=True,
+        validation=ValidationConfig(num_mixtures=2, every_steps=1, mixtures=short),
+    )
+    config = with_steps(config, MeanShift(), Pca(k=12), Retrieval(), Noise(), Dropout(p=0.2))
+    (tmp_path / "rest").mkdir()
+    train_and_copy(config, tmp_path / "rest")
+    rest = config.model_copy(update={"output": tmp_path / "rest"})
+    train(rest)
+    assert_same(tensors_below(rest.output), tensors_below(config.output))
+    assert_same(load_file(rest.output / FILE_NAME), load_file(config.output / FILE_NAME))
+
+    def validated(output: Path) -> list[int]:
+        with (output / "logs" / "version_0" / "metrics.csv").open() as file:
+            return [int(row["step"]) for row in csv.DictReader(file) if row["audio_si_sdri"]]
+
+    assert validated(config.output) == [1, 2, 3, 4]
+    assert validated(rest.output) == [3, 4]
+
+    model = QueriedSeparator.from_pretrained(config.output / "model")
+    assert isinstance(model.manipulator, Manipulator)
+    assert model.manipulator.dim == 12
+    assert model.manipulator.state is not None
+    assert set(model.manipulator.state) == {
+        *("0.audio_mean", "0.text_mean"),
+        *("1.audio_mean", "1.text_mean", "1.basis"),
+        "2.captions",
+    }
+    # Five captions of three sounds: no others are looked at.
+    assert len(model.manipulator.state["2.captions"]) == 5
+    mixture = np.random.default_rng(0).normal(0, 0.1, (1, RATE)).astype(np.float32)
+    target = Extractor(model).extract(mixture, "a dog barking", RATE).target
+    assert np.isfinite(target).all()
 
 
 # Config.

@@ -127,6 +127,52 @@ def test_channels_last_modules_are_saved_alike(tmp_path: Path) -> None:
     assert first.read_bytes() == second.read_bytes()
 
 
+def beside() -> dict[str, Tensor]:
+    """Float32, of shapes that would be stored in half precision were they the module's own."""
+    generator = torch.Generator().manual_seed(4)
+    return {
+        "learnt.0.basis": torch.randn(3, 5, generator=generator),
+        "learnt.0.mean": 1e6 * torch.randn(5, generator=generator),
+        "learnt.1.rows": torch.arange(4),
+    }
+
+
+def test_what_lies_beside_a_module_comes_back_exactly(tmp_path: Path) -> None:
+    alone, path = tmp_path / "alone.safetensors", tmp_path / "w.safetensors"
+    save_tensors(network(), alone)
+    save_tensors(network(), path, beside=beside())
+    loaded, expected = empty(), empty()
+    found = load_tensors(loaded, path, beside_below="learnt.")
+    assert load_tensors(expected, alone, beside_below="learnt.") == {}
+    assert found.keys() == beside().keys()
+    for name, tensor in beside().items():
+        assert torch.equal(found[name], tensor), name
+        assert found[name].dtype == tensor.dtype
+    for name, tensor in expected.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor), name
+
+
+def test_what_lies_beside_a_module_is_unexpected_where_nobody_asks(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    save_tensors(network(), path, beside=beside())
+    message = refused(path)
+    for name in beside():
+        assert f"tensor '{name}' is unexpected" in message
+    with pytest.raises(ModelError, match=r"'learnt\.0\.mean' is not finite"):
+        save_tensors(network(), path, beside={"learnt.0.mean": torch.tensor([1.0, torch.inf])})
+    assert load_tensors(empty(), path, beside_below="learnt.").keys() == beside().keys()
+
+
+def test_loaded_tensors_lie_as_fresh_ones_do(tmp_path: Path) -> None:
+    """Where they lie decides how products round: a reloaded model would differ in the last bit."""
+    path = tmp_path / "w.safetensors"
+    save_tensors(network(), path, beside=beside())
+    loaded = empty()
+    found = load_tensors(loaded, path, beside_below="learnt.")
+    for tensor in (*found.values(), *loaded.state_dict().values()):
+        assert tensor.data_ptr() % 64 == 0
+
+
 def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "w.safetensors"
     save_tensors(network(), path)

@@ -71,7 +71,8 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     if extended is None:
         return values
     above = (*above, path.resolve())
-    if not isinstance(extended, str) or (path.parent / extended).resolve() in above:
+    is_name = isinstance(extended, str) and "\0" not in extended
+    if not is_name or (path.parent / extended).resolve() in above:
         raise ConfigError(f"{path}: 'extends': name another config file, got {extended!r}")
     return _merged(_read(path.parent / extended, above), values)
 

@@ -217,8 +217,11 @@ The training data, the licence and the measured quality are for the author to ad
                     f"{weights}: corrupt or truncated: its SHA-256 is {digest[:12]}…, config.json "
                     f"says {config.sha256[:12]}…; fetch or save the model again"
                 )
-        with torch.device("meta"):
-            model = cls(config, encoder)
+        try:
+            with torch.device("meta"):
+                model = cls(config, encoder)
+        except ConfigError as error:  # its embeddings are too short for the manipulation
+            raise ModelError(f"{path}: query encoder '{encoder.name}': {error}") from None
         learnt = load_tensors(model.separator, weights, beside_below=LEARNT)  # type: ignore[arg-type]
         state = {name.removeprefix(LEARNT): tensor for name, tensor in learnt.items()}
         try:

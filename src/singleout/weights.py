@@ -170,7 +170,7 @@ def load_tensors(
     beside: dict[str, Tensor] = {}
     for name, tensor in stored.items():
         if _is_below(name, beside_below):
-            beside[name] = tensor
+            beside[name] = _aligned(tensor)
             continue
         if name.endswith(SCALE_SUFFIX):
             continue
@@ -212,7 +212,15 @@ def fill(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
     if wrong:
         raise ModelError(f"{path}: weights of another architecture: {'; '.join(wrong)}")
     floats = {n: t.float() if t.is_floating_point() else t for n, t in tensors.items()}
-    module.load_state_dict(floats, assign=True)
+    module.load_state_dict({n: _aligned(t) for n, t in floats.items()}, assign=True)
+
+
+def _aligned(tensor: Tensor) -> Tensor:
+    """Itself, or a copy where it lies across cache lines, as tensors mapped from a file do.
+
+    Matrix products round differently there: the same weights would give other embeddings.
+    """
+    return tensor.clone() if tensor.data_ptr() % 64 else tensor
 
 
 def has_fast_bfloat16() -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from singleout.config import StrictConfig
-from singleout.data.embeddings import EmbeddingTable
+from singleout.data.embeddings import SAMPLE_RATE, EmbeddingTable
 from singleout.data.manifest import Clip
 from singleout.data.plan import MixtureConfig, Planner, SourceSpec, num_crops
 from singleout.data.render import read_crop, render
@@ -53,8 +53,8 @@ class Example(TypedDict):
         audio: [queries, dim], embeddings of the query sounds, by default the targets' own crops.
         text: [queries, dim], of the targets' captions; zeros where there is no caption.
         clips: [queries], index of each target's clip.
-        query_audio: [queries, samples], query sounds that are to be embedded on the fly, padded
-            with zeros; else [queries, 0].
+        query_audio: [queries, samples], query sounds that are to be embedded on the fly, at the
+            rate of cached ones (``embeddings.SAMPLE_RATE``), padded with zeros; else [queries, 0].
         query_samples: [queries], their lengths.
     """
 
@@ -119,7 +119,7 @@ class MixtureDataset(Dataset[Example]):
         audio = torch.stack([self.table.of(clip, crop) for clip, crop in queries])
         text = torch.stack([self._caption(source.clip, rng) for source in asked])
         samples = [self._query_samples(clip, crop, rng) for clip, crop in queries]
-        longest = round(self.config.segment_seconds * self.sample_rate) if samples[0].size else 0
+        longest = round(self.config.segment_seconds * SAMPLE_RATE) if samples[0].size else 0
         padded = np.zeros((len(samples), longest), np.float32)
         for row, sound in zip(padded, samples, strict=True):
             row[: len(sound)] = sound[:longest]
@@ -158,10 +158,10 @@ class MixtureDataset(Dataset[Example]):
         """The query sound, with another mixed in if so configured; empty if there is no need."""
         if not self.query_audio.is_embedded_on_the_fly:
             return np.zeros(0, np.float32)
-        sound = read_crop(self.clips[clip], crop, self.config, self.sample_rate)
+        sound = read_crop(self.clips[clip], crop, self.config, SAMPLE_RATE)
         if self.query_audio.mixup is None:
             return sound
         other = int(rng.integers(len(self.clips)))
         added = int(rng.integers(num_crops(self.clips[other], self.config)))
-        interference = read_crop(self.clips[other], added, self.config, self.sample_rate)
+        interference = read_crop(self.clips[other], added, self.config, SAMPLE_RATE)
         return self.query_audio.mixup.mixed(sound, interference, rng)

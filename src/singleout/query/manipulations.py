@@ -119,7 +119,7 @@ class Noise(Manipulation):
     """
 
     type: Literal["noise"] = "noise"
-    relative_norm: Annotated[float, Field(ge=0)] = 1.0
+    relative_norm: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
     kind: Literal["gaussian", "ball"] = "gaussian"
     renormalise: bool = True
 
@@ -286,13 +286,13 @@ class Retrieval(Manipulation):
 
     def fit(self, examples: Examples) -> dict[str, Tensor]:
         _mean(examples.text, "captions", self.type)
-        captions = torch.unique(examples.text, dim=0)
+        captions = _sample(torch.unique(examples.text, dim=0), self.memory)
         if len(captions) < self.nearest:
             raise ConfigError(
                 f"manipulation 'retrieval': takes the {self.nearest} nearest of "
                 f"{len(captions)} captions"
             )
-        return {"captions": _sample(captions, self.memory)}
+        return {"captions": captions}
 
     def shapes(self, dim: int) -> dict[str, tuple[int, ...]]:
         return {"captions": (-1, dim)}
@@ -447,5 +447,7 @@ def _check(state: State, wanted: Mapping[str, tuple[int, ...]]) -> None:
         )
         if not fits:
             wrong.append(f"'{name}' is {list(found)}, expected {list(shape)}")
+        elif state[name].dtype != torch.float32:
+            wrong.append(f"'{name}' is {state[name].dtype}, expected torch.float32")
     if wrong:
         raise ModelError(f"the manipulation's tensors are wrong: {'; '.join(wrong)}")

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from singleout.data.dataset import Example
+from singleout.data.embeddings import SAMPLE_RATE
 from singleout.errors import TrainingError
 from singleout.evaluate.metrics import score
 from singleout.model import QueriedSeparator
@@ -83,13 +84,15 @@ class TrainingModule(lightning.LightningModule):
         sounds = batch["query_audio"].transpose(0, 1).flatten(0, 1)
         lengths = batch["query_samples"].T.flatten().tolist()
         rows = [
-            self.model.encoder.embed_audio(sound[:length], self.model.sample_rate, augment)
+            self.model.encoder.embed_audio(sound[:length], SAMPLE_RATE, augment)
             for sound, length in zip(sounds, lengths, strict=True)
         ]
         return torch.cat(rows).clone()
 
     def training_step(self, batch: Example, index: int) -> Tensor:
-        estimate = self.model(batch["mixture"], self.condition(batch)).float()
+        with torch.autocast("cpu", enabled=False):  # as exact as at inference
+            condition = self.condition(batch)
+        estimate = self.model(batch["mixture"], condition).float()
         target = batch["targets"].transpose(0, 1).flatten(0, 1)
         loss = negative_snr_db(estimate, target).mean()
         if not bool(torch.isfinite(loss)):
@@ -121,10 +124,12 @@ class TrainingModule(lightning.LightningModule):
             embedding = batch[kind].transpose(0, 1).flatten(0, 1)
             if not bool(embedding.any()):
                 continue
-            condition = self.model.manipulator.infer(embedding, is_text=kind == "text")
+            with torch.autocast("cpu", enabled=False):
+                condition = self.model.manipulator.infer(embedding, is_text=kind == "text")
             estimate = self.averaged.module(batch["mixture"], condition)
             scores = score(estimate.float(), target, mixture)
-            improvement = scores.si_sdr_improvement[scores.is_present].float()
+            asked = scores.is_present[:, 0] & embedding.any(-1)
+            improvement = scores.si_sdr_improvement[asked].float()
             if not len(improvement):
                 continue
             self.log(
@@ -134,7 +139,7 @@ class TrainingModule(lightning.LightningModule):
                 on_epoch=True,
                 batch_size=len(improvement),
             )
-            improved = scores.improved[scores.is_present].float()
+            improved = scores.improved[asked].float()
             self.log(f"{kind}_improved", improved.mean(), on_epoch=True, batch_size=len(improved))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
