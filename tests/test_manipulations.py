@@ -768,3 +768,27 @@ def test_wrong_values_are_one_line(values: dict[str, Any], message: str) -> None
     assert "\n" not in str(caught.value)
     with pytest.raises(ValidationError):
         TypeAdapter(AnyManipulation).validate_python(values)
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        (Dropout(p=0.3), Noise(), Noise(kind="ball")),
+        (MeanShift(), Pca(k=8), Dropout()),
+        (Pls(k=8), Retrieval(nearest=2)),
+        (Projection(onto="audio"), Projection(onto="text")),
+    ],
+)
+def test_nothing_stays_behind_on_another_device(steps: tuple[Manipulation, ...]) -> None:
+    """The meta device refuses to meet tensors of the CPU, as a GPU does."""
+    manipulator = Manipulator(Chain.model_validate({"steps": steps}), DIM)
+    if manipulator.state is None:
+        audio, text = embeddings(40, DIM), embeddings(40, DIM, seed=8)
+        manipulator.fit(Examples(audio, text, torch.arange(40)))
+    manipulator.to(torch.device("meta"))
+    given_ = torch.empty(4, DIM, device="meta")
+    is_text = torch.empty(4, dtype=torch.bool, device="meta")
+    for which in (True, False, is_text):
+        trained = manipulator.train(given_, which, seeded())
+        assert trained.device.type == "meta"
+        assert trained.shape == manipulator.infer(given_, which).shape == (4, manipulator.dim)

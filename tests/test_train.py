@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 
 from singleout import Extractor
 from singleout.audio import write_wav
+from singleout.config import validated
 from singleout.data.dataset import Example, MixtureDataset, QueryAudioConfig
 from singleout.data.embeddings import EmbeddingCache, EmbeddingTable, embeddings_of
 from singleout.data.manifest import Clip, scan_folder
@@ -975,6 +976,19 @@ def test_conditions_are_exact_whatever_the_runs_precision(
     )
     train(with_steps(config, MeanShift(), Pca(k=8)))
     assert len(steps_taken) == 1
+
+
+def test_devices_and_embeddings_that_cannot_be_are_refused(
+    captioned: Path, configure: Callable[..., TrainConfig], tmp_path: Path
+) -> None:
+    config = configure(tmp_path / "run", manifest=captioned, audio=None, device="cuda")
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match="no CUDA device here"):
+            train(config)
+        assert not (tmp_path / "run").exists()
+    values = config.model_dump() | {"embeddings": "e.sqlite", "query_audio": {"mixup": {}}}
+    with pytest.raises(ConfigError, match="need the encoder itself"):
+        validated(TrainConfig, values, "here")
 
 
 def test_a_run_of_everything_resumes_to_the_bit_and_its_steps_go_on(

@@ -150,7 +150,7 @@ class Study:
     def hash_of(self, run: Run) -> str:
         """Of all that decides a run's result, on whatever machine and wherever its files lie."""
         values = self.train_config(run).model_dump(
-            mode="json", exclude={"output", "num_workers", "checkpoint_every"}
+            mode="json", exclude={"output", "num_workers", "checkpoint_every", "device"}
         )
         sets = {name: each.model_dump() for name, each in self.config.sets.items()}
         text = json.dumps([values, sets], sort_keys=True)

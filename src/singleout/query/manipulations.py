@@ -103,7 +103,7 @@ class Dropout(Manipulation):
     renormalise: bool = False
 
     def corrupt(self, embedding: Tensor, generator: Generator) -> Tensor:
-        drawn = torch.rand(embedding.shape, generator=generator)
+        drawn = torch.rand(embedding.shape, generator=generator).to(embedding.device)
         kept = embedding * (drawn >= self.p).to(embedding) / (1 - self.p)
         return F.normalize(kept, dim=-1) if self.renormalise else kept
 
@@ -131,6 +131,7 @@ class Noise(Manipulation):
             noise = F.normalize(noise, dim=-1) * radius
         else:
             noise = noise / dim**0.5
+        noise = noise.to(embedding.device)
         norm = embedding.norm(dim=-1, keepdim=True)
         noisy = embedding + self.relative_norm * norm * noise
         return F.normalize(noisy, dim=-1) if self.renormalise else noisy
@@ -397,6 +398,11 @@ class Manipulator:
             text = step.map(text, torch.ones(len(text), dtype=torch.bool), learnt)
         self.state = state
 
+    def to(self, device: torch.device) -> None:
+        """Take what it has learnt to where the embeddings are."""
+        if self.state is not None:
+            self.state = {name: tensor.to(device) for name, tensor in self.state.items()}
+
     def train(self, embedding: Tensor, is_text: bool | Tensor, generator: Generator) -> Tensor:
         """What the separator sees in training, [batch, dim].
 
@@ -432,7 +438,7 @@ class Manipulator:
 def _for_all(is_text: bool | Tensor, embedding: Tensor) -> Tensor:
     if isinstance(is_text, Tensor):
         return is_text
-    return torch.full((len(embedding),), is_text)
+    return torch.full((len(embedding),), is_text, device=embedding.device)
 
 
 def _check(state: State, wanted: Mapping[str, tuple[int, ...]]) -> None:

@@ -73,7 +73,9 @@ class TrainConfig(StrictConfig):
         learning_rate, warmup_steps, weight_decay, clip_norm: of AdamW; cosine decay to a
             hundredth.
         ema_decay: of the averaged weights that are validated and saved.
-        precision: ``auto`` is bfloat16 where the CPU has the instructions, else float32.
+        device: where to train; ``auto`` is the best there is. The encoder stays on the CPU. Another
+            device gives another run, bit for bit.
+        precision: ``auto`` is bfloat16 where the device has the instructions, else float32.
         checkpoint_every: steps between checkpoints.
         num_workers: processes that render mixtures.
         seed: of everything random.
@@ -98,6 +100,7 @@ class TrainConfig(StrictConfig):
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     clip_norm: Annotated[float, Field(gt=0)] = 5.0
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     checkpoint_every: Positive = 200
     num_workers: Annotated[int, Field(ge=0)] = 1
@@ -107,4 +110,12 @@ class TrainConfig(StrictConfig):
     def _one_source(self) -> TrainConfig:
         if (self.manifest is None) == (self.audio is None):
             raise ValueError("give either a manifest or a folder of audio")
+        return self
+
+    @model_validator(mode="after")
+    def _one_embedding(self) -> TrainConfig:
+        if self.embeddings is not None and self.query_audio.is_embedded_on_the_fly:
+            raise ValueError(
+                "mixup and SpecAugment need the encoder itself, not a file of its embeddings"
+            )
         return self

@@ -60,6 +60,7 @@ class TrainingModule(lightning.LightningModule):
         text = batch["text"].transpose(0, 1).flatten(0, 1)
         shape = (batch["text"].shape[1], batch["text"].shape[0])
         by_text = (torch.rand(shape, generator=generator) < self.run.p_text).flatten()
+        by_text = by_text.to(text.device)
         by_text &= text.any(-1)
         manipulate = self.model.manipulator.train
         if self.run.query_audio.is_embedded_on_the_fly:
@@ -71,7 +72,7 @@ class TrainingModule(lightning.LightningModule):
             return heard
         said = manipulate(text, True, generator)
         if self.run.query_mixup:
-            alpha = torch.rand((len(heard), 1), generator=generator)
+            alpha = torch.rand((len(heard), 1), generator=generator).to(text.device)
             alpha = torch.where(text.any(-1, keepdim=True), alpha, 1.0)
             heard = alpha * heard + (1 - alpha) * said
         return torch.where(by_text[:, None], said, heard)
@@ -81,16 +82,19 @@ class TrainingModule(lightning.LightningModule):
         """[queries * batch, dim] of the batch's query sounds, masked if so configured."""
         masks = self.run.query_audio.spec_augment
         augment = None if masks is None else lambda log_mel: masks.masked(log_mel, generator)
-        sounds = batch["query_audio"].transpose(0, 1).flatten(0, 1)
+        sounds = batch["query_audio"].transpose(0, 1).flatten(0, 1).cpu()  # where the encoder is
         lengths = batch["query_samples"].T.flatten().tolist()
         rows = [
             self.model.encoder.embed_audio(sound[:length], SAMPLE_RATE, augment)
             for sound, length in zip(sounds, lengths, strict=True)
         ]
-        return torch.cat(rows).clone()
+        return torch.cat(rows).to(batch["text"].device, copy=True)
+
+    def on_fit_start(self) -> None:
+        self.model.manipulator.to(self.device)
 
     def training_step(self, batch: Example, index: int) -> Tensor:
-        with torch.autocast("cpu", enabled=False):  # as exact as at inference
+        with torch.autocast(self.device.type, enabled=False):  # as exact as at inference
             condition = self.condition(batch)
         estimate = self.model(batch["mixture"], condition).float()
         target = batch["targets"].transpose(0, 1).flatten(0, 1)
@@ -124,7 +128,7 @@ class TrainingModule(lightning.LightningModule):
             embedding = batch[kind].transpose(0, 1).flatten(0, 1)
             if not bool(embedding.any()):
                 continue
-            with torch.autocast("cpu", enabled=False):
+            with torch.autocast(self.device.type, enabled=False):
                 condition = self.model.manipulator.infer(embedding, is_text=kind == "text")
             estimate = self.averaged.module(batch["mixture"], condition)
             scores = score(estimate.float(), target, mixture)

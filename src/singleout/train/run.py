@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from singleout.data.dataset import MixtureDataset
 from singleout.data.embeddings import EmbeddingTable, embeddings_of, given_embeddings
 from singleout.data.manifest import Clip, read_manifest, scan_folder
-from singleout.errors import ManifestError
+from singleout.errors import ConfigError, ManifestError
 from singleout.model import QueriedSeparator
 from singleout.query import QueryEncoder, load_encoder
 from singleout.query.manipulations import Examples
@@ -115,6 +115,12 @@ def _dataset(
     )  # fmt: skip
 
 
+def _has_bfloat16(device: str) -> bool:
+    if device != "cpu" and torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported())
+    return has_fast_bfloat16()
+
+
 def train(config: TrainConfig, encoder: QueryEncoder | None = None) -> Path:
     """Train, or go on where a checkpoint in ``config.output`` stands; save the averaged model.
 
@@ -127,7 +133,9 @@ def train(config: TrainConfig, encoder: QueryEncoder | None = None) -> Path:
         TrainingError: the loss is not finite.
     """
     output = config.output
-    text = config.model_dump_json(indent=2, exclude={"output", "num_workers"})
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device: there is no CUDA device here: take 'cpu' or 'auto'")
+    text = config.model_dump_json(indent=2, exclude={"output", "num_workers", "device"})
     key = hashlib.sha256(text.encode()).hexdigest()[:16]
     start = saved_step(output / FILE_NAME, key)
     train_clips, validation_clips = split_clips(config)
@@ -163,14 +171,14 @@ def train(config: TrainConfig, encoder: QueryEncoder | None = None) -> Path:
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     module = TrainingModule(model, config)
     bfloat16 = config.precision == "bfloat16" or (
-        config.precision == "auto" and has_fast_bfloat16()
+        config.precision == "auto" and _has_bfloat16(config.device)
     )
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     with warnings.catch_warnings():
         # Hints about worker counts and logging intervals; both are the config's to choose.
         warnings.filterwarnings("ignore", module="lightning")
         trainer = lightning.Trainer(
-            accelerator="cpu",
+            accelerator=config.device,
             devices=1,
             precision="bf16-mixed" if bfloat16 else "32-true",
             max_steps=config.steps - start,
