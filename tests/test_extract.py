@@ -69,7 +69,7 @@ def test_the_query_matters_and_something_is_extracted(extractor: Extractor) -> N
 def test_chunks_equal_the_whole(
     debug_model: QueriedSeparator, chunk_seconds: float, num_samples: int
 ) -> None:
-    mixture = noise(1, num_samples)
+    mixture = noise(2, num_samples)
     shares: list[float] = []
     chunked = Extractor(debug_model, chunk_seconds).extract(
         mixture, "a dog", RATE, progress=shares.append
@@ -84,19 +84,34 @@ def test_chunks_equal_the_whole(
 
 def test_progress_runs_over_all_channels(extractor: Extractor) -> None:
     shares: list[float] = []
-    extractor.extract(noise(2, RATE), "a dog", RATE, progress=shares.append)
+    extractor.extract(noise(2, RATE), "a dog", RATE, link_channels=False, progress=shares.append)
     assert shares == pytest.approx([0.25, 0.5, 0.75, 1.0], abs=0.01)
 
 
 def test_chunks_of_the_full_size_separator_equal_the_whole() -> None:
     torch.manual_seed(0)
     separator = ConditionedUNetConfig(channels=(8, 8, 8, 8), bottleneck=16).build(8).eval()
-    mixture = noise(1, 12 * RATE)[0]
+    mixture = noise(1, 12 * RATE)
     condition = torch.nn.functional.normalize(torch.randn(1, 8))
     with torch.inference_mode():
         whole = separate(separator, mixture, condition, 12 * RATE)  # type: ignore[arg-type]
         chunked = separate(separator, mixture, condition, RATE)  # type: ignore[arg-type]
     assert np.abs(chunked - whole).max() <= 1e-5 * np.abs(whole).max()
+
+
+def test_linked_channels_keep_the_image_and_separate_ones_are_on_their_own(
+    extractor: Extractor,
+) -> None:
+    left, right = noise(1), noise(1, seed=1)
+    panned = extractor.extract(np.concatenate([left, 0.25 * left]), "a dog", RATE).target
+    np.testing.assert_allclose(panned[1], 0.25 * panned[0], atol=1e-6)
+    both = np.concatenate([left, right])
+    linked = extractor.extract(both, "a dog", RATE).target
+    apart = extractor.extract(both, "a dog", RATE, link_channels=False).target
+    for number, channel in enumerate((left, right)):
+        alone = extractor.extract(channel, "a dog", RATE).target[0]
+        np.testing.assert_allclose(apart[number], alone, atol=1e-6)
+        assert np.abs(linked[number] - alone).max() > 1e-3
 
 
 def test_identity_gives_back_the_mixture(identity_model: QueriedSeparator) -> None:

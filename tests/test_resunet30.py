@@ -101,12 +101,23 @@ def test_takes_any_length(small_model: ResUNet30, num_samples: int) -> None:
 
 def test_chunks_equal_the_whole(small_model: ResUNet30) -> None:
     generator = torch.Generator().manual_seed(4)
-    mixture = (torch.randn(90_001, generator=generator) * 0.1).numpy()
+    mixture = (torch.randn(2, 90_001, generator=generator) * 0.1).numpy()
     embedding = torch.nn.functional.normalize(torch.randn(1, 32, generator=generator), dim=-1)
     with torch.inference_mode():
-        whole = separate(small_model, mixture, embedding, len(mixture))
+        whole = separate(small_model, mixture, embedding, mixture.shape[1])
         chunked = separate(small_model, mixture, embedding, 20_000)
     np.testing.assert_allclose(chunked, whole, atol=1e-5)
+
+
+def test_channels_share_one_mask(small_model: ResUNet30) -> None:
+    generator = torch.Generator().manual_seed(6)
+    mono = torch.randn(1, 1, 4_000, generator=generator) * 0.1
+    query = torch.nn.functional.normalize(torch.randn(1, 32, generator=generator), dim=-1)
+    with torch.inference_mode():
+        alone = small_model(mono, query)
+        gains = torch.tensor([1.0, -1.0, 1.0])[None, :, None]
+        together = small_model(mono * gains, query)
+    torch.testing.assert_close(together, alone * gains, atol=1e-5, rtol=1e-4)
 
 
 def test_two_queries_share_a_mixture(small_model: ResUNet30) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from singleout.model import ModelConfig
 from singleout.separators import ConditionedUNetConfig, IdentityConfig
+from singleout.separators.separator import downmix
 
 DIM = 32
 OTHER = ConditionedUNetConfig(
@@ -138,9 +139,50 @@ def test_no_more_comes_out_than_goes_in(separator: Any) -> None:
 def test_analysis_and_synthesis_are_each_others_inverse(hop: int, num_samples: int) -> None:
     """To the first and the last sample, whatever the overlap."""
     separator = built(TINY_SEPARATOR.model_copy(update={"hop": hop}))
-    mixture = seeded(0, 2, 1, num_samples)
+    mixture = seeded(0, 2, 3, num_samples)
     again = separator.inverse(separator.encode(mixture).spectrum, num_samples)
-    torch.testing.assert_close(again, mixture[:, 0], atol=1e-5, rtol=0)
+    torch.testing.assert_close(again, mixture, atol=1e-5, rtol=0)
+
+
+def spectra(*shape: int) -> torch.Tensor:
+    return torch.complex(seeded(1, *shape), seeded(2, *shape))
+
+
+def test_one_channel_is_heard_as_it_is() -> None:
+    spectrum = spectra(2, 1, 9, 5)
+    assert torch.equal(downmix(spectrum), spectrum[:, 0])
+
+
+def test_several_channels_are_heard_at_their_level_whatever_their_polarity() -> None:
+    one = spectra(2, 1, 9, 5)
+    for gains in ([1.0, 1.0, 1.0], [1.0, -1.0], [0.0, 1.0, -1.0], [0.3, 0.9]):
+        gain = torch.tensor(gains)[None, :, None, None]
+        heard = downmix(one * gain)
+        level = gain.square().mean().sqrt()
+        torch.testing.assert_close(heard.abs(), one[:, 0].abs() * level)
+        turned = heard / (one[:, 0] * level)
+        torch.testing.assert_close(turned.abs(), torch.ones_like(turned.real))
+        if sum(gains) > 0:
+            torch.testing.assert_close(heard, one[:, 0] * level)
+    silent = downmix(torch.zeros(1, 2, 9, 5, dtype=torch.complex64))
+    assert not silent.any()
+
+
+@pytest.mark.parametrize("config", [TINY_SEPARATOR, OTHER])
+def test_channels_share_one_mask(config: ConditionedUNetConfig) -> None:
+    separator = built(config)
+    mixture, query = 0.1 * seeded(0, 2, 1, 9_000), embeddings(4)
+    mono = separator(mixture, query)
+    same = separator(mixture.expand(2, 3, -1), query)
+    torch.testing.assert_close(same, mono.expand(4, 3, -1), atol=1e-6, rtol=1e-4)
+    inverted = separator(torch.cat([mixture, -mixture], 1), query)
+    torch.testing.assert_close(inverted[:, 0], -inverted[:, 1])
+    torch.testing.assert_close(inverted[:, :1].abs(), mono.abs(), atol=1e-6, rtol=1e-4)
+    two = 0.1 * seeded(3, 2, 2, 9_000)
+    swapped = separator(two.flip(1), query)
+    torch.testing.assert_close(swapped.flip(1), separator(two, query), atol=1e-6, rtol=1e-4)
+    panned = separator(torch.cat([0.8 * mixture, 0.2 * mixture], 1), query)
+    torch.testing.assert_close(panned[:, 0], 4 * panned[:, 1], atol=1e-6, rtol=1e-4)
 
 
 @pytest.mark.parametrize("config", [TINY_SEPARATOR, OTHER])

@@ -36,6 +36,13 @@ def extract(
     residual: Annotated[bool, typer.Option(help="Write all that is not the target, too.")] = True,
     model: Model = None,
     encoder: Encoder = None,
+    link_channels: Annotated[
+        bool,
+        typer.Option(
+            "--link-channels/--separate-channels",
+            help="One decision for all channels, so that the target stays where it was.",
+        ),
+    ] = True,
     plot: Annotated[
         bool, typer.Option("--plot", help="Draw the spectrograms of mixture, target and residual.")
     ] = False,
@@ -68,7 +75,9 @@ def extract(
 
     extractor = Extractor.from_pretrained(model, encoder)
     with _progress_bar() as progress:
-        result = extractor.extract(audio, asked, sample_rate, progress=progress)
+        result = extractor.extract(
+            audio, asked, sample_rate, link_channels=link_channels, progress=progress
+        )
     paths = _write(result, output, f"{input.stem}.{query_slug(query)}", residual, plot)
 
     seconds = audio.shape[1] / sample_rate

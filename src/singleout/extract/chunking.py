@@ -62,29 +62,29 @@ def separate(
     chunk_samples: int,
     progress: Callable[[float], None] | None = None,
 ) -> NDArray[np.float32]:
-    """The target in one channel of any length.
+    """The target in a mixture of any length; its channels share one mask.
 
     Args:
         separator: in evaluation mode.
-        mixture: float32 [samples] at the separator's rate.
+        mixture: float32 [channels, samples] at the separator's rate.
         condition: float32 [1, dim], on the separator's device.
         chunk_samples: kept per chunk; bounds the memory.
         progress: called after every chunk with the share that is done, in (0, 1].
 
     Returns:
-        float32 [samples].
+        float32 [channels, samples].
     """
-    num_samples = len(mixture)
+    num_samples = mixture.shape[1]
     target = np.empty_like(mixture)
     plan = plan_chunks(
         num_samples, chunk_samples, separator.context_samples, separator.stride_samples
     )
     for chunk in plan:
-        piece = torch.tensor(mixture[None, None, chunk.read_start : chunk.read_stop])
+        piece = torch.tensor(mixture[None, :, chunk.read_start : chunk.read_stop])
         encoded = separator.encode(piece.to(condition.device))
         kept = slice(chunk.keep_start - chunk.read_start, chunk.keep_stop - chunk.read_start)
-        found = separator.decode(encoded, condition)[0, 0, kept]
-        target[chunk.keep_start : chunk.keep_stop] = found.cpu().numpy()
+        found = separator.decode(encoded, condition)[0, :, kept]
+        target[:, chunk.keep_start : chunk.keep_stop] = found.cpu().numpy()
         if progress is not None:
             progress(chunk.keep_stop / num_samples)
     return target

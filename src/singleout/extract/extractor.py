@@ -24,7 +24,8 @@ MAX_HOURS = 24
 class Extractor:
     """Singles out described sounds.
 
-    Every channel is separated on its own with the same query. Nothing is rescaled:
+    Channels share one decision about what is the target, so that it stays where it was between
+    them; on request each is separated on its own. Nothing is rescaled:
     ``target + residual`` is the mixture within 1e-6 of full scale. What lies above the model's
     band (16 kHz for the model in the package) is never part of a target: it goes to the residual.
     Digital silence gives a silent target.
@@ -67,6 +68,7 @@ class Extractor:
         query: str | Query,
         sample_rate: int | None = None,
         *,
+        link_channels: bool = True,
         progress: Callable[[float], None] | None = None,
     ) -> Extraction:
         """What ``query`` describes, and the rest of ``audio``.
@@ -76,6 +78,7 @@ class Extractor:
                 is never changed.
             query: a description in words.
             sample_rate: of an array, Hz. With a path it may be left out.
+            link_channels: one mask for all channels; without, each channel has its own.
             progress: called with the share that is done, in (0, 1], after every chunk.
 
         Returns:
@@ -99,10 +102,13 @@ class Extractor:
             condition = condition.to(device)
             target = np.empty_like(mixture)
             # A batch of channels is no faster on a CPU and takes their number times the memory.
-            for number, channel in enumerate(mixture):
-                target[number] = self._target(
-                    channel, rate, condition, _part_of(progress, number, len(mixture))
+            parts = [mixture] if link_channels else np.split(mixture, len(mixture))
+            start = 0
+            for number, part in enumerate(parts):
+                target[start : start + len(part)] = self._target(
+                    part, rate, condition, _part_of(progress, number, len(parts))
                 )
+                start += len(part)
         return Extraction(target, mixture - target, rate, query)
 
     def _target(
@@ -112,11 +118,11 @@ class Extractor:
         condition: Tensor,
         progress: Callable[[float], None] | None,
     ) -> NDArray[np.float32]:
-        """The target in one channel, [samples] like ``mixture``."""
+        """The target in channels that share a mask, [channels, samples] like ``mixture``."""
         model_rate = self.model.sample_rate
         at_model_rate = _with_length(
             resample(mixture, rate, model_rate),
-            max(1, round(len(mixture) * model_rate / rate)),
+            max(1, round(mixture.shape[1] * model_rate / rate)),
         )
         chunk_samples = max(1, round(self.chunk_seconds * model_rate))
         found = separate(self.model.separator, at_model_rate, condition, chunk_samples, progress)
@@ -126,7 +132,7 @@ class Extractor:
                 "the model's output is not finite: its weights are damaged, or the recording is "
                 f"far beyond full scale (its peak is {peak:.3g})"
             )
-        return _with_length(resample(found, model_rate, rate), len(mixture))
+        return _with_length(resample(found, model_rate, rate), mixture.shape[1])
 
 
 def _part_of(
@@ -195,5 +201,6 @@ def _refuse_days(num_samples: int, rate: int) -> None:
 
 
 def _with_length(audio: NDArray[np.float32], num_samples: int) -> NDArray[np.float32]:
-    """[samples] cut, or filled with zeros, at the end."""
-    return np.pad(audio, (0, max(0, num_samples - len(audio))))[:num_samples]
+    """[channels, samples] cut, or filled with zeros, at the end."""
+    missing = max(0, num_samples - audio.shape[1])
+    return np.pad(audio, ((0, 0), (0, missing)))[:, :num_samples]

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from singleout.separators.separator import downmix
+
 
 class ConvBlock(nn.Module):
     """Pre-activation residual block of two 3x3 convolutions; the query shifts the second's input.
@@ -61,7 +63,7 @@ class EncodedMixture:
     """What the query-independent half of the network knows of a mixture.
 
     Attributes:
-        spectrum: complex [batch, bins, frames], frames padded to the network's stride.
+        spectrum: complex [batch, channels, bins, frames], frames padded to the network's stride.
         skips: one feature map per level, highest resolution first.
         num_samples: length of the mixture.
     """
@@ -159,16 +161,16 @@ class ConditionedUNet(nn.Module):
         return folded.transpose(2, 3).reshape(b, p * self.fold, bins // self.fold, frames)
 
     def encode(self, mixture: Tensor) -> EncodedMixture:
-        """The part that does not depend on the query; mixture [batch, 1, samples]."""
-        num_samples = mixture.shape[-1]
+        """The part that does not depend on the query; mixture [batch, channels, samples]."""
+        channels, num_samples = mixture.shape[1:]
         # Every sample lies in as many frames as in an endless signal; zeros outside, so that a
         # chunk with enough context equals the same stretch of the whole.
         left = self.num_fft - self.hop
         num_frames = (num_samples - 1 + left) // self.hop + 1
         num_frames = -(-num_frames // self.time_stride) * self.time_stride
         right = (num_frames - 1) * self.hop + self.num_fft - left - num_samples
-        padded = F.pad(mixture.squeeze(1), (left, right))
-        spectrum = torch.stft(
+        padded = F.pad(mixture.flatten(0, 1), (left, right))
+        spectra = torch.stft(
             padded,
             self.num_fft,
             self.hop,
@@ -176,7 +178,8 @@ class ConditionedUNet(nn.Module):
             center=False,
             return_complex=True,
         )
-        features = self.features(spectrum[:, :-1])
+        spectrum = spectra.view(-1, channels, *spectra.shape[1:])
+        features = self.features(downmix(spectrum)[:, :-1])
         x = self.stem(features.contiguous(memory_format=torch.channels_last))
         skips = []
         for i, block in enumerate(self.down_blocks):
@@ -187,7 +190,7 @@ class ConditionedUNet(nn.Module):
         return EncodedMixture(spectrum, skips, num_samples)
 
     def decode(self, encoded: EncodedMixture, embedding: Tensor) -> Tensor:
-        """Unit embeddings [queries * batch, dim] to targets [queries * batch, 1, samples]."""
+        """Embeddings [queries * batch, dim] to targets [queries * batch, channels, samples]."""
         query = self.query(embedding * self.embedding_dim**0.5)
         num_queries = len(embedding) // len(encoded.spectrum)
         x = self._for_each_query(encoded.skips[-1], num_queries)
@@ -217,10 +220,13 @@ class ConditionedUNet(nn.Module):
         gain = torch.tanh(norm) / norm
         spectrum = self._for_each_query(encoded.spectrum, len(maps) // len(encoded.spectrum))
         mask = F.pad(torch.complex(real * gain, imaginary * gain), (0, 0, 0, 1))
-        return self.inverse(spectrum * mask, encoded.num_samples).unsqueeze(1)
+        return self.inverse(spectrum * mask.unsqueeze(1), encoded.num_samples)
 
     def inverse(self, spectrum: Tensor, num_samples: int) -> Tensor:
-        """Windowed overlap-add, as sums of shifted blocks of one hop (far cheaper than a fold)."""
+        """[batch, channels, bins, frames] to [batch, channels, samples]: windowed overlap-add, as
+        sums of shifted blocks of one hop (far cheaper than a fold)."""
+        channels = spectrum.shape[1]
+        spectrum = spectrum.flatten(0, 1)
         frames = torch.fft.irfft(spectrum, self.num_fft, dim=1) * self.window[:, None]
         overlap = self.num_fft // self.hop
         blocks = frames.transpose(1, 2).unflatten(-1, (overlap, self.hop))
@@ -228,8 +234,8 @@ class ConditionedUNet(nn.Module):
         signal = torch.stack(shifted).sum(0).flatten(1)
         start = self.num_fft - self.hop
         gain = self.window.square().sum() / self.hop
-        return signal[:, start : start + num_samples] / gain
+        return (signal[:, start : start + num_samples] / gain).view(-1, channels, num_samples)
 
     def forward(self, mixture: Tensor, embedding: Tensor) -> Tensor:
-        """Mixture [batch, 1, samples], embedding [batch, dim] to target [batch, 1, samples]."""
+        """Mixture [batch, channels, samples], embedding [batch, dim] to targets of that shape."""
         return self.decode(self.encode(mixture), embedding)

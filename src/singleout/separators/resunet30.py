@@ -120,7 +120,7 @@ class Spectrum:
     """A mixture's STFT.
 
     Attributes:
-        spectrum: complex64 [batch, bins, frames].
+        spectrum: complex64 [batch, channels, bins, frames].
         num_samples: length of the mixture.
     """
 
@@ -211,9 +211,9 @@ class ResUNet30(nn.Module):
         return frames * self.hop + 2 * self.num_fft
 
     def encode(self, mixture: Tensor) -> Spectrum:
-        """The STFT; all of the network depends on the query. Mixture [batch, 1, samples]."""
-        num_samples = mixture.shape[-1]
-        x = mixture.squeeze(1)
+        """The STFT; all of the network depends on the query. Mixture [batch, channels, samples]."""
+        channels, num_samples = mixture.shape[1:]
+        x = mixture.flatten(0, 1)
         pad = self.num_fft // 2
         # Reflection needs more samples than it adds: a shorter mixture is lengthened with silence.
         x = F.pad(x, (0, max(0, pad + 1 - num_samples)))
@@ -221,23 +221,26 @@ class ResUNet30(nn.Module):
         spectrum = torch.stft(
             x, self.num_fft, self.hop, window=self.window, center=False, return_complex=True
         )
-        return Spectrum(spectrum, num_samples)
+        return Spectrum(spectrum.view(-1, channels, *spectrum.shape[1:]), num_samples)
 
     def decode(self, encoded: Spectrum, embedding: Tensor) -> Tensor:
-        """Unit embeddings [queries * batch, dim] to targets [queries * batch, 1, samples]."""
+        """Unit embeddings [queries * batch, dim] to targets [queries * batch, channels, samples].
+
+        The network hears magnitudes alone: of several channels the root mean square.
+        """
         spectrum = encoded.spectrum
         num_queries = len(embedding) // len(spectrum)
         if num_queries > 1:
             spectrum = torch.cat([spectrum] * num_queries)
-        power = spectrum.real.square() + spectrum.imag.square()
+        power = (spectrum.real.square() + spectrum.imag.square()).mean(1)
         magnitude = power.clamp_min(POWER_FLOOR).sqrt().transpose(1, 2)
         trained = self.training or torch.is_grad_enabled()
         maps = (self if trained else self.inference_network()).maps(magnitude, embedding)
         target = self.masked(spectrum, maps.transpose(2, 3))
-        return self.inverse(target, encoded.num_samples).unsqueeze(1)
+        return self.inverse(target, encoded.num_samples)
 
     def forward(self, mixture: Tensor, embedding: Tensor) -> Tensor:
-        """Mixture [batch, 1, samples], embedding [batch, dim] to target [batch, 1, samples]."""
+        """Mixture [batch, channels, samples], embedding [batch, dim] to targets of that shape."""
         return self.decode(self.encode(mixture), embedding)
 
     def maps(self, magnitude: Tensor, embedding: Tensor) -> Tensor:
@@ -268,10 +271,12 @@ class ResUNet30(nn.Module):
         # The published form clamps the length at 1e-10; this one has a gradient there.
         gain = gain * (real.square() + imaginary.square() + 1e-20).rsqrt()
         rotation = torch.complex(real * gain, imaginary * gain)
-        return spectrum * F.pad(rotation, (0, 0, 0, 1))
+        return spectrum * F.pad(rotation, (0, 0, 0, 1)).unsqueeze(1)
 
     def inverse(self, spectrum: Tensor, num_samples: int) -> Tensor:
-        """Inverse STFT [batch, samples]."""
+        """Inverse STFT, [batch, channels, bins, frames] to [batch, channels, samples]."""
+        channels = spectrum.shape[1]
+        spectrum = spectrum.flatten(0, 1)
         # torch.istft as blocks: windows are cut where hops and windows share a divisor, and each
         # block of all frames is added in one strided sum.
         block = math.gcd(self.num_fft, self.hop)
@@ -290,7 +295,7 @@ class ResUNet30(nn.Module):
         stop = start + num_samples
         norm = norm.flatten()[start:stop].clamp_min(1e-11)
         result: Tensor = signal.flatten(1)[:, start:stop] / norm
-        return result
+        return result.view(-1, channels, num_samples)
 
     def inference_network(self) -> InferenceNetwork:
         """The folded copy, made when first needed."""

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
+
+CANCELLED = 1e-3
+"""Channels whose sum is this far below their level cancel each other: its phase is rounding."""
 
 
 class Separator(Protocol):
@@ -12,6 +16,8 @@ class Separator(Protocol):
 
     ``encode`` does what does not depend on the query, once for several queries; ``decode`` the
     rest. ``forward(mixture, embedding)`` is ``decode(encode(mixture), embedding)``.
+
+    The channels of a mixture share one mask, so that a target stays where it was between them.
 
     Attributes:
         sample_rate: Hz.
@@ -28,13 +34,30 @@ class Separator(Protocol):
     def context_samples(self) -> int: ...
 
     def encode(self, mixture: Tensor) -> Any:
-        """Mixture [batch, 1, samples] to whatever ``decode`` takes."""
+        """Mixture [batch, channels, samples] to whatever ``decode`` takes."""
 
     def decode(self, encoded: Any, embedding: Tensor) -> Tensor:
-        """Embedding [queries * batch, dim] to target [queries * batch, 1, samples].
+        """Embedding [queries * batch, dim] to target [queries * batch, channels, samples].
 
         The first query of every mixture comes first, then the second of every mixture, and so on.
         """
 
     def __call__(self, mixture: Tensor, embedding: Tensor) -> Tensor:
-        """Mixture [batch, 1, samples], embedding [queries * batch, dim] to the targets."""
+        """Mixture [batch, channels, samples], embedding [queries * batch, dim] to the targets."""
+
+
+def downmix(spectrum: Tensor) -> Tensor:
+    """What a network hears of several channels: [batch, channels, bins, frames] to [batch, …].
+
+    Magnitude: root mean square over the channels, so that nothing cancels (a singer with inverted
+    polarity on one side is as loud as without). Phase: that of the sum, or, where the channels
+    cancel, of the loudest. One channel is heard as it is.
+    """
+    if spectrum.shape[1] == 1:
+        return spectrum[:, 0]
+    magnitude = spectrum.abs()
+    level = magnitude.square().mean(1).sqrt()
+    total = spectrum.sum(1)
+    loudest = spectrum.gather(1, magnitude.argmax(1, keepdim=True))[:, 0]
+    direction = torch.where(total.abs() > CANCELLED * level, total, loudest)
+    return level * (direction / direction.abs().clamp_min(torch.finfo(level.dtype).tiny))
