@@ -792,3 +792,12 @@ def test_nothing_stays_behind_on_another_device(steps: tuple[Manipulation, ...])
         trained = manipulator.train(given_, which, seeded())
         assert trained.device.type == "meta"
         assert trained.shape == manipulator.infer(given_, which).shape == (4, manipulator.dim)
+
+
+def test_text_is_corrupted_only_as_a_control() -> None:
+    given_, is_text = embeddings(6, DIM), torch.tensor([True, False] * 3)
+    for control in (False, True):
+        chain = Chain(steps=(Dropout(p=0.5),), corrupt_text=control)
+        trained = Manipulator(chain, DIM).train(given_, is_text, seeded())
+        assert bool((trained[1::2] == 0).any(-1).all())
+        assert torch.equal(trained[::2], given_[::2]) is not control

@@ -19,13 +19,14 @@ from clap_models import tiny_encoder
 from conftest import TINY_SEPARATOR, tiny_tokenizer
 
 from recipes.paper.__main__ import append
-from recipes.paper.run import run_one
-from recipes.paper.study import Run, Study, StudyConfig, read_lines
+from recipes.paper.run import fixed_mixtures, run_one
+from recipes.paper.study import LINE_KEYS, Run, Study, StudyConfig, read_lines
 from singleout.config import load_config
 from singleout.query import BuiltinEncoder, QueryEncoder
 from singleout.query.builtin import BuiltinNetwork
 from singleout.query.manipulations import Manipulator
 from singleout.separators import AnySeparator
+from singleout.train.checkpoint import FILE_NAME
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = ROOT / "configs/paper"
@@ -118,9 +119,10 @@ def test_rows_do_what_they_are_called(size: str, row: str) -> None:
     config = study.train_config(Run(row, next(iter(study.rows[row].grid)), 0))
     steps = [step.type for step in config.model.manipulation.steps]
     query = config.query_audio
-    captions_only = row in ("text", "captioned", "captioned_audio")
+    captions_only = row in ("text", "text_dropout", "captioned", "captioned_audio")
     assert config.p_text == (1.0 if captions_only else 0.5 if row == "text_audio" else 0.0)
     assert (config.uncaptioned is not None) == (row == "captioned_audio")
+    assert config.model.manipulation.corrupt_text == (row == "text_dropout")
     assert config.query_mixup == (row == "query_mixup")
     assert (query.mixup is not None) == (row == "mixup")
     assert (query.spec_augment is not None) == (row == "spec_augment")
@@ -130,6 +132,7 @@ def test_rows_do_what_they_are_called(size: str, row: str) -> None:
         "composed": ["mean_shift", "projection", "dropout"],
         "captioned_audio": ["dropout"],
         "text_audio": ["dropout"],
+        "text_dropout": ["dropout"],
     }
     named = ("dropout", "noise", "mean_shift", "pca", "pls", "retrieval", "projection")
     assert steps == expected.get(row, [row] if row in named else [])
@@ -234,14 +237,11 @@ def test_every_row_trains_and_is_scored(
 ) -> None:
     study, encoder = debug_studies[size], encoders[size]
     run = Run(row, next(iter(study.rows[row].grid)), 0)
-    line = run_one(study, run, encoder, tmp_path)  # type: ignore[arg-type]
+    line = run_one(study, run, encoder)
     lines = tmp_path / "results/runs.jsonl"
     append(lines, line)
     assert read_lines(lines) == [line]
-    assert line.keys() >= {
-        *("row", "setting", "seed", "config_hash", "encoder", "git", "machine", "steps"),
-        *("parameters", "embedding_dim", "training_s", "evaluation_s", "curve", "si_sdri_db"),
-    }
+    assert line.keys() == set(LINE_KEYS)
     assert line["steps"] == 2
     assert line["si_sdri_db"].keys() == study.config.sets.keys()
     for scores in line["si_sdri_db"].values():
@@ -249,3 +249,42 @@ def test_every_row_trains_and_is_scored(
         assert all(len(each) == 2 and np.isfinite(each).all() for each in scores.values())
     assert [point["step"] for point in line["curve"]] == [2]
     assert Study(study.folder, [line], encoder.fingerprint).done == {run: line}
+
+
+def test_a_trained_run_is_only_scored_and_a_broken_one_goes_on(
+    home: Path, debug_studies: dict[str, Study], encoders: dict[str, QueryEncoder]
+) -> None:
+    study, encoder = debug_studies["small"], encoders["small"]
+    run = Run("text", "", 1)
+    first = run_one(study, run, encoder)
+    record = study.folder_of(run) / "sessions.json"
+    before = record.read_bytes()
+    (study.folder_of(run) / FILE_NAME).unlink()  # what a second training would start from
+    again = run_one(study, run, encoder)
+    assert record.read_bytes() == before
+    timed = {"evaluation_s"}
+    assert {k: v for k, v in again.items() if k not in timed} == {
+        k: v for k, v in first.items() if k not in timed
+    }
+    sessions = json.loads(before)["sessions"]
+    del sessions[0]["ended"]
+    record.write_text(json.dumps({"finished": False, "sessions": sessions}))
+    resumed = run_one(study, run, encoder)
+    kept = json.loads(record.read_text())
+    assert kept["finished"]
+    assert [session["ended"] >= session["started"] for session in kept["sessions"]] == [True, True]
+    assert resumed["si_sdri_db"] == first["si_sdri_db"], "to the bit"
+
+
+def test_fixed_mixtures_are_those_that_runs_are_scored_on(
+    home: Path, debug_studies: dict[str, Study], encoders: dict[str, QueryEncoder]
+) -> None:
+    study = debug_studies["small"]
+    line = run_one(study, Run("none", "", 0), encoders["small"])
+    found = fixed_mixtures(study)["sets"]
+    assert {name: each["digest"] for name, each in found.items()} == line["mixtures"]
+    for each in found.values():
+        lengths = {len(each[key]) for key in ("target", "interference", "query", "seen_caption")}
+        assert lengths == {2}
+        assert {len(values) for values in each["references"].values()} == {2}
+        assert each["references"]["mixture"] == [0, 0]

@@ -9,7 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from recipes.paper.claims import above_zero, claims, common, difference, no_worse, query_gap
+from recipes.paper.claims import (
+    VIEWS,
+    above_zero,
+    claims,
+    common,
+    difference,
+    no_worse,
+    query_gap,
+    scores_of,
+)
 from recipes.paper.report import BEGIN, END, fill_in, mean_curve, write_report
 from recipes.paper.study import Line, Run, Study
 from singleout.errors import ConfigError
@@ -17,10 +26,16 @@ from singleout.evaluate.statistics import Interval
 
 SMALL = Path(__file__).parents[1] / "configs/paper/small"
 NUM_MIXTURES = 60
-TARGETS = {
-    name: [f"clip{i % 20}.wav" for i in range(NUM_MIXTURES)]
+TARGETS: dict[str, dict[str, Any]] = {
+    name: {
+        "digest": "d",
+        "target": [f"clip{i % 20}.wav" for i in range(NUM_MIXTURES)],
+        "seen_caption": [i % 20 < 5 for i in range(NUM_MIXTURES)],
+    }
     for name in ("validation", "in_domain", "out_of_domain")
 }
+
+PARTS = ("claims", "rows", "views", "meta")
 
 Means = dict[str, tuple[float, float]]
 
@@ -46,6 +61,7 @@ def line_of(study: Study, run: Run, means: dict[str, tuple[float, float]]) -> Li
         "machine": {"cpu": "c"},
         "steps": 10,
         "parameters": 5,
+        "mixtures": dict.fromkeys(TARGETS, "d"),
         "training_s": 60.0,
         "evaluation_s": 1.0,
         "curve": [
@@ -88,8 +104,48 @@ def test_the_claims_are_what_the_runs_say() -> None:
         assert claim["low"] < claim["estimate"] < claim["high"]
         assert claim["held"] is True
         assert claim["verdict"] == "held"
+        assert len(claim["by_seed"]) == 3
+        assert claim["floored"]["estimate"] == pytest.approx(estimate, abs=0.06)
+        assert claim["unseen_captions"]["estimate"] == pytest.approx(estimate, abs=0.1)
     assert found["1"]["out_of_domain"]["estimate"] == pytest.approx(2.0, abs=0.06)
-    assert found["4"]["margin_over_in_domain"] == pytest.approx(0.7, abs=0.06)
+    assert found["1"]["query_gap_none"]["estimate"] == pytest.approx(2.0, abs=0.06)
+    assert found["1"]["query_gap_text"]["estimate"] == pytest.approx(0.0, abs=0.06)
+    wider = found["4"]["margin_over_in_domain"]
+    assert wider["estimate"] == pytest.approx(0.7, abs=0.06)
+    assert wider["low"] < wider["estimate"] < wider["high"]
+    assert found["4"]["weaker_reading_held"] is True
+
+
+def test_few_seeds_decide_nothing() -> None:
+    study = study_of(HELD)
+    lines = [line for run, line in study.done.items() if run.seed < 2]
+    found = claims(Study(SMALL, lines, "e"), TARGETS)
+    assert sorted(found) == ["1", "2", "3", "4"]
+    assert {claim["verdict"] for claim in found.values()} == {"undecided"}
+
+
+def test_the_first_claim_needs_a_gap_of_its_own() -> None:
+    """Less of a negative gap than text training has is no overfitting."""
+    rows: dict[str, Means] = {
+        "text": {"in_domain": (3.0, 1.0), "out_of_domain": (1.0, 0.0)},
+        "none": {"in_domain": (3.0, 2.0), "out_of_domain": (1.0, 1.0)},
+    }
+    claim = claims(study_of(rows), TARGETS)["1"]
+    assert claim["low"] > 0
+    assert claim["verdict"] == "not held"
+
+
+def test_views_of_scores() -> None:
+    (line,) = study_of({"text": HELD["text"]}).seeds_of("text")[:1]
+    values = line["si_sdri_db"]["in_domain"]["text"]
+    values[:10] = [-70.0] * 10
+    values[20] = 50.0
+    floored = scores_of([line], "in_domain", "text", TARGETS, VIEWS["floored"])
+    assert floored.values.min() == -30
+    assert floored.values.max() == 50
+    unseen = scores_of([line], "in_domain", "text", TARGETS, VIEWS["unseen_captions"])
+    assert unseen.values.tolist() == [v for i, v in enumerate(values) if i % 20 >= 5]
+    assert len(np.unique(unseen.groups)) == 15
 
 
 def test_claims_that_fail_are_said_to_fail() -> None:
@@ -155,14 +211,14 @@ def results_folder(folder: Path) -> Path:
             ("zeros", -30.0), ("mixture", 0.0), ("half_mixture", 0.0), ("oracle_mask", 12.0),
         ]
     }  # fmt: skip
-    sets = {name: {"target": each, "references": references} for name, each in TARGETS.items()}
+    sets = {name: {**each, "references": references} for name, each in TARGETS.items()}
     (folder / "mixtures.json").write_text(json.dumps({"sets": sets}))
     return folder
 
 
 def document_of(folder: Path) -> Path:
     path = folder / "paper.md"
-    parts = [f"{BEGIN.format(name)}\nold\n{END.format(name)}" for name in ("claims", "rows")]
+    parts = [f"{BEGIN.format(name)}\nold\n{END.format(name)}" for name in PARTS]
     path.write_text("before\n" + "\nbetween\n".join(parts) + "\nafter\n")
     return path
 
@@ -206,6 +262,9 @@ def test_runs_of_several_encoders_are_not_compared(tmp_path: Path) -> None:
     lines[1] = {**lines[1], "encoder": "another"}
     with pytest.raises(ConfigError, match="several encoders"):
         write_report(Study(SMALL, lines), folder, None)
+    other = {**lines[0], "mixtures": {"in_domain": "another"}}
+    with pytest.raises(ConfigError, match="scored on other mixtures of 'in_domain'"):
+        write_report(Study(SMALL, [other]), folder, None)
     (folder / "mixtures.json").unlink()
     with pytest.raises(ConfigError, match=r"mixtures\.json"):
         write_report(Study(SMALL), folder, None)

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from pathlib import Path
 
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from recipes.paper.corpus import prepare
 from recipes.paper.encoder import ENCODER, PaperEncoder, fit_encoder
 from recipes.paper.gap import write_gap
-from recipes.paper.report import write_json, write_report
+from recipes.paper.report import write_report
 from recipes.paper.run import fixed_mixtures, run_one
-from recipes.paper.study import Line, Run, Study, read_lines
+from recipes.paper.study import Line, Run, Study, read_lines, write_json
 from recipes.sounds.__main__ import default_output_dir
 from singleout.errors import ConfigError, SingleoutError
 from singleout.query import QueryEncoder, load_encoder
@@ -93,18 +94,33 @@ def chosen_rows(study: Study, names: str | None) -> set[str]:
 
 def run_here(study: Study, run: Run) -> None:
     """Train and score in this process; the line goes to the run's folder."""
-    torch.set_num_threads(1)
-    folder = WORK / "runs"
-    line = run_one(study, run, encoder_of(study), folder)
-    (folder / run.name / "line.json").write_text(json.dumps(line), encoding="utf-8")
+    folder = study.folder_of(run)
+    with sole_user(folder):
+        write_json(folder / "line.json", run_one(study, run, encoder_of(study)))
 
 
-def run_elsewhere(run: Run, study: Path) -> Line:
+@contextmanager
+def sole_user(folder: Path) -> Iterator[None]:
+    """Keep other processes out of a folder, also those that a killed one left behind.
+
+    Raises:
+        SingleoutError: another process is at work in it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SingleoutError(f"another process is at work in {folder}") from None
+        yield
+
+
+def run_elsewhere(run: Run, study: Study) -> Line:
     """Train and score in a process of its own, with one thread: two side by side are faster than
     one with two."""
-    folder = WORK / "runs" / run.name
+    folder = study.folder_of(run)
     folder.mkdir(parents=True, exist_ok=True)
-    arguments = ["--study", str(study), "--run", run.row, run.setting, str(run.seed)]
+    arguments = ["--study", str(study.folder), "--run", run.row, run.setting, str(run.seed)]
     one_thread = {"OMP_NUM_THREADS": "1", "THP_MEM_ALLOC_ENABLE": "1"}
     with (folder / "log.txt").open("a", encoding="utf-8") as log:
         subprocess.run(
@@ -146,7 +162,7 @@ def run_all(options: argparse.Namespace, lines: Path, fingerprint: str) -> dict[
                 if run.row in rows and run not in failures and run not in running.values()
             ]
             for run in to_do[: options.jobs - len(running)]:
-                running[pool.submit(run_elsewhere, run, options.study)] = run
+                running[pool.submit(run_elsewhere, run, study)] = run
             names = ", ".join(run.name for run in running.values())
             progress.update(
                 task, total=study.num_runs(), completed=len(study.done), description=names
@@ -158,7 +174,7 @@ def run_all(options: argparse.Namespace, lines: Path, fingerprint: str) -> dict[
                 try:
                     append(lines, future.result())
                 except (OSError, ValueError, subprocess.CalledProcessError):
-                    log = WORK / "runs" / run.name / "log.txt"
+                    log = study.folder_of(run) / "log.txt"
                     failures[run] = f"{run.name}: failed; its last words are in {log}"
                     console.print(f"error: {failures[run]}", markup=False, soft_wrap=True)
 
@@ -211,13 +227,13 @@ def main(arguments: list[str] | None = None) -> int:
             return 0
         if not options.report:
             prepare_all(study)
-            options.results.mkdir(parents=True, exist_ok=True)
-            if not (options.results / "mixtures.json").exists():
-                write_json(options.results / "mixtures.json", fixed_mixtures(study))
-            encoder = encoder_of(study)
-            if not (options.results / "gap.json").exists():
-                write_gap(study, encoder, options.results)
-            failures = run_all(options, lines, encoder.fingerprint)
+            with sole_user(options.results):
+                if not (options.results / "mixtures.json").exists():
+                    write_json(options.results / "mixtures.json", fixed_mixtures(study))
+                encoder = encoder_of(study)
+                if not (options.results / "gap.json").exists():
+                    write_gap(study, encoder, options.results)
+                failures = run_all(options, lines, encoder.fingerprint)
         write_report(Study(options.study, read_lines(lines)), options.results, options.document)
     except SingleoutError as error:
         print(f"error: {error}", file=sys.stderr)

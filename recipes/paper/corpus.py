@@ -66,12 +66,12 @@ def new_splits(rows: list[Row]) -> list[str]:
     heard = {
         row["group"] for row in rows if row["split"] == "train" and package_of(row) in packages
     }
-    splits = []
+    splits: list[str] = []
     for row in rows:
         if row["split"] == "train":
             splits.append("encoder" if row["group"] in heard else held_out(row["group"]))
         else:
-            splits.append({"test": "test_out_of_domain"}.get(row["split"], row["split"]))
+            splits.append("test_out_of_domain" if row["split"] == "test" else row["split"])
     return splits
 
 

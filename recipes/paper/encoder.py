@@ -1,4 +1,4 @@
-"""The study's query encoder: a joint space fitted on packages that the extractor never trains on.
+"""The study's query encoder: a joint space fitted on recordings that the extractor never trains on.
 
 Text: MiniLM and a trained head; audio: YAMNet and a trained head (``recipes/builtin/heads.py``).
 The shipped encoder cannot be used for the study, because its audio tower has heard every training

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from recipes.paper.report import save_picture, write_json
-from recipes.paper.study import Run, Study
+from recipes.paper.report import save_picture
+from recipes.paper.study import Run, Study, write_json
 from singleout.data.embeddings import embeddings_of
 from singleout.data.manifest import read_manifest
 from singleout.evaluate.gap import embed_pairs, modality_gap

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from recipes.paper.claims import DOMAINS, KINDS, Targets, claims, describe
-from recipes.paper.study import Line, Study
+from recipes.paper.claims import DOMAINS, KINDS, Sets, claims, describe
+from recipes.paper.study import Line, Study, write_json
 from singleout.errors import ConfigError
 from singleout.evaluate.statistics import Interval, summarise
 
@@ -36,20 +36,20 @@ def write_report(study: Study, results: Path, document: Path | None) -> None:
         )
     if not (results / "mixtures.json").exists():
         raise ConfigError(f"{results}: no mixtures.json: run the study first (make paper)")
-    mixtures = json.loads((results / "mixtures.json").read_text(encoding="utf-8"))
-    targets: Targets = {name: each["target"] for name, each in mixtures["sets"].items()}
+    sets: Sets = json.loads((results / "mixtures.json").read_text(encoding="utf-8"))["sets"]
+    _check_mixtures(study, sets, results)
     entries = [
         entry
         for row in study.config.rows
         for setting in row.grid
-        if (entry := describe(study, row.name, setting, targets)) is not None
+        if (entry := describe(study, row.name, setting, sets)) is not None
     ]
-    meta = describe_runs(study, targets)
-    found = claims(study, targets)
+    meta = describe_runs(study, sets)
+    found = claims(study, sets)
     write_json(results / "claims.json", {"meta": meta, "claims": found})
     write_json(
         results / "table.json",
-        {"meta": meta, "rows": entries, "references": reference_rows(mixtures["sets"])},
+        {"meta": meta, "rows": entries, "references": reference_rows(sets)},
     )
     pictures: dict[str, Callable[[Any], None]] = {
         "rows.png": lambda figure: draw_rows(figure, best_of(entries)),
@@ -64,14 +64,26 @@ def write_report(study: Study, results: Path, document: Path | None) -> None:
     for name, draw in pictures.items():
         save_picture(results / name, draw)
     if document is not None:
-        references = reference_rows(mixtures["sets"])
-        fill_in(
-            document,
-            {"claims": claims_table(found), "rows": rows_table(entries, references)},
-        )
+        parts = {
+            "claims": claims_table(found),
+            "rows": rows_table(entries, reference_rows(sets)),
+            "views": views_table(best_of(entries)),
+            "meta": meta_text(meta),
+        }
+        fill_in(document, parts)
 
 
-def describe_runs(study: Study, targets: Targets) -> dict[str, Any]:
+def _check_mixtures(study: Study, sets: Sets, results: Path) -> None:
+    for run, line in study.done.items():
+        for name, digest in line["mixtures"].items():
+            if sets[name]["digest"] != digest:
+                raise ConfigError(
+                    f"{results / 'mixtures.json'}: {run.name} was scored on other mixtures of "
+                    f"'{name}': delete this file and run the study again"
+                )
+
+
+def describe_runs(study: Study, sets: Sets) -> dict[str, Any]:
     """What the figures were made of."""
     lines = list(study.done.values())
     return {
@@ -82,11 +94,15 @@ def describe_runs(study: Study, targets: Targets) -> dict[str, Any]:
         "steps": sorted({line["steps"] for line in lines}),
         "parameters": sorted({line["parameters"] for line in lines}),
         "encoder": sorted({line["encoder"] for line in lines}),
-        "git": sorted({line["git"] for line in lines}),
+        "git": sorted({name for line in lines for name in line["git"].split()}),
         "machines": sorted({json.dumps(line["machine"], sort_keys=True) for line in lines}),
         "training_hours": round(sum(line["training_s"] for line in lines) / 3600, 2),
-        "mixtures": {name: len(each) for name, each in targets.items()},
-        "target_clips": {name: len(set(each)) for name, each in targets.items()},
+        "mixtures": {name: len(each["target"]) for name, each in sets.items()},
+        "target_clips": {name: len(set(each["target"])) for name, each in sets.items()},
+        "seen_captions": {
+            name: round(sum(each["seen_caption"]) / len(each["target"]), 3)
+            for name, each in sets.items()
+        },
     }
 
 
@@ -146,15 +162,58 @@ def _db(interval: Interval) -> str:
 
 
 def claims_table(found: dict[str, dict[str, Any]]) -> str:
-    """One line per claim."""
-    lines = ["| claim | in dB | verdict |", "|---|---|---|"]
+    """One line per claim: judged, and by other views."""
+    head = ["claim", "judged", "verdict", "other domain", "floored", "unseen captions", "by seed"]
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for number, claim in found.items():
-        other = f"; out of domain {_db(claim['out_of_domain'])}" if "out_of_domain" in claim else ""
-        figure = _db(claim)  # type: ignore[arg-type]
-        lines.append(
-            f"| {number}. {claim['statement']} | {figure}{other} | **{claim['verdict']}** |"
-        )
+        (other,) = (domain for domain in DOMAINS if domain != claim["domain"])
+        cells = [
+            f"{number}. {claim['statement']}",
+            f"{TITLES[claim['domain']]}: {_db(claim)}",  # type: ignore[arg-type]
+            f"**{claim['verdict']}**",
+            f"{TITLES[other]}: {_db(claim[other])}",
+            _db(claim["floored"]),
+            _db(claim["unseen_captions"]),
+            ", ".join(f"{each:+.2f}" for each in claim["by_seed"]),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def views_table(entries: Iterable[Entry]) -> str:
+    """Text queries by other views than the plain mean, and the query gap."""
+    head = ["row"]
+    for domain in DOMAINS:
+        title = TITLES[domain]
+        head += [f"{title}: floored", "unseen captions", "query gap"]
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    for entry in entries:
+        cells = [_name(entry)]
+        for domain in DOMAINS:
+            part = entry[domain]
+            cells += [
+                _db(part[key]) for key in ("text_floored", "text_unseen_captions", "query_gap")
+            ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def meta_text(meta: dict[str, Any]) -> str:
+    """What the figures rest on, in a sentence or two."""
+    machines = {json.loads(each)["cpu"] for each in meta["machines"]}
+    return (
+        f"{meta['num_runs']} of {meta['num_runs_of_the_whole_study']} runs, "
+        f"{meta['training_hours']} hours of training with one thread each "
+        f"({', '.join(sorted(machines)) or 'no machine yet'}); steps {meta['steps']}, "
+        f"parameters {meta['parameters']}; mixtures {meta['mixtures']} of "
+        f"{meta['target_clips']} target clips; share of targets whose first caption is, word for "
+        f"word, that of a training sound: {meta['seen_captions']}."
+    )
+
+
+def _name(entry: Entry) -> str:
+    setting = f", {entry['setting']}" if entry["setting"] else ""
+    return f"{entry['row'].replace('_', ' ')}{setting}"
 
 
 def rows_table(entries: Iterable[Entry], references: dict[str, Any]) -> str:
@@ -213,13 +272,6 @@ def fill_in(document: Path, parts: dict[str, str]) -> None:
     partial.replace(document)
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Whole or not at all."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)
-
-
 # Pictures
 
 
@@ -248,10 +300,7 @@ def draw_rows(figure: Any, entries: Sequence[Entry]) -> None:
     """Every row's mean with its interval, text above audio queries; the text row as a line."""
     axes = figure.subplots(1, 2, sharey=True)
     reference = text_of(entries)
-    names = [
-        entry["row"].replace("_", " ") + (f" ({entry['setting']})" if entry["setting"] else "")
-        for entry in entries
-    ]
+    names = [f"{_name(entry)} ({entry['seeds']})" for entry in entries]
     for axis, domain in zip(axes, DOMAINS, strict=True):
         for kind, offset in (("text", -0.14), ("audio", 0.14)):
             found = [entry[domain][kind]["mean"] for entry in entries]
@@ -273,6 +322,7 @@ def draw_rows(figure: Any, entries: Sequence[Entry]) -> None:
         axis.set_xlabel("SI-SDRi (dB), mean and 95 % interval")
         axis.grid(axis="x", alpha=0.3)
     axes[0].set_yticks(range(len(entries)), names)
+    axes[0].set_ylabel("row (seeds)")
     axes[0].invert_yaxis()
     axes[1].legend(loc="best")
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import csv
+import hashlib
+import json
 import os
 import platform
 import subprocess
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from recipes.paper.study import Line, Run, SetConfig, Study
+from recipes.paper.study import Line, Run, SetConfig, Study, write_json
 from singleout.data.manifest import read_manifest
 from singleout.evaluate.metrics import score
 from singleout.evaluate.references import REFERENCES
@@ -20,6 +23,7 @@ from singleout.evaluate.run import QUERY_KINDS, EvaluationConfig, evaluate, task
 from singleout.model import QueriedSeparator
 from singleout.progress import track
 from singleout.query import QueryEncoder
+from singleout.train.checkpoint import FILE_NAME
 from singleout.train.config import TrainConfig
 from singleout.train.run import train
 from singleout.weights import has_fast_bfloat16
@@ -32,58 +36,104 @@ def evaluation(config: TrainConfig, scored: SetConfig) -> EvaluationConfig:
     )
 
 
-def run_one(study: Study, run: Run, encoder: QueryEncoder, folder: Path) -> Line:
-    """Train (or go on with) a run in its folder and score what it saved."""
-    config = study.train_config(run, folder)
+def run_one(study: Study, run: Run, encoder: QueryEncoder) -> Line:
+    """Train (or go on with) a run in its folder and score what it saved.
+
+    A run that is trained already is only scored.
+    """
+    folder = study.folder_of(run)
+    config = study.train_config(run).model_copy(update={"output": folder})
+    sessions = trained(config, encoder)
     started = time.monotonic()
-    model_folder = train(config, encoder)
-    trained = time.monotonic()
-    model = QueriedSeparator.from_pretrained(model_folder, encoder)
+    model = QueriedSeparator.from_pretrained(folder / "model", encoder)
     scores: dict[str, dict[str, list[float]]] = {}
+    digests: dict[str, str] = {}
     for name, scored in study.config.sets.items():
         clips = read_manifest(study.manifest, scored.split)
         rows = evaluate(model, clips, evaluation(config, scored), references={})
+        by_kind = {kind: [row for row in rows if row["system"] == kind] for kind in QUERY_KINDS}
         scores[name] = {
-            kind: [round(row["si_sdri_db"], 2) for row in rows if row["system"] == kind]
-            for kind in QUERY_KINDS
+            kind: [round(row["si_sdri_db"], 2) for row in own] for kind, own in by_kind.items()
         }
+        digests[name] = digest(
+            (row["target"], row["interference"]) for row in by_kind[QUERY_KINDS[0]]
+        )
     return {
         "row": run.row,
         "setting": run.setting,
         "seed": run.seed,
         "config_hash": study.hash_of(run),
         "encoder": encoder.fingerprint,
-        "git": revision(),
+        "git": " ".join(sorted({session["git"] for session in sessions})),
         "machine": machine(),
         "steps": config.steps,
         "parameters": sum(p.numel() for p in model.separator.parameters()),  # type: ignore[attr-defined]
         "embedding_dim": model.manipulator.dim,
-        "training_s": round(trained - started, 1),
-        "evaluation_s": round(time.monotonic() - trained, 1),
-        "curve": curve(config.output / "logs"),
+        "training_s": round(sum(session["ended"] - session["started"] for session in sessions), 1),
+        "evaluation_s": round(time.monotonic() - started, 1),
+        "curve": curve(folder / "logs"),
+        "mixtures": digests,
         "si_sdri_db": scores,
     }
 
 
+def trained(config: TrainConfig, encoder: QueryEncoder) -> list[dict[str, Any]]:
+    """Train to the end, if that is not done; when and by which code, session by session.
+
+    A session that was broken off counts until its last checkpoint: the rest was done again.
+    """
+    record = config.output / "sessions.json"
+    found = {"finished": False, "sessions": []}
+    if record.exists():
+        found = json.loads(record.read_text(encoding="utf-8"))
+    sessions: list[dict[str, Any]] = found["sessions"]  # type: ignore[assignment]
+    if found["finished"]:
+        return sessions
+    checkpoint = config.output / FILE_NAME
+    if sessions and "ended" not in sessions[-1]:
+        kept = checkpoint.stat().st_mtime if checkpoint.exists() else 0.0
+        sessions[-1]["ended"] = max(kept, sessions[-1]["started"])
+    sessions.append({"git": revision(), "started": time.time()})
+    write_json(record, {"finished": False, "sessions": sessions})
+    train(config, encoder)
+    sessions[-1]["ended"] = time.time()
+    write_json(record, {"finished": True, "sessions": sessions})
+    return sessions
+
+
+def digest(names: Iterable[tuple[str, str]]) -> str:
+    """Of the targets and interferences of a set, in order: scores of two sets do not compare."""
+    text = "\n".join("\t".join(pair) for pair in names)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 def fixed_mixtures(study: Study) -> dict[str, Any]:
-    """What every run is scored on, by set: target, interference and SI-SDRi of the references."""
+    """What every run is scored on, by set: target, interference, query, whether the very words
+    are among the training captions, and SI-SDRi of the references."""
     config = study.reference
     rate = config.model.separator.sample_rate
+    known = {c for clip in read_manifest(study.manifest, "train") for c in clip.captions}
     sets: dict[str, Any] = {}
     for name, scored in study.config.sets.items():
         clips = read_manifest(study.manifest, scored.split)
-        found: dict[str, list[Any]] = {"target": [], "interference": []}
+        found: dict[str, list[Any]] = {"target": [], "interference": [], "query": []}
         references: dict[str, list[float]] = {reference: [] for reference in REFERENCES}
         drawn = tasks(clips, evaluation(config, scored), rate)
         for task in track(drawn, f"mixtures {name}", scored.num_mixtures):
             found["target"].append(task.target.path.name)
             found["interference"].append(task.interference.path.name)
+            found["query"].append(task.target.caption)
             mixture = torch.from_numpy(task.rendered.mixture)
             target = torch.from_numpy(task.rendered.sources[0])
             for reference, estimate in REFERENCES.items():
                 scores = score(estimate(mixture, target), target, mixture)
                 references[reference].append(round(float(scores.si_sdr_improvement), 2))
-        sets[name] = {**found, "references": references}
+        sets[name] = {
+            "digest": digest(zip(found["target"], found["interference"], strict=True)),
+            **found,
+            "seen_caption": [query in known for query in found["query"]],
+            "references": references,
+        }
     return {"command": "python -m recipes.paper", "sets": sets}
 
 
@@ -107,7 +157,7 @@ def revision() -> str:
     git = ["git", "-C", str(Path(__file__).parent)]
     head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
     changed = subprocess.run(
-        [*git, "status", "--porcelain", "--", "../../src", "../../configs", "."],
+        [*git, "status", "--porcelain", "--", "../../src", "../../configs", "../builtin", "."],
         capture_output=True,
         text=True,
     )

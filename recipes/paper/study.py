@@ -18,6 +18,13 @@ from singleout.train.config import TrainConfig
 
 Positive = Annotated[int, Field(gt=0)]
 
+SCORING = 2
+"""Raised when runs are scored in another way; then they are scored again, not trained again."""
+
+FLOOR_DB = -30.0
+"""About what silence scores: worse estimates count no worse where a setting is chosen, and in the
+floored means, so that no single clip decides."""
+
 
 class SetConfig(StrictConfig):
     """Fixed mixtures that every run is scored on: ``num_mixtures`` of a split, drawn by a seed."""
@@ -84,7 +91,7 @@ Line = dict[str, Any]
 
 LINE_KEYS = (
     "row", "setting", "seed", "config_hash", "encoder", "git", "machine", "steps", "parameters",
-    "embedding_dim", "training_s", "evaluation_s", "curve", "si_sdri_db",
+    "embedding_dim", "training_s", "evaluation_s", "curve", "mixtures", "si_sdri_db",
 )  # fmt: skip
 
 
@@ -140,21 +147,26 @@ class Study:
                 for seed in range(row.seeds):
                     yield Run(row.name, setting, seed)
 
-    def train_config(self, run: Run, output: Path | None = None) -> TrainConfig:
+    def train_config(self, run: Run) -> TrainConfig:
         """What the run is told."""
         overrides = [*self.rows[run.row].grid[run.setting], f"seed={run.seed}"]
-        if output is not None:
-            overrides.append(f"output={output / run.name}")
         return load_config(TrainConfig, self.folder / f"{run.row}.yaml", overrides)
 
-    def hash_of(self, run: Run) -> str:
-        """Of all that decides a run's result, on whatever machine and wherever its files lie."""
+    def folder_of(self, run: Run) -> Path:
+        """Where it trains: beside the other runs, another folder for another config."""
+        return self.reference.output.parent / f"{run.name}-{self.training_hash(run)[:8]}"
+
+    def training_hash(self, run: Run) -> str:
+        """Of all that decides what is trained, wherever its files lie."""
         values = self.train_config(run).model_dump(
-            mode="json", exclude={"output", "num_workers", "checkpoint_every", "device"}
+            mode="json", exclude={"output", "num_workers", "device"}
         )
+        return _hash(values)
+
+    def hash_of(self, run: Run) -> str:
+        """Of all that decides a run's scores."""
         sets = {name: each.model_dump() for name, each in self.config.sets.items()}
-        text = json.dumps([values, sets], sort_keys=True)
-        return hashlib.sha256(text.replace(str(Path.home()), "~").encode()).hexdigest()[:16]
+        return _hash([self.training_hash(run), sets, SCORING])
 
     def chosen(self, row: str) -> str | None:
         """The winning setting: the highest mean of text queries on validation with seed 0.
@@ -196,9 +208,14 @@ class Study:
         return [self.done[run] for run in runs if run in self.done]
 
 
+def _hash(values: Any) -> str:
+    text = json.dumps(values, sort_keys=True).replace(str(Path.home()), "~")
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 def validation_score(line: Line) -> float:
-    """Mean SI-SDRi of text queries on the validation mixtures, dB."""
-    return float(np.mean(line["si_sdri_db"]["validation"]["text"]))
+    """Mean SI-SDRi of text queries on the validation mixtures, floored, dB."""
+    return float(np.maximum(line["si_sdri_db"]["validation"]["text"], FLOOR_DB).mean())
 
 
 def read_lines(path: Path) -> list[Line]:
@@ -220,3 +237,10 @@ def read_lines(path: Path) -> list[Line]:
             raise ConfigError(f"{path}:{number}: not the line of a run: no {', '.join(missing)}")
         lines.append(line)
     return lines
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Whole or not at all."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    partial.replace(path)

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from singleout.config import StrictConfig
+from singleout.data.embeddings import SAMPLE_RATE
 from singleout.data.manifest import Clip
 from singleout.data.plan import SCORED_MIXTURES, MixtureConfig, Planner
-from singleout.data.render import Mixture, render
+from singleout.data.render import Mixture, read_crop, render
 from singleout.errors import ManifestError
 from singleout.evaluate.metrics import score
 from singleout.evaluate.references import REFERENCES, Reference
@@ -40,10 +41,11 @@ class EvaluationConfig(StrictConfig):
 
 @dataclass(frozen=True)
 class Task:
-    """One mixture and what is asked of it."""
+    """One mixture and what is asked of it; ``crop`` of the target's clip is in the mixture."""
 
     rendered: Mixture
     target: Clip
+    crop: int
     interference: Clip
 
 
@@ -60,7 +62,7 @@ def tasks(clips: Sequence[Clip], config: EvaluationConfig, sample_rate: int) -> 
         if target.caption is None:
             raise ManifestError(f"{target.path}: has no caption to be asked for by text")
         rendered = render(spec, clips, config.mixtures, sample_rate)
-        yield Task(rendered, target, clips[spec.sources[1].clip])
+        yield Task(rendered, target, spec.sources[0].crop, clips[spec.sources[1].clip])
 
 
 def _row(name: str, estimate: Tensor, task: Task) -> dict[str, Any]:
@@ -89,7 +91,8 @@ def evaluate(
 ) -> list[dict[str, Any]]:
     """One row per mixture and system: text and audio queries, and the reference systems.
 
-    An audio query is the very segment of the target that is in the mixture.
+    An audio query is the recording that the target was made of, at its own level and length, as
+    in training: what somebody who asks with an example has at hand.
     """
     rows: list[dict[str, Any]] = []
     rate = model.sample_rate
@@ -102,7 +105,8 @@ def evaluate(
         caption = task.target.caption
         if caption not in said:
             said[caption] = model.encoder.embed_text(caption)
-        heard = model.encoder.embed_audio(task.rendered.sources[0], rate)
+        example = read_crop(task.target, task.crop, config.mixtures, SAMPLE_RATE)
+        heard = model.encoder.embed_audio(example, SAMPLE_RATE)
         embeddings = torch.cat([said[caption], heard])
         is_text = torch.tensor([True, False])
         estimates = model(mixture[None, None], model.manipulator.infer(embeddings, is_text))

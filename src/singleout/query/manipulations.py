@@ -350,9 +350,16 @@ AnyManipulation = Annotated[
 
 
 class Chain(StrictConfig):
-    """Manipulations one after the other; an empty chain changes nothing."""
+    """Manipulations one after the other; an empty chain changes nothing.
+
+    Args:
+        steps: in this order.
+        corrupt_text: text that conditions training is corrupted, too, as a control: whether a
+            manipulation bridges the modalities or merely regularises.
+    """
 
     steps: tuple[AnyManipulation, ...] = ()
+    corrupt_text: bool = False
 
 
 class Manipulator:
@@ -373,7 +380,7 @@ class Manipulator:
     """
 
     def __init__(self, chain: Chain, dim: int, state: State | None = None) -> None:
-        self.steps = chain.steps
+        self.steps, self.corrupt_text = chain.steps, chain.corrupt_text
         wanted: dict[str, tuple[int, ...]] = {}
         for number, step in enumerate(self.steps):
             wanted |= {f"{number}.{name}": shape for name, shape in step.shapes(dim).items()}
@@ -408,13 +415,15 @@ class Manipulator:
 
         Args:
             embedding: [batch, encoder's dim].
-            is_text: of all, or of each [batch]; text is mapped, but never corrupted.
+            is_text: of all, or of each [batch]; text is mapped, but not corrupted unless the chain
+                says so.
             generator: of the random parts.
         """
         text = _for_all(is_text, embedding)
         for number, step in enumerate(self.steps):
             mapped = step.map(embedding, text, self._of(number))
-            embedding = torch.where(text[:, None], mapped, step.corrupt(mapped, generator))
+            spared = text[:, None] & (not self.corrupt_text)
+            embedding = torch.where(spared, mapped, step.corrupt(mapped, generator))
         return embedding
 
     def infer(self, embedding: Tensor, is_text: bool | Tensor) -> Tensor:

@@ -81,13 +81,17 @@ def caption_embeddings(clips: list[Clip], encoder: QueryEncoder) -> EmbeddingTab
 
 
 def examples_of(sounds: EmbeddingTable, captions: EmbeddingTable | None) -> Examples:
-    """What a manipulation is fitted on: all crops, all captions, each paired with a first crop."""
+    """What a manipulation is fitted on: every sound's first crop, every caption.
+
+    One crop each: training draws sounds alike, however long they are.
+    """
+    audio = sounds.embeddings[torch.tensor(sounds.offsets[:-1])]
     if captions is None:
-        none = torch.zeros(0, sounds.embeddings.shape[-1])
-        return Examples(sounds.embeddings, none, torch.zeros(0, dtype=torch.long))
+        none = torch.zeros(0, audio.shape[-1])
+        return Examples(audio, none, torch.zeros(0, dtype=torch.long))
     counts = torch.tensor(captions.offsets).diff()
-    first_crops = torch.tensor(sounds.offsets[:-1])
-    return Examples(sounds.embeddings, captions.embeddings, first_crops.repeat_interleave(counts))
+    pairs = torch.arange(len(audio)).repeat_interleave(counts)
+    return Examples(audio, captions.embeddings, pairs)
 
 
 def _dataset(
