@@ -82,6 +82,7 @@ def trained(config: TrainConfig, encoder: QueryEncoder) -> list[dict[str, Any]]:
 
     A session that was broken off counts until its last checkpoint: the rest was done again.
     """
+    config.output.mkdir(parents=True, exist_ok=True)
     record = config.output / "sessions.json"
     found = {"finished": False, "sessions": []}
     if record.exists():
