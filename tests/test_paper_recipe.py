@@ -18,7 +18,7 @@ import yaml
 from clap_models import tiny_encoder
 from conftest import TINY_SEPARATOR, tiny_tokenizer
 
-from recipes.paper.__main__ import append
+from recipes.paper.__main__ import append, main, sole_user
 from recipes.paper.run import fixed_mixtures, run_one
 from recipes.paper.study import LINE_KEYS, Run, Study, StudyConfig, read_lines
 from singleout.config import load_config
@@ -288,3 +288,66 @@ def test_fixed_mixtures_are_those_that_runs_are_scored_on(
         assert lengths == {2}
         assert {len(values) for values in each["references"].values()} == {2}
         assert each["references"]["mixture"] == [0, 0]
+
+
+def test_the_command_trains_what_is_not_done_and_goes_on_after_a_failure(
+    home: Path,
+    debug_studies: dict[str, Study],
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Processes of its own, with an encoder that is found by its name."""
+    folder, results = tmp_path / "study", tmp_path / "results"
+    shutil.copytree(debug_studies["small"].folder, folder)
+    common = yaml.safe_load((folder / "common.yaml").read_text(encoding="utf-8"))
+    debug_builtin(tmp_path / "encoder")
+    common["model"]["encoder"] = {"name": str(tmp_path / "encoder")}
+    common["output"] = str(tmp_path / "runs/unnamed")
+    (folder / "common.yaml").write_text(yaml.safe_dump(common), encoding="utf-8")
+    study = yaml.safe_load((folder / "study.yaml").read_text(encoding="utf-8"))
+    study["rows"] = [{"name": "text"}, {"name": "none"}]
+    (folder / "study.yaml").write_text(yaml.safe_dump(study), encoding="utf-8")
+    text = (folder / "text.yaml").read_text(encoding="utf-8")
+    (folder / "text.yaml").write_text(text + "init: /nowhere\n", encoding="utf-8")
+    arguments = ["--study", str(folder), "--results", str(results), "--jobs", "1"]
+    assert main(arguments) == 1
+    assert "text-seed0: failed; its last words are in" in capfd.readouterr().err
+    assert [line["row"] for line in read_lines(results / "runs.jsonl")] == ["none"]
+
+    (folder / "text.yaml").write_text(text, encoding="utf-8")
+    assert main([*arguments, "--rows", "text"]) == 0
+    assert [line["row"] for line in read_lines(results / "runs.jsonl")] == ["none", "text"]
+    assert json.loads((results / "claims.json").read_text())["meta"]["num_runs"] == 2
+    before = (results / "runs.jsonl").read_bytes()
+    (results / "table.json").unlink()
+    assert main(arguments) == 0, "nothing is left to train"
+    assert (results / "runs.jsonl").read_bytes() == before
+    assert len(json.loads((results / "table.json").read_text())["rows"]) == 2
+    assert main([*arguments, "--list"]) == 0
+    assert "2 of 2 runs; 0 stale lines" in capfd.readouterr().out
+
+    with sole_user(results):
+        assert main(arguments) == 2
+    assert "another process is at work in" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--run", "nothing", "", "0"], "no run 'nothing' '' '0'"),
+        (["--run", "text", "", "first"], "no run 'text' '' 'first'"),
+        (["--rows", "text,txet"], "no row txet"),
+        (["--study", "/nowhere"], "cannot be read as a config"),
+    ],
+)
+def test_wrong_arguments_of_the_command_are_one_line(
+    home: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    assert main([*arguments, "--results", str(tmp_path)]) == 2
+    error = capfd.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1

@@ -225,6 +225,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.run is not None:
             run_here(study, chosen_run(study, options.run))
             return 0
+        chosen_rows(study, options.rows)
         if not options.report:
             prepare_all(study)
             with sole_user(options.results):
