@@ -54,7 +54,9 @@ def bss_eval_sdr(estimate: Tensor, target: Tensor, num_taps: int = NUM_TAPS) -> 
     auto[:, 0] = auto[:, 0] * (1 + DIAGONAL_LOAD) + (~present)  # no target: any regular matrix
     delays = torch.arange(num_taps, device=target.device)
     toeplitz = auto[:, (delays[:, None] - delays).abs()]
-    taps = torch.linalg.solve(toeplitz, cross)
+    # Positive definite by its load, so that no pivots are needed: in a process that has trained
+    # with one thread, MKL's batched LU has been seen to return impossible ones.
+    taps = torch.cholesky_solve(cross.unsqueeze(-1), torch.linalg.cholesky(toeplitz)).squeeze(-1)
     coherence = (taps * cross).sum(-1).clamp(COHERENCE_MARGIN, 1 - COHERENCE_MARGIN)
     ratio = 10 * torch.log10(coherence / (1 - coherence))
     return ratio.masked_fill(~present, torch.nan).reshape(shape)
