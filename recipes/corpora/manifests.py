@@ -7,11 +7,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from recipes.corpora.readers import READERS, Found, Row
-from recipes.paper.corpus import CAPTIONED_SHARE, share_of
+from recipes.paper.corpus import CAPTIONED_SHARE, HIDDEN
+from singleout.audio import replacing
+from singleout.data.manifest import share_of
 from singleout.errors import ManifestError
-
-HIDDEN = ("caption", "alternatives", "class")
-"""What an uncaptioned sound does not tell."""
 
 
 def write_manifest(path: Path, rows: Iterable[Row]) -> None:
@@ -24,9 +23,8 @@ def write_manifest(path: Path, rows: Iterable[Row]) -> None:
     if not text:
         raise ManifestError(f"{path}: not written: no sounds were found")
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def corpus_manifest(corpus: str, folder: Path) -> Found:

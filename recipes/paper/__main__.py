@@ -23,6 +23,7 @@ from recipes.paper.report import write_report
 from recipes.paper.run import fixed_mixtures, run_one
 from recipes.paper.study import Line, Run, Study, read_lines, write_json
 from recipes.sounds.__main__ import default_output_dir
+from singleout.audio import replacing
 from singleout.errors import ConfigError, SingleoutError
 from singleout.query import QueryEncoder, load_encoder
 
@@ -183,9 +184,8 @@ def append(path: Path, line: Line) -> None:
     """One more line, or none at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     before = path.read_bytes() if path.exists() else b""
-    partial = path.with_suffix(".partial")
-    partial.write_bytes(before + json.dumps(line, separators=(",", ":")).encode() + b"\n")
-    partial.replace(path)
+    with replacing(path) as partial:
+        partial.write_bytes(before + json.dumps(line, separators=(",", ":")).encode() + b"\n")
 
 
 def prepare_all(study: Study) -> None:

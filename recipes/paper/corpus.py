@@ -9,7 +9,6 @@ trained or chosen on.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
@@ -20,7 +19,8 @@ import numpy as np
 import soundfile
 from rich.progress import track
 
-from singleout.audio import resample
+from singleout.audio import replacing, resample
+from singleout.data.manifest import share_of
 
 SAMPLE_RATE_HZ = 16_000
 ENCODER_SHARE = 0.4
@@ -28,13 +28,10 @@ HELD_OUT_SHARES = {"test_in_domain": 0.12, "validation": 0.06}
 CAPTIONED_SHARE = 0.25
 """Of the training recordings, those that have captions in the rows 'captioned plus audio'."""
 
+HIDDEN = ("caption", "alternatives", "class")
+"""What an uncaptioned sound does not tell."""
+
 Row = dict[str, Any]
-
-
-def share_of(*names: str) -> float:
-    """In [0, 1), drawn by the names: the same on every machine, whatever else is in the corpus."""
-    digest = hashlib.sha256("\n".join(names).encode()).digest()
-    return int.from_bytes(digest[:8]) / 2**64
 
 
 def package_of(row: Mapping[str, Any]) -> str:
@@ -91,15 +88,13 @@ def _convert(source: Path, destination: Path) -> None:
     audio, rate = soundfile.read(source, dtype="float32", always_2d=True)
     audio = resample(np.ascontiguousarray(audio.mean(1)), rate, SAMPLE_RATE_HZ)
     destination.parent.mkdir(parents=True, exist_ok=True)
-    partial = destination.with_suffix(".partial")
-    soundfile.write(partial, audio, SAMPLE_RATE_HZ, format="WAV", subtype="FLOAT")
-    partial.replace(destination)
+    with replacing(destination) as partial:
+        soundfile.write(partial, audio, SAMPLE_RATE_HZ, format="WAV", subtype="FLOAT")
 
 
 def _write(path: Path, rows: Iterable[Row]) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    partial.replace(path)
+    with replacing(path) as partial:
+        partial.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 def prepare(sounds: Path, output: Path, jobs: int = 2) -> Path:
@@ -124,9 +119,8 @@ def prepare(sounds: Path, output: Path, jobs: int = 2) -> Path:
     validation = [row for row in new if row["split"] == "validation"]
     captioned = [row for row in train if share_of("captioned", row["group"]) < CAPTIONED_SHARE]
     kept = {row["path"] for row in captioned}
-    hidden = ("caption", "alternatives", "class")
     uncaptioned = [
-        {key: value for key, value in row.items() if key not in hidden}
+        {key: value for key, value in row.items() if key not in HIDDEN}
         for row in train
         if row["path"] not in kept
     ]

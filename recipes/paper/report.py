@@ -10,6 +10,7 @@ from typing import Any
 
 from recipes.paper.claims import DOMAINS, KINDS, Sets, claims, describe
 from recipes.paper.study import Line, Study, write_json
+from singleout.audio import replacing
 from singleout.errors import ConfigError
 from singleout.evaluate.statistics import Interval, summarise
 
@@ -267,9 +268,8 @@ def fill_in(document: Path, parts: dict[str, str]) -> None:
             raise ConfigError(f"{document}: has no '{begin}' … '{end}'")
         # A function, for content may hold backslashes.
         text = pattern.sub(lambda _, c=content, b=begin, e=end: f"{b}\n{c}\n{e}", text)  # type: ignore[misc]
-    partial = document.with_suffix(".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(document)
+    with replacing(document) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 # Pictures
@@ -283,9 +283,8 @@ def save_picture(path: Path, draw: Callable[[Any], None]) -> None:
     figure = Figure(figsize=(11, 5.5), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
     draw(figure)
-    partial = path.with_suffix(".partial")
-    figure.savefig(partial, format="png", metadata={"Software": None})
-    partial.replace(path)
+    with replacing(path) as partial:
+        figure.savefig(partial, format="png", metadata={"Software": None})
 
 
 def _errors(intervals: Sequence[Interval]) -> list[list[float]]:

@@ -6,12 +6,14 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field, model_validator
 
+from singleout.audio import replacing
 from singleout.config import StrictConfig, load_config
 from singleout.errors import ConfigError
 from singleout.train.config import TrainConfig
@@ -124,7 +126,7 @@ class Study:
             else:
                 self.stale.append(line)
 
-    @property
+    @cached_property
     def reference(self) -> TrainConfig:
         """The first row's config: corpus, encoder and mixtures that all rows share."""
         row = self.config.rows[0]
@@ -202,9 +204,9 @@ class Study:
     def seeds_of(self, row: str, setting: str | None = None) -> list[Line]:
         """Finished runs of a row, by seed: of the chosen setting, or of another."""
         setting = self.chosen(row) if setting is None else setting
-        runs = [
-            Run(row, setting, seed) for seed in range(self.rows[row].seeds) if setting is not None
-        ]
+        if setting is None:
+            return []
+        runs = [Run(row, setting, seed) for seed in range(self.rows[row].seeds)]
         return [self.done[run] for run in runs if run in self.done]
 
 
@@ -241,6 +243,5 @@ def read_lines(path: Path) -> list[Line]:
 
 def write_json(path: Path, content: Any) -> None:
     """Whole or not at all."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -92,7 +92,7 @@ def benchmark(
         rows = run(loaded, protocol, items, Extras(bss_eval, references, judge))
     result: dict[str, Any] = {
         "meta": {
-            **provenance(f"singleout benchmark {name}", loaded, perf_counter() - started),
+            **provenance(f"singleout benchmark {name}", loaded.encoder, perf_counter() - started),
             "options": options | {"absent": absent, "partial": partial, "limit": limit},
             "clap_score_encoder": None if judge is None else judge.fingerprint,
         },

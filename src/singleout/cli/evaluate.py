@@ -41,7 +41,7 @@ def evaluate(
     command = f"singleout evaluate MANIFEST --split {split} --mixtures {mixtures} --seed {seed}"
     command += "" if model is None else " --model MODEL"
     meta = {
-        **provenance(command, loaded, perf_counter() - started),
+        **provenance(command, loaded.encoder, perf_counter() - started),
         "num_sounds": len(clips),
         "config": config.model_dump(),
     }

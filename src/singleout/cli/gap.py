@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from singleout.cli.options import AsJson
+from singleout.cli.results import provenance
 
 if TYPE_CHECKING:
     from singleout.evaluate.statistics import Interval
@@ -73,9 +74,9 @@ def gap(
     captions, groups = [clip.caption or "" for clip in clips], [clip.group for clip in clips]
     report = modality_gap(audio, text, labels, captions, groups, seed)
     command = f"singleout gap MANIFEST --encoder {encoder} --seconds {seconds:g} --seed {seed}"
+    command += "" if split is None else f" --split {split}"
     meta = {
-        "command": command + ("" if split is None else f" --split {split}"),
-        **_provenance(),
+        **provenance(command, loaded, perf_counter() - started),
         "manifest": str(manifest),
         "split": split,
         "encoder": encoder,
@@ -83,7 +84,6 @@ def gap(
         "seconds_of_sound": seconds,
         "seed": seed,
         "num_without_caption": len(found) - len(clips),
-        "seconds": round(perf_counter() - started, 1),
     }
     result: dict[str, Any] = {"meta": meta, **report}
     printed = json.dumps(result, indent=2)
@@ -98,17 +98,6 @@ def gap(
             title = f"Modality gap of {encoder} on {len(clips):,} sounds"
             save_picture(audio, text, labels, report, partial, title, seed)
     typer.echo(printed if as_json else _table(result))
-
-
-def _provenance() -> dict[str, Any]:
-    import platform
-
-    import torch
-
-    from singleout import __version__
-
-    machine = f"{platform.machine()}, {torch.get_num_threads()} threads"
-    return {"version": __version__, "torch": torch.__version__, "machine": machine}
 
 
 def _table(result: dict[str, Any]) -> str:

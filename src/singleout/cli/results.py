@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 from singleout.cli.extract import check_folder
 
 if TYPE_CHECKING:
-    from singleout.model import QueriedSeparator
+    from singleout.query import QueryEncoder
 
 
-def provenance(command: str, model: QueriedSeparator, seconds: float) -> dict[str, Any]:
+def provenance(command: str, encoder: QueryEncoder, seconds: float) -> dict[str, Any]:
     """What a result must say about how it came about."""
     import platform
 
@@ -26,7 +26,7 @@ def provenance(command: str, model: QueriedSeparator, seconds: float) -> dict[st
         "version": __version__,
         "torch": torch.__version__,
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
-        "encoder": model.encoder.fingerprint,
+        "encoder": encoder.fingerprint,
         "seconds": round(seconds, 1),
     }
 

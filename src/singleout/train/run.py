@@ -17,11 +17,11 @@ from torch.utils.data import DataLoader
 
 from singleout.data.dataset import MixtureDataset
 from singleout.data.embeddings import EmbeddingTable, embeddings_of, given_embeddings
-from singleout.data.manifest import Clip, read_manifest, scan_folder
+from singleout.data.manifest import Clip, read_manifest, scan_folder, share_of
 from singleout.errors import ConfigError, ManifestError
 from singleout.model import QueriedSeparator
 from singleout.query import QueryEncoder, load_encoder
-from singleout.query.manipulations import Examples
+from singleout.query.manipulations import Examples, Manipulator
 from singleout.train.checkpoint import FILE_NAME, Checkpoint, restore, saved_step
 from singleout.train.config import TrainConfig, UncaptionedConfig
 from singleout.train.module import TrainingModule
@@ -57,13 +57,8 @@ def uncaptioned_clips(config: UncaptionedConfig) -> list[Clip]:
     return [
         dataclasses.replace(clip, caption=None, alternatives=())
         for clip in clips
-        if _drawn(clip.group) < config.share
+        if share_of(clip.group) < config.share
     ]
-
-
-def _drawn(name: str) -> float:
-    """In [0, 1), by the name alone."""
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) / 2**64
 
 
 def caption_embeddings(clips: list[Clip], encoder: QueryEncoder) -> EmbeddingTable | None:
@@ -109,8 +104,12 @@ def _dataset(
         )
     else:
         table = embeddings_of(clips, mixtures, encoder)
-    captions = caption_embeddings(clips, encoder)
-    if captions is None and is_training and (config.p_text or config.query_mixup):
+    asked_by_text = bool(config.p_text or config.query_mixup)
+    learns = Manipulator(config.model.manipulation, encoder.dim).state is None
+    # Audio-only training has no use for captions, of which a corpus may have very many.
+    is_needed = asked_by_text or learns or not is_training
+    captions = caption_embeddings(clips, encoder) if is_needed else None
+    if captions is None and is_training and asked_by_text:
         raise ManifestError("training by text needs captions, and no training sound has one")
     return MixtureDataset(
         clips, mixtures, config.model.separator.sample_rate, table, captions,
