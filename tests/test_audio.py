@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from singleout.audio import read_audio, replacing, resample, write_wav, writing
+from singleout.audio import read_audio, replacing, resample, riff, write_wav, writing
 from singleout.errors import AudioError
 
 RATE = 16_000
@@ -182,7 +182,7 @@ def test_recordings_beyond_four_gigabytes_are_rf64(
 ) -> None:
     audio = noise()
     write_wav(tmp_path / "short.wav", audio, RATE)
-    monkeypatch.setattr(writing, "MAX_BYTES", 10_000)
+    monkeypatch.setattr(riff, "MAX_BYTES", 10_000)
     write_wav(tmp_path / "long.wav", audio, RATE)
     assert (tmp_path / "long.wav").read_bytes().startswith(b"RF64")
     np.testing.assert_array_equal(read_audio(tmp_path / "long.wav")[0], audio)

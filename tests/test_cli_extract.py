@@ -20,7 +20,8 @@ from typer.testing import CliRunner, Result
 import singleout
 from singleout.audio import read_audio, write_wav
 from singleout.cli import app, main
-from singleout.cli.extract import query_slug
+from singleout.extract.batch import Task
+from singleout.extract.files import query_slug
 
 RATE = 48_000
 
@@ -297,17 +298,18 @@ def test_progress_bar_needs_a_terminal_and_a_long_run(monkeypatch: pytest.Monkey
     room = sys.modules["singleout.cli.extract"]
     stderr = io.StringIO()
     monkeypatch.setattr(sys, "stderr", stderr)
-    with room._progress_bar() as show:
-        assert show is None
+    with room._progress_bar(1) as (progress, _):
+        assert progress is None
     monkeypatch.setenv("TERM", "xterm")
     stderr.isatty = lambda: True  # type: ignore[method-assign]
-    with room._progress_bar() as show:
-        show(0.5)
+    task = Task(Path("x.wav"), Path(), "x")
+    with room._progress_bar(1) as (progress, _):
+        progress(task, 0.5)
     assert stderr.getvalue() == ""
     monkeypatch.setattr(room, "PATIENCE_SECONDS", 0.0)
-    with room._progress_bar() as show:
-        show(0.5)
-        show(1.0)
+    with room._progress_bar(1) as (progress, _):
+        progress(task, 0.5)
+        progress(task, 1.0)
     assert "extracting" in stderr.getvalue()
 
 

@@ -9,22 +9,22 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from singleout.types import Extraction, Query
+from singleout.types import Query
 
 if TYPE_CHECKING:
-    from singleout.extract import Extractor
+    from singleout.extract import Extraction, Extractor
 
 __version__ = version("singleout")
 __all__ = ["Extraction", "Extractor", "Query"]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "Extractor":
-        from singleout.extract import Extractor
+    if name in ("Extraction", "Extractor"):
+        from singleout import extract
 
-        return Extractor
+        return getattr(extract, name)
     raise AttributeError(f"module 'singleout' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), "Extractor"])
+    return sorted([*globals(), "Extraction", "Extractor"])

@@ -1,16 +1,11 @@
-"""The nouns of the public API: what is asked, and what comes back. Loads numpy only."""
+"""What is asked: the noun that all rooms share. Loads nothing."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from singleout.errors import QueryError
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 MAX_QUERY_CHARACTERS = 1_000
 """Longer prompts are refused: they are never a description of one sound."""
@@ -66,21 +61,3 @@ class Query:
     def __str__(self) -> str:
         text = " / ".join(self.positive)
         return text if not self.negative else f"{text} (not {' / '.join(self.negative)})"
-
-
-@dataclass(frozen=True)
-class Extraction:
-    """The described sound and the rest; ``target + residual`` is the mixture, within 1e-6.
-
-    Attributes:
-        target: float32 [channels, samples] at the rate and length of the input.
-        residual: float32 [channels, samples], all that is not target, including everything
-            above the model's band.
-        sample_rate: Hz.
-        query: what was asked.
-    """
-
-    target: NDArray[np.float32]
-    residual: NDArray[np.float32]
-    sample_rate: int
-    query: Query

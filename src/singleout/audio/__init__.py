@@ -1,7 +1,23 @@
 """The only code that opens media: reading, resampling, writing."""
 
-from singleout.audio.reading import read_audio
-from singleout.audio.resampling import resample
-from singleout.audio.writing import replacing, write_wav
+from singleout.audio.info import AudioInfo, OutputFormat, OutputKind, output_kind
+from singleout.audio.reading import AudioReader, open_audio, read_audio
+from singleout.audio.resampling import ResampleStream, resample
+from singleout.audio.writing import AudioWriter, new_audio, quantised, replacing, write_wav
 
-__all__ = ["read_audio", "replacing", "resample", "write_wav"]
+__all__ = [
+    "AudioInfo",
+    "AudioReader",
+    "AudioWriter",
+    "OutputFormat",
+    "OutputKind",
+    "ResampleStream",
+    "new_audio",
+    "open_audio",
+    "output_kind",
+    "quantised",
+    "read_audio",
+    "replacing",
+    "resample",
+    "write_wav",
+]

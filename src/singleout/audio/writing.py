@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import os
-import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from threading import get_ident
+from typing import Any, Protocol
 
 import numpy as np
+import soundfile
 from numpy.typing import NDArray
 
-from singleout.errors import AudioError
+from singleout.audio.info import MAX_FLAC_CHANNELS, MAX_FLAC_RATE, AudioInfo, OutputKind
+from singleout.audio.riff import WavFile, info_chunk
+from singleout.errors import AudioError, one_line
 
 BLOCK_FRAMES = 1 << 16
-MAX_FIELD = 0xFFFF_FFFF
-MAX_BYTES = MAX_FIELD - 1_024
-"""A WAV counts bytes in 32 bits; longer recordings become RF64, which most readers know."""
 
 
 @contextmanager
@@ -29,7 +29,9 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         AudioError: the file cannot be written there.
     """
-    partial = path.with_name(f".{path.name[:200]}.{os.getpid()}.partial")
+    # Of bytes, not characters: file systems limit those, and names may be in any script.
+    short = os.fsdecode(os.fsencode(path.name)[:180])
+    partial = path.with_name(f".{short}.{os.getpid()}-{get_ident()}.partial")
     try:
         yield partial
         partial.replace(path)
@@ -38,6 +40,146 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             partial.unlink()
+
+
+class _Sink(Protocol):
+    def write(self, block: NDArray[Any]) -> None: ...
+    def close(self) -> None: ...
+    def abandon(self) -> None: ...
+
+
+class _SoundFile:
+    """Any other format of libsndfile, with the face of ``WavFile``."""
+
+    def __init__(self, path: Path, info: AudioInfo, kind: OutputKind) -> None:
+        self._file = soundfile.SoundFile(
+            os.fsencode(path) if os.name == "posix" else path,
+            "w",
+            info.sample_rate,
+            info.channels,
+            kind.subtype,
+            format=kind.container.upper(),
+        )
+        for name, text in info.tags.items():
+            # A container without such a tag does without.
+            with suppress(soundfile.LibsndfileError, RuntimeError, AttributeError):
+                setattr(self._file, name, text)
+
+    def write(self, block: NDArray[Any]) -> None:
+        # Vorbis' encoder overflows its stack on long blocks.
+        for start in range(0, block.shape[1], BLOCK_FRAMES):
+            self._file.write(np.ascontiguousarray(block[:, start : start + BLOCK_FRAMES].T))
+
+    def close(self) -> None:
+        self._file.close()
+
+    def abandon(self) -> None:
+        with suppress(soundfile.LibsndfileError):
+            self._file.close()
+
+
+class AudioWriter:
+    """A new file that is written block by block; see ``new_audio``."""
+
+    def __init__(self, path: Path, sink: _Sink, kind: OutputKind) -> None:
+        self._path, self._sink = path, sink
+        self.kind = kind
+
+    def write(self, block: NDArray[Any]) -> None:
+        """Float [channels, samples] with full scale 1; integers must hold its values (see
+        ``quantised``).
+
+        Raises:
+            AudioError: the disk is full, or gone.
+        """
+        bits = self.kind.bits
+        if bits is None:
+            self._written(np.clip(block, -1, 1) if self.kind.is_lossy else block)
+            return
+        # Left-justified integers of 32 bits are what all sinks cut to their width.
+        scaled = block.astype(np.float64) * float(1 << (bits - 1))
+        self._written(np.rint(scaled).astype(np.int64).astype(np.int32) << (32 - bits))
+
+    def _written(self, block: NDArray[Any]) -> None:
+        try:
+            self._sink.write(block)
+        except OSError as error:
+            raise AudioError(f"{self._path}: cannot be written: {error.strerror}") from None
+        except (soundfile.LibsndfileError, AssertionError) as error:
+            # A full disk is an assertion of soundfile's: fewer frames written than given.
+            reason = getattr(error, "error_string", "is the disk full?").rstrip(".")
+            raise AudioError(f"{self._path}: cannot be written: {reason}") from None
+
+
+@contextmanager
+def new_audio(path: Path, info: AudioInfo, kind: OutputKind) -> Iterator[AudioWriter]:
+    """A file at ``path`` with rate, channels and description of ``info``, whole or not at all.
+
+    Raises:
+        AudioError: it cannot be written there, or its format does not hold such a recording.
+    """
+    with replacing(path) as partial:
+        sink = _opened(path, partial, info, kind)
+        try:
+            yield AudioWriter(path, sink, kind)
+        except BaseException:
+            sink.abandon()
+            raise
+        sink.close()
+
+
+def _opened(path: Path, partial: Path, info: AudioInfo, kind: OutputKind) -> _Sink:
+    if kind.container == "flac" and (
+        info.channels > MAX_FLAC_CHANNELS or info.sample_rate > MAX_FLAC_RATE
+    ):
+        raise AudioError(
+            f"{path}: FLAC holds {MAX_FLAC_CHANNELS} channels at {MAX_FLAC_RATE:,} Hz at most, "
+            f"not {info.channels} at {info.sample_rate:,} Hz: write WAV"
+        )
+    try:
+        if kind.container != "wav":
+            return _SoundFile(partial, info, kind)
+        describing = info.riff_chunks or info_chunk(info.tags)
+        return WavFile(
+            partial, info.sample_rate, info.channels, kind.subtype, info.channel_mask, describing
+        )
+    except (soundfile.LibsndfileError, ValueError) as error:
+        reason = getattr(error, "error_string", None) or one_line(error)
+        if "System error" in reason:
+            raise AudioError(f"{path}: cannot be written there") from None
+        raise AudioError(
+            f"{path}: {info.channels} channels at a sample rate of {info.sample_rate:,} Hz do not "
+            f"fit {kind.container.upper()} ({reason.rstrip('.')}): write WAV"
+        ) from None
+
+
+def quantised(
+    target: NDArray[Any], mixture: NDArray[Any], kind: OutputKind
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Target and residual as a file of ``kind`` holds them, so that the two add up to the mixture.
+
+    Integers have limits: where a residual would pass them, the target gives way. Floating point
+    has none, and lossy encodings get the target as it is.
+
+    Args:
+        target: float [channels, samples].
+        mixture: the same shape, in the type of the recording (``AudioInfo.dtype``).
+
+    Returns:
+        Both in the mixture's type.
+    """
+    found = target.astype(mixture.dtype)
+    if kind.bits is not None:
+        steps = mixture.dtype.type(1 << (kind.bits - 1))
+        lowest, highest = mixture.dtype.type(-1), 1 - 1 / steps
+        whole = np.rint(mixture * steps) / steps
+        found = np.rint(found * steps) / steps
+        # Each bound admits what the other asks for: a target of 0 or of the mixture satisfies both.
+        low = np.maximum(lowest, whole - highest)
+        high = np.minimum(highest, whole - lowest)
+        found = np.clip(found, np.minimum(low, highest), np.maximum(high, lowest))
+        return found, np.clip(whole - found, lowest, highest)
+    return found, mixture - found
 
 
 def write_wav(path: str | Path, audio: NDArray[np.float32], sample_rate: int) -> None:
@@ -49,33 +191,9 @@ def write_wav(path: str | Path, audio: NDArray[np.float32], sample_rate: int) ->
     Raises:
         AudioError: the file cannot be written there, or the rate is impossible.
     """
-    if not 0 < sample_rate < MAX_FIELD:
+    if sample_rate <= 0:
         raise AudioError(f"{path}: sample rate {sample_rate} Hz cannot be written")
-    with replacing(Path(path)) as partial, partial.open("wb") as file:
-        _write_float_wav(file, audio, sample_rate)
-
-
-def _write_float_wav(file: BinaryIO, audio: NDArray[np.float32], sample_rate: int) -> None:
-    channels, num_frames = audio.shape
-    frame_bytes = 4 * channels
-    num_bytes = frame_bytes * num_frames
-    is_long = num_bytes > MAX_BYTES
-    ieee_float, bits, extension_bytes = 3, 32, 0
-    bytes_per_second = min(frame_bytes * sample_rate, MAX_FIELD)
-    fmt = struct.pack("<HHII", ieee_float, channels, sample_rate, bytes_per_second)
-    fmt += struct.pack("<HHH", frame_bytes, bits, extension_bytes)
-    chunks = _chunk(b"fmt ", fmt) + _chunk(b"fact", struct.pack("<I", min(num_frames, MAX_FIELD)))
-    riff_bytes = 4 + len(chunks) + 8 + num_bytes
-    if is_long:
-        ds64 = _chunk(b"ds64", struct.pack("<QQQI", riff_bytes + 36, num_bytes, num_frames, 0))
-        chunks = ds64 + chunks
-    file.write(b"RF64" if is_long else b"RIFF")
-    file.write(struct.pack("<I", MAX_FIELD if is_long else riff_bytes) + b"WAVE" + chunks)
-    file.write(b"data" + struct.pack("<I", MAX_FIELD if is_long else num_bytes))
-    for start in range(0, num_frames, BLOCK_FRAMES):
-        block = audio[:, start : start + BLOCK_FRAMES]
-        file.write(np.ascontiguousarray(block.T, dtype="<f4").tobytes())
-
-
-def _chunk(name: bytes, content: bytes) -> bytes:
-    return name + struct.pack("<I", len(content)) + content
+    info = AudioInfo(sample_rate, len(audio))
+    with new_audio(Path(path), info, OutputKind("wav", "FLOAT")) as file:
+        for start in range(0, audio.shape[1], BLOCK_FRAMES):
+            file.write(audio[:, start : start + BLOCK_FRAMES])

@@ -8,6 +8,7 @@ stderr and exit code 1, wrong usage exits with 2, Ctrl-C with 130.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import Annotated, Any
 
@@ -22,6 +23,7 @@ from singleout.cli.train import train
 from singleout.errors import SingleoutError
 
 INTERRUPTED = 130
+TERMINATED = 143
 
 
 class Commands(TyperGroup):
@@ -80,6 +82,8 @@ def main() -> None:
     # Torch reads it when it first allocates. Its maps are large and short-lived: in huge pages they
     # cost a fraction of the page faults, up to a third of the time (results/resunet30*.json).
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    # As Ctrl-C: what is half-written vanishes.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             # A file name may hold bytes that are no text: show them escaped.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,21 +12,30 @@ import typer
 from singleout.cli.options import Encoder, Model
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from singleout.types import Extraction
+    from singleout.extract.batch import Outcome, Task
 
 PATIENCE_SECONDS = 2.0
 """The progress bar appears after this time."""
-MAX_SLUG_CHARACTERS = 60
+SOME_FAILED = 3
+"""Exit code where some recordings worked and others did not."""
+
+FORMATS = ("auto", "wav", "flac", "aiff", "ogg", "mp3")
 
 
 def extract(
-    input: Annotated[
-        Path, typer.Argument(help="A recording: WAV, FLAC, Ogg, MP3, ...", readable=False)
+    recordings_and_query: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RECORDING... QUERY",
+            help="Files (WAV, FLAC, MP3, M4A, MP4, MKV, ...), folders or patterns; then what to "
+            "single out, such as 'a dog barking', unless --query says it.",
+            show_default=False,
+        ),
     ],
-    query: Annotated[str, typer.Argument(help="What to single out, such as 'a dog barking'.")],
+    query: Annotated[
+        list[str] | None,
+        typer.Option("--query", "-q", help="What to single out; again for more of it at once."),
+    ] = None,
     output: Annotated[
         Path,
         typer.Option(
@@ -34,8 +43,12 @@ def extract(
         ),
     ] = Path(),
     residual: Annotated[bool, typer.Option(help="Write all that is not the target, too.")] = True,
+    format: Annotated[
+        str, typer.Option(help=f"Container of the results: {', '.join(FORMATS)}.")
+    ] = "auto",
     model: Model = None,
     encoder: Encoder = None,
+    device: Annotated[str, typer.Option(help="Such as cpu or cuda.")] = "auto",
     link_channels: Annotated[
         bool,
         typer.Option(
@@ -43,83 +56,100 @@ def extract(
             help="One decision for all channels, so that the target stays where it was.",
         ),
     ] = True,
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Recordings at a time.")] = 1,
+    skip_existing: Annotated[
+        bool, typer.Option("--skip-existing", help="Leave out what is there already.")
+    ] = False,
+    report: Annotated[
+        Path | None,
+        typer.Option(help="File of what became of each, one JSON object per line.", readable=False),
+    ] = None,
     plot: Annotated[
         bool, typer.Option("--plot", help="Draw the spectrograms of mixture, target and residual.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object per recording and query.")
+    ] = False,
 ) -> None:
-    """Write the described sound of a recording, and the rest of it, as WAV files.
+    """Write the described sound of recordings, and the rest of them, as files.
 
-    The files are INPUT.QUERY.target.wav and INPUT.QUERY.residual.wav, at the rate, length and
-    channels of the input; together they are the input.
+    The files are RECORDING.QUERY.target.EXT and RECORDING.QUERY.residual.EXT, at the rate, length
+    and channels of the recording, of its own kind where that makes sense; together they are the
+    recording. Exit code: 0, all done; 1, nothing; 3, some recordings failed.
     """
-    import json
-    from time import perf_counter
-
+    from singleout.errors import AudioError, ConfigError
     from singleout.types import Query
 
-    started = perf_counter()
-    # What fails at once comes first: before the recording is read, before torch is loaded.
-    asked = Query.of(query)
+    # What fails at once comes first, before torch is loaded.
+    places, texts = _arguments(recordings_and_query, query)
+    asked = [Query.of(text) for text in texts]
+    if format not in FORMATS:
+        raise ConfigError(f"--format {format}: it is one of {', '.join(FORMATS)}")
+    for folder in (output, *([report.parent] if report else [])):
+        check_folder(folder)
     if plot:
         from singleout.extract.plotting import require_matplotlib
 
         require_matplotlib()
-    check_folder(output)
 
-    from singleout.audio import read_audio
-
-    audio, sample_rate = read_audio(input)
+    import torch
 
     from singleout.extract import Extractor
+    from singleout.extract.batch import find_recordings, run_batch, tasks_of
+    from singleout.extract.files import FilesWanted
 
-    extractor = Extractor.from_pretrained(model, encoder)
-    with _progress_bar() as progress:
-        result = extractor.extract(
-            audio, asked, sample_rate, link_channels=link_channels, progress=progress
+    tasks = tasks_of(find_recordings(places), output, asked)
+    if jobs > 1:
+        torch.set_num_threads(max(1, torch.get_num_threads() // jobs))
+    extractor = Extractor.from_pretrained(model, encoder, device=device)
+    outcomes: list[Outcome] = []
+    with _progress_bar(len(tasks)) as (progress, show), _report_file(report) as tell:
+        batch = run_batch(
+            extractor,
+            tasks,
+            asked,
+            FilesWanted(output, format, residual, plot),  # type: ignore[arg-type]
+            link_channels=link_channels,
+            skip_existing=skip_existing,
+            num_jobs=jobs,
+            progress=progress,
         )
-    paths = _write(result, output, f"{input.stem}.{query_slug(query)}", residual, plot)
+        try:
+            for outcome in batch:
+                outcomes.append(outcome)
+                lines = list(_lines(outcome))
+                tell(lines)
+                if outcome.error is not None and len(tasks) == 1:
+                    raise AudioError(outcome.error)
+                show(outcome, lines, as_json)
+        except KeyboardInterrupt:
+            if len(tasks) > 1:
+                typer.echo(
+                    f"{len(outcomes)} of {len(tasks)} recordings done; the same command with "
+                    "--skip-existing does the rest",
+                    err=True,
+                )
+            raise
+        finally:
+            batch.close()  # type: ignore[attr-defined]
+    failed = [outcome for outcome in outcomes if outcome.error is not None]
+    if len(tasks) > 1:
+        skipped = sum(bool(o.skipped) and not o.written for o in outcomes)
+        done = len(outcomes) - len(failed) - skipped
+        typer.echo(f"{done} done, {skipped} skipped, {len(failed)} failed", err=True)
+    if failed:
+        raise typer.Exit(1 if len(failed) == len(outcomes) else SOME_FAILED)
 
-    seconds = audio.shape[1] / sample_rate
-    wall_seconds = perf_counter() - started
-    mixture_db = _power_db(audio)
-    report: dict[str, Any] = {
-        "input": str(input),
-        "query": str(asked),
-        **{kind: None if path is None else str(path) for kind, path in paths.items()},
-        "sample_rate": sample_rate,
-        "channels": len(audio),
-        "seconds": seconds,
-        "wall_seconds": round(wall_seconds, 3),
-        "real_time_factor": round(wall_seconds / seconds, 4),
-        "target_db": _relative_db(result.target, mixture_db),
-        "residual_db": _relative_db(result.residual, mixture_db),
-    }
-    if as_json:
-        typer.echo(json.dumps(report))
-        return
-    typer.echo(f"'{asked}' in {input}: {seconds:.1f} s of sound in {wall_seconds:.1f} s")
-    for kind, path in paths.items():
-        if path is not None:
-            typer.echo(f"  {kind:<9} {_shown(report.get(f'{kind}_db'))}  {path}")
 
-
-def query_slug(query: str) -> str:
-    """A query as part of a file name: ``A dog, barking!`` is ``a-dog-barking``.
-
-    ASCII lower-case words joined by hyphens, 1 to 60 characters. A query without any such word
-    (another script, say) gets a short hash.
-    """
-    import hashlib
-    import re
-    import unicodedata
-
-    ascii_text = unicodedata.normalize("NFKD", query).encode("ascii", "ignore").decode()
-    slug = "-".join(re.findall(r"[a-z0-9]+", ascii_text.lower()))
-    if len(slug) > MAX_SLUG_CHARACTERS:
-        whole_words = slug[: MAX_SLUG_CHARACTERS + 1].rpartition("-")[0]
-        slug = whole_words or slug[:MAX_SLUG_CHARACTERS]
-    return slug or hashlib.sha256(query.encode("utf-8", "surrogateescape")).hexdigest()[:8]
+def _arguments(
+    positional: Sequence[str], queries: Sequence[str] | None
+) -> tuple[list[str], list[str]]:
+    """Recordings and queries: the last argument is the query, unless options say it."""
+    if queries:
+        return list(positional), list(queries)
+    if len(positional) < 2:
+        raise typer.BadParameter("nothing to single out: say what, last", param_hint="'QUERY'")
+    return list(positional[:-1]), [positional[-1]]
 
 
 def check_folder(folder: Path) -> None:
@@ -142,85 +172,114 @@ def check_folder(folder: Path) -> None:
         raise AudioError(f"{existing}: cannot be written, choose another folder with -o")
 
 
-def _write(
-    result: Extraction, folder: Path, stem: str, residual: bool, plot: bool
-) -> dict[str, Path | None]:
-    """Write all the files or none; their paths by kind.
-
-    Raises:
-        AudioError: one of them cannot be written.
-    """
-    from contextlib import ExitStack
-
-    from singleout.audio import replacing, write_wav
-    from singleout.errors import AudioError
-
-    paths: dict[str, Path | None] = {
-        "target": folder / f"{stem}.target.wav",
-        "residual": folder / f"{stem}.residual.wav" if residual else None,
-        "plot": folder / f"{stem}.png" if plot else None,
-    }
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise AudioError(f"{folder}: cannot be created: {error.strerror}") from None
-    with ExitStack() as all_or_none:
-        for kind, path in paths.items():
-            if path is None:
-                continue
-            partial = all_or_none.enter_context(replacing(path))
-            if kind == "plot":
-                from singleout.extract.plotting import save_spectrograms
-
-                save_spectrograms(result, partial)
-            else:
-                write_wav(partial, getattr(result, kind), result.sample_rate)
-    return paths
+def _lines(outcome: Outcome) -> Iterator[dict[str, Any]]:
+    """What became of a recording, one object per query."""
+    source = {"input": str(outcome.task.path)}
+    if outcome.error is not None:
+        yield {**source, "error": " ".join(outcome.error.split())}
+    for query in outcome.skipped:
+        yield {**source, "query": str(query), "skipped": True}
+    for written in outcome.written:
+        share = outcome.wall_seconds / len(outcome.written)
+        yield {
+            **source,
+            **written.as_json(),
+            "wall_seconds": round(share, 3),
+            "real_time_factor": round(share / written.seconds, 4),
+        }
 
 
 @contextmanager
-def _progress_bar() -> Iterator[Callable[[float], None] | None]:
-    """A callback for ``Extractor.extract`` that draws on a terminal, if the work takes long."""
+def _report_file(path: Path | None) -> Iterator[Callable[[Sequence[dict[str, Any]]], None]]:
+    """A function that adds lines to the report, which is whole after each of them."""
+    import json
+
+    from singleout.errors import AudioError
+
+    if path is None:
+        yield lambda lines: None
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("w", encoding="utf-8")
+    except OSError as error:
+        raise AudioError(f"{path}: cannot be written: {error.strerror}") from None
+
+    def tell(lines: Sequence[dict[str, Any]]) -> None:
+        file.writelines(json.dumps(line) + "\n" for line in lines)
+        file.flush()
+
+    with file:
+        yield tell
+
+
+@contextmanager
+def _progress_bar(num_tasks: int) -> Iterator[tuple[Any, Any]]:
+    """A callback for ``run_batch`` that draws on a terminal, if the work takes long, and one that
+    prints an outcome without disturbing the bar."""
     import sys
     from time import perf_counter
-
-    if not sys.stderr.isatty():
-        yield None
-        return
 
     from rich.console import Console
     from rich.progress import Progress
 
+    if not sys.stderr.isatty():
+        yield None, _print
+        return
     started = perf_counter()
     bar = Progress(console=Console(stderr=True), transient=True)
-    task = bar.add_task("extracting", total=1.0)
+    row = bar.add_task("extracting", total=float(num_tasks))
+    shares: dict[Path, float] = {}
 
-    def show(share: float) -> None:
-        if perf_counter() - started > PATIENCE_SECONDS and share < 1:
+    def progress(task: Task, share: float) -> None:
+        shares[task.path] = share
+        total = sum(shares.copy().values())
+        if perf_counter() - started > PATIENCE_SECONDS and total < num_tasks:
             bar.start()
-        bar.update(task, completed=share)
+        bar.update(row, completed=total)
+
+    def show(outcome: Outcome, lines: Sequence[dict[str, Any]], as_json: bool) -> None:
+        if not bar.live.is_started:
+            _print(outcome, lines, as_json)
+            return
+        bar.live.stop()
+        _print(outcome, lines, as_json)
+        bar.live.start()
 
     try:
-        yield show
+        yield progress, show
     finally:
         if bar.live.is_started:
             bar.stop()
 
 
-def _power_db(audio: NDArray[np.float32]) -> float | None:
-    import numpy as np
+def _print(outcome: Outcome, lines: Sequence[dict[str, Any]], as_json: bool) -> None:
+    import json
 
-    # By blocks: squares in float64 of all samples would double the memory.
-    blocks = np.array_split(audio, 1 + audio.shape[1] // 1_000_000, axis=1)
-    power = sum(float(np.square(b, dtype=np.float64).sum()) for b in blocks) / audio.size
-    return 10 * float(np.log10(power)) if power > 0 else None
+    if as_json:
+        for line in lines:
+            typer.echo(json.dumps(line))
+        return
+    if outcome.error is not None:
+        typer.echo(f"error: {_shown(outcome.error)}", err=True)
+    for query in outcome.skipped:
+        typer.echo(f"'{query}' in {_shown(outcome.task.path)}: there already")
+    for written in outcome.written:
+        share = outcome.wall_seconds / len(outcome.written)
+        typer.echo(
+            f"'{written.query}' in {_shown(outcome.task.path)}: {written.seconds:.1f} s of sound "
+            f"in {share:.1f} s"
+        )
+        for kind in ("target", "residual", "plot"):
+            if (path := getattr(written, kind)) is not None:
+                level = _level(getattr(written, f"{kind}_db", None))
+                typer.echo(f"  {kind:<9} {level}  {_shown(path)}")
 
 
-def _relative_db(audio: NDArray[np.float32], reference_db: float | None) -> float | None:
-    """Level over that of the mixture; None for silence, which has no level."""
-    level = _power_db(audio)
-    return None if level is None or reference_db is None else round(level - reference_db, 2)
-
-
-def _shown(level_db: float | None) -> str:
+def _level(level_db: float | None) -> str:
     return "          " if level_db is None else f"{level_db:+7.1f} dB"
+
+
+def _shown(text: object) -> str:
+    """On one line, whatever a file's name holds."""
+    return "".join(c if c.isprintable() or c == " " else ascii(c)[1:-1] for c in str(text))

@@ -1,5 +1,6 @@
-"""Extraction from recordings of any rate, length and number of channels."""
+"""Extraction from recordings of any length, rate, number of channels and kind of file."""
 
+from singleout.extract.extraction import Extraction
 from singleout.extract.extractor import Extractor
 
-__all__ = ["Extractor"]
+__all__ = ["Extraction", "Extractor"]

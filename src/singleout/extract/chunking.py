@@ -2,13 +2,14 @@
 
 A separator looks a bounded way to either side (``context_samples``) and sees the same frames from
 every multiple of ``stride_samples``. So a chunk is read with that much context, starts at such a
-multiple, and its context is thrown away afterwards: nothing is cross-faded.
+multiple, and its context is thrown away afterwards. Neighbouring chunks are cross-faded where they
+meet: of a separator that keeps its word both say the same there, and of one that computes in
+half precision (or looks further than it says) no step can be heard.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
@@ -17,74 +18,83 @@ from torch import Tensor
 
 from singleout.separators import Separator
 
-
-@dataclass(frozen=True)
-class Chunk:
-    """Positions in the whole, in samples: what is read, and which part of it is kept."""
-
-    read_start: int
-    read_stop: int
-    keep_start: int
-    keep_stop: int
+FADE_SECONDS = 0.02
 
 
-def plan_chunks(
-    num_samples: int, chunk_samples: int, context_samples: int, stride_samples: int
-) -> Iterator[Chunk]:
-    """Chunks that keep each of ``num_samples`` exactly once, in order, of about equal length.
-
-    Args:
-        num_samples: of the whole, at least 1.
-        chunk_samples: the most that a chunk keeps, rounded up to a stride.
-        context_samples: read beyond the kept part on either side, where there is something.
-        stride_samples: every chunk is read from a multiple of it.
-    """
-
-    def strides(samples: int) -> int:
-        return -(-samples // stride_samples) * stride_samples
-
-    num_chunks = -(-num_samples // strides(chunk_samples))
-    keep = strides(-(-num_samples // num_chunks))
-    for start in range(0, num_samples, keep):
-        stop = min(start + keep, num_samples)
-        yield Chunk(
-            read_start=max(0, start - strides(context_samples)),
-            read_stop=min(num_samples, stop + context_samples),
-            keep_start=start,
-            keep_stop=stop,
-        )
-
-
-def separate(
+def separated(
     separator: Separator,
-    mixture: NDArray[np.float32],
-    condition: Tensor,
+    blocks: Iterable[NDArray[np.float32]],
+    conditions: Tensor,
     chunk_samples: int,
-    progress: Callable[[float], None] | None = None,
-) -> NDArray[np.float32]:
-    """The target in a mixture of any length; its channels share one mask.
+    link_channels: bool = True,
+) -> Iterator[NDArray[np.float32]]:
+    """The targets in a mixture of any length, as it comes; the mixture is encoded once for all.
 
     Args:
         separator: in evaluation mode.
-        mixture: float32 [channels, samples] at the separator's rate.
-        condition: float32 [1, dim], on the separator's device.
-        chunk_samples: kept per chunk; bounds the memory.
-        progress: called after every chunk with the share that is done, in (0, 1].
+        blocks: of the mixture, float32 [channels, samples] at the separator's rate.
+        conditions: float32 [queries, dim], on the separator's device.
+        chunk_samples: the most that a chunk keeps, rounded up to a stride; bounds the memory.
+        link_channels: one mask for all channels; without, each channel has its own.
 
-    Returns:
-        float32 [channels, samples].
+    Yields:
+        float32 [queries, channels, samples], gapless, as many samples in all as came.
     """
-    num_samples = mixture.shape[1]
-    target = np.empty_like(mixture)
-    plan = plan_chunks(
-        num_samples, chunk_samples, separator.context_samples, separator.stride_samples
-    )
-    for chunk in plan:
-        piece = torch.tensor(mixture[None, :, chunk.read_start : chunk.read_stop])
-        encoded = separator.encode(piece.to(condition.device))
-        kept = slice(chunk.keep_start - chunk.read_start, chunk.keep_stop - chunk.read_start)
-        found = separator.decode(encoded, condition)[0, :, kept]
-        target[:, chunk.keep_start : chunk.keep_stop] = found.cpu().numpy()
-        if progress is not None:
-            progress(chunk.keep_stop / num_samples)
-    return target
+    stride, context = separator.stride_samples, separator.context_samples
+
+    def strides(samples: int) -> int:
+        return -(-samples // stride) * stride
+
+    keep, before = strides(chunk_samples), strides(context)
+    num_fade = min(round(FADE_SECONDS * separator.sample_rate), keep)
+    fade = np.sin(np.linspace(0, np.pi / 2, num_fade, dtype=np.float32)) ** 2
+    beyond = num_fade + context
+    heard: NDArray[np.float32] | None = None
+    heard_from = keep_from = 0  # positions in the whole
+    tail: NDArray[np.float32] | None = None
+
+    def chunk(heard: NDArray[np.float32], is_last: bool) -> NDArray[np.float32]:
+        """What the chunk from ``keep_from`` keeps; its end is faded into the next."""
+        nonlocal tail
+        start = keep_from - heard_from
+        read = heard[:, max(0, start - before) : start + keep + beyond]
+        kept_at = min(start, before)
+        found = _targets(separator, read, conditions, link_channels)[:, :, kept_at:]
+        if tail is not None:
+            shared = min(num_fade, found.shape[2])
+            weight = fade[:shared]
+            found[:, :, :shared] *= weight
+            found[:, :, :shared] += tail[:, :, :shared] * (1 - weight)
+        tail = None if is_last else found[:, :, keep : keep + num_fade].copy()
+        return found[:, :, :keep]
+
+    for block in blocks:
+        heard = block if heard is None else np.concatenate([heard, block], axis=1)
+        while heard_from + heard.shape[1] > keep_from + keep + beyond:
+            yield chunk(heard, is_last=False)
+            keep_from += keep
+            forgotten = max(0, keep_from - before - heard_from)
+            heard = heard[:, forgotten:]
+            heard_from += forgotten
+    while heard is not None and keep_from < heard_from + heard.shape[1]:
+        yield chunk(heard, is_last=keep_from + keep >= heard_from + heard.shape[1])
+        keep_from += keep
+
+
+def _targets(
+    separator: Separator,
+    mixture: NDArray[np.float32],
+    conditions: Tensor,
+    link_channels: bool,
+) -> NDArray[np.float32]:
+    """[queries, channels, samples]: query by query and, unlinked, channel by channel, since a
+    batch of them is no faster on a CPU and takes their number times the memory."""
+    found = np.empty((len(conditions), *mixture.shape), np.float32)
+    groups = [slice(None)] if link_channels else [slice(c, c + 1) for c in range(len(mixture))]
+    for group in groups:
+        piece = torch.tensor(mixture[None, group], device=conditions.device)
+        encoded = separator.encode(piece)
+        for number in range(len(conditions)):
+            target = separator.decode(encoded, conditions[number : number + 1])[0]
+            found[number, group] = target.cpu().numpy()
+    return found

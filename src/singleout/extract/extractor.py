@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from singleout.audio import read_audio, resample
-from singleout.errors import AudioError, ModelError
-from singleout.extract.chunking import separate
+from singleout.audio import AudioInfo, AudioReader, OutputFormat, open_audio
+from singleout.errors import AudioError, ModelError, QueryError, SingleoutError, one_line
+from singleout.extract.extraction import Extraction
+from singleout.extract.files import FilesWanted, PartFiles, Written
+from singleout.extract.streaming import parts
 from singleout.model import QueriedSeparator
 from singleout.query import QueryEncoder
-from singleout.types import Extraction, Query
+from singleout.types import Query
 
 MAX_CHANNELS = 64
 MAX_HOURS = 24
+
+Recording = str | Path | ArrayLike
+"""A path, or floats [samples] or [channels, samples] with full scale 1."""
 
 
 class Extractor:
@@ -28,17 +35,26 @@ class Extractor:
     them; on request each is separated on its own. Nothing is rescaled:
     ``target + residual`` is the mixture within 1e-6 of full scale. What lies above the model's
     band (16 kHz for the model in the package) is never part of a target: it goes to the residual.
-    Digital silence gives a silent target.
+    Digital silence gives a silent target. Several threads may use one extractor at once.
 
     Args:
         model: is put into evaluation mode.
         chunk_seconds: longer recordings are separated in chunks of this length, so that the
-            network's memory is bounded; the result does not depend on it.
+            memory is bounded; the result does not depend on it.
+        device: of the separator, such as ``cuda`` or ``cpu``; ``auto`` is a GPU where there is one,
+            None leaves the model where it is.
+
+    Raises:
+        ModelError: there is no such device.
     """
 
-    def __init__(self, model: QueriedSeparator, chunk_seconds: float = 20.0) -> None:
+    def __init__(
+        self, model: QueriedSeparator, chunk_seconds: float = 20.0, device: str | None = None
+    ) -> None:
         self.model = model.eval()
         self.chunk_seconds = chunk_seconds
+        if device is not None:
+            self.model.separator.to(_device(device))  # type: ignore[attr-defined]
 
     @classmethod
     def from_pretrained(
@@ -46,6 +62,8 @@ class Extractor:
         name_or_path: str | Path | None = None,
         encoder: str | QueryEncoder | None = None,
         revision: str | None = None,
+        *,
+        device: str | None = "auto",
     ) -> Extractor:
         """With the model in the package, or another one.
 
@@ -55,16 +73,18 @@ class Extractor:
             encoder: the query encoder, or its name, where the model holds and names none: a CLAP's
                 folder, hub id or LAION file.
             revision: of a hub id.
+            device: see ``Extractor``.
 
         Raises:
-            ModelError: no such model or encoder, or its files are corrupt or of another
+            ModelError: no such model, encoder or device, or its files are corrupt or of another
                 architecture.
         """
-        return cls(QueriedSeparator.from_pretrained(name_or_path, encoder, revision))
+        model = QueriedSeparator.from_pretrained(name_or_path, encoder, revision)
+        return cls(model, device=device)
 
     def extract(
         self,
-        audio: str | Path | ArrayLike,
+        audio: Recording,
         query: str | Query,
         sample_rate: int | None = None,
         *,
@@ -73,13 +93,16 @@ class Extractor:
     ) -> Extraction:
         """What ``query`` describes, and the rest of ``audio``.
 
+        The result is held in memory; ``extract_file`` writes recordings of any length.
+
         Args:
             audio: a path, or floats [samples] or [channels, samples] with full scale 1; an array
                 is never changed.
             query: a description in words.
             sample_rate: of an array, Hz. With a path it may be left out.
             link_channels: one mask for all channels; without, each channel has its own.
-            progress: called with the share that is done, in (0, 1], after every chunk.
+            progress: called with the share that is done after every chunk: 0 to the end where the
+                length is unknown, 1 at the end.
 
         Returns:
             Target and residual, float32 [channels, samples], at the rate and length of the input.
@@ -90,65 +113,212 @@ class Extractor:
                 shape or rate.
             ModelError: the model's output is not finite.
         """
-        query = Query.of(query)
-        if isinstance(audio, str | Path):
-            mixture, rate = _from_file(audio, sample_rate)
-        else:
-            mixture, rate = _from_array(audio, sample_rate)
-        _refuse_days(mixture.shape[1], rate)
-        with torch.inference_mode():
-            condition = self.model.embed(query)
-            device = next((p.device for p in self.model.parameters()), condition.device)
-            condition = condition.to(device)
-            target = np.empty_like(mixture)
-            # A batch of channels is no faster on a CPU and takes their number times the memory.
-            parts = [mixture] if link_channels else np.split(mixture, len(mixture))
-            start = 0
-            for number, part in enumerate(parts):
-                target[start : start + len(part)] = self._target(
-                    part, rate, condition, _part_of(progress, number, len(parts))
-                )
-                start += len(part)
-        return Extraction(target, mixture - target, rate, query)
+        (extraction,) = self._extract_each(
+            audio, [Query.of(query)], sample_rate, link_channels, progress
+        )
+        return extraction
 
-    def _target(
+    def extract_many(
         self,
-        mixture: NDArray[np.float32],
-        rate: int,
-        condition: Tensor,
+        recordings: Iterable[Recording],
+        queries: str | Query | Sequence[str | Query],
+        sample_rate: int | None = None,
+        *,
+        link_channels: bool = True,
+        on_error: Callable[[Recording, SingleoutError], None] | None = None,
+    ) -> Iterator[Extraction]:
+        """Every query of every recording; the queries of a recording share the mixture's work.
+
+        Args:
+            recordings: paths, or arrays as in ``extract``; one is read at a time.
+            queries: one, or several.
+            sample_rate: of arrays, Hz.
+            link_channels: see ``extract``.
+            on_error: told of a recording that cannot be used, and the others go on; without, the
+                first such error ends it.
+
+        Yields:
+            In order, all queries of the first recording, then of the second, and so on.
+
+        Raises:
+            QueryError: see ``extract``.
+            AudioError, ModelError: see ``extract``, without ``on_error``.
+        """
+        asked = _queries(queries)
+        for query in asked:
+            self.model.embed(query)  # what it cannot answer is no fault of the recordings
+        for recording in recordings:
+            try:
+                found = self._extract_each(recording, asked, sample_rate, link_channels, None)
+            except SingleoutError as error:
+                if on_error is None:
+                    raise
+                on_error(recording, error)
+            else:
+                yield from found
+
+    def extract_file(
+        self,
+        path: str | Path,
+        queries: str | Query | Sequence[str | Query],
+        folder: str | Path = ".",
+        *,
+        name: str | None = None,
+        format: OutputFormat = "auto",
+        residual: bool = True,
+        plot: bool = False,
+        link_channels: bool = True,
+        progress: Callable[[float], None] | None = None,
+    ) -> list[Written]:
+        """Write target and residual of every query as files, in memory that does not grow.
+
+        Args:
+            path: of the recording, of any length.
+            queries: one, or several, which share the mixture's work.
+            folder: of the files ``NAME.QUERY.target.EXT`` and ``NAME.QUERY.residual.EXT``, of the
+                recording's own kind (see ``Extraction.save``).
+            name: their first part; that of the recording by default.
+            format: container of the files, instead of the recording's own.
+            residual: whether to write it.
+            plot: also draw the spectrograms as ``NAME.QUERY.png``.
+            link_channels: see ``extract``.
+            progress: see ``extract``.
+
+        Returns:
+            For every query, the files and their levels. All files appear at the end, or none.
+
+        Raises:
+            QueryError, AudioError, ModelError: see ``extract``; or the files cannot be written.
+            MissingExtraError: matplotlib is not installed.
+        """
+        asked = _queries(queries)
+        wanted = FilesWanted(Path(folder), format, residual, plot)
+        path = Path(path)
+        with open_audio(path) as reader:
+            blocks = self._blocks(reader, asked, link_channels, progress)
+            files = PartFiles(wanted, name or path.stem, asked, reader.info, path)
+            with files:
+                for mixture, targets in blocks:
+                    files.write(mixture, targets)
+            return files.written()
+
+    def extract_blocks(
+        self,
+        audio: Recording,
+        queries: str | Query | Sequence[str | Query],
+        sample_rate: int | None = None,
+        *,
+        link_channels: bool = True,
+    ) -> Iterator[tuple[NDArray[Any], NDArray[np.float32]]]:
+        """The recording block by block with the targets in it, as they come.
+
+        Yields:
+            Mixture [channels, samples] (float64 where the file's samples need it) and float32
+            targets [queries, channels, samples], at the recording's rate, gapless.
+
+        Raises:
+            QueryError, AudioError, ModelError: see ``extract``.
+        """
+        with _reader(audio, sample_rate) as reader:
+            yield from self._blocks(reader, _queries(queries), link_channels, None)
+
+    def _extract_each(
+        self,
+        audio: Recording,
+        queries: Sequence[Query],
+        sample_rate: int | None,
+        link_channels: bool,
         progress: Callable[[float], None] | None,
-    ) -> NDArray[np.float32]:
-        """The target in channels that share a mask, [channels, samples] like ``mixture``."""
-        model_rate = self.model.sample_rate
-        at_model_rate = _with_length(
-            resample(mixture, rate, model_rate),
-            max(1, round(mixture.shape[1] * model_rate / rate)),
-        )
-        chunk_samples = max(1, round(self.chunk_seconds * model_rate))
-        found = separate(self.model.separator, at_model_rate, condition, chunk_samples, progress)
-        if not np.isfinite(found).all():
-            peak = float(np.abs(mixture).max())
-            raise ModelError(
-                "the model's output is not finite: its weights are damaged, or the recording is "
-                f"far beyond full scale (its peak is {peak:.3g})"
+    ) -> list[Extraction]:
+        source = Path(audio) if isinstance(audio, str | Path) else None
+        with _reader(audio, sample_rate) as reader:
+            info = reader.info
+            blocks = list(self._blocks(reader, queries, link_channels, progress))
+        mixture = np.concatenate([mixture for mixture, _ in blocks], axis=1)
+        found = []
+        for number, query in enumerate(queries):
+            target = np.concatenate([targets[number] for _, targets in blocks], axis=1)
+            residual = (mixture - target).astype(np.float32, copy=False)
+            of_file = None if source is None else info
+            found.append(Extraction(target, residual, info.sample_rate, query, source, of_file))
+        return found
+
+    def _blocks(
+        self,
+        reader: AudioReader,
+        queries: Sequence[Query],
+        link_channels: bool,
+        progress: Callable[[float], None] | None,
+    ) -> Iterator[tuple[NDArray[Any], NDArray[np.float32]]]:
+        """See ``parts``; queries are embedded at once, before anything is read or written."""
+        info = reader.info
+        _refuse_many_channels(info.channels)
+        _refuse_days(info.num_frames or 0, info.sample_rate)
+        with torch.inference_mode():
+            conditions = torch.cat([self.model.embed(query) for query in queries])
+        device = next((p.device for p in self.model.parameters()), conditions.device)
+        return self._told(reader, conditions.to(device), link_channels, progress)
+
+    def _told(
+        self,
+        reader: AudioReader,
+        conditions: Tensor,
+        link_channels: bool,
+        progress: Callable[[float], None] | None,
+    ) -> Iterator[tuple[NDArray[Any], NDArray[np.float32]]]:
+        """``parts`` with progress."""
+        info, num_done = reader.info, 0
+        for part in parts(self.model, reader, conditions, self.chunk_seconds, link_channels):
+            num_done += part[0].shape[1]
+            _refuse_days(num_done, info.sample_rate)
+            yield part
+            if progress is not None:
+                progress(min(num_done / info.num_frames, 1.0) if info.num_frames else 0.0)
+        if progress is not None:
+            progress(1.0)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ModelError(f"device '{name}' cannot be used: {one_line(error)}: try cpu") from None
+    return device
+
+
+def _queries(queries: str | Query | Sequence[str | Query]) -> list[Query]:
+    asked = [queries] if isinstance(queries, str | Query) else list(queries)
+    if not asked:
+        raise QueryError("no query: describe a sound, such as 'a dog barking'")
+    return [Query.of(query) for query in asked]
+
+
+class _Array:
+    """An array as if it were a file."""
+
+    def __init__(self, mixture: NDArray[np.float32], sample_rate: int) -> None:
+        self._mixture = mixture
+        self.info = AudioInfo(sample_rate, len(mixture), mixture.shape[1])
+
+    def blocks(self) -> Iterator[NDArray[np.float32]]:
+        yield self._mixture
+
+
+@contextmanager
+def _reader(audio: Recording, sample_rate: int | None) -> Iterator[AudioReader]:
+    if not isinstance(audio, str | Path):
+        yield _Array(*_from_array(audio, sample_rate))
+        return
+    with open_audio(audio) as reader:
+        rate = reader.info.sample_rate
+        if sample_rate is not None and sample_rate != rate:
+            raise AudioError(
+                f"{audio}: its sample rate is {rate} Hz, not {sample_rate}: leave sample_rate out"
             )
-        return _with_length(resample(found, model_rate, rate), mixture.shape[1])
-
-
-def _part_of(
-    progress: Callable[[float], None] | None, number: int, count: int
-) -> Callable[[float], None] | None:
-    """Progress of part ``number`` of ``count`` equal ones, told as progress of all."""
-    return None if progress is None else lambda share: progress((number + share) / count)
-
-
-def _from_file(path: str | Path, sample_rate: int | None) -> tuple[NDArray[np.float32], int]:
-    audio, rate = read_audio(path)
-    if sample_rate is not None and sample_rate != rate:
-        raise AudioError(
-            f"{path}: its sample rate is {rate} Hz, not {sample_rate}: leave sample_rate out"
-        )
-    return audio, rate
+        yield reader
 
 
 def _from_array(audio: ArrayLike, sample_rate: int | None) -> tuple[NDArray[np.float32], int]:
@@ -180,14 +350,18 @@ def _from_array(audio: ArrayLike, sample_rate: int | None) -> tuple[NDArray[np.f
         raise AudioError("audio has no samples")
     with np.errstate(over="ignore"):
         mixture = np.atleast_2d(np.ascontiguousarray(array, dtype=np.float32))
-    if len(mixture) > MAX_CHANNELS:
-        raise AudioError(
-            f"audio has {len(mixture)} channels, the limit is {MAX_CHANNELS}: "
-            "its shape must be [channels, samples]; transpose it?"
-        )
+    _refuse_many_channels(len(mixture))
     if not np.isfinite(mixture).all():
         raise AudioError("audio has NaN or infinite samples")
     return mixture, rate
+
+
+def _refuse_many_channels(channels: int) -> None:
+    if channels > MAX_CHANNELS:
+        raise AudioError(
+            f"audio has {channels:,} channels, the limit is {MAX_CHANNELS}: "
+            "the shape of an array must be [channels, samples]; transpose it?"
+        )
 
 
 def _refuse_days(num_samples: int, rate: int) -> None:
@@ -198,9 +372,3 @@ def _refuse_days(num_samples: int, rate: int) -> None:
             f"the audio lasts {hours:,.0f} hours at {rate} Hz, the limit is {MAX_HOURS}: "
             "is its sample rate right?"
         )
-
-
-def _with_length(audio: NDArray[np.float32], num_samples: int) -> NDArray[np.float32]:
-    """[channels, samples] cut, or filled with zeros, at the end."""
-    missing = max(0, num_samples - audio.shape[1])
-    return np.pad(audio, ((0, 0), (0, missing)))[:, :num_samples]

@@ -7,17 +7,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from singleout.audio import replacing
 from singleout.errors import MissingExtraError
-from singleout.types import Extraction
+from singleout.extract.spectrogram import Spectrogram, mel
 
-WINDOW_SECONDS = 0.046
-NUM_COLUMNS = 1_200
-NUM_ROWS = 320
-TOP_HZ = 16_000
 RANGE_DB = 80.0
 TICKS_KHZ = (0.1, 0.25, 0.5, 1, 2, 4, 8, 16)
 
@@ -32,80 +27,77 @@ def require_matplotlib() -> None:
         raise MissingExtraError("plots need matplotlib: pip install 'singleout[plot]'")
 
 
-def save_spectrograms(extraction: Extraction, path: str | Path) -> None:
-    """Draw mixture, target and residual below each other as a PNG, whole or not at all.
+class Picture:
+    """Mixture, target and residual below each other, from blocks of any length.
 
     Time in seconds, frequency in kHz on the mel scale up to 16 kHz, level in dB below the loudest
     point of the mixture; one colour scale for all three.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
-        AudioError: the file cannot be written there.
     """
-    require_matplotlib()
+
+    def __init__(self, query: str, sample_rate: int, expected_samples: int = 0) -> None:
+        require_matplotlib()
+        titles = ("mixture", f"target: {_shortened(query)}", "residual")
+        self._panels = {title: Spectrogram(sample_rate, expected_samples) for title in titles}
+        self._sample_rate = sample_rate
+        self._num_samples = 0
+
+    def push(self, mixture: NDArray[Any], target: NDArray[Any], residual: NDArray[Any]) -> None:
+        """One more block of each, [channels, samples]."""
+        self._num_samples += mixture.shape[1]
+        for panel, block in zip(self._panels.values(), (mixture, target, residual), strict=True):
+            panel.push(block)
+
+    def figure(self) -> Any:
+        """A matplotlib ``Figure``."""
+        from matplotlib.figure import Figure
+
+        seconds = self._num_samples / self._sample_rate
+        top_hz = next(iter(self._panels.values())).top_hz
+        levels = [panel.decibels() for panel in self._panels.values()]
+        peak = float(levels[0].max())
+        figure = Figure(figsize=(10, 8), dpi=120, layout="constrained")
+        axes: Any = figure.subplots(3, 1, sharex=True, sharey=True)
+        images = []
+        ticks = [tick for tick in TICKS_KHZ if tick * 1000 <= top_hz]
+        for axis, title, level in zip(axes, self._panels, levels, strict=True):
+            image = axis.imshow(
+                level - peak,
+                origin="lower",
+                aspect="auto",
+                extent=(0, seconds, 0, float(mel(top_hz))),
+                vmin=-RANGE_DB,
+                vmax=0,
+                cmap="magma",
+                interpolation="nearest",
+            )
+            images.append(image)
+            axis.set_title(title, loc="left", parse_math=False)
+            axis.set_ylabel("kHz")
+            axis.set_yticks([float(mel(tick * 1000)) for tick in ticks], [f"{t:g}" for t in ticks])
+        axes[-1].set_xlabel("seconds")
+        figure.colorbar(images[0], ax=axes, label="dB", pad=0.01, aspect=40)
+        return figure
+
+    def save(self, path: Path) -> None:
+        """As a PNG, whole or not at all.
+
+        Raises:
+            AudioError: the file cannot be written there.
+        """
+        with replacing(path) as partial:
+            print_png(self.figure(), partial)
+
+
+def print_png(figure: Any, to: Any) -> None:
+    """Draw a figure into a file or buffer, whatever letters its titles have."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
 
-    rate = extraction.sample_rate
-    top_hz = min(TOP_HZ, rate / 2)
-    seconds = extraction.target.shape[1] / rate
-    panels = {
-        "mixture": extraction.target + extraction.residual,
-        f"target: {_shortened(str(extraction.query))}": extraction.target,
-        "residual": extraction.residual,
-    }
-    levels = [_mel_spectrogram_db(audio, rate, top_hz) for audio in panels.values()]
-    peak = float(levels[0].max())
-
-    figure = Figure(figsize=(10, 8), dpi=120, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
-    axes: Any = figure.subplots(3, 1, sharex=True, sharey=True)
-    images = []
-    ticks = [tick for tick in TICKS_KHZ if tick * 1000 <= top_hz]
-    for axis, title, level in zip(axes, panels, levels, strict=True):
-        image = axis.imshow(
-            level - peak,
-            origin="lower",
-            aspect="auto",
-            extent=(0, seconds, 0, float(_mel(top_hz))),
-            vmin=-RANGE_DB,
-            vmax=0,
-            cmap="magma",
-            interpolation="nearest",
-        )
-        images.append(image)
-        axis.set_title(title, loc="left", parse_math=False)
-        axis.set_ylabel("kHz")
-        axis.set_yticks([float(_mel(tick * 1000)) for tick in ticks], [f"{t:g}" for t in ticks])
-    axes[-1].set_xlabel("seconds")
-    figure.colorbar(images[0], ax=axes, label="dB", pad=0.01, aspect=40)
-    with replacing(Path(path)) as partial, warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
-        canvas.print_figure(partial, format="png")
-
-
-def _mel(hz: ArrayLike) -> Any:
-    return 1127.0 * np.log1p(np.asarray(hz) / 700.0)
-
-
-def _mel_spectrogram_db(
-    audio: NDArray[np.float32], rate: int, top_hz: float
-) -> NDArray[np.float64]:
-    """[rows, columns]: power summed over the channels, at rows evenly spaced in mel."""
-    num_samples = audio.shape[1]
-    window = max(16, round(WINDOW_SECONDS * rate))
-    padded = np.pad(audio, ((0, 0), (window // 2, window)))
-    num_columns = min(NUM_COLUMNS, 1 + num_samples * 8 // window)
-    starts = np.linspace(0, num_samples, num_columns, endpoint=False).astype(int)
-    power = np.zeros((num_columns, 2 * window // 2 + 1))
-    for channel in padded:
-        frames = channel[starts[:, None] + np.arange(window)] * np.hanning(window)
-        power += np.abs(np.fft.rfft(frames, 2 * window)) ** 2
-    bins_mel = _mel(np.fft.rfftfreq(2 * window, 1 / rate))
-    rows_mel = np.linspace(0, float(_mel(top_hz)), NUM_ROWS)
-    rows = np.stack([np.interp(rows_mel, bins_mel, column) for column in power], 1)
-    db: NDArray[np.float64] = 10 * np.log10(rows + 1e-12)
-    return db
+        FigureCanvasAgg(figure).print_figure(to, format="png")
 
 
 def _shortened(text: str, limit: int = 80) -> str:

@@ -1,0 +1,99 @@
+"""What a recording is, and which kind of file its parts should become."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+OutputFormat = Literal["auto", "wav", "flac", "aiff", "ogg", "mp3"]
+
+LOSSLESS_BITS = {"PCM_S8": 8, "PCM_U8": 8, "PCM_16": 16, "PCM_24": 24, "PCM_32": 32}
+"""Bits of the integer subtypes of libsndfile."""
+
+CONTAINERS = {
+    "WAV": "wav", "WAVEX": "wav", "RF64": "wav", "W64": "wav", "AIFF": "aiff", "FLAC": "flac",
+}  # fmt: skip
+"""libsndfile's formats whose recordings get back a file of their own kind; others become WAV."""
+
+COARSE = ("PCM_S8", "PCM_U8", "ULAW", "ALAW", "IMA_ADPCM", "MS_ADPCM", "GSM610", "G721_32")
+"""Subtypes too coarse for a part of a recording; all their values are among those of 16 bits."""
+
+MAX_FLAC_CHANNELS = 8
+MAX_FLAC_RATE = 655_350
+LONG_BYTES = 0xF000_0000
+"""AIFF counts bytes in 32 bits."""
+
+
+@dataclass(frozen=True)
+class AudioInfo:
+    """A recording, as its file describes it.
+
+    Attributes:
+        sample_rate: Hz.
+        channels: their number.
+        num_frames: samples per channel that the file states; None if it does not say, or guesses.
+        container: libsndfile's name of the format, or FFmpeg's.
+        subtype: libsndfile's name of the encoding, or ``FLOAT`` for what was decoded from a lossy
+            one of FFmpeg's.
+        tags: title, artist, ... as libsndfile names them.
+        channel_mask: of a WAV, which loudspeaker is which channel; 0 if it does not say.
+        riff_chunks: of a WAV, what describes the recording (``bext``, ``cue``, ``LIST``, ...).
+    """
+
+    sample_rate: int
+    channels: int
+    num_frames: int | None = None
+    container: str = "WAV"
+    subtype: str = "FLOAT"
+    tags: dict[str, str] = field(default_factory=dict)
+    channel_mask: int = 0
+    riff_chunks: tuple[tuple[bytes, bytes], ...] = ()
+
+    @property
+    def dtype(self) -> type[np.float32] | type[np.float64]:
+        """The smaller type that holds the samples exactly."""
+        return np.float64 if self.subtype in ("PCM_32", "DOUBLE") else np.float32
+
+
+@dataclass(frozen=True)
+class OutputKind:
+    """Container (``wav``, ``flac``, ``aiff``, ``ogg``, ``mp3``) and libsndfile's subtype."""
+
+    container: str
+    subtype: str
+
+    @property
+    def bits(self) -> int | None:
+        """Of its integers; None for floating point and for lossy encodings."""
+        return LOSSLESS_BITS.get(self.subtype)
+
+    @property
+    def is_lossy(self) -> bool:
+        """Whether what is read back differs from what was written."""
+        return self.container in ("ogg", "mp3")
+
+
+def output_kind(info: AudioInfo, wanted: OutputFormat = "auto") -> OutputKind:
+    """A file for a part of a recording: of the recording's own kind, as far as that makes sense.
+
+    WAV, AIFF and FLAC stay what they are, everything else becomes WAV. Integers keep their bits,
+    but at least 16. What was decoded from a lossy encoding is floating point: nothing that the
+    decoder gave is lost, and nothing is encoded twice unless ``wanted``.
+    """
+    container = CONTAINERS.get(info.container, "wav") if wanted == "auto" else wanted
+    if wanted == "auto" and container == "aiff" and _num_bytes(info) > LONG_BYTES:
+        container = "wav"
+    subtype = "PCM_16" if info.subtype in COARSE else info.subtype
+    if subtype not in LOSSLESS_BITS and subtype != "DOUBLE":
+        subtype = "FLOAT"
+    if container == "flac" and subtype not in ("PCM_16", "PCM_24"):
+        subtype = "PCM_24"
+    if container in ("ogg", "mp3"):
+        subtype = {"ogg": "VORBIS", "mp3": "MPEG_LAYER_III"}[container]
+    return OutputKind(container, subtype)
+
+
+def _num_bytes(info: AudioInfo) -> int:
+    return (info.num_frames or 0) * info.channels * (8 if info.dtype is np.float64 else 4)

@@ -1,0 +1,241 @@
+"""Many recordings: finding them, naming what becomes of them, doing what is not done yet."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from threading import Event
+from time import perf_counter
+
+from singleout.errors import AudioError, SingleoutError
+from singleout.extract.extractor import Extractor
+from singleout.extract.files import FilesWanted, Written, part_paths, query_slugs
+from singleout.types import Query
+
+SUFFIXES = frozenset(
+    {
+        ".wav", ".wave", ".w64", ".rf64", ".bwf", ".flac", ".aif", ".aiff", ".aifc", ".caf", ".au",
+        ".snd", ".ogg", ".oga", ".opus", ".mp3", ".mp2", ".m4a", ".m4b", ".aac", ".mp4", ".m4v",
+        ".mov", ".mkv", ".mka", ".webm", ".avi", ".3gp", ".wma", ".wv", ".ape", ".tta", ".amr",
+        ".ac3",
+    }
+)  # fmt: skip
+"""Of the files that are taken from folders."""
+
+OURS = (".target", ".residual")
+"""Ends of the names, before the suffix, of files that an extraction wrote."""
+
+CONTAINERS = ("wav", "flac", "aiff")
+"""What ``auto`` may choose."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A recording, and the folder below the output that its files go to."""
+
+    path: Path
+    below: Path = Path()
+
+
+@dataclass(frozen=True)
+class Task:
+    """A recording and the names of its files.
+
+    Attributes:
+        path: of the recording.
+        folder: of its files.
+        name: their first part.
+    """
+
+    path: Path
+    folder: Path
+    name: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a recording.
+
+    Attributes:
+        task: which one.
+        written: the files of every query that was asked.
+        skipped: queries whose files were there already.
+        error: why nothing was written.
+        wall_seconds: spent on it.
+    """
+
+    task: Task
+    written: list[Written] = field(default_factory=list)
+    skipped: list[Query] = field(default_factory=list)
+    error: str | None = None
+    wall_seconds: float = 0.0
+
+
+def find_recordings(places: Sequence[str | Path]) -> list[Found]:
+    """Files as they are, folders with all that is in them, and patterns such as ``*.wav``.
+
+    From folders and patterns come files whose suffix is one of media, hidden ones and what an
+    extraction wrote left out, in the order of their names. What is in a folder keeps its place
+    below it.
+
+    Raises:
+        AudioError: a folder or a pattern has no recordings.
+    """
+    found: dict[Path, Found] = {}
+    for place in map(Path, places):
+        if _is(place, Path.is_dir):
+            paths = [path for path in sorted(place.rglob("*")) if _is_recording(path, place)]
+            new = [Found(path, path.relative_to(place).parent) for path in paths]
+        elif not _is(place, Path.exists) and glob.has_magic(str(place)):
+            matches = map(Path, sorted(glob.glob(str(place), recursive=True)))  # noqa: PTH207
+            new = [Found(path) for path in matches if _is_recording(path, path.parent)]
+        else:
+            new = [Found(place)]
+        if not new:
+            raise AudioError(f"{place}: no recordings there")
+        for each in new:
+            found.setdefault(each.path.absolute(), each)
+    return list(found.values())
+
+
+def _is(path: Path, kind: Callable[[Path], bool]) -> bool:
+    try:
+        return kind(path)
+    except (OSError, ValueError):  # a name too long, or none at all
+        return False
+
+
+def _is_recording(path: Path, folder: Path) -> bool:
+    hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+    known = path.suffix.lower() in SUFFIXES and not path.stem.endswith(OURS)
+    return known and not hidden and path.is_file()
+
+
+def tasks_of(found: Sequence[Found], folder: Path, queries: Sequence[Query]) -> list[Task]:
+    """Files of their own for every recording: ``x.wav`` beside ``x.mp3`` keeps its suffix.
+
+    Raises:
+        AudioError: two recordings would get the same files, or one would be overwritten.
+    """
+    places = [(each.below, each.path.stem) for each in found]
+    tasks = []
+    for each, place in zip(found, places, strict=True):
+        name = each.path.stem if places.count(place) == 1 else each.path.name
+        tasks.append(Task(each.path, folder / each.below, name))
+    taken: dict[tuple[Path, str], Path] = {}
+    for task in tasks:
+        if (other := taken.setdefault((task.folder, task.name), task.path)) != task.path:
+            raise AudioError(
+                f"{other} and {task.path} would become the same files in {task.folder}: "
+                "give the folder that both are in, or another output folder for one of them"
+            )
+    slugs = query_slugs(queries)
+    sources = {(task.path.parent.resolve(), task.path.stem): task.path for task in tasks}
+    for task in tasks:
+        for slug in slugs:
+            for end in OURS:
+                place_of_part = (task.folder.resolve(), f"{task.name}.{slug}{end}")
+                if (source := sources.get(place_of_part)) is not None:
+                    raise AudioError(
+                        f"{source}: is a recording, and what {task.path} would be written to: "
+                        "choose another output folder"
+                    )
+    return tasks
+
+
+def still_to_do(task: Task, queries: Sequence[Query], wanted: FilesWanted) -> list[Query]:
+    """Queries without files that are newer than the recording.
+
+    Files appear whole, so those that are there are done.
+    """
+    containers = CONTAINERS if wanted.format == "auto" else (wanted.format,)
+    here = replace(wanted, folder=task.folder)
+
+    def is_done(slug: str) -> bool:
+        recorded = task.path.stat().st_mtime_ns
+        for container in containers:
+            paths = part_paths(here, task.name, slug, container).all()
+            if all(path.is_file() and path.stat().st_mtime_ns >= recorded for path in paths):
+                return True
+        return False
+
+    if not _is(task.path, Path.is_file):
+        return list(queries)
+    slugs = query_slugs(queries)
+    return [query for query, slug in zip(queries, slugs, strict=True) if not is_done(slug)]
+
+
+def run_batch(
+    extractor: Extractor,
+    tasks: Sequence[Task],
+    queries: Sequence[Query],
+    wanted: FilesWanted,
+    *,
+    link_channels: bool = True,
+    skip_existing: bool = False,
+    num_jobs: int = 1,
+    progress: Callable[[Task, float], None] | None = None,
+) -> Iterator[Outcome]:
+    """Do all tasks; one that fails is an outcome, and the others go on.
+
+    Args:
+        wanted: its folder is that of the tasks.
+        skip_existing: leave out what is there already.
+        num_jobs: recordings at a time, in threads that share the model.
+        progress: called from those threads with the share of a task that is done.
+
+    Yields:
+        Outcomes as they come. On Ctrl-C, or when the caller stops, nothing half-written stays.
+    """
+    stop = Event()
+
+    def work(task: Task) -> Outcome:
+        started = perf_counter()
+
+        def go_on(share: float) -> None:
+            if stop.is_set():
+                raise KeyboardInterrupt
+            if progress is not None:
+                progress(task, share)
+
+        try:
+            go_on(0.0)
+            to_do = still_to_do(task, queries, wanted) if skip_existing else list(queries)
+            skipped = [query for query in queries if query not in to_do]
+            written = to_do and extractor.extract_file(
+                task.path,
+                to_do,
+                task.folder,
+                name=task.name,
+                format=wanted.format,
+                residual=wanted.residual,
+                plot=wanted.plot,
+                link_channels=link_channels,
+                progress=go_on,
+            )
+            go_on(1.0)
+        except (SingleoutError, MemoryError) as error:
+            reason = str(error) or f"{task.path}: too much for this machine's memory"
+            return Outcome(task, error=reason, wall_seconds=perf_counter() - started)
+        return Outcome(task, written or [], skipped, None, perf_counter() - started)
+
+    pool = ThreadPoolExecutor(num_jobs, thread_name_prefix="singleout")
+    try:
+        waiting = iter(tasks)
+        running: set[Future[Outcome]] = set()
+        while True:
+            for task in waiting:
+                running.add(pool.submit(work, task))
+                if len(running) > num_jobs:
+                    break
+            if not running:
+                return
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                yield future.result()
+    finally:
+        stop.set()
+        pool.shutdown(cancel_futures=True)
