@@ -24,11 +24,15 @@ def test_shipped_configs_are_valid(path: Path) -> None:
     assert path.read_text().startswith("#"), "says its command, hours, machine and score"
 
 
-def test_python_blocks_of_the_readme_run() -> None:
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+@pytest.mark.parametrize("page", ["README.md", "docs/recordings.md"])
+def test_python_blocks_of_the_docs_run(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
     assert blocks
     for block in blocks:
-        exec(compile(block, "README.md", "exec"), {})
+        exec(compile(block, page, "exec"), {})
 
 
 def test_public_surface_is_locked() -> None:

@@ -1,0 +1,176 @@
+"""Long recordings, many questions, many files. Writes ``results/long_recordings.json``.
+
+    python benchmarks/long_recordings.py [--minutes 60] [--clips 500] [--model FOLDER]
+
+Everything is measured from outside, by the command line as users run it, start-up included:
+
+- peak memory (kernel's count), real-time factor and the time until the first samples are in the
+  output file, for 10 and for 60 minutes of stereo at 44.1 kHz (16-bit WAV);
+- three queries on the 10 minutes against one;
+- a folder of 500 clips of 1 to 3 seconds: clips per second with one and two jobs, against one
+  process per clip (of which 20 are enough); memory after 100 and after all clips;
+- and in this process: chunks against one long pass on 60 s.
+
+Run it on an idle machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+from extract_speed import COMMAND, QUERY, cpu_model
+
+from singleout.extract import Extractor
+
+RATE = 44_100
+QUERIES = ("a dog barking", "rain on a roof", "a man speaking")
+POLL_SECONDS = 0.01
+
+
+def write_noise(path: Path, seconds: float, channels: int, seed: int) -> None:
+    """Bursts of coloured noise, written minute by minute."""
+    rng = np.random.default_rng(seed)
+    with soundfile.SoundFile(path, "w", RATE, channels, "PCM_16") as file:
+        left = round(seconds * RATE)
+        while left:
+            num_frames = min(left, 60 * RATE)
+            white = rng.normal(0, 0.05, (num_frames, channels))
+            envelope = np.repeat(rng.uniform(0, 1, num_frames // 4_410 + 1), 4_410)[:num_frames]
+            file.write((white + 0.7 * np.roll(white, 1, axis=0)) * envelope[:, None])
+            left -= num_frames
+
+
+def measured(command: list[str], output: Path) -> dict[str, float]:
+    """Wall time, peak memory and the time of the first samples of a command that must succeed."""
+    started = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    first_s = None
+    memory: list[float] = []
+    peak_megabytes = 0.0
+    while os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        if first_s is None and any(p.stat().st_size > 1_000 for p in output.glob(".*.partial")):
+            first_s = time.perf_counter() - started
+        # Of the process itself; wait4's count holds what its parent had when it was forked.
+        resident, peak = (kilobytes(process.pid, name) for name in ("VmRSS", "VmHWM"))
+        memory.append(resident / 1024)
+        peak_megabytes = max(peak_megabytes, peak / 1024)
+        time.sleep(POLL_SECONDS)
+    if process.wait():
+        raise SystemExit(f"failed with exit code {process.returncode}: {' '.join(command)}")
+    wall_s = time.perf_counter() - started
+    middle = memory[len(memory) // 4 : len(memory) // 2]
+    return {
+        "wall_s": wall_s,
+        "first_output_s": wall_s if first_s is None else first_s,
+        "peak_megabytes": peak_megabytes,
+        "megabytes_second_quarter": float(np.mean(middle)) if middle else 0.0,
+        "megabytes_last_quarter": float(np.mean(memory[len(memory) * 3 // 4 : -1] or [0.0])),
+    }
+
+
+def kilobytes(pid: int, name: str) -> int:
+    """A count of the kernel's about a process; 0 once it has ended."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+        return int(status.partition(f"{name}:")[2].split(maxsplit=1)[0])
+    except (OSError, IndexError):
+        return 0
+
+
+def extract(recordings: Path | list[Path], *options: str) -> dict[str, float]:
+    """The command, into a folder that is thrown away."""
+    places = [recordings] if isinstance(recordings, Path) else recordings
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = [str(p) for p in places]
+        return measured([*COMMAND, *arguments, *options, "-o", folder], Path(folder))
+
+
+def long_recordings(folder: Path, minutes: int, model: list[str]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for length in (10, minutes):
+        path = folder / f"{length}.wav"
+        write_noise(path, 60 * length, 2, seed=length)
+        one = extract(path, "-q", QUERY, *model)
+        found[f"{length}_minutes"] = {**one, "real_time_factor": one["wall_s"] / 60 / length}
+    found["peak_growth"] = (
+        found[f"{minutes}_minutes"]["peak_megabytes"] / found["10_minutes"]["peak_megabytes"] - 1
+    )
+    asked = [part for query in QUERIES for part in ("-q", query)]
+    three = extract(folder / "10.wav", *asked, *model)
+    found["three_queries_10_minutes"] = {
+        **three,
+        "times_one_query": three["wall_s"] / found["10_minutes"]["wall_s"],
+    }
+    return found
+
+
+def many_clips(folder: Path, num_clips: int, num_alone: int, model: list[str]) -> dict[str, Any]:
+    clips = folder / "clips"
+    clips.mkdir()
+    lengths = np.random.default_rng(1).uniform(1, 3, num_clips)
+    paths = [clips / f"{number:04d}.wav" for number in range(num_clips)]
+    for number, (path, seconds) in enumerate(zip(paths, lengths, strict=True)):
+        write_noise(path, seconds, 1, seed=number)
+    found: dict[str, Any] = {"clips": num_clips, "seconds_of_sound": float(lengths.sum())}
+    for jobs in (1, 2):
+        whole = extract(clips, "-q", QUERY, "--jobs", str(jobs), *model)
+        found[f"{jobs}_jobs"] = {**whole, "clips_per_second": num_clips / whole["wall_s"]}
+    started = time.perf_counter()
+    for path in paths[:num_alone]:
+        extract(path, "-q", QUERY, *model)
+    alone = num_alone / (time.perf_counter() - started)
+    found["process_per_clip"] = {"clips": num_alone, "clips_per_second": alone}
+    return found
+
+
+def agreement_db(model: str | None) -> float:
+    """Level of the target of one long pass over its difference from chunks of 5 s."""
+    mixture = np.random.default_rng(0).normal(0, 0.1, (1, 60 * 32_000)).astype(np.float32)
+    extractor = Extractor.from_pretrained(model)
+    whole, chunked = (
+        Extractor(extractor.model, seconds).extract(mixture, QUERY, 32_000).target
+        for seconds in (1e4, 5.0)
+    )
+    return float(10 * np.log10(np.mean(whole**2) / np.mean((whole - chunked) ** 2)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--model", help="folder of a model; the one in the package by default")
+    parser.add_argument("--minutes", type=int, default=60)
+    parser.add_argument("--clips", type=int, default=500)
+    parser.add_argument("--alone", type=int, default=20, help="clips in a process each")
+    parser.add_argument("--output", type=Path, default=Path("results/long_recordings.json"))
+    arguments = parser.parse_args()
+    model = ["--model", arguments.model] if arguments.model else []
+    report: dict[str, Any] = {
+        "command": " ".join(["python", *sys.argv]),
+        "machine": {
+            "cpu": cpu_model(),
+            "cores": os.cpu_count(),
+            "load_before": os.getloadavg()[0],
+        },
+        "model": arguments.model or "packaged",
+        "query": QUERY,
+        "chunks_against_one_pass_60s_db": agreement_db(arguments.model),
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        report["long"] = long_recordings(Path(folder), arguments.minutes, model)
+        report["many"] = many_clips(Path(folder), arguments.clips, arguments.alone, model)
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    arguments.output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(report, indent=1))
+
+
+if __name__ == "__main__":
+    main()
