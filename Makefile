@@ -21,7 +21,7 @@ check: $(VENV)/.dev
 # Speed anywhere; quality needs `make sounds` first.
 bench: $(VENV)/.recipes
 	$(BIN)/python benchmarks/extract_speed.py
-	$(BIN)/python benchmarks/long_recordings.py
+	$(BIN)/python -m benchmarks.long_recordings
 	$(BIN)/python benchmarks/encoder_quality.py
 	$(BIN)/singleout evaluate $${SINGLEOUT_SOUNDS:-$$HOME/.cache/singleout/sounds}/manifest.jsonl \
 	  -o results/builtin.json

@@ -1,6 +1,6 @@
 """Long recordings, many questions, many files. Writes ``results/long_recordings.json``.
 
-    python benchmarks/long_recordings.py [--minutes 60] [--clips 500] [--model FOLDER]
+    python -m benchmarks.long_recordings [--minutes 60] [--clips 500] [--model FOLDER]
 
 Everything is measured from outside, by the command line as users run it, start-up included:
 
@@ -28,8 +28,9 @@ from typing import Any
 
 import numpy as np
 import soundfile
-from extract_speed import COMMAND, QUERY, cpu_model
 
+from benchmarks.extract_speed import COMMAND, QUERY, cpu_model
+from recipes.documents import fill_in
 from singleout.extract import Extractor
 
 RATE = 44_100
@@ -144,6 +145,38 @@ def agreement_db(model: str | None) -> float:
     return float(10 * np.log10(np.mean(whole**2) / np.mean((whole - chunked) ** 2)))
 
 
+def table(report: dict[str, Any]) -> str:
+    """The report as Markdown."""
+    long, many = report["long"], report["many"]
+    lengths = [name for name in long if name.endswith("_minutes")]
+    columns = ("", "wall time", "real-time factor", "peak memory", "first samples written")
+    lines = [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
+    for name in lengths:
+        row = long[name]
+        factor = f"{row['real_time_factor']:.3f}" if "real_time_factor" in row else ""
+        lines.append(
+            f"| {name.replace('_', ' ')} | {row['wall_s']:.1f} s | {factor} "
+            f"| {row['peak_megabytes']:.0f} MiB | {row['first_output_s']:.1f} s |"
+        )
+    times = long["three_queries_10_minutes"]["times_one_query"]
+    memory = many["1_jobs"]
+    by_jobs = (f"{many[f'{n}_jobs']['clips_per_second']:.1f} with `--jobs {n}`" for n in (1, 2))
+    sentences = (
+        "Stereo, 44.1 kHz, 16 bits, start-up included; "
+        f"the longer recording's peak is {long['peak_growth']:+.1%} over the shorter's.",
+        f"Three queries cost {times:.2f} times one.",
+        f"A folder of {many['clips']} clips of 1 to 3 s, clips per second: {', '.join(by_jobs)},",
+        f"{many['process_per_clip']['clips_per_second']:.2f} with a process per clip;",
+        f"resident memory {memory['megabytes_second_quarter']:.0f} MiB in the second quarter of",
+        f"the run, {memory['megabytes_last_quarter']:.0f} in the last.",
+        "Chunks of 5 s against one pass over 60 s:",
+        f"{report['chunks_against_one_pass_60s_db']:.0f} dB.",
+        f"{report['machine']['cpu']}, {report['machine']['cores']} cores",
+        "(`results/long_recordings.json`).",
+    )
+    return "\n".join([*lines, "", *sentences])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", help="folder of a model; the one in the package by default")
@@ -151,10 +184,11 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=500)
     parser.add_argument("--alone", type=int, default=20, help="clips in a process each")
     parser.add_argument("--output", type=Path, default=Path("results/long_recordings.json"))
+    parser.add_argument("--document", type=Path, default=Path("docs/recordings.md"))
     arguments = parser.parse_args()
     model = ["--model", arguments.model] if arguments.model else []
     report: dict[str, Any] = {
-        "command": " ".join(["python", *sys.argv]),
+        "command": " ".join(["python -m benchmarks.long_recordings", *sys.argv[1:]]),
         "machine": {
             "cpu": cpu_model(),
             "cores": os.cpu_count(),
@@ -162,13 +196,14 @@ def main() -> None:
         },
         "model": arguments.model or "packaged",
         "query": QUERY,
-        "chunks_against_one_pass_60s_db": agreement_db(arguments.model),
     }
     with tempfile.TemporaryDirectory() as folder:
         report["long"] = long_recordings(Path(folder), arguments.minutes, model)
         report["many"] = many_clips(Path(folder), arguments.clips, arguments.alone, model)
+    report["chunks_against_one_pass_60s_db"] = agreement_db(arguments.model)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    fill_in(arguments.document, {"long": table(report)})
     print(json.dumps(report, indent=1))
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from recipes.documents import BEGIN, END, fill_in
 from recipes.paper.claims import (
     VIEWS,
     above_zero,
@@ -19,7 +20,7 @@ from recipes.paper.claims import (
     query_gap,
     scores_of,
 )
-from recipes.paper.report import BEGIN, END, fill_in, mean_curve, write_report
+from recipes.paper.report import mean_curve, write_report
 from recipes.paper.study import Line, Run, Study
 from singleout.errors import ConfigError
 from singleout.evaluate.statistics import Interval

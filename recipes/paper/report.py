@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from recipes.documents import fill_in
 from recipes.paper.claims import DOMAINS, KINDS, Sets, claims, describe
 from recipes.paper.study import Line, Study, write_json
 from singleout.audio import replacing
@@ -17,7 +17,6 @@ from singleout.evaluate.statistics import Interval, summarise
 COMMAND = "python -m recipes.paper --report"
 COLOURS = {"text": "#D55E00", "audio": "#0072B2"}
 TITLES = {"in_domain": "in domain", "out_of_domain": "out of domain"}
-BEGIN, END = "<!-- begin {} -->", "<!-- end {} -->"
 
 Entry = dict[str, Any]
 
@@ -252,24 +251,6 @@ def rows_table(entries: Iterable[Entry], references: dict[str, Any]) -> str:
             ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
-
-
-def fill_in(document: Path, parts: dict[str, str]) -> None:
-    """Replace what stands between a part's two marks.
-
-    Raises:
-        ConfigError: the document has no such marks.
-    """
-    text = document.read_text(encoding="utf-8")
-    for name, content in parts.items():
-        begin, end = BEGIN.format(name), END.format(name)
-        pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
-        if not pattern.search(text):
-            raise ConfigError(f"{document}: has no '{begin}' … '{end}'")
-        # A function, for content may hold backslashes.
-        text = pattern.sub(lambda _, c=content, b=begin, e=end: f"{b}\n{c}\n{e}", text)  # type: ignore[misc]
-    with replacing(document) as partial:
-        partial.write_text(text, encoding="utf-8")
 
 
 # Pictures

@@ -13,6 +13,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -53,11 +54,16 @@ class Decoder:
 
     def __init__(self, path: Path, otherwise: str) -> None:
         self._path, self._otherwise = path, otherwise
+        # A file, for a pipe that nobody empties would block the process.
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115
+        # This very package, and nothing that happens to lie in the current folder.
+        found_at = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
         self._process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, os.fspath(path.absolute())],
+            [sys.executable, "-P", "-c", PROGRAM, os.fspath(path.absolute())],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, found_at))},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=self._said,
             # Ctrl-C is for the program: it ends this process, too.
             start_new_session=True,
         )
@@ -90,8 +96,8 @@ class Decoder:
 
     def _error(self) -> AudioError:
         code = self._process.wait()
-        assert self._process.stderr is not None
-        said = self._process.stderr.read().decode("utf-8", "replace").strip()
+        self._said.seek(0)
+        said = self._said.read().decode("utf-8", "replace").strip()
         if code < 0:
             name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
             reason = f"its decoder died ({name}): the file is damaged"
@@ -108,9 +114,8 @@ class Decoder:
         """End the process, wherever it is."""
         self._process.kill()
         self._process.wait()
-        for pipe in (self._process.stdout, self._process.stderr):
-            if pipe is not None:
-                pipe.close()
+        self._samples.close()
+        self._said.close()
 
 
 def main() -> None:
