@@ -63,7 +63,7 @@ def test_the_query_matters_and_something_is_extracted(extractor: Extractor) -> N
     np.testing.assert_array_equal(dog, extractor.extract(mixture, "a dog", RATE).target)
 
 
-@pytest.mark.parametrize("chunk_seconds", [0.001, 0.1, 0.4, 0.77])
+@pytest.mark.parametrize("chunk_seconds", [0.05, 0.1, 0.4, 0.77])
 @pytest.mark.parametrize("num_samples", [RATE * 3, RATE * 2 + 4_321])
 def test_chunks_equal_the_whole(
     debug_model: QueriedSeparator, chunk_seconds: float, num_samples: int

@@ -20,7 +20,7 @@ from singleout import Extractor
 from singleout.audio import read_audio, write_wav
 from singleout.cli import app
 from singleout.errors import ModelError
-from singleout.extract.chunking import separate
+from singleout.extract.chunking import separated
 from singleout.model import QueriedSeparator
 from singleout.query import BuiltinEncoder
 from singleout.query.laion import from_laion
@@ -104,8 +104,10 @@ def test_chunks_equal_the_whole(small_model: ResUNet30) -> None:
     mixture = (torch.randn(2, 90_001, generator=generator) * 0.1).numpy()
     embedding = torch.nn.functional.normalize(torch.randn(1, 32, generator=generator), dim=-1)
     with torch.inference_mode():
-        whole = separate(small_model, mixture, embedding, mixture.shape[1])
-        chunked = separate(small_model, mixture, embedding, 20_000)
+        whole, chunked = (
+            np.concatenate(list(separated(small_model, [mixture], embedding, length)), axis=2)
+            for length in (mixture.shape[1], 20_000)
+        )
     np.testing.assert_allclose(chunked, whole, atol=1e-5)
 
 

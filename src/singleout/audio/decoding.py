@@ -170,13 +170,16 @@ def _decode(container: Any, samples: BinaryIO) -> None:
     stream = container.streams.best("audio") or container.streams.audio[0]
     stream.thread_type = "NONE"  # the other side computes
     resampler: Any = None
-    num_frames, info = 0, None
+    num_frames, info, shape, layout = 0, None, None, None
     for frame in container.decode(stream):
-        if resampler is None:
-            # The whole recording in the shape of its first frame, should it change on the way.
-            resampler = AudioResampler("flt", frame.layout, frame.sample_rate)
-            info = _info(container, stream, frame)
+        if info is None:
+            info, layout = _info(container, stream, frame), frame.layout
             samples.write(json.dumps(asdict(info)).encode() + b"\n")
+        if shape != (shape := (frame.format.name, frame.layout.name, frame.sample_rate)):
+            # The whole recording in the shape of its first frame, should it change on the way.
+            for converted in resampler.resample(None) if resampler else ():
+                num_frames += _send(converted, samples, info, num_frames)
+            resampler = AudioResampler("flt", layout, info.sample_rate)
         for converted in resampler.resample(frame):
             num_frames += _send(converted, samples, info, num_frames)
     if resampler is None or info is None:
@@ -203,7 +206,7 @@ def _info(container: Any, stream: Any, frame: Any) -> AudioInfo:
     """As ``AudioInfo`` of a recording that libsndfile reads."""
     name = stream.codec_context.name
     is_lossless = name in LOSSLESS or name.startswith("pcm_")
-    bits = 16 if frame.format.name.startswith("s16") else 24
+    bits = 16 if frame.format.name.startswith(("u8", "s16")) else 24
     is_integer = is_lossless and not name.startswith(("pcm_f", "pcm_mulaw", "pcm_alaw"))
     stated = None
     if stream.duration is not None and "mp4" in container.format.name:

@@ -127,7 +127,11 @@ class WavFile:
         if self._is_float:
             self._fact_position = 12 + len(head) + 8
             head += chunk(b"fact", bytes(4))
-        head += b"".join(chunk(name, content) for name, content in describing)
+        self._odd_lengths: dict[int, int] = {}
+        for name, content in describing:
+            if len(content) % 2:
+                self._odd_lengths[12 + len(head) + 4] = len(content)
+            head += chunk(name, content)
         self._head_bytes = 12 + len(head) + 8
         self._file = path.open("wb")
         self._file.write(b"RIFF" + bytes(4) + b"WAVE" + head + b"data" + bytes(4))
@@ -173,6 +177,10 @@ class WavFile:
                 file.seek(12)
                 ds64 = struct.pack("<QQQI", riff_bytes, num_bytes, self._num_frames, 0)
                 file.write(chunk(b"ds64", ds64))
+                for position, length in self._odd_lengths.items():
+                    # In an RF64 libsndfile does not step over padding: there it is content.
+                    file.seek(position)
+                    file.write(struct.pack("<I", length + 1))
             if self._fact_position is not None:
                 file.seek(self._fact_position)
                 file.write(struct.pack("<I", min(self._num_frames, MAX_FIELD)))

@@ -18,6 +18,8 @@ from singleout.audio.riff import WavFile, info_chunk
 from singleout.errors import AudioError, one_line
 
 BLOCK_FRAMES = 1 << 16
+LAST_BYTES = 1 << 20
+"""An encoder holds less than that back until its file is closed."""
 
 
 @contextmanager
@@ -52,6 +54,7 @@ class _SoundFile:
     """Any other format of libsndfile, with the face of ``WavFile``."""
 
     def __init__(self, path: Path, info: AudioInfo, kind: OutputKind) -> None:
+        self._path = path
         self._file = soundfile.SoundFile(
             os.fsencode(path) if os.name == "posix" else path,
             "w",
@@ -71,7 +74,17 @@ class _SoundFile:
             self._file.write(np.ascontiguousarray(block[:, start : start + BLOCK_FRAMES].T))
 
     def close(self) -> None:
-        self._file.close()
+        try:
+            self._ask_for_room()
+        finally:
+            self._file.close()
+
+    def _ask_for_room(self) -> None:
+        """Encoders write their last frames on closing, and libsndfile hides that a disk is full."""
+        with self._path.open("r+b") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.write(bytes(LAST_BYTES))
+            file.truncate(size)
 
     def abandon(self) -> None:
         with suppress(soundfile.LibsndfileError):
@@ -168,17 +181,17 @@ def quantised(
     Returns:
         Both in the mixture's type.
     """
-    found = target.astype(mixture.dtype)
     if kind.bits is not None:
         steps = mixture.dtype.type(1 << (kind.bits - 1))
         lowest, highest = mixture.dtype.type(-1), 1 - 1 / steps
         whole = np.rint(mixture * steps) / steps
-        found = np.rint(found * steps) / steps
+        found = np.rint(np.clip(target, -1, 1).astype(mixture.dtype) * steps) / steps
         # Each bound admits what the other asks for: a target of 0 or of the mixture satisfies both.
         low = np.maximum(lowest, whole - highest)
         high = np.minimum(highest, whole - lowest)
         found = np.clip(found, np.minimum(low, highest), np.maximum(high, lowest))
         return found, np.clip(whole - found, lowest, highest)
+    found = target.astype(mixture.dtype)
     return found, mixture - found
 
 

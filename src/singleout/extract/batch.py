@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
@@ -12,7 +13,7 @@ from time import perf_counter
 
 from singleout.errors import AudioError, SingleoutError
 from singleout.extract.extractor import Extractor
-from singleout.extract.files import FilesWanted, Written, part_paths, query_slugs
+from singleout.extract.files import FilesWanted, Written, part_paths, query_slug, query_slugs
 from singleout.types import Query
 
 SUFFIXES = frozenset(
@@ -120,10 +121,10 @@ def tasks_of(found: Sequence[Found], folder: Path, queries: Sequence[Query]) -> 
     Raises:
         AudioError: two recordings would get the same files, or one would be overwritten.
     """
-    places = [(each.below, each.path.stem) for each in found]
+    alike = Counter((each.below, each.path.stem) for each in found)
     tasks = []
-    for each, place in zip(found, places, strict=True):
-        name = each.path.stem if places.count(place) == 1 else each.path.name
+    for each in found:
+        name = each.path.stem if alike[each.below, each.path.stem] == 1 else each.path.name
         tasks.append(Task(each.path, folder / each.below, name))
     taken: dict[tuple[Path, str], Path] = {}
     for task in tasks:
@@ -149,7 +150,8 @@ def tasks_of(found: Sequence[Found], folder: Path, queries: Sequence[Query]) -> 
 def still_to_do(task: Task, queries: Sequence[Query], wanted: FilesWanted) -> list[Query]:
     """Queries without files that are newer than the recording.
 
-    Files appear whole, so those that are there are done.
+    Files appear whole, so those that are there are done. Queries whose names would be the same are
+    done together, as that is how they get names of their own.
     """
     containers = CONTAINERS if wanted.format == "auto" else (wanted.format,)
     here = replace(wanted, folder=task.folder)
@@ -164,8 +166,10 @@ def still_to_do(task: Task, queries: Sequence[Query], wanted: FilesWanted) -> li
 
     if not _is(task.path, Path.is_file):
         return list(queries)
+    names = [query_slug(str(query)) for query in queries]
     slugs = query_slugs(queries)
-    return [query for query, slug in zip(queries, slugs, strict=True) if not is_done(slug)]
+    missing = {name for name, slug in zip(names, slugs, strict=True) if not is_done(slug)}
+    return [query for query, name in zip(queries, names, strict=True) if name in missing]
 
 
 def run_batch(

@@ -54,7 +54,9 @@ class Extraction:
 
         The files have the recording's container and bits, as far as that makes sense
         (``singleout.audio.output_kind``); float WAV where it was an array. Read back, they add up
-        to the recording, to the bit where samples are integers.
+        to the recording: to the bit where samples are integers of up to 24 bits and the parts are
+        within full scale, otherwise within 1e-6. ``Extractor.extract_file`` is exact for all
+        integers.
 
         Args:
             folder: is created if missing.
@@ -73,7 +75,7 @@ class Extraction:
             for start in range(0, self.target.shape[1], BLOCK_FRAMES):
                 part = slice(start, start + BLOCK_FRAMES)
                 target = self.target[:, part]
-                # In float64 the sum is the mixture again, of up to 24 bits exactly.
+                # In float64 the sum is the mixture again, as exactly as the parts hold it.
                 mixture = target.astype(np.float64) + self.residual[:, part]
                 parts.write(mixture.astype(info.dtype), target[None])
         return files.written()[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from singleout.types import Query
 
 MAX_CHANNELS = 64
 MAX_HOURS = 24
+NUM_CONDITIONS = 64
 
 Recording = str | Path | ArrayLike
 """A path, or floats [samples] or [channels, samples] with full scale 1."""
@@ -53,6 +55,8 @@ class Extractor:
     ) -> None:
         self.model = model.eval()
         self.chunk_seconds = chunk_seconds
+        # A batch asks the same of every recording.
+        self._condition = lru_cache(NUM_CONDITIONS)(self._embedded)
         if device is not None:
             self.model.separator.to(_device(device))  # type: ignore[attr-defined]
 
@@ -146,7 +150,7 @@ class Extractor:
         """
         asked = _queries(queries)
         for query in asked:
-            self.model.embed(query)  # what it cannot answer is no fault of the recordings
+            self._condition(query)  # what it cannot answer is no fault of the recordings
         for recording in recordings:
             try:
                 found = self._extract_each(recording, asked, sample_rate, link_channels, None)
@@ -254,10 +258,13 @@ class Extractor:
         info = reader.info
         _refuse_many_channels(info.channels)
         _refuse_days(info.num_frames or 0, info.sample_rate)
-        with torch.inference_mode():
-            conditions = torch.cat([self.model.embed(query) for query in queries])
+        conditions = torch.cat([self._condition(query) for query in queries])
         device = next((p.device for p in self.model.parameters()), conditions.device)
         return self._told(reader, conditions.to(device), link_channels, progress)
+
+    def _embedded(self, query: Query) -> Tensor:
+        with torch.inference_mode():
+            return self.model.embed(query)
 
     def _told(
         self,
@@ -283,7 +290,7 @@ def _device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.zeros(1, device=device).cpu()  # it holds values, and gives them back
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ModelError(f"device '{name}' cannot be used: {one_line(error)}: try cpu") from None
     return device

@@ -23,6 +23,7 @@ from singleout.audio import (
     new_audio,
     output_kind,
     quantised,
+    replacing,
 )
 from singleout.errors import AudioError
 from singleout.types import Query
@@ -275,7 +276,11 @@ class _Parts:
 
     def draw(self) -> None:
         if self._picture is not None and self._paths.plot is not None:
-            self._picture.save(self._paths.plot)
+            from singleout.extract.plotting import print_png
+
+            # Of the stack: it appears with all the others.
+            partial = self._files.enter_context(replacing(self._paths.plot))
+            print_png(self._picture.figure(), partial)
 
 
 def _energy(block: NDArray[Any]) -> float:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import warnings
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
-from singleout.audio import replacing
 from singleout.errors import MissingExtraError
 from singleout.extract.spectrogram import Spectrogram, mel
 
@@ -80,15 +78,6 @@ class Picture:
         axes[-1].set_xlabel("seconds")
         figure.colorbar(images[0], ax=axes, label="dB", pad=0.01, aspect=40)
         return figure
-
-    def save(self, path: Path) -> None:
-        """As a PNG, whole or not at all.
-
-        Raises:
-            AudioError: the file cannot be written there.
-        """
-        with replacing(path) as partial:
-            print_png(self.figure(), partial)
 
 
 def print_png(figure: Any, to: Any) -> None:
