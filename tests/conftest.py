@@ -20,6 +20,10 @@ from singleout.query import BuiltinEncoder
 from singleout.query.builtin import BuiltinNetwork
 from singleout.separators import ConditionedUNetConfig, IdentityConfig
 
+# Two threads would wait for each other longer than the tiny models compute, and MKL's linear
+# algebra fails in a process that changes their number (torch 2.13: "Pivots given to lu_solve").
+torch.set_num_threads(1)
+
 TINY_SEPARATOR = ConditionedUNetConfig(
     num_fft=512,
     hop=128,

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -38,15 +37,6 @@ from singleout.extract.files import FilesWanted, part_paths, query_slugs
 RATE = 8_000
 DOG, RAIN = Query("a dog"), Query("rain")
 posix = pytest.mark.skipif(os.name != "posix", reason="signals and limits of processes")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Two would wait for each other longer than the tiny model computes; and ``--jobs`` sets it."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def noise(num_samples: int = 4_000, seed: int = 0) -> NDArray[np.float32]:

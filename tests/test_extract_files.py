@@ -35,15 +35,6 @@ RATE = 44_100
 BLOCK_FRAMES = "singleout.audio.reading.BLOCK_FRAMES"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Two would wait for each other longer than the tiny model computes."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def noise(
     channels: int = 2, num_samples: int = 30_000, seed: int = 0, level: float = 0.1
 ) -> NDArray[np.float32]:

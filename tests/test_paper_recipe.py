@@ -45,15 +45,6 @@ def rows_of(size: str) -> list[str]:
 ROWS = [(size, row) for size in SIZES for row in rows_of(size)]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """The tiny networks are faster so, and far faster on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def write_sound(path: Path, number: int, seconds: float = 0.8, rate: int = 16_000) -> None:
     """A tone or a noise, unlike any other number's."""
     rng = np.random.default_rng([number])

@@ -60,15 +60,6 @@ MIXTURES = MixtureConfig(segment_seconds=0.7, crop_hop_seconds=0.35, num_sources
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """The tiny network is faster so, and far faster on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Embeddings are kept here, not below the home folder."""
     folder = tmp_path_factory.mktemp("cache")
@@ -142,7 +133,6 @@ def configure(sounds: Path, debug_encoder_folder: Path) -> Callable[..., TrainCo
 
 @pytest.fixture(scope="module")
 def trained(
-    one_thread: None,
     own_cache: Path,
     tmp_path_factory: pytest.TempPathFactory,
     configure: Callable[..., TrainConfig],
