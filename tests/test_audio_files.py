@@ -31,7 +31,7 @@ from singleout.audio import (
 )
 from singleout.audio.info import LOSSLESS_BITS
 from singleout.audio.riff import WavFile, chunk, chunks, description, info_chunk
-from singleout.errors import AudioError
+from singleout.errors import AudioError, ConfigError
 
 RATE = 48_000
 WITH_FILES = [HealthCheck.function_scoped_fixture]
@@ -188,6 +188,7 @@ KINDS: list[tuple[str, str, OutputFormat, str, str]] = [
     ("WAV", "PCM_U8", "auto", "wav", "PCM_16"),
     ("WAV", "ULAW", "auto", "wav", "PCM_16"),
     ("WAV", "MS_ADPCM", "auto", "wav", "PCM_16"),
+    ("WAV", "NMS_ADPCM_32", "auto", "wav", "PCM_16"),
     ("WAV", "FLOAT", "auto", "wav", "FLOAT"),
     ("WAV", "DOUBLE", "auto", "wav", "DOUBLE"),
     ("FLAC", "PCM_S8", "auto", "flac", "PCM_16"),
@@ -236,10 +237,14 @@ def test_the_kind_of_file(
 
 
 def test_very_long_aiff_becomes_wav() -> None:
-    """AIFF counts in 32 bits; who asks for one gets it all the same."""
+    """AIFF counts in 32 bits, of the bytes that its samples really take."""
     long = AudioInfo(192_000, 8, 192_000 * 3_600, "AIFF", "PCM_24")
     assert output_kind(long) == OutputKind("wav", "PCM_24")
-    assert output_kind(long, "aiff").container == "aiff"
+    with pytest.raises(ConfigError, match="take wav"):
+        output_kind(long, "aiff")
+    below = replace(long, num_frames=1_900_000_000, channels=1, subtype="PCM_16")
+    assert output_kind(below).container == "aiff"
+    assert output_kind(replace(below, subtype="PCM_24")).container == "wav"
     assert output_kind(replace(long, num_frames=192_000)).container == "aiff"
     assert output_kind(replace(long, num_frames=None)).container == "aiff"
 
@@ -589,6 +594,50 @@ def test_an_error_half_way_leaves_nothing(
 
 
 @pytest.mark.parametrize("container", KIND_OF)
+def test_names_that_differ_in_their_ends(tmp_path: Path, container: str) -> None:
+    """As long as file systems have them, open at the same time."""
+    kind, info = OutputKind(container, KIND_OF[container]), AudioInfo(RATE, 2)
+    long = "x" * 240
+    with (
+        new_audio(tmp_path / f"{long}.1", info, kind) as one,
+        new_audio(tmp_path / f"{long}.2", info, kind) as other,
+    ):
+        one.write(noise(seed=1))
+        other.write(noise(seed=2, num_samples=9_000))
+    lengths = [soundfile.info(tmp_path / f"{long}.{number}").frames for number in (1, 2)]
+    assert lengths[0] < 8_000 < lengths[1]
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_formats_that_there_are_not() -> None:
+    for wanted in ("wavv", "WAV", "raw", ""):
+        with pytest.raises(ConfigError, match="it is one of auto, wav, flac"):
+            output_kind(AudioInfo(RATE, 2), wanted)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("bits", [16, 20, 24])  # libsndfile does not give back those of 32
+def test_alac_is_integers(tmp_path: Path, bits: int) -> None:
+    """In a CAF, where libsndfile reads it: every bit arrives."""
+    steps = 1 << (bits - 1)
+    whole = np.random.default_rng(bits).integers(-steps, steps, (1, 3_000)) << (32 - bits)
+    path = tmp_path / "x.caf"
+    soundfile.write(path, whole.T.astype(np.int32), RATE, format="CAF", subtype=f"ALAC_{bits}")
+    found, info = read(path)
+    assert output_kind(info) == OutputKind("wav", f"PCM_{24 if bits == 20 else bits}")
+    np.testing.assert_array_equal(found.astype(np.float64) * 2.0**31, whole)
+
+
+def test_blocks_of_low_rates_are_short(tmp_path: Path) -> None:
+    """They may become as many seconds at the model's rate."""
+    path = tmp_path / "x.wav"
+    soundfile.write(path, np.zeros(3_000), 20)
+    with open_audio(path) as reader:
+        lengths = [block.shape[1] for block in reader.blocks()]
+    assert max(lengths) <= 10 * 20
+    assert sum(lengths) == 3_000
+
+
+@pytest.mark.parametrize("container", KIND_OF)
 def test_folders_that_are_missing(tmp_path: Path, container: str) -> None:
     kind = OutputKind(container, KIND_OF[container])
     with pytest.raises(AudioError, match="cannot be written") as raised:
@@ -602,7 +651,7 @@ import resource, sys
 from pathlib import Path
 import numpy as np
 from singleout.audio import AudioInfo, OutputKind, new_audio
-from singleout.errors import AudioError
+from singleout.errors import AudioError, ConfigError
 
 folder = Path(sys.argv[1])
 audio = np.random.default_rng(0).normal(0, 0.1, (2, 12_000))

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -399,6 +400,30 @@ def test_an_unknown_error_is_not_hidden(extractor: Extractor, tmp_path: Path) ->
     assert files_below(tmp_path / "out") == {}
 
 
+def test_a_recording_that_needs_too_much_memory_is_an_outcome(
+    extractor: Extractor, tmp_path: Path
+) -> None:
+    """Of torch, too, whose error is not Python's."""
+    paths = [recorded(tmp_path / name) for name in ("x.wav", "y.wav", "z.wav")]
+    tasks = tasks_of([Found(path) for path in paths], tmp_path / "out", [DOG])
+
+    def need(task: Task, share: float) -> None:
+        if share and task.name == "x":
+            torch.empty(10**15)
+        if share and task.name == "y":
+            raise MemoryError
+
+    found = list(run_batch(extractor, tasks, [DOG], FilesWanted(Path()), progress=need))
+    errors = {outcome.task.name: outcome.error for outcome in found}
+    assert errors["z"] is None
+    for name in ("x", "y"):
+        error = errors[name]
+        assert error is not None
+        assert error.startswith(f"{tmp_path / name}.wav: cannot be separated: ")
+        assert "\n" not in error
+    assert sorted(files_below(tmp_path / "out")) == ["z.a-dog.residual.wav", "z.a-dog.target.wav"]
+
+
 # The command line.
 
 
@@ -549,6 +574,12 @@ def test_json_and_report_are_the_same_lines(tmp_path: Path, debug_model_folder: 
     with pytest.raises(json.JSONDecodeError):
         json.loads(again.stdout.splitlines()[0])
 
+    # Going on adds to what the report says already; starting again does not.
+    run(tmp_path / "in", *queries, *options, "--skip-existing")
+    assert len(report.read_text().splitlines()) == 2 * len(lines)
+    run(tmp_path / "in", *queries, *options)
+    assert len(report.read_text().splitlines()) == len(lines)
+
 
 def test_a_report_that_cannot_be_written(tmp_path: Path, debug_model_folder: Path) -> None:
     recorded(tmp_path / "a.wav")
@@ -559,6 +590,22 @@ def test_a_report_that_cannot_be_written(tmp_path: Path, debug_model_folder: Pat
         (line,) = result.stderr.splitlines()
         assert line.startswith("error: ")
     assert not (tmp_path / "out").exists()
+    before = (tmp_path / "a.wav").read_bytes()
+    result = run(tmp_path / "a.wav", "a dog", *model, "--report", tmp_path / "a.wav")
+    assert result.stderr == (
+        f"error: {tmp_path / 'a.wav'}: is a recording: choose another file for the report\n"
+    )
+    assert (tmp_path / "a.wav").read_bytes() == before
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+def test_a_report_on_a_full_disk(tmp_path: Path, debug_model_folder: Path) -> None:
+    for name in ("a.wav", "b.wav"):
+        recorded(tmp_path / name)
+    options = ("-o", tmp_path / "out", "--model", debug_model_folder, "--report", "/dev/full")
+    result = run(tmp_path / "a.wav", tmp_path / "b.wav", "a dog", *options)
+    assert result.exit_code == 1
+    assert result.stderr == "error: /dev/full: cannot be written: No space left on device\n"
 
 
 def test_a_single_bad_recording_is_in_the_report(tmp_path: Path, debug_model_folder: Path) -> None:

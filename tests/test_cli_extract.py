@@ -317,6 +317,9 @@ def test_wrong_usage_exits_with_2(street: Path) -> None:
     assert run("extract").exit_code == 2
     assert run("extract", street).exit_code == 2
     assert run("extract", street, "dog", "--no-such-option").exit_code == 2
+    forgotten = run("extract", street, street)
+    assert forgotten.exit_code == 2
+    assert "is a file: say what to single out" in " ".join(forgotten.stderr.split())
     assert run("no-such-command").exit_code == 2
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -261,6 +262,24 @@ def test_a_shape_that_changes_on_the_way(tmp_path: Path, integers: NDArray[np.in
 
 
 # What is refused
+
+
+@pytest.mark.parametrize("name", ["aac.m4a", "alac.m4a"])
+def test_more_sound_than_stated_is_kept(
+    media: Path, tmp_path: Path, name: str, integers: NDArray[np.int16]
+) -> None:
+    """Some writers state a second too few; an encoder's last frame alone is cut."""
+    content = bytearray((media / name).read_bytes())
+    place = content.index(b"mdhd") + 4
+    rate, stated = struct.unpack(">II", content[place + 12 : place + 20])
+    assert (rate, stated) == (RATE, NUM_FRAMES) or stated > NUM_FRAMES
+    content[place + 16 : place + 20] = struct.pack(">I", RATE // 4)
+    path = tmp_path / name
+    path.write_bytes(content)
+    whole, _ = read_audio(media / name)
+    found, _ = read_audio(path)
+    assert found.shape[1] >= NUM_FRAMES
+    np.testing.assert_array_equal(found[:, : whole.shape[1]], whole)
 
 
 def assert_refused(path: Path, reason: str) -> None:

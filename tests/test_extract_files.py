@@ -23,10 +23,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from singleout import Extraction, Extractor, Query
-from singleout.audio import OutputFormat
+from singleout.audio import AudioInfo, OutputFormat
+from singleout.audio.riff import WavFile
 from singleout.errors import AudioError, ModelError, QueryError, SingleoutError
 from singleout.extract.chunking import FADE_SECONDS, separated
 from singleout.extract.extractor import Recording
+from singleout.extract.files import FilesWanted, PartFiles
 from singleout.extract.spectrogram import NUM_COLUMNS, NUM_ROWS, Spectrogram, mel
 from singleout.model import QueriedSeparator
 from singleout.separators import Identity
@@ -557,12 +559,44 @@ def test_unusual_recordings(
 
 def test_too_many_channels(extractor: Extractor, tmp_path: Path) -> None:
     path = recorded(tmp_path / "x.wav", noise(65, 99), 8_000)
-    with pytest.raises(AudioError, match="65 channels, the limit is 64"):
+    with pytest.raises(AudioError, match=f"^{re.escape(str(path))}: has 65 channels, the limit"):
         extractor.extract_file(path, "a dog", tmp_path / "out")
     wide = recorded(tmp_path / "y.wav", noise(9, 99), 8_000, "PCM_16")
     with pytest.raises(AudioError, match="write WAV"):
         extractor.extract_file(wide, "a dog", tmp_path / "out", format="flac")
     assert not list((tmp_path / "out").glob("*"))
+
+
+def test_a_recording_of_days_is_named(extractor: Extractor, tmp_path: Path) -> None:
+    path = recorded(tmp_path / "x.wav", noise(1, 8 * 3600 * 25), 8, "PCM_16")
+    with pytest.raises(AudioError, match=f"^{re.escape(str(path))}: lasts 25 hours at 8 Hz"):
+        extractor.extract_file(path, "a dog", tmp_path / "out")
+
+
+@pytest.mark.parametrize("failing", ["target", "residual"])
+def test_a_file_that_cannot_be_finished_takes_the_others_along(
+    extractor: Extractor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    """A header is written last: none of a recording's files appears before all are whole."""
+    path = recorded(tmp_path / "x.wav", noise(1, 9_000), RATE)
+    close = WavFile.close
+
+    def full(self: WavFile) -> None:
+        close(self)
+        if failing in str(self._file.name):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(WavFile, "close", full)
+    with pytest.raises(AudioError, match=f"{failing}.*No space left on device"):
+        extractor.extract_file(path, ["a dog", "rain"], tmp_path / "out")
+    assert names(tmp_path / "out") == []
+
+
+def test_an_aiff_that_would_be_too_long_is_named(extractor: Extractor, tmp_path: Path) -> None:
+    info = AudioInfo(192_000, 8, 192_000 * 3_600, "WAV", "PCM_24")
+    wanted = FilesWanted(tmp_path, "aiff")
+    with pytest.raises(AudioError, match=r"^/somewhere/x\.wav: format 'aiff' ends at 4 GB"):
+        PartFiles(wanted, "x", [Query.of("a dog")], info, Path("/somewhere/x.wav"))
 
 
 # In notebooks.

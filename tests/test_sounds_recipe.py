@@ -324,8 +324,13 @@ def test_unlabelled_audio_never_repeats_captioned_audio() -> None:
 
 def test_committed_tables_agree() -> None:
     recipe = build.Recipe(Path())
-    packages = set(recipe.package_facts)
+    packages = set(recipe.packages("full"))
     assert packages == {*recipe.captions, build.SOUNDFONT_PACKAGE}
+    others = set(recipe.packages("full", uncaptioned=True)) - packages
+    assert others == set(recipe.package_facts) - packages
+    assert {recipe.split(name) for name in others} == {"train"}
+    assert not any(recipe.wants(name, unlabelled=False) for name in others)
+    assert all(recipe.wants(name, unlabelled=True) for name in others)
     assert set(recipe.held_out) <= packages
     assert recipe.split(build.SOUNDFONT_PACKAGE) == "train"
     assert set(recipe.packages("core")) < set(recipe.packages("full"))
@@ -387,7 +392,8 @@ COLUMNS = (
 
 
 def small_recipe(folder: Path) -> build.Recipe:
-    """Two packages: one of train, one of test which shares a sound with it."""
+    """Two packages: one of train, one of test which shares a sound with it; and one without
+    captions, which shares a sound with each."""
     recipe_dir = folder / "recipe"
     recipe_dir.mkdir()
     rows = [
@@ -400,6 +406,10 @@ def small_recipe(folder: Path) -> build.Recipe:
     (recipe_dir / "captions.csv").write_text("\n".join([COLUMNS, *rows]) + "\n")
     (recipe_dir / "gm_programs.csv").write_text("kind,program,notes\n")
     (recipe_dir / "splits.json").write_text('{"test": ["held"], "validation": []}')
+    facts = {"download_bytes": 1, "version": "1"}
+    tiers = {"game": "core", "held": "full", "wild": "uncaptioned"}
+    packages = {name: {"tier": tier, **facts} for name, tier in tiers.items()}
+    (recipe_dir / "packages.json").write_text(json.dumps(packages))
     same = {"groups": [["g5", "game/usr/share/recoded.wav"]]}
     (recipe_dir / "same_recordings.json").write_text(json.dumps(same))
     output_dir = folder / "sounds"
@@ -414,6 +424,8 @@ def small_recipe(folder: Path) -> build.Recipe:
     }
     make_deb(output_dir, "game", game)
     make_deb(output_dir, "held", {"usr/share/c.wav": wav_bytes(noise(1.0, seed=4))})
+    wild = {f"usr/share/{seed}.wav": wav_bytes(noise(1.0, seed=seed)) for seed in (1, 4, 5)}
+    make_deb(output_dir, "wild", wild)
     return build.Recipe(output_dir, recipe_dir)
 
 
@@ -423,8 +435,10 @@ def read_lines(path: Path) -> list[manifest.Entry]:
 
 def test_from_packages_to_manifests(tmp_path: Path) -> None:
     recipe = small_recipe(tmp_path)
-    results = dict(build.build_all(recipe, ["game", "held"], unlabelled=True, jobs=2))
-    assert results == {"game": None, "held": None}
+    assert recipe.packages("full") == ["game", "held"]
+    packages = recipe.packages("full", uncaptioned=True)
+    results = dict(build.build_all(recipe, packages, unlabelled=True, jobs=2))
+    assert results == {"game": None, "held": None, "wild": None}
     report = build.write_manifests(recipe, {}, unlabelled=True)
     entries = read_lines(recipe.output_dir / "manifest.jsonl")
     assert [(one["class"], one["split"]) for one in entries] == [
@@ -446,7 +460,11 @@ def test_from_packages_to_manifests(tmp_path: Path) -> None:
     assert report["captioned"]["not_found"] == {"game": ["usr/share/gone.wav"]}
     assert report["captioned"]["not_decodable"] == {"game": ["usr/share/bad.wav"]}
     others = read_lines(recipe.output_dir / "unlabelled.jsonl")
-    assert [one["origin"]["source_path"] for one in others] == ["usr/share/other.wav"]
+    # Of the packages without captions, only what no captioned package has.
+    assert [one["origin"]["source_path"] for one in others] == [
+        "usr/share/other.wav",
+        "usr/share/5.wav",
+    ]
     assert others[0]["caption"] is others[0]["class"] is None
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import soundfile
 from rich.progress import track
 
-from singleout.audio import replacing, resample
+from singleout.audio import replacing, resample, write_wav
 from singleout.data.manifest import share_of
 
 SAMPLE_RATE_HZ = 16_000
@@ -88,8 +88,7 @@ def _convert(source: Path, destination: Path) -> None:
     audio, rate = soundfile.read(source, dtype="float32", always_2d=True)
     audio = resample(np.ascontiguousarray(audio.mean(1)), rate, SAMPLE_RATE_HZ)
     destination.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(destination) as partial:
-        soundfile.write(partial, audio, SAMPLE_RATE_HZ, format="WAV", subtype="FLOAT")
+    write_wav(destination, audio[None], SAMPLE_RATE_HZ)
 
 
 def _write(path: Path, rows: Iterable[Row]) -> None:

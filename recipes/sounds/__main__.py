@@ -30,16 +30,21 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=2, metavar="N", help="processes [%(default)s]")
     parser.add_argument("--packages", metavar="A,B", help="only these packages, of any tier")
     parser.add_argument(
-        "--unlabelled", action="store_true", help="also prepare the other audio of train packages"
+        "--unlabelled",
+        action="store_true",
+        help="also prepare the other audio of train packages, and packages without captions "
+        "(1.1 GB more)",
     )
     return parser.parse_args(arguments)
 
 
-def choose_packages(recipe: Recipe, tier: str, names: str | None) -> list[str]:
+def choose_packages(
+    recipe: Recipe, tier: str, names: str | None, unlabelled: bool = False
+) -> list[str]:
     """Packages of the tier, or those named."""
     if names is None:
-        return recipe.packages(tier)
-    packages = recipe.packages("full")
+        return recipe.packages(tier, unlabelled)
+    packages = recipe.packages("full", unlabelled)
     if unknown := sorted(set(names.split(",")) - set(packages)):
         raise RecipeError(f"no such package in the recipe: {', '.join(unknown)}")
     return [package for package in packages if package in names.split(",")]
@@ -75,7 +80,7 @@ def main(arguments: list[str] | None = None) -> int:
     started_s = time.monotonic()
     recipe = Recipe(options.output.expanduser().resolve())
     try:
-        packages = choose_packages(recipe, options.tier, options.packages)
+        packages = choose_packages(recipe, options.tier, options.packages, options.unlabelled)
         with sole_run(recipe.output_dir):
             failures = build_with_progress(recipe, packages, options.unlabelled, options.jobs)
             report = write_manifests(recipe, failures, options.unlabelled)

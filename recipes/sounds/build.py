@@ -63,10 +63,16 @@ class Recipe:
     def split(self, package: str) -> str:
         return self.held_out.get(package, "train")
 
-    def packages(self, tier: str) -> list[str]:
-        """Packages of a tier, the largest first, as they decide when the last one is done."""
+    def packages(self, tier: str, uncaptioned: bool = False) -> list[str]:
+        """Packages of a tier, the largest first, as they decide when the last one is done.
+
+        Those of the tier ``uncaptioned`` have no captioned sounds at all.
+        """
         facts = self.package_facts
-        chosen = [name for name in facts if tier == "full" or facts[name]["tier"] == "core"]
+        tiers = {"core"} if tier == "core" else {"core", "full"}
+        if uncaptioned:
+            tiers.add("uncaptioned")
+        chosen = [name for name in facts if facts[name]["tier"] in tiers]
         return sorted(chosen, key=lambda name: -facts[name]["download_bytes"])
 
     def fingerprint(self, package: str, unlabelled: bool) -> str:
@@ -82,7 +88,7 @@ class Recipe:
         """Whether the package has sounds of this kind."""
         if unlabelled:
             return package != SOUNDFONT_PACKAGE and self.split(package) == "train"
-        return True
+        return package in self.captions or package == SOUNDFONT_PACKAGE
 
     def is_done(self, package: str, unlabelled: bool) -> bool:
         path = self.record_path(package, unlabelled)
@@ -169,7 +175,7 @@ def add_captioned(recipe: Recipe, record: Record, tree: unpack.AudioTree) -> Non
 
 def add_unlabelled(recipe: Recipe, record: Record, tree: unpack.AudioTree) -> None:
     """Other audio of the package, music included; a fixed choice where there is much of it."""
-    rows = recipe.captions[record.package]
+    rows = recipe.captions.get(record.package, [])
     captioned = unpack.match_paths([row.source_path for row in rows], set(tree.files))
     others = set(tree.files) - set(captioned.values())
     chosen = sorted(others, key=lambda path: hashlib.sha256(path.encode()).digest())
@@ -271,7 +277,7 @@ def _new_record(recipe: Recipe, deb: Deb, unlabelled: bool) -> Record:
 def read_records(recipe: Recipe, unlabelled: bool) -> list[Record]:
     """Records of all finished packages, of this run and of earlier ones."""
     records = []
-    for package in sorted([*recipe.captions, SOUNDFONT_PACKAGE]):
+    for package in sorted({*recipe.captions, *recipe.package_facts}):
         path = recipe.record_path(package, unlabelled)
         record = manifest.read_record(path, recipe.fingerprint(package, unlabelled))
         if record and recipe.wants(package, unlabelled):

@@ -14,7 +14,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-from dataclasses import asdict
+from collections.abc import Iterable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -25,6 +26,7 @@ from singleout.audio.info import AudioInfo
 from singleout.errors import AudioError
 
 BLOCK_BYTES = 1 << 20
+BLOCK_SECONDS = 10
 AV_TAGS = {
     "title": "title", "artist": "artist", "album": "album", "date": "date", "comment": "comment",
     "copyright": "copyright", "genre": "genre", "track": "tracknumber",
@@ -86,7 +88,8 @@ class Decoder:
             AudioError: the decoder failed or died.
         """
         frame_bytes = 4 * self.info.channels
-        data = self._rest + self._samples.read(BLOCK_BYTES)
+        most = BLOCK_SECONDS * self.info.sample_rate * frame_bytes
+        data = self._rest + self._samples.read(min(BLOCK_BYTES, most))
         whole = len(data) - len(data) % frame_bytes
         self._rest = data[whole:]
         if not whole and (self._rest or self._process.wait() != 0):
@@ -170,36 +173,52 @@ def _decode(container: Any, samples: BinaryIO) -> None:
     stream = container.streams.best("audio") or container.streams.audio[0]
     stream.thread_type = "NONE"  # the other side computes
     resampler: Any = None
-    num_frames, info, shape, layout = 0, None, None, None
+    sender: _Sender | None = None
+    shape = layout = None
     for frame in container.decode(stream):
-        if info is None:
-            info, layout = _info(container, stream, frame), frame.layout
-            samples.write(json.dumps(asdict(info)).encode() + b"\n")
+        if sender is None:
+            sender, layout = _Sender(samples, _info(container, stream, frame)), frame.layout
         if shape != (shape := (frame.format.name, frame.layout.name, frame.sample_rate)):
             # The whole recording in the shape of its first frame, should it change on the way.
-            for converted in resampler.resample(None) if resampler else ():
-                num_frames += _send(converted, samples, info, num_frames)
-            resampler = AudioResampler("flt", layout, info.sample_rate)
-        for converted in resampler.resample(frame):
-            num_frames += _send(converted, samples, info, num_frames)
-    if resampler is None or info is None:
+            sender.send(resampler.resample(None) if resampler else ())
+            resampler = AudioResampler("flt", layout, sender.info.sample_rate)
+        sender.send(resampler.resample(frame))
+    if resampler is None or sender is None:
         raise AudioError("its sound has no samples, or they are all damaged")
-    for converted in resampler.resample(None):
-        num_frames += _send(converted, samples, info, num_frames)
-    if info.num_frames is not None and num_frames < info.num_frames - MAX_SURPLUS_FRAMES:
-        raise AudioError(
-            f"is truncated: {num_frames:,} of the {info.num_frames:,} samples that it states"
-        )
+    sender.send(resampler.resample(None))
+    sender.refuse_truncated()
 
 
-def _send(frame: Any, samples: BinaryIO, info: AudioInfo | None, num_sent: int) -> int:
-    """Write a frame, without what lies beyond the stated end; its length."""
-    assert info is not None
-    block = frame.to_ndarray().reshape(-1, info.channels)
-    if info.num_frames is not None and len(block) <= MAX_SURPLUS_FRAMES:
-        block = block[: max(0, info.num_frames - num_sent)]
-    samples.write(np.ascontiguousarray(block, np.float32).tobytes())
-    return len(block)
+class _Sender:
+    """What it is, then its samples, without a little that lies beyond the end that it states."""
+
+    def __init__(self, samples: BinaryIO, info: AudioInfo) -> None:
+        self._samples, self.info = samples, info
+        self._num_frames = 0
+        self._beyond = b""
+        samples.write(json.dumps(asdict(info)).encode() + b"\n")
+
+    def send(self, frames: Iterable[Any]) -> None:
+        for frame in frames:
+            block = frame.to_ndarray().reshape(-1, self.info.channels).astype(np.float32)
+            whole = len(block)
+            if (stated := self.info.num_frames) is not None:
+                whole = min(whole, max(0, stated - self._num_frames))
+            self._num_frames += len(block)
+            self._samples.write(block[:whole].tobytes())
+            self._beyond += block[whole:].tobytes()
+            if len(self._beyond) > 4 * self.info.channels * MAX_SURPLUS_FRAMES:
+                # More than an encoder's last frame: the file is longer than it states.
+                self._samples.write(self._beyond)
+                self._beyond = b""
+                self.info = replace(self.info, num_frames=None)
+
+    def refuse_truncated(self) -> None:
+        stated = self.info.num_frames
+        if stated is not None and self._num_frames < stated - MAX_SURPLUS_FRAMES:
+            raise AudioError(
+                f"is truncated: {self._num_frames:,} of the {stated:,} samples that it states"
+            )
 
 
 def _info(container: Any, stream: Any, frame: Any) -> AudioInfo:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
+from singleout.errors import ConfigError
+
 OutputFormat = Literal["auto", "wav", "flac", "aiff", "ogg", "mp3"]
+OUTPUT_FORMATS: tuple[str, ...] = get_args(OutputFormat)
 
 LOSSLESS_BITS = {"PCM_S8": 8, "PCM_U8": 8, "PCM_16": 16, "PCM_24": 24, "PCM_32": 32}
 """Bits of the integer subtypes of libsndfile."""
@@ -17,8 +20,10 @@ CONTAINERS = {
 }  # fmt: skip
 """libsndfile's formats whose recordings get back a file of their own kind; others become WAV."""
 
-COARSE = ("PCM_S8", "PCM_U8", "ULAW", "ALAW", "IMA_ADPCM", "MS_ADPCM", "GSM610", "G721_32")
-"""Subtypes too coarse for a part of a recording; all their values are among those of 16 bits."""
+COARSE = ("PCM_S8", "PCM_U8", "ULAW", "ALAW", "ADPCM", "GSM610", "G72", "DPCM", "VOX")
+"""In the names of subtypes too coarse for a part of a recording; all their values are among those
+of 16 bits."""
+ALAC = {"ALAC_16": "PCM_16", "ALAC_20": "PCM_24", "ALAC_24": "PCM_24", "ALAC_32": "PCM_32"}
 
 MAX_FLAC_CHANNELS = 8
 MAX_FLAC_RATE = 655_350
@@ -35,8 +40,8 @@ class AudioInfo:
         channels: their number.
         num_frames: samples per channel that the file states; None if it does not say, or guesses.
         container: libsndfile's name of the format, or FFmpeg's.
-        subtype: libsndfile's name of the encoding, or ``FLOAT`` for what was decoded from a lossy
-            one of FFmpeg's.
+        subtype: libsndfile's name of the encoding, that of the same integers where it is a
+            lossless compression, or ``FLOAT`` for what was decoded from a lossy one of FFmpeg's.
         tags: title, artist, ... as libsndfile names them.
         channel_mask: of a WAV, which loudspeaker is which channel; 0 if it does not say.
         riff_chunks: of a WAV, what describes the recording (``bext``, ``cue``, ``LIST``, ...).
@@ -81,19 +86,28 @@ def output_kind(info: AudioInfo, wanted: OutputFormat = "auto") -> OutputKind:
     WAV, AIFF and FLAC stay what they are, everything else becomes WAV. Integers keep their bits,
     but at least 16. What was decoded from a lossy encoding is floating point: nothing that the
     decoder gave is lost, and nothing is encoded twice unless ``wanted``.
+
+    Raises:
+        ConfigError: there is no such format.
     """
+    if wanted not in OUTPUT_FORMATS:
+        raise ConfigError(f"format '{wanted}': it is one of {', '.join(OUTPUT_FORMATS)}")
     container = CONTAINERS.get(info.container, "wav") if wanted == "auto" else wanted
-    if wanted == "auto" and container == "aiff" and _num_bytes(info) > LONG_BYTES:
-        container = "wav"
-    subtype = "PCM_16" if info.subtype in COARSE else info.subtype
+    subtype = "PCM_16" if any(name in info.subtype for name in COARSE) else info.subtype
     if subtype not in LOSSLESS_BITS and subtype != "DOUBLE":
         subtype = "FLOAT"
     if container == "flac" and subtype not in ("PCM_16", "PCM_24"):
         subtype = "PCM_24"
     if container in ("ogg", "mp3"):
         subtype = {"ogg": "VORBIS", "mp3": "MPEG_LAYER_III"}[container]
-    return OutputKind(container, subtype)
+    kind = OutputKind(container, subtype)
+    if container == "aiff" and _num_bytes(info, kind) > LONG_BYTES:
+        if wanted != "auto":
+            raise ConfigError("format 'aiff' ends at 4 GB, and the recording is longer: take wav")
+        kind = OutputKind("wav", subtype)
+    return kind
 
 
-def _num_bytes(info: AudioInfo) -> int:
-    return (info.num_frames or 0) * info.channels * (8 if info.dtype is np.float64 else 4)
+def _num_bytes(info: AudioInfo, kind: OutputKind) -> int:
+    bits = kind.bits or (64 if kind.subtype == "DOUBLE" else 32)
+    return (info.num_frames or 0) * info.channels * bits // 8

@@ -15,11 +15,13 @@ import soundfile
 from numpy.typing import NDArray
 
 from singleout.audio.decoding import Decoder
-from singleout.audio.info import AudioInfo
+from singleout.audio.info import ALAC, AudioInfo
 from singleout.audio.riff import description
 from singleout.errors import AudioError
 
 BLOCK_FRAMES = 1 << 18
+BLOCK_SECONDS = 10
+"""However low its rate, a block is not long: it may become one of the model's rate."""
 UNKNOWN_FRAMES = 1 << 40
 """libsndfile reports more when a streamed file does not know its own length."""
 STREAMED_BYTES = 0x7FFF_0000
@@ -35,9 +37,11 @@ class AudioReader(Protocol):
     """An open recording, or an array as if it were one.
 
     Attributes:
+        name: what messages call it: its path, or "audio" for an array.
         info: what it is.
     """
 
+    name: str
     info: AudioInfo
 
     def blocks(self) -> Iterator[NDArray[Any]]:
@@ -132,7 +136,7 @@ class _Checked:
 
     def __init__(self, path: Path, source: _Source, found: os.stat_result) -> None:
         self._path, self._source, self._found = path, source, found
-        self.info = source.info
+        self.name, self.info = str(path), source.info
 
     def blocks(self) -> Iterator[NDArray[Any]]:
         """See ``AudioReader``.
@@ -176,7 +180,7 @@ class _SoundFile:
             channels=file.channels,
             num_frames=None if guesses and not self._num_promised else file.frames,
             container=file.format,
-            subtype=file.subtype,
+            subtype=ALAC.get(file.subtype, file.subtype),
             tags=_tags(file),
             channel_mask=mask,
             riff_chunks=chunks,
@@ -206,7 +210,8 @@ class _SoundFile:
 
     def read(self) -> NDArray[Any]:
         dtype = "float64" if self.info.dtype is np.float64 else "float32"
-        frames = max(1, BLOCK_FRAMES // self.info.channels)
+        info = self.info
+        frames = max(1, min(BLOCK_FRAMES // info.channels, BLOCK_SECONDS * info.sample_rate))
         block = self._file.read(frames, dtype=dtype, always_2d=True)
         self._num_read += len(block)
         if not len(block) and self._num_read < self._num_promised:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -58,9 +59,10 @@ def chunks(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
 
 
 def description(path: Path) -> tuple[int, tuple[tuple[bytes, bytes], ...]]:
-    """Channel mask (0 if none) and the describing chunks of a WAV; nothing for other files."""
+    """Channel mask (0 if none) and the describing chunks of a WAV; nothing for other files, and
+    what there is before the damage of broken ones."""
     mask, found, total = 0, [], 0
-    with path.open("rb") as file:
+    with path.open("rb") as file, suppress(struct.error):
         for name, position, length in chunks(file):
             if name == b"fmt " and length >= 40:
                 file.seek(position + 20)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from hashlib import sha256
 from pathlib import Path
 from threading import get_ident
 from typing import Any, Protocol
@@ -31,9 +32,11 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         AudioError: the file cannot be written there.
     """
-    # Of bytes, not characters: file systems limit those, and names may be in any script.
-    short = os.fsdecode(os.fsencode(path.name)[:180])
-    partial = path.with_name(f".{short}.{os.getpid()}-{get_ident()}.partial")
+    # Of bytes, not characters: file systems limit those, and names may be in any script. Long names
+    # of one recording's files differ in their ends alone.
+    name = os.fsencode(path.name)
+    short, digest = os.fsdecode(name[:160]), sha256(name).hexdigest()[:8]
+    partial = path.with_name(f".{short}.{digest}.{os.getpid()}-{get_ident()}.partial")
     try:
         yield partial
         partial.replace(path)
@@ -96,6 +99,7 @@ class AudioWriter:
 
     def __init__(self, path: Path, sink: _Sink, kind: OutputKind) -> None:
         self._path, self._sink = path, sink
+        self._is_open = True
         self.kind = kind
 
     def write(self, block: NDArray[Any]) -> None:
@@ -113,9 +117,32 @@ class AudioWriter:
         scaled = block.astype(np.float64) * float(1 << (bits - 1))
         self._written(np.rint(scaled).astype(np.int64).astype(np.int32) << (32 - bits))
 
+    def close(self) -> None:
+        """All that was written is in the file, which has still to appear; again does nothing.
+
+        Raises:
+            AudioError: the disk is full, or gone.
+        """
+        if self._is_open:
+            self._is_open = False
+            with self._one_line():
+                self._sink.close()
+
+    def abandon(self) -> None:
+        """After an error, which this one must not hide."""
+        if self._is_open:
+            self._is_open = False
+            with suppress(OSError):
+                self._sink.abandon()
+
     def _written(self, block: NDArray[Any]) -> None:
-        try:
+        with self._one_line():
             self._sink.write(block)
+
+    @contextmanager
+    def _one_line(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise AudioError(f"{self._path}: cannot be written: {error.strerror}") from None
         except (soundfile.LibsndfileError, AssertionError) as error:
@@ -132,13 +159,13 @@ def new_audio(path: Path, info: AudioInfo, kind: OutputKind) -> Iterator[AudioWr
         AudioError: it cannot be written there, or its format does not hold such a recording.
     """
     with replacing(path) as partial:
-        sink = _opened(path, partial, info, kind)
+        writer = AudioWriter(path, _opened(path, partial, info, kind), kind)
         try:
-            yield AudioWriter(path, sink, kind)
+            yield writer
+            writer.close()
         except BaseException:
-            sink.abandon()
+            writer.abandon()
             raise
-        sink.close()
 
 
 def _opened(path: Path, partial: Path, info: AudioInfo, kind: OutputKind) -> _Sink:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,8 +18,6 @@ PATIENCE_SECONDS = 2.0
 """The progress bar appears after this time."""
 SOME_FAILED = 3
 """Exit code where some recordings worked and others did not."""
-
-FORMATS = ("auto", "wav", "flac", "aiff", "ogg", "mp3")
 
 
 def extract(
@@ -44,7 +42,7 @@ def extract(
     ] = Path(),
     residual: Annotated[bool, typer.Option(help="Write all that is not the target, too.")] = True,
     format: Annotated[
-        str, typer.Option(help=f"Container of the results: {', '.join(FORMATS)}.")
+        str, typer.Option(help="Container of the results: auto, wav, flac, aiff, ogg, mp3.")
     ] = "auto",
     model: Model = None,
     encoder: Encoder = None,
@@ -77,14 +75,14 @@ def extract(
     and channels of the recording, of its own kind where that makes sense; together they are the
     recording. Exit code: 0, all done; 1, nothing; 3, some recordings failed.
     """
-    from singleout.errors import AudioError, ConfigError
+    from singleout.audio import AudioInfo, output_kind
+    from singleout.errors import AudioError
     from singleout.types import Query
 
     # What fails at once comes first, before torch is loaded.
     places, texts = _arguments(recordings_and_query, query)
     asked = [Query.of(text) for text in texts]
-    if format not in FORMATS:
-        raise ConfigError(f"--format {format}: it is one of {', '.join(FORMATS)}")
+    output_kind(AudioInfo(1, 1), format)  # type: ignore[arg-type]  # refuses what there is not
     for folder in (output, *([report.parent] if report else [])):
         check_folder(folder)
     if plot:
@@ -99,11 +97,17 @@ def extract(
     from singleout.extract.files import FilesWanted
 
     tasks = tasks_of(find_recordings(places), output, asked)
+    for task in tasks:
+        if report and report.exists() and task.path.exists() and report.samefile(task.path):
+            raise AudioError(f"{report}: is a recording: choose another file for the report")
     if jobs > 1:
         torch.set_num_threads(max(1, torch.get_num_threads() // jobs))
     extractor = Extractor.from_pretrained(model, encoder, device=device)
     outcomes: list[Outcome] = []
-    with _progress_bar(len(tasks)) as (progress, show), _report_file(report) as tell:
+    with (
+        _progress_bar(len(tasks)) as (progress, show),
+        _report_file(report, goes_on=skip_existing) as tell,
+    ):
         batch = run_batch(
             extractor,
             tasks,
@@ -149,6 +153,12 @@ def _arguments(
         return list(positional), list(queries)
     if len(positional) < 2:
         raise typer.BadParameter("nothing to single out: say what, last", param_hint="'QUERY'")
+    with suppress(OSError, ValueError):  # too long for a name: it is a query
+        if Path(positional[-1]).is_file():
+            raise typer.BadParameter(
+                f"'{positional[-1]}' is a file: say what to single out, last, or with --query",
+                param_hint="'QUERY'",
+            )
     return list(positional[:-1]), [positional[-1]]
 
 
@@ -190,7 +200,9 @@ def _lines(outcome: Outcome) -> Iterator[dict[str, Any]]:
 
 
 @contextmanager
-def _report_file(path: Path | None) -> Iterator[Callable[[Sequence[dict[str, Any]]], None]]:
+def _report_file(
+    path: Path | None, goes_on: bool
+) -> Iterator[Callable[[Sequence[dict[str, Any]]], None]]:
     """A function that adds lines to the report, which is whole after each of them."""
     import json
 
@@ -199,18 +211,17 @@ def _report_file(path: Path | None) -> Iterator[Callable[[Sequence[dict[str, Any
     if path is None:
         yield lambda lines: None
         return
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("w", encoding="utf-8")
-    except OSError as error:
-        raise AudioError(f"{path}: cannot be written: {error.strerror}") from None
 
-    def tell(lines: Sequence[dict[str, Any]]) -> None:
-        file.writelines(json.dumps(line) + "\n" for line in lines)
-        file.flush()
+    def add(lines: Sequence[dict[str, Any]], mode: str = "a") -> None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open(mode, encoding="utf-8") as file:
+                file.writelines(json.dumps(line) + "\n" for line in lines)
+        except OSError as error:
+            raise AudioError(f"{path}: cannot be written: {error.strerror}") from None
 
-    with file:
-        yield tell
+    add([], "a" if goes_on else "w")
+    yield add
 
 
 @contextmanager

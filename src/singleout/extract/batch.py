@@ -11,7 +11,7 @@ from pathlib import Path
 from threading import Event
 from time import perf_counter
 
-from singleout.errors import AudioError, SingleoutError
+from singleout.errors import AudioError, SingleoutError, one_line
 from singleout.extract.extractor import Extractor
 from singleout.extract.files import FilesWanted, Written, part_paths, query_slug, query_slugs
 from singleout.types import Query
@@ -221,8 +221,10 @@ def run_batch(
                 progress=go_on,
             )
             go_on(1.0)
-        except (SingleoutError, MemoryError) as error:
-            reason = str(error) or f"{task.path}: too much for this machine's memory"
+        except SingleoutError as error:
+            return Outcome(task, error=str(error), wall_seconds=perf_counter() - started)
+        except (MemoryError, RuntimeError) as error:  # torch has its own, with many lines
+            reason = f"{task.path}: cannot be separated: {one_line(error)[:200]}"
             return Outcome(task, error=reason, wall_seconds=perf_counter() - started)
         return Outcome(task, written or [], skipped, None, perf_counter() - started)
 

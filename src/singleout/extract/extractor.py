@@ -256,8 +256,11 @@ class Extractor:
     ) -> Iterator[tuple[NDArray[Any], NDArray[np.float32]]]:
         """See ``parts``; queries are embedded at once, before anything is read or written."""
         info = reader.info
-        _refuse_many_channels(info.channels)
-        _refuse_days(info.num_frames or 0, info.sample_rate)
+        if info.channels > MAX_CHANNELS:
+            raise AudioError(
+                f"{reader.name}: has {info.channels} channels, the limit is {MAX_CHANNELS}"
+            )
+        _refuse_days(reader, info.num_frames or 0)
         conditions = torch.cat([self._condition(query) for query in queries])
         device = next((p.device for p in self.model.parameters()), conditions.device)
         return self._told(reader, conditions.to(device), link_channels, progress)
@@ -277,7 +280,7 @@ class Extractor:
         info, num_done = reader.info, 0
         for part in parts(self.model, reader, conditions, self.chunk_seconds, link_channels):
             num_done += part[0].shape[1]
-            _refuse_days(num_done, info.sample_rate)
+            _refuse_days(reader, num_done)
             yield part
             if progress is not None:
                 progress(min(num_done / info.num_frames, 1.0) if info.num_frames else 0.0)
@@ -308,6 +311,7 @@ class _Array:
 
     def __init__(self, mixture: NDArray[np.float32], sample_rate: int) -> None:
         self._mixture = mixture
+        self.name = "audio"
         self.info = AudioInfo(sample_rate, len(mixture), mixture.shape[1])
 
     def blocks(self) -> Iterator[NDArray[np.float32]]:
@@ -357,25 +361,22 @@ def _from_array(audio: ArrayLike, sample_rate: int | None) -> tuple[NDArray[np.f
         raise AudioError("audio has no samples")
     with np.errstate(over="ignore"):
         mixture = np.atleast_2d(np.ascontiguousarray(array, dtype=np.float32))
-    _refuse_many_channels(len(mixture))
+    if len(mixture) > MAX_CHANNELS:
+        raise AudioError(
+            f"audio has {len(mixture):,} channels, the limit is {MAX_CHANNELS}: "
+            "the shape of an array must be [channels, samples]; transpose it?"
+        )
     if not np.isfinite(mixture).all():
         raise AudioError("audio has NaN or infinite samples")
     return mixture, rate
 
 
-def _refuse_many_channels(channels: int) -> None:
-    if channels > MAX_CHANNELS:
-        raise AudioError(
-            f"audio has {channels:,} channels, the limit is {MAX_CHANNELS}: "
-            "the shape of an array must be [channels, samples]; transpose it?"
-        )
-
-
-def _refuse_days(num_samples: int, rate: int) -> None:
+def _refuse_days(reader: AudioReader, num_samples: int) -> None:
     """A wrong rate in a header would otherwise fill the memory after resampling."""
+    rate = reader.info.sample_rate
     hours = num_samples / rate / 3600
     if hours > MAX_HOURS:
         raise AudioError(
-            f"the audio lasts {hours:,.0f} hours at {rate} Hz, the limit is {MAX_HOURS}: "
+            f"{reader.name}: lasts {hours:,.0f} hours at {rate} Hz, the limit is {MAX_HOURS}: "
             "is its sample rate right?"
         )

@@ -25,7 +25,7 @@ from singleout.audio import (
     quantised,
     replacing,
 )
-from singleout.errors import AudioError
+from singleout.errors import AudioError, ConfigError
 from singleout.types import Query
 
 if TYPE_CHECKING:
@@ -169,7 +169,10 @@ class PartFiles:
         source: Path | None = None,
     ) -> None:
         self._queries, self._info = queries, info
-        self.kind = output_kind(info, wanted.format)
+        try:
+            self.kind = output_kind(info, wanted.format)
+        except ConfigError as error:
+            raise AudioError(f"{source or name}: {error}") from None
         self.paths = [
             part_paths(wanted, name, slug, self.kind.container) for slug in query_slugs(queries)
         ]
@@ -218,7 +221,7 @@ class PartFiles:
         if error is None:
             with self._files:
                 for part in self._parts:
-                    part.draw()
+                    part.finish()
         else:
             self._files.__exit__(kind, error, trace)
 
@@ -274,7 +277,11 @@ class _Parts:
         self.target_energy += _energy(found)
         self.residual_energy += _energy(residual)
 
-    def draw(self) -> None:
+    def finish(self) -> None:
+        """Whole under their temporary names: after this, all that is left is renaming."""
+        self._target.close()
+        if self._residual is not None:
+            self._residual.close()
         if self._picture is not None and self._paths.plot is not None:
             from singleout.extract.plotting import print_png
 

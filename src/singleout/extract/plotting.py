@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from importlib.util import find_spec
+from threading import Lock
 from typing import Any
 
 from numpy.typing import NDArray
@@ -13,6 +14,9 @@ from singleout.extract.spectrogram import Spectrogram, mel
 
 RANGE_DB = 80.0
 TICKS_KHZ = (0.1, 0.25, 0.5, 1, 2, 4, 8, 16)
+
+_one_at_a_time = Lock()
+"""What is warned of is a matter of the whole process."""
 
 
 def require_matplotlib() -> None:
@@ -84,7 +88,7 @@ def print_png(figure: Any, to: Any) -> None:
     """Draw a figure into a file or buffer, whatever letters its titles have."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    with warnings.catch_warnings():
+    with _one_at_a_time, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
         FigureCanvasAgg(figure).print_figure(to, format="png")
 

@@ -70,7 +70,7 @@ def parts(
             chunk = next(found, None)
         if chunk is None:
             break
-        _refuse_not_finite(chunk, waiting)
+        _refuse_not_finite(chunk, waiting, reader.name)
         targets.push(np.stack([stream.push(c) for stream, c in zip(back, chunk, strict=True)]))
         if ready := min(len(targets), len(waiting)):
             yield waiting.pop(ready), targets.pop(ready)
@@ -88,11 +88,11 @@ def _resampled(
     yield stream.finish()
 
 
-def _refuse_not_finite(targets: NDArray[np.float32], waiting: Queue) -> None:
+def _refuse_not_finite(targets: NDArray[np.float32], waiting: Queue, name: str) -> None:
     if np.isfinite(targets).all():
         return
     raise ModelError(
-        "the model's output is not finite: its weights are damaged, or the recording is "
+        f"{name}: the model's output is not finite: its weights are damaged, or the recording is "
         f"far beyond full scale (its peak is {waiting.peak():.3g})"
     )
 
