@@ -9,13 +9,13 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from singleout.types import Query
+from singleout.types import Example, Query
 
 if TYPE_CHECKING:
     from singleout.extract import Extraction, Extractor
 
 __version__ = version("singleout")
-__all__ = ["Extraction", "Extractor", "Query"]
+__all__ = ["Example", "Extraction", "Extractor", "Query"]
 
 
 def __getattr__(name: str) -> Any:

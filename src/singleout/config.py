@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from singleout.errors import ConfigError, MissingExtraError
 
@@ -20,6 +20,12 @@ class StrictConfig(BaseModel):
     """Frozen, and unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def added(default: Any) -> Any:
+    """A field that configs of finished runs did not have: at its default it is not dumped, so that
+    their hashes stay what they were."""
+    return Field(default=default, exclude_if=lambda value: value == default)
 
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)

@@ -14,26 +14,33 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from singleout.config import StrictConfig, validated
+from singleout.audio import checked_array, read_audio
+from singleout.config import StrictConfig, added, validated
 from singleout.errors import ConfigError, ModelError, QueryError
 from singleout.hub import fetched, is_hub_id, split_revision, upload
 from singleout.query import QueryEncoder, load_encoder
 from singleout.query.manipulations import Chain, Manipulator
-from singleout.separators import AnySeparator, ResUNet30, ResUNet30Config, Separator
+from singleout.separators import Answer, AnySeparator, ResUNet30, ResUNet30Config, Separator
 from singleout.separators.resunet30_checkpoint import (
     SUFFIXES,
     checkpoint_file,
     holds_checkpoint,
 )
-from singleout.types import Query
+from singleout.types import Example, Prompt, Query
 from singleout.weights import load_tensors, read_tensors, save_tensors
 
 PACKAGED = "builtin/extractor"
 """Folder of the shipped model, inside the package."""
+
+MAX_EXAMPLE_SECONDS = 60
+SILENT_RMS = 1e-5
+"""-100 dB: an example as quiet as that sounds like nothing."""
 
 LEARNT = "manipulation."
 """Prefix, in ``model.safetensors``, of what the manipulation has learnt."""
@@ -46,6 +53,31 @@ class EncoderReference(StrictConfig):
     fingerprint: str | None = None
 
 
+class PresenceCalibration(StrictConfig):
+    """From a separator's presence logits to probabilities, fitted on validation mixtures.
+
+    Args:
+        scale, bias: probability = sigmoid(scale * logit + bias), for the logit of the most present
+            ``seconds`` of a recording, and for those of its frames.
+        seconds: how long a sound must seem to be there at least.
+    """
+
+    scale: float = 1.0
+    bias: float = 0.0
+    seconds: float = 0.5
+
+    def strongest(self, logits: NDArray[np.float32], frame_seconds: float) -> float:
+        """Of [frames]: the highest mean over ``seconds``, or over all that there is."""
+        width = min(len(logits), max(1, round(self.seconds / frame_seconds)))
+        total = np.cumsum(np.pad(logits.astype(np.float64), (1, 0)))
+        return float((total[width:] - total[:-width]).max() / width)
+
+    def probability(self, logits: ArrayLike) -> NDArray[np.float32]:
+        """Of the same shape."""
+        value = np.asarray(logits, np.float64) * self.scale + self.bias
+        return (0.5 + 0.5 * np.tanh(0.5 * value)).astype(np.float32)  # a sigmoid, without overflow
+
+
 class ModelConfig(StrictConfig):
     """All that rebuilds a model around its weights.
 
@@ -53,6 +85,8 @@ class ModelConfig(StrictConfig):
         separator: which one, and its sizes.
         manipulation: of the embeddings, in training and at inference.
         encoder: reference to the query encoder.
+        negative: whether it takes negative prompts: conditions are then twice as long.
+        presence: how to read the separator's presence logits.
         sha256: of ``model.safetensors``; checked when the model is loaded.
     """
 
@@ -60,6 +94,8 @@ class ModelConfig(StrictConfig):
     separator: AnySeparator
     manipulation: Chain = Chain()
     encoder: EncoderReference = EncoderReference()
+    negative: bool = added(False)
+    presence: PresenceCalibration = added(PresenceCalibration())
     sha256: str | None = None
 
 
@@ -71,29 +107,85 @@ class QueriedSeparator(nn.Module):
         self.config = config
         self.encoder = encoder  # not a submodule: it is frozen and saved on its own
         self.manipulator = Manipulator(config.manipulation, encoder.dim)
-        self.separator: Separator = config.separator.build(self.manipulator.dim)  # type: ignore[assignment]
+        self.separator: Separator = config.separator.build(self.condition_dim)  # type: ignore[assignment]
 
     @property
     def sample_rate(self) -> int:
         """Of the mixtures it takes, Hz."""
         return self.separator.sample_rate
 
+    @property
+    def condition_dim(self) -> int:
+        """Length of what the separator is conditioned on."""
+        return self.manipulator.dim * (2 if self.config.negative else 1)
+
     def embed(self, query: Query) -> Tensor:
-        """The condition of one query, float32 [1, dim]: the mean of its positive prompts.
+        """The condition of one query, float32 [1, condition_dim].
+
+        Of each side of the query, the mean of its prompts; zeros where it has none.
 
         Raises:
-            QueryError: the query has negative prompts, which this model does not support.
+            QueryError: the query has negative prompts, which this model does not support; or an
+                example is silent or longer than a minute.
+            AudioError: an example cannot be read.
         """
-        if query.negative:
+        if query.negative and not self.config.negative:
             raise QueryError(
-                f"this model cannot answer negative prompts ({', '.join(query.negative)}): "
-                "leave them out"
+                f"this model cannot answer negative prompts ({', '.join(map(str, query.negative))})"
+                ": leave them out"
             )
-        mean = self.encoder.embed_text(query.positive).mean(0, keepdim=True)
-        return self.manipulator.infer(F.normalize(mean, dim=-1), is_text=True)
+        return self.joined(self._side(query.positive), self._side(query.negative))
+
+    def conditions(self, embeddings: Tensor, is_text: bool | Tensor) -> Tensor:
+        """Of positive prompts alone: embeddings [queries, dim] to [queries, condition_dim]."""
+        positive = self.manipulator.infer(embeddings, is_text=is_text)
+        return self.joined(positive, torch.zeros_like(positive))
+
+    def joined(self, positive: Tensor, negative: Tensor) -> Tensor:
+        """Conditions [queries, dim] of both sides to those of the separator."""
+        return torch.cat([positive, negative], -1) if self.config.negative else positive
+
+    def _side(self, prompts: tuple[Prompt, ...]) -> Tensor:
+        """[1, dim]; words and sounds count as many times as there are of each."""
+        texts = [prompt for prompt in prompts if isinstance(prompt, str)]
+        examples = [prompt for prompt in prompts if isinstance(prompt, Example)]
+        total = torch.zeros(1, self.manipulator.dim)
+        size = 0.0
+        embedded = [(self.encoder.embed_text(texts), True)] if texts else []
+        if examples:
+            embedded.append((torch.cat([self._heard(example) for example in examples]), False))
+        for rows, is_text in embedded:
+            mean = F.normalize(rows.mean(0, keepdim=True), dim=-1)
+            condition = self.manipulator.infer(mean, is_text=is_text)
+            total = total + len(rows) * condition
+            size += len(rows) * float(condition.norm())
+        if len(embedded) < 2:
+            return total / max(1, len(prompts))
+        # As long as its parts: the mean of two directions is shorter than each.
+        return F.normalize(total, dim=-1) * (size / len(prompts))
+
+    def _heard(self, example: Example) -> Tensor:
+        """Embedding [1, dim] of an example, its channels averaged."""
+        if isinstance(example.audio, str | Path):
+            name, (audio, rate) = str(example.audio), read_audio(example.audio)
+        else:
+            name, audio, rate = "the example", *checked_array(example.audio, example.sample_rate)
+        seconds = audio.shape[1] / rate
+        if seconds > MAX_EXAMPLE_SECONDS:
+            raise QueryError(
+                f"{name}: lasts {seconds:,.0f} s, an example {MAX_EXAMPLE_SECONDS} s at most: cut "
+                "out the sound that is meant"
+            )
+        if float(np.sqrt(np.square(audio, dtype=np.float64).mean())) < SILENT_RMS:
+            raise QueryError(f"{name}: is silent: give an example with the sound that is meant")
+        return self.encoder.embed_audio(audio.mean(0), rate)
+
+    def answer(self, mixture: Tensor, condition: Tensor) -> Answer:
+        """``forward`` with what the separator says of presence."""
+        return self.separator.decode(self.separator.encode(mixture), condition)
 
     def forward(self, mixture: Tensor, condition: Tensor) -> Tensor:
-        """Mixture [batch, 1, samples], condition [queries * batch, dim] to the targets.
+        """Mixture [batch, 1, samples], condition [queries * batch, condition_dim] to the targets.
 
         The first query of every mixture comes first, then the second of every mixture; the result
         is float32 [queries * batch, 1, samples].

@@ -4,16 +4,47 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from singleout.errors import QueryError
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
 MAX_QUERY_CHARACTERS = 1_000
 """Longer prompts are refused: they are never a description of one sound."""
 
 
-def _checked(prompt: object) -> str:
+@dataclass(frozen=True, eq=False)
+class Example:
+    """A sound to ask with: what is wanted (or not) sounds like this.
+
+    Args:
+        audio: path of a recording, or floats [samples] or [channels, samples] with full scale 1. A
+            minute at most: nothing but the sound that is meant.
+        sample_rate: of an array, Hz.
+    """
+
+    audio: str | Path | ArrayLike
+    sample_rate: int | None = None
+
+    def __str__(self) -> str:
+        name = Path(self.audio).name if isinstance(self.audio, str | Path) else "an example"
+        return f"like {name}"
+
+
+Prompt = str | Example
+"""A description, or an example."""
+
+
+def _checked(prompt: object) -> Prompt:
+    if isinstance(prompt, Example):
+        return prompt
+    if isinstance(prompt, Path):
+        return Example(prompt)
     if not isinstance(prompt, str):
-        raise QueryError(f"a query must be text, not {type(prompt).__name__}")
+        raise QueryError(f"a query must be text or an example, not {type(prompt).__name__}")
     if not prompt.strip():
         raise QueryError("the query is empty: describe a sound, such as 'a dog barking'")
     if len(prompt) > MAX_QUERY_CHARACTERS:
@@ -30,19 +61,20 @@ def _checked(prompt: object) -> str:
 
 @dataclass(frozen=True)
 class Query:
-    """What to single out, in words.
+    """What to single out: in words, by examples of its sound, or by both.
 
     Args:
-        positive: descriptions of the target; several describe the same target in other words.
-        negative: descriptions of what must not be extracted. No model supports them yet:
-            extraction refuses a query that has any.
+        positive: prompts for the target; several ask for the same target in other words or with
+            other examples. A ``Path`` is an ``Example``.
+        negative: prompts for what must not be extracted. With nothing positive, everything else is
+            the target: the sound is removed.
 
     Raises:
-        QueryError: no positive prompt, or a prompt that is blank or over 1,000 characters.
+        QueryError: no prompt at all, or one that is blank or over 1,000 characters.
     """
 
-    positive: tuple[str, ...]
-    negative: tuple[str, ...] = ()
+    positive: tuple[Prompt, ...] = ()
+    negative: tuple[Prompt, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("positive", "negative"):
@@ -50,14 +82,16 @@ class Query:
             if isinstance(prompts, str) or not isinstance(prompts, Sequence):
                 prompts = (prompts,)
             object.__setattr__(self, name, tuple(_checked(prompt) for prompt in prompts))
-        if not self.positive:
-            raise QueryError("the query has no positive prompt: describe the sound to extract")
+        if not self.positive and not self.negative:
+            raise QueryError("the query is empty: describe a sound, such as 'a dog barking'")
 
     @classmethod
-    def of(cls, query: str | Query) -> Query:
-        """A bare string is ``Query(positive=(string,))``; a Query is returned as it is."""
+    def of(cls, query: str | Example | Query) -> Query:
+        """A bare prompt is ``Query(positive=(prompt,))``; a Query is returned as it is."""
         return query if isinstance(query, Query) else cls(positive=(query,))
 
     def __str__(self) -> str:
-        text = " / ".join(self.positive)
-        return text if not self.negative else f"{text} (not {' / '.join(self.negative)})"
+        wanted, unwanted = (" / ".join(map(str, side)) for side in (self.positive, self.negative))
+        if not unwanted:
+            return wanted
+        return f"{wanted} (not {unwanted})" if wanted else f"not {unwanted}"

@@ -1,17 +1,20 @@
 """The only code that opens media: reading, resampling, writing."""
 
+from singleout.audio.arrays import MAX_CHANNELS, checked_array
 from singleout.audio.info import AudioInfo, OutputFormat, OutputKind, output_kind
 from singleout.audio.reading import AudioReader, open_audio, read_audio
 from singleout.audio.resampling import ResampleStream, resample
 from singleout.audio.writing import AudioWriter, new_audio, quantised, replacing, write_wav
 
 __all__ = [
+    "MAX_CHANNELS",
     "AudioInfo",
     "AudioReader",
     "AudioWriter",
     "OutputFormat",
     "OutputKind",
     "ResampleStream",
+    "checked_array",
     "new_audio",
     "open_audio",
     "output_kind",

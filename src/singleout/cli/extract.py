@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 PATIENCE_SECONDS = 2.0
 """The progress bar appears after this time."""
+LIKELY = 0.5
+"""Presence below it is worth a word."""
 SOME_FAILED = 3
 """Exit code where some recordings worked and others did not."""
 
@@ -26,13 +28,21 @@ def extract(
         typer.Argument(
             metavar="RECORDING... QUERY",
             help="Files (WAV, FLAC, MP3, M4A, MP4, MKV, ...), folders or patterns; then what to "
-            "single out, such as 'a dog barking', unless --query says it.",
+            "single out, such as 'a dog barking', unless an option says it.",
             show_default=False,
         ),
     ],
     query: Annotated[
         list[str] | None,
         typer.Option("--query", "-q", help="What to single out; again for more of it at once."),
+    ] = None,
+    like: Annotated[
+        list[Path] | None,
+        typer.Option(help="Recording of such a sound, instead of words or beside them."),
+    ] = None,
+    unwanted: Annotated[
+        list[str] | None,
+        typer.Option("--not", help="What is not meant; alone, it is what to take away."),
     ] = None,
     output: Annotated[
         Path,
@@ -77,11 +87,14 @@ def extract(
     """
     from singleout.audio import AudioInfo, output_kind
     from singleout.errors import AudioError
-    from singleout.types import Query
+    from singleout.types import Example, Query
 
     # What fails at once comes first, before torch is loaded.
-    places, texts = _arguments(recordings_and_query, query)
-    asked = [Query.of(text) for text in texts]
+    is_asked = bool(query or like or unwanted)
+    places, texts = _arguments(recordings_and_query, query, is_asked)
+    beside = tuple(Example(path) for path in like or ())
+    wanted: list[tuple[str | Example, ...]] = [(text, *beside) for text in texts] or [beside]
+    asked = [Query(prompts, tuple(unwanted or ())) for prompts in wanted]
     output_kind(AudioInfo(1, 1), format)  # type: ignore[arg-type]  # refuses what there is not
     for folder in (output, *([report.parent] if report else [])):
         check_folder(folder)
@@ -146,11 +159,13 @@ def extract(
 
 
 def _arguments(
-    positional: Sequence[str], queries: Sequence[str] | None
+    positional: Sequence[str], queries: Sequence[str] | None, is_asked: bool
 ) -> tuple[list[str], list[str]]:
-    """Recordings and queries: the last argument is the query, unless options say it."""
+    """Recordings and queries: the last argument is the query, unless options ask already."""
     if queries:
         return list(positional), list(queries)
+    if is_asked and (len(positional) == 1 or _names_recordings(positional[-1])):
+        return list(positional), []
     if len(positional) < 2:
         raise typer.BadParameter("nothing to single out: say what, last", param_hint="'QUERY'")
     with suppress(OSError, ValueError):  # too long for a name: it is a query
@@ -160,6 +175,16 @@ def _arguments(
                 param_hint="'QUERY'",
             )
     return list(positional[:-1]), [positional[-1]]
+
+
+def _names_recordings(text: str) -> bool:
+    """Where an argument may be a query as well."""
+    from glob import has_magic
+
+    with suppress(OSError, ValueError):
+        if Path(text).exists():
+            return True
+    return has_magic(text) or (bool(Path(text).suffix) and " " not in text)
 
 
 def check_folder(folder: Path) -> None:
@@ -281,6 +306,9 @@ def _print(outcome: Outcome, lines: Sequence[dict[str, Any]], as_json: bool) -> 
             f"'{written.query}' in {_shown(outcome.task.path)}: {written.seconds:.1f} s of sound "
             f"in {share:.1f} s"
         )
+        if written.presence is not None:
+            doubt = "" if written.presence >= LIKELY else ": probably not in this recording"
+            typer.echo(f"  presence  {written.presence:9.0%}{doubt}")
         for kind in ("target", "residual", "plot"):
             if (path := getattr(written, kind)) is not None:
                 level = _level(getattr(written, f"{kind}_db", None))

@@ -14,13 +14,20 @@ from torch.utils.data import Dataset
 from singleout.config import StrictConfig
 from singleout.data.embeddings import SAMPLE_RATE, EmbeddingTable
 from singleout.data.manifest import Clip
-from singleout.data.plan import MixtureConfig, Planner, SourceSpec, num_crops
-from singleout.data.render import read_crop, render
+from singleout.data.plan import MixtureConfig, MixtureSpec, Planner, num_crops
+from singleout.data.queries import QueriesConfig, QuerySpec, Questioner
+from singleout.data.render import Mixture, read_crop, render
 from singleout.query.audio_manipulations import Mixup, SpecAugment
 
-NUM_QUERIES = 2
-"""Each mixture is asked for two of its sounds: the same input with two answers cannot be solved
-without listening to the query, and the encoder's half of the work serves both."""
+KINDS = 3
+"""Last entry of the seeds of what is asked, where it is not simply each sound in turn."""
+
+ALIKE = 0.6
+"""Cosine of embeddings from which two sounds may well be called by the same words."""
+
+
+Place = tuple[int, int]
+"""Index of a clip, and of one of its crops."""
 
 
 class QueryAudioConfig(StrictConfig):
@@ -49,10 +56,13 @@ class Example(TypedDict):
 
     Attributes:
         mixture: [1, samples].
-        targets: [queries, 1, samples].
-        audio: [queries, dim], embeddings of the query sounds, by default the targets' own crops.
-        text: [queries, dim], of the targets' captions; zeros where there is no caption.
-        clips: [queries], index of each target's clip.
+        targets: [queries, 1, samples]; silence where what is asked for is not there.
+        audio: [queries, dim], embeddings of the query sounds, by default the targets' own crops;
+            zeros where nothing positive is asked.
+        text: [queries, dim], of their captions; zeros where there is no caption.
+        not_audio, not_text: [queries, dim], of the sounds that are not wanted; zeros where nothing
+            negative is asked.
+        clips: [queries], index of the clip that is asked for, else of the one that is not wanted.
         query_audio: [queries, samples], query sounds that are to be embedded on the fly, at the
             rate of cached ones (``embeddings.SAMPLE_RATE``), padded with zeros; else [queries, 0].
         query_samples: [queries], their lengths.
@@ -62,6 +72,8 @@ class Example(TypedDict):
     targets: Tensor
     audio: Tensor
     text: Tensor
+    not_audio: Tensor
+    not_text: Tensor
     clips: Tensor
     query_audio: Tensor
     query_samples: Tensor
@@ -80,6 +92,7 @@ class MixtureDataset(Dataset[Example]):
         first, length: which mixtures.
         query_audio: which sounds are the queries.
         all_captions: draw one of a clip's captions each time instead of taking the first.
+        queries: what is asked.
     """
 
     def __init__(
@@ -94,12 +107,14 @@ class MixtureDataset(Dataset[Example]):
         length: int,
         query_audio: QueryAudioConfig | None = None,
         all_captions: bool = False,
+        queries: QueriesConfig | None = None,
     ) -> None:
         self.clips, self.config, self.sample_rate = clips, config, sample_rate
         self.table, self.captions, self.all_captions = table, captions, all_captions
         self.planner = Planner(clips, config, seed)
         self.seed, self.first, self.length = seed, first, length
         self.query_audio = query_audio or QueryAudioConfig()
+        self.questioner = Questioner(clips, queries or QueriesConfig())
         self._class: dict[str, list[int]] = {}
         for i, clip in enumerate(clips):
             self._class.setdefault(clip.label, []).append(i)
@@ -113,29 +128,51 @@ class MixtureDataset(Dataset[Example]):
         spec = self.planner.plan(0, self.first + index)
         # A stream of its own: what is asked with does not change what is mixed.
         rng = np.random.default_rng([self.seed, 0, self.first + index, 1])
+        kinds = np.random.default_rng([self.seed, 0, self.first + index, KINDS])
         rendered = render(spec, self.clips, self.config, self.sample_rate)
-        asked = spec.sources[:NUM_QUERIES]
-        queries = [self._queried(source, rng) for source in asked]
-        audio = torch.stack([self.table.of(clip, crop) for clip, crop in queries])
-        text = torch.stack([self._caption(source.clip, rng) for source in asked])
-        samples = [self._query_samples(clip, crop, rng) for clip, crop in queries]
-        longest = round(self.config.segment_seconds * SAMPLE_RATE) if samples[0].size else 0
+        asked = self.questioner.draw(spec, kinds, self._sound_alike)
+        wanted = [self._wanted(query, spec, kinds) for query in asked]
+        unwanted = [_source(spec, query.negative) for query in asked]
+        queries = [self._queried(*place, rng) if place else None for place in wanted]
+        negatives = [self._queried(*place, kinds) if place else None for place in unwanted]
+        text = torch.stack([self._caption(place, rng) for place in wanted])
+        samples = [self._query_samples(place, rng) for place in queries]
+        named = [place or other for place, other in zip(wanted, unwanted, strict=True)]
+        on_the_fly = self.query_audio.is_embedded_on_the_fly
+        longest = round(self.config.segment_seconds * SAMPLE_RATE) if on_the_fly else 0
         padded = np.zeros((len(samples), longest), np.float32)
         for row, sound in zip(padded, samples, strict=True):
             row[: len(sound)] = sound[:longest]
         return Example(
             mixture=torch.from_numpy(rendered.mixture)[None],
-            targets=torch.from_numpy(rendered.sources[:NUM_QUERIES])[:, None],
-            audio=audio,
+            targets=torch.stack([_target(rendered, query) for query in asked])[:, None],
+            audio=self._sounds(queries),
             text=text,
-            clips=torch.tensor([source.clip for source in asked]),
+            not_audio=self._sounds(negatives),
+            not_text=torch.stack([self._caption(place, kinds) for place in unwanted]),
+            clips=torch.tensor([place[0] for place in named if place is not None]),
             query_audio=torch.from_numpy(padded),
             query_samples=torch.tensor([min(len(sound), longest) for sound in samples]),
         )
 
-    def _queried(self, source: SourceSpec, rng: np.random.Generator) -> tuple[int, int]:
-        """Clip and crop that are the query for a source."""
-        clip, crop = source.clip, source.crop
+    def _wanted(
+        self, query: QuerySpec, spec: MixtureSpec, rng: np.random.Generator
+    ) -> Place | None:
+        if query.absent is None:
+            return _source(spec, query.positive)
+        return query.absent, int(rng.integers(num_crops(self.clips[query.absent], self.config)))
+
+    def _sounds(self, places: Sequence[Place | None]) -> Tensor:
+        """[places, dim], zeros for want of one."""
+        none = torch.zeros(self.table.embeddings.shape[-1])
+        return torch.stack([none if place is None else self.table.of(*place) for place in places])
+
+    def _sound_alike(self, clip: int, other: int) -> bool:
+        """By their first crops."""
+        return float(self.table.of(clip, 0) @ self.table.of(other, 0)) > ALIKE
+
+    def _queried(self, clip: int, crop: int, rng: np.random.Generator) -> Place:
+        """Clip and crop that are the query for a crop of a clip."""
         if self.query_audio.source == "same_class":
             group = self.clips[clip].group
             members = self._class[self.clips[clip].label]
@@ -148,16 +185,17 @@ class MixtureDataset(Dataset[Example]):
             crop = (crop + 1 + int(rng.integers(crops - 1))) % crops
         return clip, crop
 
-    def _caption(self, clip: int, rng: np.random.Generator) -> Tensor:
+    def _caption(self, place: Place | None, rng: np.random.Generator) -> Tensor:
         """[dim], zeros for want of a caption."""
-        if self.captions is None or not (count := self.captions.count(clip)):
+        if self.captions is None or place is None or not (count := self.captions.count(place[0])):
             return torch.zeros(self.table.embeddings.shape[-1])
-        return self.captions.of(clip, int(rng.integers(count)) if self.all_captions else 0)
+        return self.captions.of(place[0], int(rng.integers(count)) if self.all_captions else 0)
 
-    def _query_samples(self, clip: int, crop: int, rng: np.random.Generator) -> NDArray[np.float32]:
+    def _query_samples(self, place: Place | None, rng: np.random.Generator) -> NDArray[np.float32]:
         """The query sound, with another mixed in if so configured; empty if there is no need."""
-        if not self.query_audio.is_embedded_on_the_fly:
+        if place is None or not self.query_audio.is_embedded_on_the_fly:
             return np.zeros(0, np.float32)
+        clip, crop = place
         sound = read_crop(self.clips[clip], crop, self.config, SAMPLE_RATE)
         if self.query_audio.mixup is None:
             return sound
@@ -165,3 +203,20 @@ class MixtureDataset(Dataset[Example]):
         added = int(rng.integers(num_crops(self.clips[other], self.config)))
         interference = read_crop(self.clips[other], added, self.config, SAMPLE_RATE)
         return self.query_audio.mixup.mixed(sound, interference, rng)
+
+
+def _source(spec: MixtureSpec, number: int | None) -> Place | None:
+    if number is None:
+        return None
+    source = spec.sources[number]
+    return source.clip, source.crop
+
+
+def _target(rendered: Mixture, query: QuerySpec) -> Tensor:
+    """[samples]."""
+    if query.absent is not None:
+        return torch.zeros(len(rendered.mixture))
+    if query.positive is not None:
+        return torch.from_numpy(rendered.sources[query.positive])
+    assert query.negative is not None
+    return torch.from_numpy(rendered.mixture - rendered.sources[query.negative])

@@ -46,6 +46,11 @@ class Clip:
     split: str
 
     @property
+    def family(self) -> str:
+        """What its class is a kind of: sounds of one family are near misses of each other."""
+        return self.label.split("/")[0]
+
+    @property
     def captions(self) -> tuple[str, ...]:
         """All ways to say it."""
         return (() if self.caption is None else (self.caption,)) + self.alternatives

@@ -6,13 +6,13 @@ A spec is drawn from ``(seed, epoch, index)`` alone: ranks, workers and resuming
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import numpy as np
 from pydantic import Field, model_validator
 
-from singleout.config import StrictConfig
+from singleout.config import StrictConfig, added
 from singleout.data.manifest import Clip
 from singleout.errors import ManifestError
 
@@ -36,6 +36,12 @@ class MixtureConfig(StrictConfig):
         mixture_band_share: how often all sounds are low-passed alike.
         band_hz: range of the cut-off, drawn log-uniformly.
         class_balance: 0 draws every clip alike, 1 every class alike.
+        gate_share: how often a sound is cut off, once or several times, as if it stopped.
+        reverb_share: how often a sound is heard in a room of its own.
+        rt60_seconds: range of the time in which that room's echo decays by 60 dB.
+        bed_share: how often there is noise in the background, which is never asked for.
+        bed_snr_db: range of the level of all sounds together over it.
+        lossy_share: how often the mixture went through a lossy encoder before it is heard.
     """
 
     segment_seconds: Annotated[float, Field(gt=0)] = 4.0
@@ -49,15 +55,25 @@ class MixtureConfig(StrictConfig):
     mixture_band_share: Share = 0.2
     band_hz: tuple[float, float] = (2_000.0, 14_000.0)
     class_balance: Share = 0.5
+    gate_share: Share = added(0.0)
+    reverb_share: Share = added(0.0)
+    rt60_seconds: tuple[float, float] = added((0.2, 1.2))
+    bed_share: Share = added(0.0)
+    bed_snr_db: tuple[float, float] = added((0.0, 25.0))
+    lossy_share: Share = added(0.0)
 
     @model_validator(mode="after")
     def _in_order(self) -> MixtureConfig:
-        for name in ("num_sources", "snr_db", "gain_db", "speed", "band_hz"):
+        ranges = ("num_sources", "snr_db", "gain_db", "speed", "band_hz", "rt60_seconds")
+        for name in (*ranges, "bed_snr_db"):
             low, high = getattr(self, name)
             if not low <= high:
                 raise ValueError(f"{name} is a range: its first value is not above its second")
-        if self.num_sources[0] < 1 or min(self.speed[0], self.band_hz[0]) <= 0:
-            raise ValueError("num_sources starts at 1; speed and band_hz are positive")
+        if (
+            self.num_sources[0] < 1
+            or min(self.speed[0], self.band_hz[0], self.rt60_seconds[0]) <= 0
+        ):
+            raise ValueError("num_sources starts at 1; speed, band_hz, rt60_seconds are positive")
         if not 0 < self.crop_hop_seconds <= self.segment_seconds < 3_600:
             raise ValueError("crop_hop_seconds is at most segment_seconds, which is below an hour")
         return self
@@ -74,6 +90,9 @@ SCORED_MIXTURES = MixtureConfig(
 """Two unaltered sounds at -5 to 5 dB: what validation and evaluation score."""
 
 MAX_MISSES = 1_000
+HARDER = 2
+"""Last entry of the seeds of what makes mixtures harder; the queries have 1."""
+LOSSY_FORMATS = ("MP3", "OGG")
 
 
 @dataclass(frozen=True)
@@ -87,6 +106,8 @@ class SourceSpec:
         snr_db: level of the first sound of the mixture over this one; 0 for the first.
         speed: playback speed.
         band_hz: cut-off of a low-pass, or None.
+        silences_seconds: from where to where it is cut off.
+        room: decay time in seconds and number of a room, or None.
     """
 
     clip: int
@@ -95,14 +116,40 @@ class SourceSpec:
     snr_db: float
     speed: float
     band_hz: float | None
+    silences_seconds: tuple[tuple[float, float], ...] = ()
+    room: tuple[float, int] | None = None
+
+
+@dataclass(frozen=True)
+class BedSpec:
+    """Noise in the background.
+
+    Attributes:
+        snr_db: level of all sounds together over it.
+        slope_db: of its spectrum per octave: 0 is white, -3 pink, -6 brown.
+        number: of the noise, for its samples.
+    """
+
+    snr_db: float
+    slope_db: float
+    number: int
 
 
 @dataclass(frozen=True)
 class MixtureSpec:
-    """A mixture: its sounds, target first, and its level."""
+    """A mixture.
+
+    Attributes:
+        sources: its sounds, target first.
+        gain_db: its level.
+        bed: noise in its background.
+        lossy: what it went through before it is heard: format and compression level in [0, 1].
+    """
 
     sources: tuple[SourceSpec, ...]
     gain_db: float
+    bed: BedSpec | None = None
+    lossy: tuple[str, float] | None = None
 
 
 def num_crops(clip: Clip, config: MixtureConfig) -> int:
@@ -170,7 +217,31 @@ class Planner:
                     band_hz=band,
                 )
             )
-        return MixtureSpec(tuple(sources), float(rng.uniform(*config.gain_db)))
+        gain_db = float(rng.uniform(*config.gain_db))
+        # Of a stream of its own: what came later to the config changes nothing of what was there.
+        rng = np.random.default_rng([self.seed, epoch, index, HARDER])
+        return self._harder(MixtureSpec(tuple(sources), gain_db), rng)
+
+    def _harder(self, spec: MixtureSpec, rng: np.random.Generator) -> MixtureSpec:
+        config = self.config
+        sources = []
+        for source in spec.sources:
+            silences: tuple[tuple[float, float], ...] = ()
+            if rng.random() < config.gate_share:
+                edges = np.sort(rng.uniform(0, config.segment_seconds, 2 * rng.integers(1, 4)))
+                silences = tuple((float(a), float(b)) for a, b in edges.reshape(-1, 2))
+            room = None
+            if rng.random() < config.reverb_share:
+                rt60 = float(np.exp(rng.uniform(*np.log(config.rt60_seconds))))
+                room = rt60, int(rng.integers(1 << 31))
+            sources.append(replace(source, silences_seconds=silences, room=room))
+        bed, lossy = None, None
+        if rng.random() < config.bed_share:
+            slope_db, snr_db = float(rng.uniform(-7, 1)), float(rng.uniform(*config.bed_snr_db))
+            bed = BedSpec(snr_db, slope_db, int(rng.integers(1 << 31)))
+        if rng.random() < config.lossy_share:
+            lossy = str(rng.choice(LOSSY_FORMATS)), float(rng.uniform(0.2, 0.9))
+        return replace(spec, sources=tuple(sources), bed=bed, lossy=lossy)
 
     def _band(self, rng: np.random.Generator, share: float) -> float | None:
         drawn, cut = rng.random(), np.exp(rng.uniform(*np.log(self.config.band_hz)))

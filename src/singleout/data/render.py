@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,11 +13,15 @@ from numpy.typing import NDArray
 
 from singleout.audio import resample
 from singleout.data.manifest import Clip
-from singleout.data.plan import MixtureConfig, MixtureSpec, SourceSpec
+from singleout.data.plan import BedSpec, MixtureConfig, MixtureSpec, SourceSpec
 from singleout.errors import AudioError
 
 PEAK = 0.99
 REFERENCE_RMS = 0.05
+FADE_SECONDS = 0.01
+DIRECT_TO_ROOM_DB = 3.0
+"""Level of a sound over its echoes, which start a few milliseconds after it."""
+BED_FLOOR_HZ = 40.0
 
 
 @dataclass(frozen=True)
@@ -24,7 +29,8 @@ class Mixture:
     """Rendered samples.
 
     Attributes:
-        mixture: float32 [samples], the sum of the sources; its peak is at most 0.99.
+        mixture: float32 [samples], as it is heard: the sum of the sources and of the bed, coded
+            and decoded where the plan says so; the peak of the sum is at most 0.99.
         sources: float32 [sources, samples], target first.
     """
 
@@ -63,6 +69,70 @@ def low_pass(audio: NDArray[np.float32], cutoff_hz: float, sample_rate: int) -> 
     return np.fft.irfft(np.fft.rfft(audio) * gain, len(audio)).astype(np.float32)
 
 
+def gated(
+    audio: NDArray[np.float32], silences_seconds: Sequence[tuple[float, float]], sample_rate: int
+) -> NDArray[np.float32]:
+    """Silent from where to where, with short fades; what would be silent as a whole stays."""
+    gain = np.ones(len(audio) + 1, np.float32)
+    for start, stop in silences_seconds:
+        gain[round(start * sample_rate) : round(stop * sample_rate)] = 0
+    width = max(1, round(FADE_SECONDS * sample_rate))
+    total = np.cumsum(np.pad(gain[:-1], (width // 2 + 1, width - width // 2 - 1), mode="edge"))
+    smooth = np.pad(total[width:] - total[:-width], (0, 1), mode="edge")[: len(audio)] / width
+    cut = (audio * smooth).astype(np.float32)
+    return cut if np.square(cut).mean() > 0.01 * np.square(audio).mean() else audio
+
+
+def in_room(
+    audio: NDArray[np.float32], rt60_seconds: float, number: int, sample_rate: int
+) -> NDArray[np.float32]:
+    """With the echoes of a room: noise that decays by 60 dB in ``rt60_seconds``, the earlier the
+    higher it is, after the sound itself. Same length; the echoes beyond it are lost."""
+    rng = np.random.default_rng([number])
+    length = round(rt60_seconds * sample_rate)
+    time = np.arange(length) / sample_rate
+    tail = rng.normal(0, 1, length)
+    bright = tail * 10 ** (-3 * time / (0.5 * rt60_seconds))
+    dull = low_pass(tail.astype(np.float32), 2_000.0, sample_rate) * 10 ** (
+        -3 * time / rt60_seconds
+    )
+    response = bright + 2 * dull
+    response[: round(rng.uniform(0.002, 0.02) * sample_rate)] = 0
+    level = 10 ** (-DIRECT_TO_ROOM_DB / 20) / max(float(np.sqrt(np.square(response).sum())), 1e-9)
+    response *= level
+    response[0] = 1
+    padded = len(audio) + length
+    spectrum = np.fft.rfft(audio, padded) * np.fft.rfft(response, padded)
+    heard: NDArray[np.float32] = np.fft.irfft(spectrum, padded)[: len(audio)].astype(np.float32)
+    return heard
+
+
+def bed(spec: BedSpec, num_samples: int, sample_rate: int) -> NDArray[np.float32]:
+    """Noise [samples] of unit power with a straight spectrum, whose level slowly wanders."""
+    rng = np.random.default_rng([spec.number])
+    hz = np.fft.rfftfreq(num_samples, 1 / sample_rate)
+    spectrum = np.fft.rfft(rng.normal(0, 1, num_samples))
+    spectrum *= np.maximum(hz, BED_FLOOR_HZ) ** (spec.slope_db / (20 * np.log10(2)))
+    noise = np.fft.irfft(spectrum, num_samples)
+    points = rng.uniform(-4, 4, 8)
+    wander_db = np.interp(np.linspace(0, 7, num_samples), np.arange(8), points)
+    noise *= 10 ** (wander_db / 20)
+    level: NDArray[np.float32] = (noise / np.sqrt(np.square(noise).mean())).astype(np.float32)
+    return level
+
+
+def coded(
+    audio: NDArray[np.float32], kind: str, compression: float, sample_rate: int
+) -> NDArray[np.float32]:
+    """Through a lossy encoder (``MP3`` or ``OGG``) and back, sample on sample."""
+    file = io.BytesIO()
+    soundfile.write(file, audio, sample_rate, format=kind, compression_level=compression)
+    file.seek(0)
+    decoded, _ = soundfile.read(file, dtype="float32")
+    padded: NDArray[np.float32] = np.pad(decoded, (0, max(0, len(audio) - len(decoded))))
+    return padded[: len(audio)]
+
+
 def render(
     spec: MixtureSpec, clips: Sequence[Clip], config: MixtureConfig, sample_rate: int
 ) -> Mixture:
@@ -76,11 +146,20 @@ def render(
     power = np.maximum(np.square(sources, dtype=np.float64).mean(1), 1e-12)
     for i, source in enumerate(spec.sources):
         sources[i] *= np.sqrt(power[0] / power[i]) * 10 ** (-source.snr_db / 20)
-    total = np.sqrt(np.square(sources.sum(0), dtype=np.float64).mean())
+    mixture = sources.sum(0)
+    total = np.sqrt(np.square(mixture, dtype=np.float64).mean())
+    if spec.bed is not None:
+        level = np.float32(total * 10 ** (-spec.bed.snr_db / 20))
+        mixture = mixture + level * bed(spec.bed, num_samples, sample_rate)
+        total = np.sqrt(np.square(mixture, dtype=np.float64).mean())
     gain = REFERENCE_RMS * 10 ** (spec.gain_db / 20) / max(total, 1e-9)
-    peak = np.abs(sources.sum(0)).max() * gain
-    sources *= np.float32(gain * min(1.0, PEAK / max(peak, 1e-9)))
-    return Mixture(sources.sum(0), sources)
+    peak = np.abs(mixture).max() * gain
+    scale = np.float32(gain * min(1.0, PEAK / max(peak, 1e-9)))
+    sources *= scale
+    mixture = sources.sum(0) if spec.bed is None else mixture * scale
+    if spec.lossy is not None:
+        mixture = coded(mixture, *spec.lossy, sample_rate)
+    return Mixture(mixture, sources)
 
 
 def _source(
@@ -98,6 +177,10 @@ def _source(
         start = round(onset * sample_rate)
         length = min(len(audio), num_samples - start)
         placed[start : start + length] += audio[:length]
+    if spec.silences_seconds:
+        placed = gated(placed, spec.silences_seconds, sample_rate)
+    if spec.room is not None:
+        placed = in_room(placed, *spec.room, sample_rate)
     if spec.band_hz is not None:
         placed = low_pass(placed, spec.band_hz, sample_rate)
     return placed

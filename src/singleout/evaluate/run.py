@@ -109,7 +109,7 @@ def evaluate(
         heard = model.encoder.embed_audio(example, SAMPLE_RATE)
         embeddings = torch.cat([said[caption], heard])
         is_text = torch.tensor([True, False])
-        estimates = model(mixture[None, None], model.manipulator.infer(embeddings, is_text))
+        estimates = model(mixture[None, None], model.conditions(embeddings, is_text))
         systems = dict(zip(QUERY_KINDS, estimates[:, 0], strict=True))
         systems |= {name: estimate(mixture, target) for name, estimate in references.items()}
         rows += [{"mixture": number, **_row(n, e, task)} for n, e in systems.items()]

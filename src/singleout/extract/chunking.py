@@ -10,6 +10,7 @@ half precision (or looks further than it says) no step can be heard.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,13 +22,25 @@ from singleout.separators import Separator
 FADE_SECONDS = 0.02
 
 
+class Chunk(NamedTuple):
+    """What a chunk keeps.
+
+    Attributes:
+        targets: float32 [queries, channels, samples].
+        presence: logits [queries, frames], one per stride; None of a separator that does not tell.
+    """
+
+    targets: NDArray[np.float32]
+    presence: NDArray[np.float32] | None
+
+
 def separated(
     separator: Separator,
     blocks: Iterable[NDArray[np.float32]],
     conditions: Tensor,
     chunk_samples: int,
     link_channels: bool = True,
-) -> Iterator[NDArray[np.float32]]:
+) -> Iterator[Chunk]:
     """The targets in a mixture of any length, as it comes; the mixture is encoded once for all.
 
     Args:
@@ -38,7 +51,7 @@ def separated(
         link_channels: one mask for all channels; without, each channel has its own.
 
     Yields:
-        float32 [queries, channels, samples], gapless, as many samples in all as came.
+        Gapless, as many samples in all as came.
     """
     stride, context = separator.stride_samples, separator.context_samples
 
@@ -53,20 +66,25 @@ def separated(
     heard_from = keep_from = 0  # positions in the whole
     tail: NDArray[np.float32] | None = None
 
-    def chunk(heard: NDArray[np.float32], is_last: bool) -> NDArray[np.float32]:
+    def chunk(heard: NDArray[np.float32], is_last: bool) -> Chunk:
         """What the chunk from ``keep_from`` keeps; its end is faded into the next."""
         nonlocal tail
         start = keep_from - heard_from
         read = heard[:, max(0, start - before) : start + keep + beyond]
         kept_at = min(start, before)
-        found = _targets(separator, read, conditions, link_channels)[:, :, kept_at:]
+        found, presence = _answers(separator, read, conditions, link_channels)
+        found = found[:, :, kept_at:]
         if tail is not None:
             shared = min(num_fade, found.shape[2])
             weight = fade[:shared]
             found[:, :, :shared] *= weight
             found[:, :, :shared] += tail[:, :, :shared] * (1 - weight)
         tail = None if is_last else found[:, :, keep : keep + num_fade].copy()
-        return found[:, :, :keep]
+        kept = found[:, :, :keep]
+        if presence is not None:
+            first = kept_at // stride
+            presence = presence[:, first : first - (-kept.shape[2] // stride)]
+        return Chunk(kept, presence)
 
     for block in blocks:
         heard = block if heard is None else np.concatenate([heard, block], axis=1)
@@ -81,20 +99,27 @@ def separated(
         keep_from += keep
 
 
-def _targets(
+def _answers(
     separator: Separator,
     mixture: NDArray[np.float32],
     conditions: Tensor,
     link_channels: bool,
-) -> NDArray[np.float32]:
+) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
     """[queries, channels, samples]: query by query and, unlinked, channel by channel, since a
-    batch of them is no faster on a CPU and takes their number times the memory."""
+    batch of them is no faster on a CPU and takes their number times the memory.
+
+    And [queries, frames]: present is what is present in any channel.
+    """
     found = np.empty((len(conditions), *mixture.shape), np.float32)
+    told: dict[int, NDArray[np.float32]] = {}
     groups = [slice(None)] if link_channels else [slice(c, c + 1) for c in range(len(mixture))]
     for group in groups:
         piece = torch.tensor(mixture[None, group], device=conditions.device)
         encoded = separator.encode(piece)
         for number in range(len(conditions)):
-            target = separator.decode(encoded, conditions[number : number + 1])[0]
-            found[number, group] = target.cpu().numpy()
-    return found
+            answer = separator.decode(encoded, conditions[number : number + 1])
+            found[number, group] = answer.target[0].cpu().numpy()
+            if answer.presence is not None:
+                logits = answer.presence[0].cpu().numpy()
+                told[number] = np.maximum(told[number], logits) if number in told else logits
+    return found, np.stack([told[number] for number in sorted(told)]) if told else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,21 @@ PLAYER_SECONDS = 60
 
 
 @dataclass(frozen=True)
+class Presence:
+    """Whether a sound is in a recording.
+
+    Attributes:
+        probability: that it is, anywhere.
+        over_time: float32 [frames], that it is there at that time.
+        frame_seconds: from one frame to the next, the first at 0.
+    """
+
+    probability: float
+    over_time: NDArray[np.float32]
+    frame_seconds: float
+
+
+@dataclass(frozen=True)
 class Extraction:
     """The described sound and the rest; ``target + residual`` is the mixture, within 1e-6.
 
@@ -33,6 +48,7 @@ class Extraction:
         query: what was asked.
         source: the recording's path; None for an array.
         info: what the recording's file is; files of the parts are of its kind.
+        heard: what the model says of the sound's presence; None of a model that does not tell.
     """
 
     target: NDArray[np.float32]
@@ -41,6 +57,18 @@ class Extraction:
     query: Query
     source: Path | None = None
     info: AudioInfo | None = None
+    heard: Presence | None = None
+
+    @property
+    def presence(self) -> float | None:
+        """Calibrated probability that the sound is in the recording; None if the model does not
+        tell."""
+        return None if self.heard is None else self.heard.probability
+
+    @property
+    def presence_over_time(self) -> NDArray[np.float32] | None:
+        """The same for each frame, float32 [frames], ``heard.frame_seconds`` apart."""
+        return None if self.heard is None else self.heard.over_time
 
     def save(
         self,
@@ -78,7 +106,7 @@ class Extraction:
                 # In float64 the sum is the mixture again, as exactly as the parts hold it.
                 mixture = target.astype(np.float64) + self.residual[:, part]
                 parts.write(mixture.astype(info.dtype), target[None])
-        return files.written()[0]
+        return replace(files.written()[0], presence=self.presence)
 
     def plot(self) -> Any:
         """Spectrograms of mixture, target and residual as a matplotlib ``Figure``.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,21 +14,30 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from singleout.audio import AudioInfo, AudioReader, OutputFormat, open_audio
+from singleout.audio import (
+    MAX_CHANNELS,
+    AudioInfo,
+    AudioReader,
+    OutputFormat,
+    checked_array,
+    open_audio,
+)
 from singleout.errors import AudioError, ModelError, QueryError, SingleoutError, one_line
-from singleout.extract.extraction import Extraction
+from singleout.extract.extraction import Extraction, Presence
 from singleout.extract.files import FilesWanted, PartFiles, Written
 from singleout.extract.streaming import parts
 from singleout.model import QueriedSeparator
 from singleout.query import QueryEncoder
-from singleout.types import Query
+from singleout.types import Example, Query
 
-MAX_CHANNELS = 64
 MAX_HOURS = 24
 NUM_CONDITIONS = 64
 
 Recording = str | Path | ArrayLike
 """A path, or floats [samples] or [channels, samples] with full scale 1."""
+
+Asked = str | Example | Query
+"""What to single out."""
 
 
 class Extractor:
@@ -89,7 +99,7 @@ class Extractor:
     def extract(
         self,
         audio: Recording,
-        query: str | Query,
+        query: Asked,
         sample_rate: int | None = None,
         *,
         link_channels: bool = True,
@@ -102,7 +112,8 @@ class Extractor:
         Args:
             audio: a path, or floats [samples] or [channels, samples] with full scale 1; an array
                 is never changed.
-            query: a description in words.
+            query: a description in words, an ``Example`` of its sound, or a ``Query`` of several of
+                them, wanted and not.
             sample_rate: of an array, Hz. With a path it may be left out.
             link_channels: one mask for all channels; without, each channel has its own.
             progress: called with the share that is done after every chunk: 0 to the end where the
@@ -112,7 +123,8 @@ class Extractor:
             Target and residual, float32 [channels, samples], at the rate and length of the input.
 
         Raises:
-            QueryError: the query is blank or too long, or has negative prompts.
+            QueryError: the query is blank or too long, has negative prompts that the model does
+                not take, or an example that is silent or long.
             AudioError: the audio cannot be read, is empty or not finite, or has an impossible
                 shape or rate.
             ModelError: the model's output is not finite.
@@ -125,7 +137,7 @@ class Extractor:
     def extract_many(
         self,
         recordings: Iterable[Recording],
-        queries: str | Query | Sequence[str | Query],
+        queries: Asked | Sequence[Asked],
         sample_rate: int | None = None,
         *,
         link_channels: bool = True,
@@ -164,7 +176,7 @@ class Extractor:
     def extract_file(
         self,
         path: str | Path,
-        queries: str | Query | Sequence[str | Query],
+        queries: Asked | Sequence[Asked],
         folder: str | Path = ".",
         *,
         name: str | None = None,
@@ -199,17 +211,22 @@ class Extractor:
         wanted = FilesWanted(Path(folder), format, residual, plot)
         path = Path(path)
         with open_audio(path) as reader:
-            blocks = self._blocks(reader, asked, link_channels, progress)
+            told: list[NDArray[np.float32]] = []
+            blocks = self._blocks(reader, asked, link_channels, progress, told)
             files = PartFiles(wanted, name or path.stem, asked, reader.info, path)
             with files:
                 for mixture, targets in blocks:
                     files.write(mixture, targets)
-            return files.written()
+            presences = self._presences(told, len(asked))
+            return [
+                written if presence is None else replace(written, presence=presence.probability)
+                for written, presence in zip(files.written(), presences, strict=True)
+            ]
 
     def extract_blocks(
         self,
         audio: Recording,
-        queries: str | Query | Sequence[str | Query],
+        queries: Asked | Sequence[Asked],
         sample_rate: int | None = None,
         *,
         link_channels: bool = True,
@@ -237,14 +254,17 @@ class Extractor:
         source = Path(audio) if isinstance(audio, str | Path) else None
         with _reader(audio, sample_rate) as reader:
             info = reader.info
-            blocks = list(self._blocks(reader, queries, link_channels, progress))
+            told: list[NDArray[np.float32]] = []
+            blocks = list(self._blocks(reader, queries, link_channels, progress, told))
         mixture = np.concatenate([mixture for mixture, _ in blocks], axis=1)
         found = []
-        for number, query in enumerate(queries):
+        presences = self._presences(told, len(queries))
+        for number, (query, presence) in enumerate(zip(queries, presences, strict=True)):
             target = np.concatenate([targets[number] for _, targets in blocks], axis=1)
             residual = (mixture - target).astype(np.float32, copy=False)
             of_file = None if source is None else info
-            found.append(Extraction(target, residual, info.sample_rate, query, source, of_file))
+            rate = info.sample_rate
+            found.append(Extraction(target, residual, rate, query, source, of_file, presence))
         return found
 
     def _blocks(
@@ -253,6 +273,7 @@ class Extractor:
         queries: Sequence[Query],
         link_channels: bool,
         progress: Callable[[float], None] | None,
+        told: list[NDArray[np.float32]] | None = None,
     ) -> Iterator[tuple[NDArray[Any], NDArray[np.float32]]]:
         """See ``parts``; queries are embedded at once, before anything is read or written."""
         info = reader.info
@@ -263,7 +284,24 @@ class Extractor:
         _refuse_days(reader, info.num_frames or 0)
         conditions = torch.cat([self._condition(query) for query in queries])
         device = next((p.device for p in self.model.parameters()), conditions.device)
-        return self._told(reader, conditions.to(device), link_channels, progress)
+        return self._told(reader, conditions.to(device), link_channels, progress, told)
+
+    def _presences(
+        self, told: Sequence[NDArray[np.float32]], num_queries: int
+    ) -> list[Presence | None]:
+        """From the logits of all chunks; None each of a separator that does not tell."""
+        if not told:
+            return [None] * num_queries
+        calibration = self.model.config.presence
+        seconds = self.model.separator.stride_samples / self.model.sample_rate
+        return [
+            Presence(
+                float(calibration.probability(calibration.strongest(logits, seconds))),
+                calibration.probability(logits),
+                seconds,
+            )
+            for logits in np.concatenate(told, axis=1)
+        ]
 
     def _embedded(self, query: Query) -> Tensor:
         with torch.inference_mode():
@@ -275,10 +313,12 @@ class Extractor:
         conditions: Tensor,
         link_channels: bool,
         progress: Callable[[float], None] | None,
+        told: list[NDArray[np.float32]] | None,
     ) -> Iterator[tuple[NDArray[Any], NDArray[np.float32]]]:
         """``parts`` with progress."""
         info, num_done = reader.info, 0
-        for part in parts(self.model, reader, conditions, self.chunk_seconds, link_channels):
+        found = parts(self.model, reader, conditions, self.chunk_seconds, link_channels, told)
+        for part in found:
             num_done += part[0].shape[1]
             _refuse_days(reader, num_done)
             yield part
@@ -299,8 +339,8 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _queries(queries: str | Query | Sequence[str | Query]) -> list[Query]:
-    asked = [queries] if isinstance(queries, str | Query) else list(queries)
+def _queries(queries: Asked | Sequence[Asked]) -> list[Query]:
+    asked = [queries] if isinstance(queries, str | Example | Query) else list(queries)
     if not asked:
         raise QueryError("no query: describe a sound, such as 'a dog barking'")
     return [Query.of(query) for query in asked]
@@ -321,7 +361,7 @@ class _Array:
 @contextmanager
 def _reader(audio: Recording, sample_rate: int | None) -> Iterator[AudioReader]:
     if not isinstance(audio, str | Path):
-        yield _Array(*_from_array(audio, sample_rate))
+        yield _Array(*checked_array(audio, sample_rate))
         return
     with open_audio(audio) as reader:
         rate = reader.info.sample_rate
@@ -330,45 +370,6 @@ def _reader(audio: Recording, sample_rate: int | None) -> Iterator[AudioReader]:
                 f"{audio}: its sample rate is {rate} Hz, not {sample_rate}: leave sample_rate out"
             )
         yield reader
-
-
-def _from_array(audio: ArrayLike, sample_rate: int | None) -> tuple[NDArray[np.float32], int]:
-    """Checked float32 [channels, samples], which may share memory with ``audio``, and the rate."""
-    if sample_rate is None:
-        raise AudioError("an array does not tell its rate: give sample_rate in Hz")
-    try:
-        rate = int(sample_rate)
-    except (TypeError, ValueError, OverflowError):
-        rate = 0
-    if rate != sample_rate:
-        raise AudioError(f"sample rate {sample_rate!r} is not a whole number of Hz")
-    if rate <= 0:
-        raise AudioError(f"sample rate {rate} Hz is impossible: it must be positive")
-    try:
-        array = np.asarray(audio)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise AudioError(f"audio is not an array of samples: {error}") from None
-    if array.dtype.kind != "f":
-        raise AudioError(
-            f"audio must be floats with full scale 1, not {array.dtype}: "
-            "divide integer samples by their full scale first"
-        )
-    if array.ndim not in (1, 2):
-        raise AudioError(
-            f"audio must be [samples] or [channels, samples], got the shape {list(array.shape)}"
-        )
-    if array.size == 0:
-        raise AudioError("audio has no samples")
-    with np.errstate(over="ignore"):
-        mixture = np.atleast_2d(np.ascontiguousarray(array, dtype=np.float32))
-    if len(mixture) > MAX_CHANNELS:
-        raise AudioError(
-            f"audio has {len(mixture):,} channels, the limit is {MAX_CHANNELS}: "
-            "the shape of an array must be [channels, samples]; transpose it?"
-        )
-    if not np.isfinite(mixture).all():
-        raise AudioError("audio has NaN or infinite samples")
-    return mixture, rate
 
 
 def _refuse_days(reader: AudioReader, num_samples: int) -> None:

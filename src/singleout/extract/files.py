@@ -63,6 +63,7 @@ class Written:
         channels: their number.
         seconds: of the recording.
         target_db, residual_db: level over that of the mixture; None for silence.
+        presence: probability that the sound is there; None of a model that does not tell.
     """
 
     query: str
@@ -74,6 +75,7 @@ class Written:
     seconds: float
     target_db: float | None
     residual_db: float | None
+    presence: float | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Paths as text."""

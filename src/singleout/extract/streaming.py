@@ -25,6 +25,7 @@ def parts(
     conditions: Tensor,
     chunk_seconds: float,
     link_channels: bool,
+    told: list[NDArray[np.float32]] | None = None,
 ) -> Iterator[tuple[NDArray[Any], NDArray[np.float32]]]:
     """The mixture as it was read, and the target of every query in it.
 
@@ -34,6 +35,7 @@ def parts(
     Args:
         conditions: float32 [queries, dim], on the device of the separator.
         chunk_seconds: kept per chunk of up to two channels; more of them share the memory.
+        told: gets what the separator says of presence, logits [queries, frames] per chunk.
 
     Yields:
         The mixture, [channels, samples] in the recording's type, and float32 targets
@@ -55,7 +57,7 @@ def parts(
             yield block.astype(np.float32, copy=False)
 
     chunk_samples = max(1, round(chunk_seconds * model.sample_rate))
-    found = separated(
+    chunks = separated(
         model.separator,
         _resampled(heard(), info.sample_rate, model.sample_rate, info.channels),
         conditions,
@@ -67,11 +69,14 @@ def parts(
     while True:
         # Generators do not keep a thread's mode between two values: the caller has its own.
         with torch.inference_mode():
-            chunk = next(found, None)
+            chunk = next(chunks, None)
         if chunk is None:
             break
-        _refuse_not_finite(chunk, waiting, reader.name)
-        targets.push(np.stack([stream.push(c) for stream, c in zip(back, chunk, strict=True)]))
+        found, presence = chunk
+        _refuse_not_finite(found, waiting, reader.name)
+        if told is not None and presence is not None:
+            told.append(presence)
+        targets.push(np.stack([stream.push(c) for stream, c in zip(back, found, strict=True)]))
         if ready := min(len(targets), len(waiting)):
             yield waiting.pop(ready), targets.pop(ready)
     targets.push(np.stack([stream.finish() for stream in back]))

@@ -7,13 +7,13 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 from torch import nn
 
-from singleout.config import StrictConfig
+from singleout.config import StrictConfig, added
 from singleout.separators.conditioned_unet import ConditionedUNet
 from singleout.separators.identity import Identity
 from singleout.separators.resunet30 import ResUNet30
-from singleout.separators.separator import Separator
+from singleout.separators.separator import Answer, Separator
 
-__all__ = ["AnySeparator", "ConditionedUNet", "Identity", "ResUNet30", "Separator"]
+__all__ = ["Answer", "AnySeparator", "ConditionedUNet", "Identity", "ResUNet30", "Separator"]
 
 Positive = Annotated[int, Field(gt=0)]
 
@@ -31,6 +31,7 @@ class ConditionedUNetConfig(StrictConfig):
     bottleneck: Positive = 304
     dilations: tuple[Positive, ...] = (1, 2, 4, 8, 1, 2, 4)
     query_dim: Positive = 256
+    tells_presence: bool = added(False)
 
     @model_validator(mode="after")
     def _fits(self) -> ConditionedUNetConfig:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from singleout.separators.separator import downmix
+from singleout.separators.separator import Answer, downmix
 
 
 class ConvBlock(nn.Module):
@@ -58,6 +58,22 @@ class TemporalBlock(nn.Module):
         return x + self.conv2(F.relu(self.norm2(y)))  # type: ignore[no-any-return]
 
 
+class PresenceHead(nn.Module):
+    """Whether the sound is there, from what the bottleneck knows of each of its frames."""
+
+    def __init__(self, channels: int, query_dim: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(channels)
+        self.film = nn.Linear(query_dim, channels)
+        self.conv1 = nn.Conv1d(channels, channels // 2, 1)
+        self.conv2 = nn.Conv1d(channels // 2, 1, 1)
+
+    def forward(self, x: Tensor, query: Tensor) -> Tensor:
+        """[batch, channels, frames] to logits [batch, frames]."""
+        y = F.relu(self.norm(x) + self.film(query)[:, :, None].to(x.dtype))
+        return self.conv2(F.relu(self.conv1(y)))[:, 0]  # type: ignore[no-any-return]
+
+
 @dataclass
 class EncodedMixture:
     """What the query-independent half of the network knows of a mixture.
@@ -86,6 +102,7 @@ class ConditionedUNet(nn.Module):
         bottleneck: width of the dilated stack.
         dilations: of its blocks, in frames of the lowest level.
         query_dim: width of the query inside the network.
+        tells_presence: whether it also says, frame by frame, if the sound is there.
     """
 
     def __init__(
@@ -100,6 +117,7 @@ class ConditionedUNet(nn.Module):
         bottleneck: int = 304,
         dilations: tuple[int, ...] = (1, 2, 4, 8, 1, 2, 4),
         query_dim: int = 256,
+        tells_presence: bool = False,
     ) -> None:
         super().__init__()
         self.embedding_dim = embedding_dim
@@ -129,6 +147,7 @@ class ConditionedUNet(nn.Module):
             nn.ConvTranspose2d(b, a, (2, stride), (2, stride)) for a, b, stride in pairs
         )
         self.up_blocks = nn.ModuleList(ConvBlock(c, query_dim) for c in channels)
+        self.presence = PresenceHead(bottleneck, query_dim) if tells_presence else None
         self.out_norm = nn.BatchNorm2d(channels[0])
         self.out = nn.Conv2d(channels[0], 2 * fold, 3, 1, 1)
 
@@ -189,7 +208,7 @@ class ConditionedUNet(nn.Module):
                 x = self.downs[i](x)
         return EncodedMixture(spectrum, skips, num_samples)
 
-    def decode(self, encoded: EncodedMixture, embedding: Tensor) -> Tensor:
+    def decode(self, encoded: EncodedMixture, embedding: Tensor) -> Answer:
         """Embeddings [queries * batch, dim] to targets [queries * batch, channels, samples]."""
         query = self.query(embedding * self.embedding_dim**0.5)
         num_queries = len(embedding) // len(encoded.spectrum)
@@ -198,12 +217,14 @@ class ConditionedUNet(nn.Module):
         y = self.squeeze(x.reshape(b, c * height, frames))
         for block in self.temporal:
             y = block(y, query)
+        presence = None if self.presence is None else self.presence(y, query).float()
         x = x + self.unsqueeze(y).view(b, c, height, frames)
         x = self.up_blocks[-1](x.contiguous(memory_format=torch.channels_last), query)
         for i in reversed(range(len(self.ups))):
             x = self.ups[i](x) + self._for_each_query(encoded.skips[i], num_queries)
             x = self.up_blocks[i](x, query)
-        return self.mask(encoded, self.out(F.relu(self.out_norm(x))).float())
+        target = self.mask(encoded, self.out(F.relu(self.out_norm(x))).float())
+        return Answer(target, presence)
 
     @staticmethod
     def _for_each_query(x: Tensor, num_queries: int) -> Tensor:
@@ -238,4 +259,4 @@ class ConditionedUNet(nn.Module):
 
     def forward(self, mixture: Tensor, embedding: Tensor) -> Tensor:
         """Mixture [batch, channels, samples], embedding [batch, dim] to targets of that shape."""
-        return self.decode(self.encode(mixture), embedding)
+        return self.decode(self.encode(mixture), embedding).target

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -11,11 +11,25 @@ CANCELLED = 1e-3
 """Channels whose sum is this far below their level cancel each other: its phase is rounding."""
 
 
+class Answer(NamedTuple):
+    """What a separator has to say to each query.
+
+    Attributes:
+        target: [queries * batch, channels, samples].
+        presence: logits [queries * batch, frames] of whether the sound is there, one frame per
+            ``stride_samples``, the last of which may reach beyond the mixture; None of a separator
+            that does not tell.
+    """
+
+    target: Tensor
+    presence: Tensor | None = None
+
+
 class Separator(Protocol):
     """A mixture and a query embedding to the target.
 
     ``encode`` does what does not depend on the query, once for several queries; ``decode`` the
-    rest. ``forward(mixture, embedding)`` is ``decode(encode(mixture), embedding)``.
+    rest. ``forward(mixture, embedding)`` is the target in ``decode(encode(mixture), embedding)``.
 
     The channels of a mixture share one mask, so that a target stays where it was between them.
 
@@ -36,8 +50,8 @@ class Separator(Protocol):
     def encode(self, mixture: Tensor) -> Any:
         """Mixture [batch, channels, samples] to whatever ``decode`` takes."""
 
-    def decode(self, encoded: Any, embedding: Tensor) -> Tensor:
-        """Embedding [queries * batch, dim] to target [queries * batch, channels, samples].
+    def decode(self, encoded: Any, embedding: Tensor) -> Answer:
+        """Embedding [queries * batch, dim] to the answer.
 
         The first query of every mixture comes first, then the second of every mixture, and so on.
         """

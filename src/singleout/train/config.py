@@ -7,9 +7,10 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from singleout.config import StrictConfig
+from singleout.config import StrictConfig, added
 from singleout.data.dataset import QueryAudioConfig
 from singleout.data.plan import SCORED_MIXTURES, MixtureConfig
+from singleout.data.queries import QueriesConfig
 from singleout.model import ModelConfig
 
 Positive = Annotated[int, Field(gt=0)]
@@ -66,6 +67,9 @@ class TrainConfig(StrictConfig):
         validation: of fixed mixtures.
         uncaptioned: more sounds, without captions.
         query_audio: which sound is the query of an example, and how it is altered.
+        queries: what is asked: for sounds that are there or not, with negative prompts or without.
+        absent_weight: of an example whose target is silence, in the loss.
+        presence_weight: of the answer whether the sound is there, where the separator gives one.
         p_text: how often a captioned example is conditioned on its caption instead of a sound.
         query_mixup: condition captioned examples on a random point between sound and caption, as
             CLAPSep does (Ma et al., 2024), where ``p_text`` did not choose the caption alone.
@@ -93,6 +97,9 @@ class TrainConfig(StrictConfig):
     query_audio: QueryAudioConfig = QueryAudioConfig()
     p_text: Annotated[float, Field(ge=0, le=1)] = 0.0
     query_mixup: bool = False
+    queries: QueriesConfig = added(QueriesConfig())
+    absent_weight: Annotated[float, Field(ge=0)] = added(1.0)
+    presence_weight: Annotated[float, Field(ge=0)] = added(1.0)
     steps: Positive = 4_000
     batch_size: Positive = 8
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
@@ -118,4 +125,12 @@ class TrainConfig(StrictConfig):
             raise ValueError(
                 "mixup and SpecAugment need the encoder itself, not a file of its embeddings"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _answers_what_is_asked(self) -> TrainConfig:
+        if self.queries.has_negative and not self.model.negative:
+            raise ValueError("negative prompts need a model that takes them: model.negative")
+        if self.queries.has_negative and self.query_audio.is_embedded_on_the_fly:
+            raise ValueError("negative prompts do not go with mixup and SpecAugment of the queries")
         return self

@@ -16,7 +16,7 @@ from singleout.errors import TrainingError
 from singleout.evaluate.metrics import score
 from singleout.model import QueriedSeparator
 from singleout.train.config import TrainConfig
-from singleout.train.losses import negative_snr_db
+from singleout.train.losses import SILENT_POWER, presence_loss, separation_loss_db
 
 
 def learning_rate_factor(step: int, config: TrainConfig) -> float:
@@ -52,7 +52,7 @@ class TrainingModule(lightning.LightningModule):
         self.averaged = AveragedModel(model.separator, avg_fn=ema_update(config.ema_decay))  # type: ignore[arg-type]
 
     def condition(self, batch: Example) -> Tensor:
-        """[queries * batch, dim]: audio or text embeddings, chosen per example, manipulated.
+        """[queries * batch, condition_dim]: audio or text, chosen per example, manipulated.
 
         An example without a caption is always conditioned on its sound.
         """
@@ -67,15 +67,28 @@ class TrainingModule(lightning.LightningModule):
             audio = self.embedded(batch, generator)
         else:
             audio = batch["audio"].transpose(0, 1).flatten(0, 1)
-        heard = manipulate(audio, False, generator)
-        if self.run.p_text == 0 and not self.run.query_mixup:
-            return heard
-        said = manipulate(text, True, generator)
-        if self.run.query_mixup:
-            alpha = torch.rand((len(heard), 1), generator=generator).to(text.device)
-            alpha = torch.where(text.any(-1, keepdim=True), alpha, 1.0)
-            heard = alpha * heard + (1 - alpha) * said
-        return torch.where(by_text[:, None], said, heard)
+        positive = manipulate(audio, False, generator)
+        if self.run.p_text or self.run.query_mixup:
+            said = manipulate(text, True, generator)
+            if self.run.query_mixup:
+                alpha = torch.rand((len(said), 1), generator=generator).to(text.device)
+                alpha = torch.where(text.any(-1, keepdim=True), alpha, 1.0)
+                positive = alpha * positive + (1 - alpha) * said
+            positive = torch.where(by_text[:, None], said, positive)
+        if not self.model.config.negative:
+            return positive
+        not_audio, not_text = (
+            batch[side].transpose(0, 1).flatten(0, 1) for side in ("not_audio", "not_text")
+        )
+        negative = manipulate(not_audio, False, generator)
+        if self.run.p_text:
+            by_text = torch.rand(len(text), generator=generator).to(text.device) < self.run.p_text
+            said = manipulate(not_text, True, generator)
+            negative = torch.where((by_text & not_text.any(-1))[:, None], said, negative)
+        # A side without a prompt is zeros, whatever a manipulation makes of those.
+        positive = torch.where((audio.any(-1) | text.any(-1))[:, None], positive, 0.0)
+        negative = torch.where(not_audio.any(-1)[:, None], negative, 0.0)
+        return self.model.joined(positive, negative)
 
     @torch.no_grad()
     def embedded(self, batch: Example, generator: torch.Generator) -> Tensor:
@@ -84,8 +97,9 @@ class TrainingModule(lightning.LightningModule):
         augment = None if masks is None else lambda log_mel: masks.masked(log_mel, generator)
         sounds = batch["query_audio"].transpose(0, 1).flatten(0, 1).cpu()  # where the encoder is
         lengths = batch["query_samples"].T.flatten().tolist()
+        none = torch.zeros(1, batch["text"].shape[-1])
         rows = [
-            self.model.encoder.embed_audio(sound[:length], SAMPLE_RATE, augment)
+            self.model.encoder.embed_audio(sound[:length], SAMPLE_RATE, augment) if length else none
             for sound, length in zip(sounds, lengths, strict=True)
         ]
         return torch.cat(rows).to(batch["text"].device, copy=True)
@@ -96,9 +110,17 @@ class TrainingModule(lightning.LightningModule):
     def training_step(self, batch: Example, index: int) -> Tensor:
         with torch.autocast(self.device.type, enabled=False):  # as exact as at inference
             condition = self.condition(batch)
-        estimate = self.model(batch["mixture"], condition).float()
+        answer = self.model.answer(batch["mixture"], condition)
         target = batch["targets"].transpose(0, 1).flatten(0, 1)
-        loss = negative_snr_db(estimate, target).mean()
+        mixture = batch["mixture"].repeat(len(target) // len(batch["mixture"]), 1, 1)
+        losses = separation_loss_db(answer.target.float(), target, mixture)
+        is_silent = target.square().sum(-1) < SILENT_POWER
+        loss = torch.where(is_silent, self.run.absent_weight * losses, losses).mean()
+        if answer.presence is not None:
+            stride = self.model.separator.stride_samples
+            told = presence_loss(answer.presence, target, mixture, stride)
+            self.log("presence", told)
+            loss = loss + self.run.presence_weight * told
         if not bool(torch.isfinite(loss)):
             raise TrainingError(
                 f"the loss is {loss.item()} at step {self.step_index}: lower the learning rate or "
@@ -129,7 +151,7 @@ class TrainingModule(lightning.LightningModule):
             if not bool(embedding.any()):
                 continue
             with torch.autocast(self.device.type, enabled=False):
-                condition = self.model.manipulator.infer(embedding, is_text=kind == "text")
+                condition = self.model.conditions(embedding, is_text=kind == "text")
             estimate = self.averaged.module(batch["mixture"], condition)
             scores = score(estimate.float(), target, mixture)
             asked = scores.is_present[:, 0] & embedding.any(-1)

@@ -115,6 +115,7 @@ def _dataset(
         clips, mixtures, config.model.separator.sample_rate, table, captions,
         config.seed if is_training else VALIDATION_SEED, first, length,
         config.query_audio if is_training else None, all_captions=is_training,
+        queries=config.queries if is_training else None,
     )  # fmt: skip
 
 

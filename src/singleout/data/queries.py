@@ -1,0 +1,125 @@
+"""What a mixture is asked for, as pure data: a sound, all but a sound, or one that is not there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from pydantic import model_validator
+
+from singleout.config import StrictConfig
+from singleout.data.manifest import Clip
+from singleout.data.plan import MixtureSpec, Share
+
+NUM_QUERIES = 2
+"""Each mixture is asked for two of its sounds: the same input with two answers cannot be solved
+without listening to the query, and the encoder's half of the work serves both."""
+
+MAX_TRIES = 20
+
+
+class QueriesConfig(StrictConfig):
+    """How often what is asked. The rest asks for a sound by a positive prompt alone.
+
+    Args:
+        absent_share: for a sound that is not in the mixture: the target is silence.
+        near_miss_share: of those, how often it is of the family of one that is there.
+        removal_share: by a negative prompt alone: the target is all but that sound.
+        contrast_share: for a sound by a positive prompt, and not for another by a negative one.
+    """
+
+    absent_share: Share = 0.0
+    near_miss_share: Share = 0.5
+    removal_share: Share = 0.0
+    contrast_share: Share = 0.0
+
+    @model_validator(mode="after")
+    def _at_most_all(self) -> QueriesConfig:
+        if self.absent_share + self.removal_share + self.contrast_share > 1:
+            raise ValueError("absent_share, removal_share and contrast_share are more than 1")
+        return self
+
+    @property
+    def has_negative(self) -> bool:
+        """Whether any query has a negative prompt."""
+        return self.removal_share > 0 or self.contrast_share > 0
+
+
+@dataclass(frozen=True)
+class QuerySpec:
+    """One question to a mixture.
+
+    Attributes:
+        positive: number of the source that is asked for; None with nothing positive, or ``absent``.
+        negative: number of the source that is not wanted, or None.
+        absent: index of the clip that is asked for in vain, or None.
+    """
+
+    positive: int | None = None
+    negative: int | None = None
+    absent: int | None = None
+
+
+class Questioner:
+    """Draws the questions to a mixture of clips."""
+
+    def __init__(self, clips: Sequence[Clip], config: QueriesConfig) -> None:
+        self.clips, self.config = clips, config
+        self._family: dict[str, list[int]] = {}
+        for i, clip in enumerate(clips):
+            self._family.setdefault(clip.family, []).append(i)
+
+    def draw(
+        self,
+        spec: MixtureSpec,
+        rng: np.random.Generator,
+        sounds_alike: Callable[[int, int], bool] = lambda clip, other: False,
+    ) -> tuple[QuerySpec, ...]:
+        """One question about each of the first ``NUM_QUERIES`` sources.
+
+        Args:
+            spec: the mixture.
+            rng: three draws are made per question, whatever comes of them, and more for an absent
+                sound.
+            sounds_alike: of two clips; one that sounds like a source is not absent.
+        """
+        config = self.config
+        drawn = []
+        for number in range(min(NUM_QUERIES, len(spec.sources))):
+            kind, near = rng.random(2)
+            others = [other for other in range(len(spec.sources)) if other != number]
+            other = int(rng.choice(others)) if others else None
+            if kind < config.absent_share:
+                absent = self._absent(spec, near < config.near_miss_share, rng, sounds_alike)
+                drawn.append(QuerySpec(positive=number) if absent is None else absent)
+            elif (kind := kind - config.absent_share) < config.removal_share:
+                drawn.append(QuerySpec(negative=number))
+            elif kind - config.removal_share < config.contrast_share:
+                drawn.append(QuerySpec(positive=number, negative=other))
+            else:
+                drawn.append(QuerySpec(positive=number))
+        return tuple(drawn)
+
+    def _absent(
+        self,
+        spec: MixtureSpec,
+        is_near: bool,
+        rng: np.random.Generator,
+        sounds_alike: Callable[[int, int], bool],
+    ) -> QuerySpec | None:
+        """None where nothing is found that is surely not there."""
+        there = [self.clips[source.clip] for source in spec.sources]
+        labels, groups = {clip.label for clip in there}, {clip.group for clip in there}
+        for _ in range(MAX_TRIES):
+            if is_near:
+                family = self._family[there[int(rng.integers(len(there)))].family]
+                clip = family[int(rng.integers(len(family)))]
+            else:
+                clip = int(rng.integers(len(self.clips)))
+            other = self.clips[clip]
+            if other.label in labels or other.group in groups:
+                continue
+            if not any(sounds_alike(clip, source.clip) for source in spec.sources):
+                return QuerySpec(absent=clip)
+        return None
