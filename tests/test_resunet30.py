@@ -105,7 +105,9 @@ def test_chunks_equal_the_whole(small_model: ResUNet30) -> None:
     embedding = torch.nn.functional.normalize(torch.randn(1, 32, generator=generator), dim=-1)
     with torch.inference_mode():
         whole, chunked = (
-            np.concatenate(list(separated(small_model, [mixture], embedding, length)), axis=2)
+            np.concatenate(
+                [c.targets for c in separated(small_model, [mixture], embedding, length)], axis=2
+            )
             for length in (mixture.shape[1], 20_000)
         )
     np.testing.assert_allclose(chunked, whole, atol=1e-5)

@@ -96,7 +96,7 @@ def test_several_queries_equal_one_at_a_time(separator: Any) -> None:
     encoded = separator.encode(mixtures)
     for q in range(3):
         torch.testing.assert_close(
-            separator.decode(encoded, queries[q]), together[q], atol=1e-6, rtol=0
+            separator.decode(encoded, queries[q]).target, together[q], atol=1e-6, rtol=0
         )
 
 

@@ -15,7 +15,7 @@ from singleout.errors import InputError, QueryError, SingleoutError
 
 
 def test_public_surface_is_locked() -> None:
-    assert singleout.__all__ == ["Extraction", "Extractor", "Query"]
+    assert singleout.__all__ == ["Example", "Extraction", "Extractor", "Query"]
     for name in singleout.__all__:
         assert hasattr(singleout, name)
         assert name in dir(singleout)
@@ -48,10 +48,10 @@ def test_white_space_is_normalised_and_queries_hash() -> None:
         ("", "empty"),
         (" \t\n", "empty"),
         ("x" * 10_000, "10,000 characters"),
-        ((), "no positive prompt"),
+        ((), "the query is empty"),
         (("a dog", ""), "empty"),
-        (None, "must be text, not NoneType"),
-        ((b"dog",), "must be text, not bytes"),
+        (None, "must be text or an example, not NoneType"),
+        ((b"dog",), "must be text or an example, not bytes"),
         ("\udcff", "not valid text"),
     ],
 )

@@ -18,6 +18,14 @@ without listening to the query, and the encoder's half of the work serves both."
 
 MAX_TRIES = 20
 
+Alike = Callable[[int, int], bool]
+"""Of two clips: whether they may be called by the same words."""
+
+
+def never(clip: int, other: int) -> bool:
+    """Where classes tell already."""
+    return False
+
 
 class QueriesConfig(StrictConfig):
     """How often what is asked. The rest asks for a sound by a positive prompt alone.
@@ -74,7 +82,7 @@ class Questioner:
         self,
         spec: MixtureSpec,
         rng: np.random.Generator,
-        sounds_alike: Callable[[int, int], bool] = lambda clip, other: False,
+        sounds_alike: Alike = never,
     ) -> tuple[QuerySpec, ...]:
         """One question about each of the first ``NUM_QUERIES`` sources.
 
@@ -91,7 +99,7 @@ class Questioner:
             others = [other for other in range(len(spec.sources)) if other != number]
             other = int(rng.choice(others)) if others else None
             if kind < config.absent_share:
-                absent = self._absent(spec, near < config.near_miss_share, rng, sounds_alike)
+                absent = self.absent(spec, near < config.near_miss_share, rng, sounds_alike)
                 drawn.append(QuerySpec(positive=number) if absent is None else absent)
             elif (kind := kind - config.absent_share) < config.removal_share:
                 drawn.append(QuerySpec(negative=number))
@@ -101,14 +109,24 @@ class Questioner:
                 drawn.append(QuerySpec(positive=number))
         return tuple(drawn)
 
-    def _absent(
+    def absent(
         self,
         spec: MixtureSpec,
         is_near: bool,
         rng: np.random.Generator,
-        sounds_alike: Callable[[int, int], bool],
+        sounds_alike: Alike = never,
     ) -> QuerySpec | None:
-        """None where nothing is found that is surely not there."""
+        """A sound of another class and recording than all that are there.
+
+        Args:
+            spec: the mixture.
+            is_near: of a family that is there.
+            rng: what draws it.
+            sounds_alike: see ``draw``.
+
+        Returns:
+            None where nothing is found that is surely not there.
+        """
         there = [self.clips[source.clip] for source in spec.sources]
         labels, groups = {clip.label for clip in there}, {clip.group for clip in there}
         for _ in range(MAX_TRIES):

@@ -1,0 +1,198 @@
+"""Score a model on questions of every kind: what is meant, what is not, what is not there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from singleout.data.embeddings import SAMPLE_RATE
+from singleout.data.manifest import Clip
+from singleout.data.plan import MixtureSpec, Planner
+from singleout.data.queries import QueriesConfig, Questioner
+from singleout.data.render import read_crop, render
+from singleout.errors import ManifestError
+from singleout.evaluate.metrics import score, suppression
+from singleout.evaluate.run import EvaluationConfig
+from singleout.evaluate.statistics import Interval, bootstrap_interval, median, summarise
+from singleout.model import QueriedSeparator
+from singleout.progress import track
+
+LEVEL_TOLERANCE_DB = 3.0
+ABSENT = ("absent", "near miss")
+"""Questions for a sound that is not there: of any other class, or of another class of a family
+that is there."""
+
+ABSENT_SEED = 4
+
+
+@torch.inference_mode()
+def ask(
+    model: QueriedSeparator, clips: Sequence[Clip], config: EvaluationConfig
+) -> list[dict[str, Any]]:
+    """One row per mixture and question.
+
+    Questions: ``text``, ``audio`` (as in ``evaluate``), ``text and audio``, ``absent``,
+    ``near miss``; of a model that takes negative prompts also ``text, not the other`` and
+    ``not the other`` (the target is all but the second sound), both in words.
+
+    Raises:
+        ManifestError: a sound has no caption.
+    """
+    asker = _Asker(model, clips, config)
+    planner = Planner(clips, config.mixtures, config.seed)
+    rows: list[dict[str, Any]] = []
+    for index in track(range(config.num_mixtures), "asking", config.num_mixtures):
+        rows += asker.rows(index, planner.plan(0, index))
+    return rows
+
+
+class _Asker:
+    def __init__(
+        self, model: QueriedSeparator, clips: Sequence[Clip], config: EvaluationConfig
+    ) -> None:
+        self.model, self.clips, self.config = model, clips, config
+        self.questioner = Questioner(clips, QueriesConfig())
+        self._said: dict[str, Tensor] = {}
+
+    def rows(self, index: int, spec: MixtureSpec) -> Iterator[dict[str, Any]]:
+        model, mixtures = self.model, self.config.mixtures
+        rendered = render(spec, self.clips, mixtures, model.sample_rate)
+        mixture = torch.from_numpy(rendered.mixture)
+        sources = torch.from_numpy(rendered.sources)
+        target, other = (self.clips[source.clip] for source in spec.sources[:2])
+        text, not_text = self._text(target), self._text(other)
+        crop = read_crop(target, spec.sources[0].crop, mixtures, SAMPLE_RATE)
+        audio = model.manipulator.infer(model.encoder.embed_audio(crop, SAMPLE_RATE), False)
+        both = F.normalize(text + audio, dim=-1) * (text.norm() + audio.norm()) / 2
+        none = torch.zeros_like(text)
+
+        questions: list[tuple[str, Tensor, Tensor, Tensor]] = [
+            ("text", text, none, sources[0]),
+            ("audio", audio, none, sources[0]),
+            ("text and audio", both, none, sources[0]),
+        ]
+        rng = np.random.default_rng([self.config.seed, 0, index, ABSENT_SEED])
+        for kind in ABSENT:
+            absent = self.questioner.absent(spec, kind == "near miss", rng)
+            if absent is not None and absent.absent is not None:
+                wanted = self._text(self.clips[absent.absent])
+                questions.append((kind, wanted, none, torch.zeros_like(mixture)))
+        if model.config.negative:
+            questions += [
+                ("text, not the other", text, not_text, sources[0]),
+                ("not the other", none, not_text, mixture - sources[1]),
+            ]
+        conditions = torch.cat([model.joined(wanted, not_) for _, wanted, not_, _ in questions])
+        answer = model.answer(mixture[None, None], conditions)
+        frame_seconds = model.separator.stride_samples / model.sample_rate
+        for number, (kind, _, _, wanted) in enumerate(questions):
+            estimate = answer.target[number, 0].float()
+            presence = None
+            if answer.presence is not None:
+                logits = answer.presence[number].numpy()
+                presence = model.config.presence.strongest(logits, frame_seconds)
+            scores = score(estimate, wanted, mixture)
+            is_there = bool(scores.is_present)
+            power, own = (float(w.square().mean()) for w in (estimate, wanted))
+            level_db = 10 * float(np.log10(max(power, 1e-20) / own)) if is_there else None
+            yield {
+                "mixture": index,
+                "question": kind,
+                "target": target.path.name,
+                "family": target.family,
+                "si_sdri_db": float(scores.si_sdr_improvement) if is_there else None,
+                "improved": bool(scores.improved),
+                "suppression_db": float(suppression(estimate, mixture)),
+                "level_db": level_db,
+                "presence_logit": presence,
+            }
+
+    def _text(self, clip: Clip) -> Tensor:
+        """[1, dim]: what the first caption of a clip asks."""
+        if clip.caption is None:
+            raise ManifestError(f"{clip.path}: has no caption to be asked for by text")
+        if clip.caption not in self._said:
+            embedding = self.model.encoder.embed_text(clip.caption)
+            self._said[clip.caption] = self.model.manipulator.infer(embedding, True)
+        return self._said[clip.caption]
+
+
+def auroc(positive: Sequence[float], negative: Sequence[float]) -> float:
+    """How often a positive has the higher score than a negative; ties count half."""
+    scores = np.concatenate([positive, negative])
+    _, ranks, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    middle = np.cumsum(counts) - (counts - 1) / 2
+    total = float(middle[ranks][: len(positive)].sum())
+    pairs = len(positive) * len(negative)
+    return (total - len(positive) * (len(positive) + 1) / 2) / pairs
+
+
+def findings(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Per question: SI-SDRi, share within 3 dB of the target's level; suppression where the sound
+    is absent; how well presence tells present from absent; what a negative prompt adds.
+
+    Intervals: 95 % bootstrap over target clips.
+    """
+    by_question: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        by_question.setdefault(row["question"], []).append(row)
+    found: dict[str, Any] = {"questions": {}, "num_mixtures": len({row["mixture"] for row in rows})}
+    for kind, own in by_question.items():
+        groups = np.unique([row["target"] for row in own], return_inverse=True)[1]
+        left_db = [row["suppression_db"] for row in own]
+        entry: dict[str, Any] = {
+            "suppression_db": bootstrap_interval(left_db, groups, median),
+            "count": len(own),
+        }
+        if kind not in ABSENT:
+            values = [row["si_sdri_db"] for row in own]
+            entry["si_sdri_db"] = summarise(values, [row["improved"] for row in own], groups)
+            close = [abs(row["level_db"]) <= LEVEL_TOLERANCE_DB for row in own]
+            entry["level_within_3_db"] = bootstrap_interval(close, groups)
+        found["questions"][kind] = entry
+    text = by_question["text"]
+    found["text_minus_audio_db"] = _difference(text, by_question["audio"])
+    if "text, not the other" in by_question:
+        found["negative_adds_db"] = _difference(by_question["text, not the other"], text)
+    if text[0]["presence_logit"] is not None:
+        found["presence_auroc"] = {
+            kind: _auroc_interval(text, by_question[kind]) for kind in ABSENT if kind in by_question
+        }
+    return found
+
+
+def _difference(rows: Sequence[dict[str, Any]], other: Sequence[dict[str, Any]]) -> Interval:
+    """Of SI-SDRi, paired by mixture."""
+    values = [a["si_sdri_db"] - b["si_sdri_db"] for a, b in zip(rows, other, strict=True)]
+    groups = np.unique([row["target"] for row in rows], return_inverse=True)[1]
+    return bootstrap_interval(values, groups)
+
+
+def _auroc_interval(
+    present: Sequence[dict[str, Any]], absent: Sequence[dict[str, Any]], num_resamples: int = 500
+) -> Interval:
+    """Resampled over the mixtures' target clips, which both are questions to."""
+    names = sorted({row["target"] for row in present})
+    place = {name: number for number, name in enumerate(names)}
+    sides = []
+    for rows in (present, absent):
+        scores: list[list[float]] = [[] for _ in names]
+        for row in rows:
+            scores[place[row["target"]]].append(row["presence_logit"])
+        sides.append(scores)
+
+    def of(drawn: Sequence[int]) -> float:
+        yes, no = ([s for number in drawn for s in side[number]] for side in sides)
+        return auroc(yes, no) if yes and no else float("nan")
+
+    resampled = [
+        of(np.random.default_rng([0, r]).integers(len(names), size=len(names)).tolist())
+        for r in range(num_resamples)
+    ]
+    low, high = np.nanquantile(resampled, [0.025, 0.975])
+    return Interval(estimate=of(range(len(names))), low=float(low), high=float(high))
