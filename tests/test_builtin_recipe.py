@@ -13,10 +13,17 @@ from torch.nn import functional as F
 
 from recipes.builtin.alignment import Split, fit, pair_accuracy
 from recipes.builtin.distil import CROP_SECONDS, draw, sampling_weight
-from recipes.builtin.embed import NUM_FOLDS, fold_of
+from recipes.builtin.embed import (
+    NUM_FOLDS,
+    fold_of,
+    read_phrases,
+    tagged,
+    write_uncaptioned,
+)
+from recipes.builtin.features import TaggerFeatures
 from recipes.builtin.heads import CROPS_PER_CLIP, Crops, Recipe, Words, train_heads
 from singleout.data.embeddings import EmbeddingTable
-from singleout.data.manifest import Clip
+from singleout.data.manifest import Clip, read_manifest
 from singleout.query.audio_tower import SAMPLE_RATE
 
 
@@ -96,7 +103,7 @@ def test_heads_learn_to_match_captions(clips: list[Clip]) -> None:
     vectors = F.normalize(torch.randn(4, 384, generator=generator), dim=-1)
     crops = Crops(prototypes[classes][:, None] + 0.1 * noise, torch.zeros(40, CROPS_PER_CLIP, 521))
     names = F.normalize(torch.randn(521, 384, generator=generator), dim=-1)
-    words = Words([vectors[c][None] for c in classes], names)
+    words = Words([vectors[c][None] for c in classes], list(names[:, None]))
     recipe = Recipe(dim=16, hidden=32, steps=60, batch_size=32, names_weight=0.0)
     audio, text = train_heads(clips, crops, words, np.arange(40), recipe)
     with torch.no_grad():
@@ -107,3 +114,56 @@ def test_heads_learn_to_match_captions(clips: list[Clip]) -> None:
     other, same = train_heads(clips, crops, words, np.arange(20), recipe, text)
     assert all(torch.equal(v, fixed[k]) for k, v in same.state_dict().items())
     assert other is not audio
+
+
+def test_heads_learn_from_sounds_without_captions() -> None:
+    """What the tagger hears in them, said in any of the class's phrases."""
+    generator = torch.Generator().manual_seed(1)
+    kinds = torch.arange(3).repeat(20)  # of classes 5, 6 and 7; captioned are those of 5 alone
+    prototypes = torch.randn(3, 2_953, generator=generator)
+    noise = torch.randn(60, CROPS_PER_CLIP, 2_953, generator=generator)
+    logits = torch.full((60, CROPS_PER_CLIP, 521), -20.0)
+    logits[torch.arange(60), :, 5 + kinds] = 20
+    phrases = list(F.normalize(torch.randn(521, 2, 384, generator=generator), dim=-1))
+    captions = [phrases[5][:1] if kind == 0 else torch.zeros(0, 384) for kind in kinds.tolist()]
+    clips = [clip(Path(f"{i}.wav"), f"a/{kind}") for i, kind in enumerate(kinds.tolist())]
+    recipe = Recipe(dim=16, hidden=32, steps=80, batch_size=16, uncaptioned_batch_size=32)
+    crops = Crops(prototypes[kinds][:, None] + 0.1 * noise, logits)
+    audio, text = train_heads(clips, crops, Words(captions, phrases), np.arange(60), recipe)
+    with torch.no_grad():
+        heard = audio(crops.features[:, 0])
+        for phrase in range(2):
+            said = text(torch.stack([phrases[number][phrase] for number in (5, 6, 7)]))
+            assert torch.equal((heard @ said.T).argmax(1), kinds)
+
+
+def test_every_class_has_phrases_of_its_own() -> None:
+    phrases = read_phrases()
+    assert len(phrases) == 521
+    everything = [text for said in phrases.values() for text in said[1:]]
+    assert len(set(everything)) == len(everything) > 3_500
+    assert all(name.lower() == said[0] for name, said in phrases.items())
+    assert all(6 <= len(said) - 1 <= 10 for said in phrases.values())
+    assert all(text == text.lower().strip() and len(text.split()) <= 9 for text in everything)
+    words = Words([], [torch.eye(384)[: len(said)] for said in phrases.values()])
+    drawn = words.drawn(np.random.default_rng(0))
+    assert drawn.shape == (521, 384)
+    assert len(set(drawn.argmax(1).tolist())) > 5
+    torch.testing.assert_close(words.names.norm(dim=-1), torch.ones(521))
+
+
+def test_sounds_without_captions_are_of_the_class_that_is_heard(tmp_path: Path) -> None:
+    logits = np.full((4, 521), -10, np.float16)
+    logits[[0, 1, 2, 3], [7, 7, 3, 9]] = [5, 8, 5, 4]
+    features = TaggerFeatures(np.zeros((4, 1_024), np.float16), logits, np.array([0, 1, 3, 4]))
+    names = [f"class {i}" for i in range(521)]
+    other = [replace(clip(tmp_path / f"{i}.wav"), caption=None, group=f"g{i}") for i in range(2)]
+    found = tagged(other, 1, features, names)
+    assert [c.label for c in found] == ["heard/class 7", "heard/class 9"]
+    for c in found:
+        c.path.touch()
+    write_uncaptioned(found, tmp_path / "uncaptioned.jsonl")
+    again = read_manifest(tmp_path / "uncaptioned.jsonl")
+    assert [(c.path, c.label, c.group, c.caption, c.seconds) for c in again] == [
+        (c.path, c.label, c.group, None, c.seconds) for c in found
+    ]

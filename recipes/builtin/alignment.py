@@ -23,7 +23,10 @@ RANKS = (16, 32, 48, 64, 96)
 
 @dataclass(frozen=True)
 class Split:
-    """One split's clips with the teacher's embeddings of their crops and of their captions."""
+    """One split's clips with the teacher's embeddings of their crops and of their captions.
+
+    ``captions`` has a row, the first caption, for each clip that has any.
+    """
 
     clips: list[Clip]
     table: EmbeddingTable

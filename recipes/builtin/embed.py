@@ -12,6 +12,10 @@ in the space in which the extractor is queried, under the fingerprint of the enc
 from __future__ import annotations
 
 import argparse
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +38,7 @@ from recipes.builtin.heads import (
     train_heads,
     view_of,
 )
+from singleout.audio import replacing
 from singleout.config import load_config
 from singleout.data.embeddings import EmbeddingCache, EmbeddingTable, build_table
 from singleout.data.manifest import Clip, read_manifest
@@ -44,6 +49,8 @@ from singleout.train.config import TrainConfig
 from singleout.weights import write_safetensors
 
 NUM_FOLDS = 5
+PHRASES = Path(__file__).with_name("phrases.csv")
+"""What people call the 521 classes: written by hand for this purpose, from no corpus."""
 
 
 def sentence_vectors(sentences: list[str]) -> Tensor:
@@ -58,21 +65,53 @@ def sentence_vectors(sentences: list[str]) -> Tensor:
     return F.normalize(torch.cat(rows), dim=-1).clone()
 
 
-def words_of(clips: list[Clip], cache: Path) -> Words:
-    """Sentence vectors of all captions and of the 521 class names."""
-    sentences = sorted({caption for clip in clips for caption in clip.captions})
-    names = [name.lower() for name in teachers.YamNet().class_names]
-    if (
-        cache.exists()
-        and (stored := torch.load(cache, weights_only=True))["sentences"] == sentences
-    ):
-        vectors = stored["vectors"]
-    else:
-        vectors = sentence_vectors(sentences + names)
-        torch.save({"sentences": sentences, "vectors": vectors}, cache)
+def read_phrases(path: Path = PHRASES) -> dict[str, list[str]]:
+    """Of every AudioSet class its name, lower case, and then other words for it."""
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return {row["class"]: [row["class"].lower(), *row["phrases"].split(" | ")] for row in rows}
+
+
+def words_of(clips: list[Clip], class_names: list[str], cache: Path) -> Words:
+    """Sentence vectors of all captions, and of all phrases of the 521 classes."""
+    phrases = read_phrases()
+    said = [phrases[name] for name in class_names]
+    captions = {caption for clip in clips for caption in clip.captions}
+    sentences = sorted(captions.union(*said))
+    stored = torch.load(cache, weights_only=True) if cache.exists() else {}
+    if stored.get("sentences") != sentences:
+        stored = {"sentences": sentences, "vectors": sentence_vectors(sentences)}
+        torch.save(stored, cache)
+    vectors = stored["vectors"]
     index = {sentence: i for i, sentence in enumerate(sentences)}
-    captions = [vectors[[index[caption] for caption in clip.captions]] for clip in clips]
-    return Words(captions, vectors[len(sentences) :])
+
+    def of(texts: Sequence[str]) -> Tensor:
+        return vectors[[index[text] for text in texts]]  # type: ignore[no-any-return]
+
+    return Words([of(clip.captions) for clip in clips], [of(texts) for texts in said])
+
+
+def tagged(
+    clips: list[Clip], first: int, features: TaggerFeatures, class_names: list[str]
+) -> list[Clip]:
+    """Clips without captions, row ``first`` on of the features, in the class that the tagger hears
+    most: two that sound alike are never mixed, and a near miss is of the same kind."""
+    found = []
+    for row, clip in enumerate(clips, first):
+        logits = features.logits[features.offsets[row] : features.offsets[row + 1]]
+        name = class_names[int(logits.astype(np.float32).mean(0).argmax())]
+        found.append(replace(clip, label=f"heard/{name}"))
+    return found
+
+
+def write_uncaptioned(clips: list[Clip], path: Path) -> None:
+    """The manifest that the extractor's config names."""
+    rows = (
+        {"path": str(c.path), "seconds": c.seconds, "class": c.label, "group": c.group}
+        for c in clips
+    )
+    with replacing(path) as partial:
+        partial.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 def fold_of(clips: list[Clip]) -> NDArray[np.int64]:
@@ -137,11 +176,18 @@ def main() -> None:
     work.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(args.jobs)
 
-    clips = read_manifest(config.manifest)
+    assert config.uncaptioned is not None
+    assert config.uncaptioned.manifest is not None
+    captioned = [clip for clip in read_manifest(config.manifest) if clip.split != "test"]
+    others = read_manifest(config.manifest.with_name("unlabelled.jsonl"), "train")
+    class_names = teachers.YamNet().class_names
+    features = tagger_features(captioned + others, work / "tagger.npz", args.jobs)
+    others = tagged(others, len(captioned), features, class_names)
+    write_uncaptioned(others, config.uncaptioned.manifest)
+    clips = captioned + others
     split = np.array([clip.split for clip in clips])
     train, validation = np.flatnonzero(split == "train"), np.flatnonzero(split == "validation")
-    features = tagger_features(clips, work / "tagger.npz", args.jobs)
-    words = words_of(clips, work / "captions.pt")
+    words = words_of(clips, class_names, work / "captions.pt")
     view = view_of(features, words.names, train)
     crops = random_crops(features, view, seed=0)
     recipe = Recipe()
@@ -177,7 +223,7 @@ def main() -> None:
     }  # fmt: skip
     splits = {}
     for name, rows in (("train", train), ("validation", validation)):
-        captions = torch.stack([words.captions[i][0] for i in rows])
+        captions = torch.cat([words.captions[i][:1] for i in rows])
         with torch.inference_mode():
             said = text(captions).clone()
         splits[name] = Split([clips[i] for i in rows], tables[name], said)

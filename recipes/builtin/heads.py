@@ -3,8 +3,10 @@
 Text: MiniLM -> ``TextHead`` (ships). Audio: YAMNet -> ``TaggerHead`` (does not ship; it is the
 teacher that ``distil.py`` teaches the shipped audio tower to imitate, and it embeds the training
 crops of the extractor, cross-fitted). Losses: contrastive on the captions, where all clips of one
-class are right answers, plus the tagger's own opinion over all 521 AudioSet class names as soft
-targets, which makes the vocabulary open: on unseen packages it adds far more than captions do.
+class are right answers, plus the tagger's own opinion over all 521 AudioSet classes as soft
+targets, each class said in one of its many phrases (``phrases.csv``). That makes the vocabulary
+open, on unseen packages it adds far more than captions do, and it needs no captions: sounds without
+are in every batch.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ class Recipe:
     hidden: int = 512
     steps: int = 600
     batch_size: int = 256
+    uncaptioned_batch_size: int = 256
     learning_rate: float = 1e-3
     weight_decay: float = 0.02
     names_weight: float = 2.0
@@ -140,12 +143,23 @@ class Words:
     """Sentence vectors of MiniLM, unit norm.
 
     Attributes:
-        captions: for every clip, [captions, 384].
-        names: of the 521 classes as such, [521, 384].
+        captions: for every clip, [captions, 384]; none for one without.
+        phrases: of the 521 classes, [phrases, 384] each: the class's name first, then other words.
     """
 
     captions: list[Tensor]
-    names: Tensor
+    phrases: list[Tensor]
+
+    @property
+    def names(self) -> Tensor:
+        """[521, 384]: the middle of all that a class is called."""
+        return F.normalize(torch.stack([said.mean(0) for said in self.phrases]), dim=-1)
+
+    def drawn(self, rng: np.random.Generator) -> Tensor:
+        """[521, 384]: one phrase of each class."""
+        counts = np.array([len(said) for said in self.phrases])
+        picked = (rng.random(len(counts)) * counts).astype(int).tolist()
+        return torch.stack([said[i] for said, i in zip(self.phrases, picked, strict=True)])
 
 
 def train_heads(
@@ -157,6 +171,8 @@ def train_heads(
     fixed_text: TextHead | None = None,
 ) -> tuple[TaggerHead, TextHead]:
     """Train both heads on the clips ``train``, or the audio head alone against a fixed text head.
+
+    Clips without a caption learn from the tagger's opinion alone.
 
     The second form is what cross-fitting needs: audio heads that have not seen a fold, all in the
     one space that the text head spans.
@@ -178,13 +194,14 @@ def train_heads(
         optimizer, recipe.learning_rate, total_steps=recipe.steps, pct_start=0.1
     )
     label = np.unique([clip.label for clip in clips], return_inverse=True)[1]
-    weight = np.bincount(label[train], minlength=label.max() + 1)[label[train]] ** -0.5
-    weight /= weight.sum()
+    is_captioned = np.array([len(words.captions[i]) > 0 for i in train])
+    captioned, others = train[is_captioned], train[~is_captioned]
+    chances = [_favour_rare(label[rows]) for rows in (captioned, others)]
     audio.train()
     text.train(fixed_text is None)
     for step in track(range(recipe.steps), "heads"):
         rng = np.random.default_rng([recipe.seed, step])
-        batch = rng.choice(train, recipe.batch_size, p=weight)
+        batch = rng.choice(captioned, recipe.batch_size, p=chances[0])
         crop = rng.integers(0, CROPS_PER_CLIP, len(batch))
         captions = torch.stack(
             [words.captions[i][rng.integers(len(words.captions[i]))] for i in batch.tolist()]
@@ -196,11 +213,25 @@ def train_heads(
         same /= same.sum(1, keepdim=True)
         similarity = heard @ said.T * scale
         loss = F.cross_entropy(similarity, same) + F.cross_entropy(similarity.T, same)
-        opinion = F.softmax(crops.logits[batch, crop] / recipe.names_temperature, -1)
-        named = heard @ text(words.names).T * scale
+        logits = crops.logits[batch, crop]
+        if len(others):
+            more = rng.choice(others, recipe.uncaptioned_batch_size, p=chances[1])
+            crop = rng.integers(0, CROPS_PER_CLIP, len(more))
+            heard = torch.cat([heard, audio(crops.features[more, crop])])
+            logits = torch.cat([logits, crops.logits[more, crop]])
+        opinion = F.softmax(logits / recipe.names_temperature, -1)
+        named = heard @ text(words.drawn(rng)).T * scale
         loss = loss + recipe.names_weight * F.cross_entropy(named, opinion)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
     return audio.eval(), text.eval()
+
+
+def _favour_rare(label: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Chance of each row: a class gets the root of its share."""
+    if not len(label):
+        return np.zeros(0)
+    weight: NDArray[np.float64] = np.bincount(label)[label] ** -0.5
+    return weight / weight.sum()

@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from singleout.audio import checked_array, read_audio
+from singleout.audio import checked_array, open_audio, read_audio
 from singleout.config import StrictConfig, added, validated
 from singleout.errors import ConfigError, ModelError, QueryError
 from singleout.hub import fetched, is_hub_id, split_revision, upload
@@ -167,18 +167,17 @@ class QueriedSeparator(nn.Module):
     def _heard(self, example: Example) -> Tensor:
         """Embedding [1, dim] of an example, its channels averaged."""
         if isinstance(example.audio, str | Path):
-            name, (audio, rate) = str(example.audio), read_audio(example.audio)
+            name = str(example.audio)
+            with open_audio(name) as reader:  # one that says it is long is not read
+                _refuse_long(name, reader.info.num_frames or 0, reader.info.sample_rate)
+            audio, rate = read_audio(name)
         else:
             name, audio, rate = "the example", *checked_array(example.audio, example.sample_rate)
-        seconds = audio.shape[1] / rate
-        if seconds > MAX_EXAMPLE_SECONDS:
-            raise QueryError(
-                f"{name}: lasts {seconds:,.0f} s, an example {MAX_EXAMPLE_SECONDS} s at most: cut "
-                "out the sound that is meant"
-            )
-        if float(np.sqrt(np.square(audio, dtype=np.float64).mean())) < SILENT_RMS:
+        _refuse_long(name, audio.shape[1], rate)
+        heard = audio.mean(0)
+        if float(np.sqrt(np.square(heard, dtype=np.float64).mean())) < SILENT_RMS:
             raise QueryError(f"{name}: is silent: give an example with the sound that is meant")
-        return self.encoder.embed_audio(audio.mean(0), rate)
+        return self.encoder.embed_audio(heard, rate)
 
     def answer(self, mixture: Tensor, condition: Tensor) -> Answer:
         """``forward`` with what the separator says of presence."""
@@ -342,6 +341,15 @@ The training data, the licence and the measured quality are for the author to ad
             model = cls(config, encoder)
         model.separator = separator
         return model.eval()
+
+
+def _refuse_long(name: str, num_samples: int, sample_rate: int) -> None:
+    seconds = num_samples / sample_rate
+    if seconds > MAX_EXAMPLE_SECONDS:
+        raise QueryError(
+            f"{name}: lasts {seconds:,.0f} s, an example {MAX_EXAMPLE_SECONDS} s at most: cut out "
+            "the sound that is meant"
+        )
 
 
 def _is_ours(folder: Path) -> bool:

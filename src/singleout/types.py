@@ -31,7 +31,8 @@ class Example:
 
     def __str__(self) -> str:
         name = Path(self.audio).name if isinstance(self.audio, str | Path) else "an example"
-        return f"like {name}"
+        # One line of text, as every query is.
+        return f"like {' '.join(name.encode(errors='replace').decode().split())}"
 
 
 Prompt = str | Example
@@ -86,9 +87,9 @@ class Query:
             raise QueryError("the query is empty: describe a sound, such as 'a dog barking'")
 
     @classmethod
-    def of(cls, query: str | Example | Query) -> Query:
+    def of(cls, query: str | Path | Example | Query) -> Query:
         """A bare prompt is ``Query(positive=(prompt,))``; a Query is returned as it is."""
-        return query if isinstance(query, Query) else cls(positive=(query,))
+        return query if isinstance(query, Query) else cls(positive=(_checked(query),))
 
     def __str__(self) -> str:
         wanted, unwanted = (" / ".join(map(str, side)) for side in (self.positive, self.negative))

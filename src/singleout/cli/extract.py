@@ -116,6 +116,7 @@ def extract(
     if jobs > 1:
         torch.set_num_threads(max(1, torch.get_num_threads() // jobs))
     extractor = Extractor.from_pretrained(model, encoder, device=device)
+    extractor.prepare(asked)  # or every recording would be refused for it
     outcomes: list[Outcome] = []
     with (
         _progress_bar(len(tasks)) as (progress, show),

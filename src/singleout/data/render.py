@@ -22,6 +22,7 @@ FADE_SECONDS = 0.01
 DIRECT_TO_ROOM_DB = 3.0
 """Level of a sound over its echoes, which start a few milliseconds after it."""
 BED_FLOOR_HZ = 40.0
+MP3_RATES = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def in_room(
     """With the echoes of a room: noise that decays by 60 dB in ``rt60_seconds``, the earlier the
     higher it is, after the sound itself. Same length; the echoes beyond it are lost."""
     rng = np.random.default_rng([number])
-    length = round(rt60_seconds * sample_rate)
+    length = max(1, round(rt60_seconds * sample_rate))
     time = np.arange(length) / sample_rate
     tail = rng.normal(0, 1, length)
     bright = tail * 10 ** (-3 * time / (0.5 * rt60_seconds))
@@ -124,7 +125,12 @@ def bed(spec: BedSpec, num_samples: int, sample_rate: int) -> NDArray[np.float32
 def coded(
     audio: NDArray[np.float32], kind: str, compression: float, sample_rate: int
 ) -> NDArray[np.float32]:
-    """Through a lossy encoder (``MP3`` or ``OGG``) and back, sample on sample."""
+    """Through a lossy encoder (``MP3`` or ``OGG``) and back, sample on sample.
+
+    MP3 knows few rates: at others, it is Ogg.
+    """
+    if sample_rate not in MP3_RATES:
+        kind = "OGG"
     file = io.BytesIO()
     soundfile.write(file, audio, sample_rate, format=kind, compression_level=compression)
     file.seek(0)

@@ -36,8 +36,8 @@ NUM_CONDITIONS = 64
 Recording = str | Path | ArrayLike
 """A path, or floats [samples] or [channels, samples] with full scale 1."""
 
-Asked = str | Example | Query
-"""What to single out."""
+Asked = str | Path | Example | Query
+"""What to single out; a ``Path`` is an ``Example``."""
 
 
 class Extractor:
@@ -161,8 +161,7 @@ class Extractor:
             AudioError, ModelError: see ``extract``, without ``on_error``.
         """
         asked = _queries(queries)
-        for query in asked:
-            self._condition(query)  # what it cannot answer is no fault of the recordings
+        self.prepare(asked)  # what it cannot answer is no fault of the recordings
         for recording in recordings:
             try:
                 found = self._extract_each(recording, asked, sample_rate, link_channels, None)
@@ -172,6 +171,15 @@ class Extractor:
                 on_error(recording, error)
             else:
                 yield from found
+
+    def prepare(self, queries: Asked | Sequence[Asked]) -> None:
+        """Embed queries before they are asked, so that what cannot be answered is refused now.
+
+        Raises:
+            QueryError, AudioError: see ``extract``.
+        """
+        for query in _queries(queries):
+            self._condition(query)
 
     def extract_file(
         self,
@@ -340,7 +348,7 @@ def _device(name: str) -> torch.device:
 
 
 def _queries(queries: Asked | Sequence[Asked]) -> list[Query]:
-    asked = [queries] if isinstance(queries, str | Example | Query) else list(queries)
+    asked = [queries] if isinstance(queries, str | Path | Example | Query) else list(queries)
     if not asked:
         raise QueryError("no query: describe a sound, such as 'a dog barking'")
     return [Query.of(query) for query in asked]

@@ -107,9 +107,14 @@ def query_slugs(queries: Sequence[Query]) -> list[str]:
     for number, query in enumerate(queries):
         if query in queries[:number]:
             raise AudioError(f"the query '{query}' is asked twice: its files would be the same")
-    return [
+    names = [
         slug if slugs.count(slug) == 1 else f"{slug}-{_short_hash(str(query))}"
         for slug, query in zip(slugs, queries, strict=True)
+    ]
+    # Examples that are called the same are not the same.
+    before = [names[:number].count(name) for number, name in enumerate(names)]
+    return [
+        f"{name}-{count + 1}" if count else name for name, count in zip(names, before, strict=True)
     ]
 
 

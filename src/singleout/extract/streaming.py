@@ -74,8 +74,10 @@ def parts(
             break
         found, presence = chunk
         _refuse_not_finite(found, waiting, reader.name)
-        if told is not None and presence is not None:
-            told.append(presence)
+        if presence is not None:
+            _refuse_not_finite(presence, waiting, reader.name)
+            if told is not None:
+                told.append(presence)
         targets.push(np.stack([stream.push(c) for stream, c in zip(back, found, strict=True)]))
         if ready := min(len(targets), len(waiting)):
             yield waiting.pop(ready), targets.pop(ready)
@@ -93,8 +95,8 @@ def _resampled(
     yield stream.finish()
 
 
-def _refuse_not_finite(targets: NDArray[np.float32], waiting: Queue, name: str) -> None:
-    if np.isfinite(targets).all():
+def _refuse_not_finite(output: NDArray[np.float32], waiting: Queue, name: str) -> None:
+    if np.isfinite(output).all():
         return
     raise ModelError(
         f"{name}: the model's output is not finite: its weights are damaged, or the recording is "

@@ -217,7 +217,11 @@ class ConditionedUNet(nn.Module):
         y = self.squeeze(x.reshape(b, c * height, frames))
         for block in self.temporal:
             y = block(y, query)
-        presence = None if self.presence is None else self.presence(y, query).float()
+        presence = None
+        if self.presence is not None:
+            # The last frames may lie beyond the mixture as a whole.
+            num_told = -(-encoded.num_samples // self.stride_samples)
+            presence = self.presence(y, query).float()[:, :num_told]
         x = x + self.unsqueeze(y).view(b, c, height, frames)
         x = self.up_blocks[-1](x.contiguous(memory_format=torch.channels_last), query)
         for i in reversed(range(len(self.ups))):

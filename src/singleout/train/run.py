@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from singleout.data.dataset import MixtureDataset
 from singleout.data.embeddings import EmbeddingTable, embeddings_of, given_embeddings
 from singleout.data.manifest import Clip, read_manifest, scan_folder, share_of
-from singleout.errors import ConfigError, ManifestError
+from singleout.errors import ConfigError, ManifestError, ModelError, one_line
 from singleout.model import QueriedSeparator
 from singleout.query import QueryEncoder, load_encoder
 from singleout.query.manipulations import Examples, Manipulator
@@ -171,7 +171,12 @@ def train(config: TrainConfig, encoder: QueryEncoder | None = None) -> Path:
         model.manipulator.fit(examples_of(dataset.table, dataset.captions))
     if config.init is not None:
         initial = QueriedSeparator.from_pretrained(config.init, encoder)
-        model.separator.load_state_dict(initial.separator.state_dict())  # type: ignore[attr-defined]
+        try:
+            model.separator.load_state_dict(initial.separator.state_dict())  # type: ignore[attr-defined]
+        except RuntimeError as error:
+            raise ModelError(
+                f"{config.init}: its weights do not fit the model of this run: {one_line(error)[:200]}"
+            ) from None
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     module = TrainingModule(model, config)
     bfloat16 = config.precision == "bfloat16" or (
