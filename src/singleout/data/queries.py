@@ -32,7 +32,8 @@ class QueriesConfig(StrictConfig):
 
     Args:
         absent_share: for a sound that is not in the mixture: the target is silence.
-        near_miss_share: of those, how often it is of the family of one that is there.
+        near_miss_share: of those, how often it is of the family of one that is there, if that has
+            other classes.
         removal_share: by a negative prompt alone: the target is all but that sound.
         contrast_share: for a sound by a positive prompt, and not for another by a negative one.
     """
@@ -99,7 +100,10 @@ class Questioner:
             others = [other for other in range(len(spec.sources)) if other != number]
             other = int(rng.choice(others)) if others else None
             if kind < config.absent_share:
-                absent = self.absent(spec, near < config.near_miss_share, rng, sounds_alike)
+                is_near = near < config.near_miss_share
+                absent = self.absent(spec, is_near, rng, sounds_alike)
+                if absent is None and is_near:  # as of a family of one class
+                    absent = self.absent(spec, False, rng, sounds_alike)
                 drawn.append(QuerySpec(positive=number) if absent is None else absent)
             elif (kind := kind - config.absent_share) < config.removal_share:
                 drawn.append(QuerySpec(negative=number))

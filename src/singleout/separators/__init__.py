@@ -8,12 +8,23 @@ from pydantic import Field, model_validator
 from torch import nn
 
 from singleout.config import StrictConfig, added
+from singleout.separators.band_split import MIN_BAND_BINS, BandSplit
 from singleout.separators.conditioned_unet import ConditionedUNet
 from singleout.separators.identity import Identity
+from singleout.separators.locoformer import Locoformer
 from singleout.separators.resunet30 import ResUNet30
 from singleout.separators.separator import Answer, Separator
 
-__all__ = ["Answer", "AnySeparator", "ConditionedUNet", "Identity", "ResUNet30", "Separator"]
+__all__ = [
+    "Answer",
+    "AnySeparator",
+    "BandSplit",
+    "ConditionedUNet",
+    "Identity",
+    "Locoformer",
+    "ResUNet30",
+    "Separator",
+]
 
 Positive = Annotated[int, Field(gt=0)]
 
@@ -47,6 +58,67 @@ class ConditionedUNetConfig(StrictConfig):
         return ConditionedUNet(embedding_dim, **self.model_dump(exclude={"type"}))
 
 
+class BandSplitConfig(StrictConfig):
+    """See ``BandSplit`` for what the fields mean."""
+
+    type: Literal["band_split"] = "band_split"
+    sample_rate: Positive = 32_000
+    num_fft: Positive = 2_048
+    hop: Positive = 1_024
+    num_bands: Positive = 48
+    channels: Positive = 96
+    dilations: tuple[Positive, ...] = (1, 2, 4, 8, 1, 2, 4, 8)
+    free_blocks: Annotated[int, Field(ge=0)] = 3
+    query_dim: Positive = 256
+    tells_presence: bool = False
+
+    @model_validator(mode="after")
+    def _fits(self) -> BandSplitConfig:
+        if self.num_fft % (2 * self.hop):
+            raise ValueError("num_fft must be a multiple of 2 hops")
+        if self.num_bands * MIN_BAND_BINS > self.num_fft // 2:
+            raise ValueError(f"num_bands: a band has {MIN_BAND_BINS} of num_fft / 2 bins at least")
+        if self.free_blocks >= len(self.dilations):
+            raise ValueError("free_blocks leaves no block to the query")
+        return self
+
+    def build(self, embedding_dim: int) -> nn.Module:
+        return BandSplit(embedding_dim, **self.model_dump(exclude={"type"}))
+
+
+class LocoformerConfig(StrictConfig):
+    """See ``Locoformer`` for what the fields mean."""
+
+    type: Literal["locoformer"] = "locoformer"
+    sample_rate: Positive = 32_000
+    num_fft: Positive = 2_048
+    hop: Positive = 1_024
+    fold: Positive = 16
+    channels: Positive = 96
+    hidden: Positive = 128
+    heads: Positive = 4
+    num_blocks: Positive = 4
+    free_blocks: Annotated[int, Field(ge=0)] = 1
+    window: Positive = 32
+    query_dim: Positive = 256
+    tells_presence: bool = False
+
+    @model_validator(mode="after")
+    def _fits(self) -> LocoformerConfig:
+        if self.num_fft % (2 * self.hop):
+            raise ValueError("num_fft must be a multiple of 2 hops")
+        if (self.num_fft // 2) % self.fold:
+            raise ValueError("num_fft / 2 must be divisible by fold")
+        if self.channels % self.heads:
+            raise ValueError("channels must be divisible by heads")
+        if self.free_blocks >= self.num_blocks:
+            raise ValueError("free_blocks leaves no block to the query")
+        return self
+
+    def build(self, embedding_dim: int) -> nn.Module:
+        return Locoformer(embedding_dim, **self.model_dump(exclude={"type"}))
+
+
 class ResUNet30Config(StrictConfig):
     """See ``ResUNet30`` for what the fields mean."""
 
@@ -77,5 +149,6 @@ class IdentityConfig(StrictConfig):
 
 
 AnySeparator = Annotated[
-    ConditionedUNetConfig | ResUNet30Config | IdentityConfig, Field(discriminator="type")
+    ConditionedUNetConfig | BandSplitConfig | LocoformerConfig | ResUNet30Config | IdentityConfig,
+    Field(discriminator="type"),
 ]

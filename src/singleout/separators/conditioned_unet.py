@@ -17,7 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from singleout.separators.presence import PresenceHead
 from singleout.separators.separator import Answer, downmix
+from singleout.separators.stft import MixtureStft, compressed, for_each_query
 
 
 class ConvBlock(nn.Module):
@@ -56,22 +58,6 @@ class TemporalBlock(nn.Module):
         scale, shift = self.film(query)[:, :, None].to(x.dtype).chunk(2, 1)
         y = self.conv1(F.relu(self.norm1(x) * (1 + scale) + shift))
         return x + self.conv2(F.relu(self.norm2(y)))  # type: ignore[no-any-return]
-
-
-class PresenceHead(nn.Module):
-    """Whether the sound is there, from what the bottleneck knows of each of its frames."""
-
-    def __init__(self, channels: int, query_dim: int) -> None:
-        super().__init__()
-        self.norm = nn.BatchNorm1d(channels)
-        self.film = nn.Linear(query_dim, channels)
-        self.conv1 = nn.Conv1d(channels, channels // 2, 1)
-        self.conv2 = nn.Conv1d(channels // 2, 1, 1)
-
-    def forward(self, x: Tensor, query: Tensor) -> Tensor:
-        """[batch, channels, frames] to logits [batch, frames]."""
-        y = F.relu(self.norm(x) + self.film(query)[:, :, None].to(x.dtype))
-        return self.conv2(F.relu(self.conv1(y)))[:, 0]  # type: ignore[no-any-return]
 
 
 @dataclass
@@ -127,10 +113,7 @@ class ConditionedUNet(nn.Module):
         self.time_stride = 1
         for stride in time_strides:
             self.time_stride *= stride
-        # On the CPU even where the weights are built on the meta device to be filled from a file.
-        window = torch.hann_window(num_fft, device="cpu").sqrt()
-        self.register_buffer("window", window, persistent=False)
-        self.window: Tensor
+        self.stft = MixtureStft(num_fft, hop, self.time_stride)
 
         self.query = nn.Sequential(nn.Linear(embedding_dim, query_dim), nn.SiLU())
         self.stem = nn.Conv2d(3 * fold, channels[0], 3, 1, 1)
@@ -169,35 +152,14 @@ class ConditionedUNet(nn.Module):
 
     def features(self, spectrum: Tensor) -> Tensor:
         """Compressed spectrum [batch, 3 * fold, bins / fold, frames], about unit variance."""
-        magnitude = spectrum.abs().clamp_min(1e-5)
-        phase = spectrum / magnitude
-        compressed = magnitude.pow(0.3)
-        parts = torch.stack(
-            [compressed * phase.real, compressed * phase.imag, magnitude.log() / 4 + 0.5], 1
-        )
+        parts = compressed(spectrum)
         b, p, bins, frames = parts.shape
         folded = parts.view(b, p, bins // self.fold, self.fold, frames)
         return folded.transpose(2, 3).reshape(b, p * self.fold, bins // self.fold, frames)
 
     def encode(self, mixture: Tensor) -> EncodedMixture:
         """The part that does not depend on the query; mixture [batch, channels, samples]."""
-        channels, num_samples = mixture.shape[1:]
-        # Every sample lies in as many frames as in an endless signal; zeros outside, so that a
-        # chunk with enough context equals the same stretch of the whole.
-        left = self.num_fft - self.hop
-        num_frames = (num_samples - 1 + left) // self.hop + 1
-        num_frames = -(-num_frames // self.time_stride) * self.time_stride
-        right = (num_frames - 1) * self.hop + self.num_fft - left - num_samples
-        padded = F.pad(mixture.flatten(0, 1), (left, right))
-        spectra = torch.stft(
-            padded,
-            self.num_fft,
-            self.hop,
-            window=self.window,
-            center=False,
-            return_complex=True,
-        )
-        spectrum = spectra.view(-1, channels, *spectra.shape[1:])
+        spectrum = self.stft(mixture)
         features = self.features(downmix(spectrum)[:, :-1])
         x = self.stem(features.contiguous(memory_format=torch.channels_last))
         skips = []
@@ -206,13 +168,13 @@ class ConditionedUNet(nn.Module):
             skips.append(x)
             if i < len(self.downs):
                 x = self.downs[i](x)
-        return EncodedMixture(spectrum, skips, num_samples)
+        return EncodedMixture(spectrum, skips, mixture.shape[2])
 
     def decode(self, encoded: EncodedMixture, embedding: Tensor) -> Answer:
         """Embeddings [queries * batch, dim] to targets [queries * batch, channels, samples]."""
         query = self.query(embedding * self.embedding_dim**0.5)
         num_queries = len(embedding) // len(encoded.spectrum)
-        x = self._for_each_query(encoded.skips[-1], num_queries)
+        x = for_each_query(encoded.skips[-1], num_queries)
         b, c, height, frames = x.shape
         y = self.squeeze(x.reshape(b, c * height, frames))
         for block in self.temporal:
@@ -221,45 +183,21 @@ class ConditionedUNet(nn.Module):
         if self.presence is not None:
             # The last frames may lie beyond the mixture as a whole.
             num_told = -(-encoded.num_samples // self.stride_samples)
-            presence = self.presence(y, query).float()[:, :num_told]
+            presence = self.presence(y, query)[:, :num_told]
         x = x + self.unsqueeze(y).view(b, c, height, frames)
         x = self.up_blocks[-1](x.contiguous(memory_format=torch.channels_last), query)
         for i in reversed(range(len(self.ups))):
-            x = self.ups[i](x) + self._for_each_query(encoded.skips[i], num_queries)
+            x = self.ups[i](x) + for_each_query(encoded.skips[i], num_queries)
             x = self.up_blocks[i](x, query)
         target = self.mask(encoded, self.out(F.relu(self.out_norm(x))).float())
         return Answer(target, presence)
-
-    @staticmethod
-    def _for_each_query(x: Tensor, num_queries: int) -> Tensor:
-        """Repeated along the batch; ``cat`` keeps channels_last where ``repeat`` does not."""
-        return x if num_queries == 1 else torch.cat([x] * num_queries)
 
     def mask(self, encoded: EncodedMixture, maps: Tensor) -> Tensor:
         """A complex mask of magnitude below one, applied; the top bin is left to the residual."""
         b, _, height, frames = maps.shape
         maps = maps.view(b, 2, self.fold, height, frames).transpose(2, 3)
         maps = maps.reshape(b, 2, height * self.fold, frames)
-        real, imaginary = maps[:, 0], maps[:, 1]
-        norm = (real.square() + imaginary.square() + 1e-8).sqrt()
-        gain = torch.tanh(norm) / norm
-        spectrum = self._for_each_query(encoded.spectrum, len(maps) // len(encoded.spectrum))
-        mask = F.pad(torch.complex(real * gain, imaginary * gain), (0, 0, 0, 1))
-        return self.inverse(spectrum * mask.unsqueeze(1), encoded.num_samples)
-
-    def inverse(self, spectrum: Tensor, num_samples: int) -> Tensor:
-        """[batch, channels, bins, frames] to [batch, channels, samples]: windowed overlap-add, as
-        sums of shifted blocks of one hop (far cheaper than a fold)."""
-        channels = spectrum.shape[1]
-        spectrum = spectrum.flatten(0, 1)
-        frames = torch.fft.irfft(spectrum, self.num_fft, dim=1) * self.window[:, None]
-        overlap = self.num_fft // self.hop
-        blocks = frames.transpose(1, 2).unflatten(-1, (overlap, self.hop))
-        shifted = [F.pad(blocks[:, :, k], (0, 0, k, overlap - 1 - k)) for k in range(overlap)]
-        signal = torch.stack(shifted).sum(0).flatten(1)
-        start = self.num_fft - self.hop
-        gain = self.window.square().sum() / self.hop
-        return (signal[:, start : start + num_samples] / gain).view(-1, channels, num_samples)
+        return self.stft.masked(encoded.spectrum, maps, encoded.num_samples)
 
     def forward(self, mixture: Tensor, embedding: Tensor) -> Tensor:
         """Mixture [batch, channels, samples], embedding [batch, dim] to targets of that shape."""

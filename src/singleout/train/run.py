@@ -174,8 +174,9 @@ def train(config: TrainConfig, encoder: QueryEncoder | None = None) -> Path:
         try:
             model.separator.load_state_dict(initial.separator.state_dict())  # type: ignore[attr-defined]
         except RuntimeError as error:
+            reason = one_line(error)[:200]
             raise ModelError(
-                f"{config.init}: its weights do not fit the model of this run: {one_line(error)[:200]}"
+                f"{config.init}: its weights do not fit the model of this run: {reason}"
             ) from None
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     module = TrainingModule(model, config)

@@ -1,0 +1,157 @@
+"""A band-split network made of convolutions: bands that widen with frequency, then mix.
+
+After "Music source separation with band-split RNN" (Luo and Yu, 2023): the spectrum is cut into
+bands, each with its own way in and out, and modelled along time and along the bands in turn. Where
+theirs is recurrent, ours has dilated convolutions over time (a bounded look to either side) and a
+small network across the bands. The query enters by FiLM in the second half.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from singleout.separators.presence import PresenceHead
+from singleout.separators.separator import Answer, downmix
+from singleout.separators.stft import MixtureStft, compressed, for_each_query
+
+MIN_BAND_BINS = 4
+
+
+def band_edges(num_bins: int, num_bands: int) -> list[int]:
+    """``num_bands + 1`` bins from 0 to ``num_bins``; bands widen with frequency."""
+    narrow = np.arange(num_bands + 1) * MIN_BAND_BINS
+    growth = np.linspace(0, 1, num_bands + 1) ** 2.5
+    edges = narrow + (num_bins - narrow[-1]) * growth
+    return [round(float(edge)) for edge in edges]
+
+
+class BandBlock(nn.Module):
+    """Along time, then across the bands; the query scales and shifts what enters."""
+
+    def __init__(self, channels: int, num_bands: int, dilation: int, query_dim: int | None) -> None:
+        super().__init__()
+        self.norm1 = nn.BatchNorm2d(channels)
+        self.film = nn.Linear(query_dim, 2 * channels) if query_dim else None
+        padding = (0, dilation)
+        self.time1 = nn.Conv2d(
+            channels, channels, (1, 3), padding=padding, dilation=(1, dilation), bias=False
+        )
+        self.norm2 = nn.BatchNorm2d(channels)
+        self.time2 = nn.Conv2d(channels, channels, 1, bias=False)
+        self.norm3 = nn.BatchNorm2d(channels)
+        self.bands1 = nn.Linear(num_bands, 2 * num_bands)
+        self.bands2 = nn.Linear(2 * num_bands, num_bands)
+
+    def forward(self, x: Tensor, query: Tensor | None = None) -> Tensor:
+        y = self.norm1(x)
+        if self.film is not None:
+            scale, shift = self.film(query)[:, :, None, None].to(y.dtype).chunk(2, 1)
+            y = y * (1 + scale) + shift
+        y = self.time2(F.relu(self.norm2(self.time1(F.relu(y)))))
+        x = x + y
+        z = self.norm3(x).transpose(2, 3)
+        z = self.bands2(F.relu(self.bands1(z)))
+        return x + z.transpose(2, 3)  # type: ignore[no-any-return]
+
+
+@dataclass
+class EncodedBands:
+    """What the query-independent half knows: spectrum as in the STFT, features per band."""
+
+    spectrum: Tensor
+    features: Tensor
+    num_samples: int
+
+
+class BandSplit(nn.Module):
+    """Mixture and query embedding to the target.
+
+    Args:
+        embedding_dim: length of the query embedding.
+        sample_rate: Hz.
+        num_fft, hop: of the STFT, in samples.
+        num_bands: how many.
+        channels: width of each band.
+        dilations: of the blocks, in frames.
+        free_blocks: how many of them, the first, do without the query.
+        query_dim: width of the query inside the network.
+        tells_presence: whether it also says, frame by frame, if the sound is there.
+    """
+
+    def __init__(
+        self,
+        embedding_dim: int,
+        sample_rate: int = 32_000,
+        num_fft: int = 2_048,
+        hop: int = 1_024,
+        num_bands: int = 48,
+        channels: int = 96,
+        dilations: tuple[int, ...] = (1, 2, 4, 8, 1, 2, 4, 8),
+        free_blocks: int = 3,
+        query_dim: int = 256,
+        tells_presence: bool = False,
+    ) -> None:
+        super().__init__()
+        self.embedding_dim, self.sample_rate = embedding_dim, sample_rate
+        self.hop, self.num_fft, self.dilations = hop, num_fft, dilations
+        self.free_blocks = free_blocks
+        self.stft = MixtureStft(num_fft, hop)
+        self.edges = band_edges(num_fft // 2, num_bands)
+        widths = [b - a for a, b in zip(self.edges, self.edges[1:], strict=False)]
+        self.query = nn.Sequential(nn.Linear(embedding_dim, query_dim), nn.SiLU())
+        self.inputs = nn.ModuleList(nn.Conv1d(3 * width, channels, 1) for width in widths)
+        self.blocks = nn.ModuleList(
+            BandBlock(channels, num_bands, dilation, None if i < free_blocks else query_dim)
+            for i, dilation in enumerate(dilations)
+        )
+        self.presence = PresenceHead(channels, query_dim) if tells_presence else None
+        self.out_norm = nn.BatchNorm2d(channels)
+        self.hidden = nn.ModuleList(nn.Conv1d(channels, 2 * channels, 1) for _ in widths)
+        self.outputs = nn.ModuleList(nn.Conv1d(2 * channels, 2 * width, 1) for width in widths)
+
+    @property
+    def stride_samples(self) -> int:
+        """A chunk that starts at a multiple of this sees the same frames as the whole."""
+        return self.hop
+
+    @property
+    def context_samples(self) -> int:
+        """How far an output sample may look to either side."""
+        return sum(self.dilations) * self.hop + 2 * self.num_fft
+
+    def encode(self, mixture: Tensor) -> EncodedBands:
+        """The part that does not depend on the query; mixture [batch, channels, samples]."""
+        spectrum = self.stft(mixture)
+        parts = compressed(downmix(spectrum)[:, :-1])
+        bands = [
+            layer(parts[:, :, low:high].flatten(1, 2))
+            for layer, low, high in zip(self.inputs, self.edges, self.edges[1:], strict=False)
+        ]
+        x = torch.stack(bands, 2).contiguous(memory_format=torch.channels_last)
+        for block in self.blocks[: self.free_blocks]:
+            x = block(x)
+        return EncodedBands(spectrum, x, mixture.shape[2])
+
+    def decode(self, encoded: EncodedBands, embedding: Tensor) -> Answer:
+        """Embeddings [queries * batch, dim] to targets [queries * batch, channels, samples]."""
+        query = self.query(embedding * self.embedding_dim**0.5)
+        x = for_each_query(encoded.features, len(embedding) // len(encoded.features))
+        for block in self.blocks[self.free_blocks :]:
+            x = block(x, query)
+        presence = None if self.presence is None else self.presence(x.mean(2), query)
+        bands = F.relu(self.out_norm(x)).unbind(2)
+        maps = [
+            output(F.relu(hidden(band))).float().unflatten(1, (2, -1))
+            for band, hidden, output in zip(bands, self.hidden, self.outputs, strict=True)
+        ]
+        target = self.stft.masked(encoded.spectrum, torch.cat(maps, 2), encoded.num_samples)
+        return Answer(target, presence)
+
+    def forward(self, mixture: Tensor, embedding: Tensor) -> Tensor:
+        """Mixture [batch, channels, samples], embedding [batch, dim] to targets of that shape."""
+        return self.decode(self.encode(mixture), embedding).target

@@ -1,0 +1,212 @@
+"""A small TF-Locoformer: attention along frequency and along time, with local convolutions.
+
+After "TF-Locoformer: Transformer with local modeling by convolution for speech separation and
+enhancement" (Saijo et al., 2024): each block models frequency, then time, by a convolutional
+SwiGLU, self-attention and another convolutional SwiGLU, each with RMS norm before it. Ours differs
+where long recordings and the CPU ask for it: neighbouring bins are folded into channels, and
+attention over time sees windows that lie on multiples of the stride, so that the look to either
+side is bounded and chunks equal the whole. The query enters by FiLM in the second half.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from singleout.separators.presence import PresenceHead
+from singleout.separators.separator import Answer, downmix
+from singleout.separators.stft import MixtureStft, compressed, for_each_query
+
+KERNEL = 3
+Axis = Literal["frequency", "time"]
+
+
+class RmsNorm(nn.Module):
+    """Over the channels of [batch, channels, bins, frames]."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.rms_norm(x.permute(0, 2, 3, 1).float(), (x.shape[1],), self.gain, 1e-5)
+        return y.permute(0, 3, 1, 2).to(x.dtype)
+
+
+class ConvSwiGlu(nn.Module):
+    """Feed-forward network whose layers look at neighbours along one axis."""
+
+    def __init__(self, channels: int, hidden: int, axis: Axis) -> None:
+        super().__init__()
+        kernel, padding = ((KERNEL, 1), (1, 0)) if axis == "frequency" else ((1, KERNEL), (0, 1))
+        self.norm = RmsNorm(channels)
+        self.conv1 = nn.Conv2d(channels, 2 * hidden, kernel, padding=padding)
+        self.conv2 = nn.Conv2d(hidden, channels, kernel, padding=padding)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, value = self.conv1(self.norm(x)).chunk(2, 1)
+        return x + self.conv2(F.silu(gate) * value)  # type: ignore[no-any-return]
+
+
+class AxisAttention(nn.Module):
+    """Self-attention along frequency, or along time within windows of ``length`` frames."""
+
+    def __init__(self, channels: int, heads: int, length: int, axis: Axis) -> None:
+        super().__init__()
+        self.axis, self.heads, self.length = axis, heads, length
+        self.norm = RmsNorm(channels)
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.place = nn.Parameter(torch.randn(length, 2, channels) * 0.02)
+        self.out = nn.Linear(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(x)
+        if self.axis == "frequency":
+            y = y.permute(0, 3, 2, 1)  # [batch, frames, bins, channels]
+        else:
+            y = y.permute(0, 2, 3, 1)  # [batch, bins, frames, channels]
+            y = y.reshape(*y.shape[:2], -1, self.length, y.shape[3])
+        shape = y.shape
+        rows = y.reshape(-1, self.length, shape[-1])
+        query, key, value = self.qkv(rows).chunk(3, -1)
+        query, key = query + self.place[:, 0].to(y.dtype), key + self.place[:, 1].to(y.dtype)
+        heads = (len(rows), self.length, self.heads, -1)
+        split = [t.reshape(heads).transpose(1, 2) for t in (query, key, value)]
+        z = F.scaled_dot_product_attention(*split).transpose(1, 2).flatten(2)
+        z = self.out(z).view(shape)
+        z = (
+            z.permute(0, 3, 2, 1)
+            if self.axis == "frequency"
+            else z.flatten(2, 3).permute(0, 3, 1, 2)
+        )
+        return x + z.contiguous(memory_format=torch.channels_last)  # type: ignore[no-any-return]
+
+
+class LocoformerBlock(nn.Module):
+    """Frequency, then time; the query scales and shifts what enters."""
+
+    def __init__(
+        self, channels: int, hidden: int, heads: int, bins: int, window: int, query_dim: int | None
+    ) -> None:
+        super().__init__()
+        self.film = nn.Linear(query_dim, 2 * channels) if query_dim else None
+        layers: list[nn.Module] = []
+        axes: tuple[tuple[Axis, int], ...] = (("frequency", bins), ("time", window))
+        for axis, length in axes:
+            layers.append(ConvSwiGlu(channels, hidden, axis))
+            layers.append(AxisAttention(channels, heads, length, axis))
+            layers.append(ConvSwiGlu(channels, hidden, axis))
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor, query: Tensor | None = None) -> Tensor:
+        if self.film is not None:
+            scale, shift = self.film(query)[:, :, None, None].to(x.dtype).chunk(2, 1)
+            x = x * (1 + scale) + shift
+        return self.layers(x)  # type: ignore[no-any-return]
+
+
+@dataclass
+class EncodedGrid:
+    """What the query-independent half knows: spectrum as in the STFT, features per position."""
+
+    spectrum: Tensor
+    features: Tensor
+    num_samples: int
+
+
+class Locoformer(nn.Module):
+    """Mixture and query embedding to the target.
+
+    Args:
+        embedding_dim: length of the query embedding.
+        sample_rate: Hz.
+        num_fft, hop: of the STFT, in samples.
+        fold: neighbouring bins that share one position of the network.
+        channels: width of each position.
+        hidden: width inside the feed-forward networks.
+        heads: of the attention.
+        num_blocks: how many.
+        free_blocks: how many of them, the first, do without the query.
+        window: frames that see each other.
+        query_dim: width of the query inside the network.
+        tells_presence: whether it also says, frame by frame, if the sound is there.
+    """
+
+    def __init__(
+        self,
+        embedding_dim: int,
+        sample_rate: int = 32_000,
+        num_fft: int = 2_048,
+        hop: int = 1_024,
+        fold: int = 16,
+        channels: int = 96,
+        hidden: int = 128,
+        heads: int = 4,
+        num_blocks: int = 4,
+        free_blocks: int = 1,
+        window: int = 32,
+        query_dim: int = 256,
+        tells_presence: bool = False,
+    ) -> None:
+        super().__init__()
+        self.embedding_dim, self.sample_rate = embedding_dim, sample_rate
+        self.hop, self.num_fft, self.fold, self.window = hop, num_fft, fold, window
+        self.free_blocks = free_blocks
+        self.stft = MixtureStft(num_fft, hop, window)
+        self.query = nn.Sequential(nn.Linear(embedding_dim, query_dim), nn.SiLU())
+        self.stem = nn.Conv2d(3 * fold, channels, 3, padding=1)
+        bins = num_fft // 2 // fold
+        self.blocks = nn.ModuleList(
+            LocoformerBlock(
+                channels, hidden, heads, bins, window, None if i < free_blocks else query_dim
+            )
+            for i in range(num_blocks)
+        )
+        self.presence = PresenceHead(channels, query_dim) if tells_presence else None
+        self.out_norm = RmsNorm(channels)
+        self.out = nn.Conv2d(channels, 2 * fold, 3, padding=1)
+
+    @property
+    def stride_samples(self) -> int:
+        """A chunk that starts at a multiple of this sees the same windows as the whole."""
+        return self.hop * self.window
+
+    @property
+    def context_samples(self) -> int:
+        """How far an output sample may look to either side: through every block's window, and
+        through the convolutions around it."""
+        frames = len(self.blocks) * (self.window + 4 * (KERNEL // 2)) + 4
+        return frames * self.hop + self.num_fft
+
+    def encode(self, mixture: Tensor) -> EncodedGrid:
+        """The part that does not depend on the query; mixture [batch, channels, samples]."""
+        spectrum = self.stft(mixture)
+        parts = compressed(downmix(spectrum)[:, :-1])
+        folded = parts.unflatten(2, (-1, self.fold)).transpose(2, 3).flatten(1, 2)
+        x = self.stem(folded.contiguous(memory_format=torch.channels_last))
+        for block in self.blocks[: self.free_blocks]:
+            x = block(x)
+        return EncodedGrid(spectrum, x, mixture.shape[2])
+
+    def decode(self, encoded: EncodedGrid, embedding: Tensor) -> Answer:
+        """Embeddings [queries * batch, dim] to targets [queries * batch, channels, samples]."""
+        query = self.query(embedding * self.embedding_dim**0.5)
+        x = for_each_query(encoded.features, len(embedding) // len(encoded.features))
+        for block in self.blocks[self.free_blocks :]:
+            x = block(x, query)
+        presence = None
+        if self.presence is not None:
+            every_frame = self.presence(x.mean(2), query)
+            presence = every_frame.view(len(x), -1, self.window).amax(2)
+        maps = self.out(self.out_norm(x)).float()
+        b, _, height, frames = maps.shape
+        maps = maps.view(b, 2, self.fold, height, frames).transpose(2, 3).flatten(2, 3)
+        return Answer(self.stft.masked(encoded.spectrum, maps, encoded.num_samples), presence)
+
+    def forward(self, mixture: Tensor, embedding: Tensor) -> Tensor:
+        """Mixture [batch, channels, samples], embedding [batch, dim] to targets of that shape."""
+        return self.decode(self.encode(mixture), embedding).target
