@@ -20,16 +20,18 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
-from singleout import Extractor
+from singleout import Example as Sound
+from singleout import Extractor, Query
 from singleout.audio import write_wav
 from singleout.config import validated
 from singleout.data.dataset import Example, MixtureDataset, QueryAudioConfig
 from singleout.data.embeddings import EmbeddingCache, EmbeddingTable, embeddings_of
 from singleout.data.manifest import Clip, scan_folder
 from singleout.data.plan import MixtureConfig, num_crops
+from singleout.data.queries import QueriesConfig
 from singleout.errors import ConfigError, ManifestError, ModelError, TrainingError
 from singleout.evaluate.metrics import score
-from singleout.model import EncoderReference, ModelConfig, QueriedSeparator
+from singleout.model import EncoderReference, ModelConfig, PresenceCalibration, QueriedSeparator
 from singleout.query import BuiltinEncoder
 from singleout.query.audio_manipulations import Mixup, SpecAugment
 from singleout.query.manipulations import (
@@ -45,7 +47,7 @@ from singleout.query.manipulations import (
 from singleout.separators import IdentityConfig
 from singleout.train.checkpoint import FILE_NAME, saved_step
 from singleout.train.config import TrainConfig, UncaptionedConfig, ValidationConfig
-from singleout.train.losses import negative_snr_db
+from singleout.train.losses import negative_snr_db, presence_loss, separation_loss_db
 from singleout.train.module import TrainingModule, ema_update, learning_rate_factor
 from singleout.train.run import (
     caption_embeddings,
@@ -537,6 +539,8 @@ def batch_of(batch: int, mute: tuple[int, ...] = (), dim: int = 32) -> Example:
         targets=torch.zeros(batch, 2, 1, 10),
         audio=audio,
         text=text,
+        not_audio=torch.zeros_like(audio),
+        not_text=torch.zeros_like(text),
         clips=torch.zeros(batch, 2, dtype=torch.long),
         query_audio=torch.zeros(batch, 2, 0),
         query_samples=torch.zeros(batch, 2, dtype=torch.long),
@@ -641,6 +645,102 @@ def test_query_mixup_draws_points_between_sound_and_caption(
     module.run = configure(tmp_path, query_mixup=True, p_text=1.0)
     only_text = module.condition(batch)
     assert torch.equal(only_text, torch.where(captioned[:, None], said, heard))
+
+
+# Two sides of a query.
+
+
+def taking_negatives(config: TrainConfig, *steps: AnyManipulation) -> TrainConfig:
+    config = with_steps(config, *steps)
+    return config.model_copy(update={"model": config.model.model_copy(update={"negative": True})})
+
+
+def questions_of(batch: int) -> Example:
+    """Rows 0 to 2 of the flat order: removal, contrast and a contrast without captions; all others
+    ask with a positive prompt alone."""
+    asked = batch_of(batch, mute=(0, 2, 5))
+    generator = torch.Generator().manual_seed(8)
+    for name in ("not_audio", "not_text"):
+        rows = torch.nn.functional.normalize(torch.randn(3, 32, generator=generator), dim=-1)
+        for row in range(3):
+            asked[name][row % batch, row // batch] = rows[row]  # type: ignore[literal-required]
+    asked["audio"][0, 0] = 0
+    asked["not_text"][2 % batch, 2 // batch] = 0
+    return asked
+
+
+@pytest.mark.parametrize(
+    "regime", [{}, {"p_text": 0.4}, {"query_mixup": True}, {"p_text": 0.3, "query_mixup": True}]
+)
+def test_positive_sides_are_conditioned_as_without_negative_prompts(
+    regime: dict[str, Any],
+    configure: Callable[..., TrainConfig],
+    debug_encoder: BuiltinEncoder,
+    tmp_path: Path,
+) -> None:
+    """To the bit, at any step."""
+    batch = batch_of(5, mute=(1, 7))
+    config = configure(tmp_path, **regime)
+    steps = MeanShift(), Noise(), Dropout(p=0.5)
+    plain = module_of(with_steps(config, *steps), debug_encoder)
+    both = module_of(taking_negatives(config, *steps), debug_encoder)
+    assert plain.model.condition_dim == 32
+    assert both.model.condition_dim == 64
+    for step in range(5):
+        plain.step_index = both.step_index = step
+        condition = both.condition(batch)
+        assert torch.equal(condition[:, :32], plain.condition(batch))
+        assert not condition[:, 32:].any()
+
+
+@pytest.mark.parametrize("query_mixup", [False, True])
+@pytest.mark.parametrize("p_text", [0.0, 0.5, 1.0])
+def test_each_side_is_conditioned_on_its_sound_or_its_caption(
+    p_text: float,
+    query_mixup: bool,
+    configure: Callable[..., TrainConfig],
+    debug_encoder: BuiltinEncoder,
+    tmp_path: Path,
+) -> None:
+    """And is zeros without either, whatever a manipulation makes of zeros."""
+    batch = questions_of(4)
+    config = configure(tmp_path, p_text=p_text, query_mixup=query_mixup)
+    module = module_of(taking_negatives(config, MeanShift()), debug_encoder)
+    infer = module.model.manipulator.infer
+    assert infer(torch.zeros(1, 32), False).any()
+    heard, said = infer(flat(batch["not_audio"]), False), infer(flat(batch["not_text"]), True)
+    by_text = torch.zeros(8)
+    for module.step_index in range(120):
+        condition = module.condition(batch)
+        assert torch.equal(condition, module.condition(batch))
+        positive, negative = condition.chunk(2, -1)
+        assert not positive[0].any()
+        assert positive[1:].any(-1).all()
+        assert not negative[3:].any()
+        rows = (negative == said).all(-1)[:3]
+        assert torch.equal(negative[:3], torch.where(rows[:, None], said[:3], heard[:3]))
+        by_text[:3] += rows
+    assert by_text[2] == 0
+    assert (by_text[:2] / 120 - p_text).abs().max() <= 4 * (p_text * (1 - p_text) / 120) ** 0.5
+
+
+def test_training_and_inference_join_the_sides_alike(
+    configure: Callable[..., TrainConfig], debug_encoder: BuiltinEncoder, tmp_path: Path
+) -> None:
+    """What is asked at inference was seen in training."""
+    sounds = [0.1 * torch.randn(RATE, generator=torch.Generator().manual_seed(i)) for i in (1, 2)]
+    rows = [debug_encoder.embed_audio(sound, RATE)[0] for sound in sounds]
+    batch = batch_of(2)
+    none = torch.zeros(32)
+    batch["audio"] = torch.stack([torch.stack([rows[0], none]), torch.stack([rows[0], rows[1]])])
+    batch["text"] = torch.zeros_like(batch["audio"])
+    batch["not_audio"] = torch.stack([torch.stack([none, rows[0]]), torch.stack([rows[1], none])])
+    batch["not_text"] = torch.zeros_like(batch["audio"])
+    module = module_of(taking_negatives(configure(tmp_path), MeanShift()), debug_encoder)
+    one, two = (Sound(sound.numpy(), RATE) for sound in sounds)
+    asked = [Query((one,)), Query((one,), (two,)), Query((), (one,)), Query((two,))]
+    expected = torch.cat([module.model.embed(query) for query in asked])
+    torch.testing.assert_close(module.condition(batch), expected, atol=1e-6, rtol=0)
 
 
 @pytest.fixture(scope="module")
@@ -1035,7 +1135,209 @@ def test_a_run_of_everything_resumes_to_the_bit_and_its_steps_go_on(
     assert np.isfinite(target).all()
 
 
+# Questions of every kind, through the whole run.
+
+EVERY_KIND = QueriesConfig(absent_share=0.25, removal_share=0.25, contrast_share=0.25)
+
+
+@pytest.fixture(scope="module")
+def asked_everything(
+    own_cache: Path,
+    captioned: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    configure: Callable[..., TrainConfig],
+) -> tuple[TrainConfig, Path]:
+    """A finished run, and a folder with its checkpoint of step two."""
+    harder = MIXTURES.model_copy(
+        update={"gate_share": 0.5, "reverb_share": 0.5, "bed_share": 0.5, "lossy_share": 0.5}
+    )
+    short = ValidationConfig().mixtures.model_copy(
+        update={"segment_seconds": 0.7, "crop_hop_seconds": 0.35}
+    )
+    config = configure(
+        tmp_path_factory.mktemp("asked"),
+        manifest=captioned,
+        audio=None,
+        mixtures=harder,
+        queries=EVERY_KIND,
+        p_text=0.5,
+        absent_weight=0.5,
+        presence_weight=2.0,
+        batch_size=4,
+        validation=ValidationConfig(num_mixtures=2, every_steps=2, mixtures=short),
+    )
+    telling = TINY_SEPARATOR.model_copy(update={"tells_presence": True})
+    model = config.model.model_copy(
+        update={
+            "separator": telling,
+            "negative": True,
+            "presence": PresenceCalibration(scale=2.0, bias=-0.1, seconds=0.2),
+        }
+    )
+    config = config.model_copy(update={"model": model})
+    stopped = tmp_path_factory.mktemp("asked-stopped")
+    train_and_copy(config, stopped)
+    return config, stopped
+
+
+def test_a_run_that_asked_everything_resumes_to_the_bit(
+    asked_everything: tuple[TrainConfig, Path], tmp_path: Path
+) -> None:
+    config, stopped = asked_everything
+    assert saved_step_of(stopped / FILE_NAME) == 2
+    rest = config.model_copy(update={"output": tmp_path / "rest"})
+    shutil.copytree(stopped, rest.output)
+    train(rest)
+    assert_same(tensors_below(rest.output), tensors_below(config.output))
+    assert_same(load_file(rest.output / FILE_NAME), load_file(config.output / FILE_NAME))
+    written = json.loads((config.output / "config.json").read_text())
+    assert TrainConfig.model_validate(written) == config
+    with (config.output / "logs" / "version_0" / "metrics.csv").open() as file:
+        header = csv.DictReader(file).fieldnames
+    assert header is not None
+    assert {"presence", "audio_si_sdri", "text_si_sdri"} <= set(header)
+
+
+def test_a_run_that_asked_everything_answers_everything(
+    asked_everything: tuple[TrainConfig, Path],
+) -> None:
+    config, _ = asked_everything
+    extractor = Extractor.from_pretrained(config.output / "model")
+    assert extractor.model.config.negative
+    assert extractor.model.config.presence == config.model.presence
+    mixture = np.random.default_rng(0).normal(0, 0.1, (2, RATE)).astype(np.float32)
+    sound = Sound(np.random.default_rng(1).normal(0, 0.1, 9_000).astype(np.float32), RATE)
+    targets, presences = [], []
+    for query in (
+        Query("a dog"),
+        Query(("a dog", sound)),
+        Query((), ("a dog",)),
+        Query("a dog", ("rain", sound)),
+        Query((sound,)),
+    ):
+        result = extractor.extract(mixture, query, RATE)
+        assert np.isfinite(result.target).all()
+        assert np.abs(result.target + result.residual - mixture).max() <= 1e-6
+        assert result.presence is not None
+        assert 0 <= result.presence <= 1
+        targets.append(result.target)
+        presences.append(result.presence)
+    assert len(set(presences)) == len(presences)
+    for i, target in enumerate(targets):
+        assert all(np.abs(target - other).max() > 1e-5 for other in targets[:i])
+
+
+def test_the_step_weighs_silence_and_presence(
+    configure: Callable[..., TrainConfig], debug_encoder: BuiltinEncoder, tmp_path: Path
+) -> None:
+    batch = batch_of(3)
+    generator = torch.Generator().manual_seed(0)
+    batch["targets"] = torch.randn(3, 2, 1, 2_000, generator=generator)
+    batch["mixture"] = batch["targets"].sum(1)
+    batch["targets"][0, 1] = batch["targets"][2, 0] = 0
+    config = configure(tmp_path)
+    telling = TINY_SEPARATOR.model_copy(update={"tells_presence": True})
+    config = config.model_copy(
+        update={"model": config.model.model_copy(update={"separator": telling})}
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        model = QueriedSeparator(config.model, debug_encoder).eval()
+    module = TrainingModule(model, config)
+    logged: dict[str, float] = {}
+    module.log = lambda name, value, **_: logged.update({name: float(value.detach())}  # type: ignore[method-assign, assignment]
+        if isinstance(value, torch.Tensor) else {name: value})  # fmt: skip
+
+    def loss_of(**changes: Any) -> float:
+        module.run = config.model_copy(update=changes)
+        with torch.no_grad():
+            return float(module.training_step(batch, 0))
+
+    with torch.no_grad():
+        answer = model.answer(batch["mixture"], module.condition(batch))
+    target, mixture = flat(batch["targets"]), batch["mixture"].repeat(2, 1, 1)
+    losses = separation_loss_db(answer.target, target, mixture)[:, 0]
+    silent = torch.tensor([False, False, True, True, False, False])
+    assert torch.equal(target.any(-1)[:, 0], ~silent)
+    assert answer.presence is not None
+    told = float(presence_loss(answer.presence, target, mixture, 256))
+    separated = {
+        weight: float(torch.where(silent, weight * losses, losses).mean())
+        for weight in (0.0, 0.5, 1.0)
+    }
+    assert separated[0.0] != pytest.approx(separated[1.0], abs=1e-3)
+    assert loss_of(presence_weight=0.0) == pytest.approx(separated[1.0], abs=1e-5)
+    assert logged["presence"] == pytest.approx(told, abs=1e-5)
+    assert loss_of() == pytest.approx(separated[1.0] + told, abs=1e-5)
+    for weight, expected in separated.items():
+        found = loss_of(absent_weight=weight, presence_weight=2.0)
+        assert found == pytest.approx(expected + 2 * told, abs=1e-5)
+        assert logged["loss"] == pytest.approx(found, abs=1e-6)
+
+
+def test_a_separator_that_does_not_tell_is_trained_without_presence(
+    configure: Callable[..., TrainConfig], debug_encoder: BuiltinEncoder, tmp_path: Path
+) -> None:
+    config = with_steps(configure(tmp_path))
+    batch = batch_of(3)
+    batch["targets"] = torch.randn(3, 2, 1, 2_000, generator=torch.Generator().manual_seed(0))
+    batch["mixture"] = batch["targets"].sum(1)
+    module = module_of(config, debug_encoder)
+    logged: list[str] = []
+    module.log = lambda name, value, **_: logged.append(name)  # type: ignore[method-assign, assignment]
+    loss = module.training_step(batch, 0)
+    expected = negative_snr_db(batch["mixture"].repeat(2, 1, 1), flat(batch["targets"])).mean()
+    torch.testing.assert_close(loss, expected)
+    assert set(logged) == {"loss", "step"}
+
+
+def test_init_of_another_shape_is_one_line(
+    trained: tuple[TrainConfig, Path], configure: Callable[..., TrainConfig], tmp_path: Path
+) -> None:
+    config = taking_negatives(configure(tmp_path, init=trained[0].output / "model"))
+    with pytest.raises(
+        ModelError, match=r"model: its weights do not fit .*query\.0\.weight"
+    ) as error:
+        train(config)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "model").exists()
+
+
 # Config.
+
+
+@pytest.mark.parametrize(
+    ("queries", "model", "query_audio", "message"),
+    [
+        ({"removal_share": 0.1}, {}, {}, "need a model that takes them: model.negative"),
+        ({"contrast_share": 0.1}, {}, {}, "need a model that takes them: model.negative"),
+        ({"contrast_share": 0.1}, {"negative": True}, {"mixup": {}}, "do not go with mixup"),
+        ({"absent_share": 0.1}, {}, {"mixup": {}}, None),
+        ({"removal_share": 0.1}, {"negative": True}, {"source": "same_class"}, None),
+    ],
+)
+def test_negative_questions_need_a_model_that_takes_them(
+    queries: dict[str, Any], model: dict[str, Any], query_audio: dict[str, Any], message: str | None
+) -> None:
+    values = {
+        "audio": "a",
+        "output": "b",
+        "model": {"separator": {"type": "identity"}, **model},
+        "queries": queries,
+        "query_audio": query_audio,
+    }
+    if message is None:
+        assert TrainConfig.model_validate(values).queries == QueriesConfig(**queries)
+        return
+    with pytest.raises(ConfigError, match=message):
+        validated(TrainConfig, values, "here")
+
+
+@pytest.mark.parametrize("key", ["absent_weight", "presence_weight"])
+def test_weights_are_not_negative(key: str) -> None:
+    values = {"audio": "a", "output": "b", "model": {"separator": {"type": "identity"}}}
+    with pytest.raises(ValidationError, match=key):
+        TrainConfig.model_validate({**values, key: -0.1})
 
 
 def test_a_run_has_exactly_one_source(tmp_path: Path) -> None:
@@ -1107,6 +1409,113 @@ def test_the_loss_and_its_gradient_are_finite_for_silence_and_perfection() -> No
             assert estimate.grad is not None
             assert torch.isfinite(loss)
             assert torch.isfinite(estimate.grad).all()
+
+
+def drawn_losses(*shape: int, number: int = 3, seed: int = 0) -> tuple[torch.Tensor, ...]:
+    return tuple(torch.randn(number, *shape, generator=torch.Generator().manual_seed(seed)))
+
+
+def test_the_loss_of_a_silent_target_is_the_level_of_what_is_left() -> None:
+    """From 0 dB for the mixture itself to -30 dB for silence; a quieter rest earns no more."""
+    _, mixture, _ = drawn_losses(5, 4_000)
+    silence = torch.zeros_like(mixture)
+    for left, expected in ((1.0, 0.0), (0.1, -20), (0.0, -30), (1e-5, -30), (10.0, 20)):
+        loss = separation_loss_db(left * mixture, silence, mixture)
+        torch.testing.assert_close(loss, torch.full((5,), float(expected)), atol=0.5, rtol=0)
+        exact = 10 * math.log10(left**2 + 1e-3)
+        torch.testing.assert_close(loss, torch.full((5,), exact), atol=1e-3, rtol=0)
+
+
+def test_the_loss_of_any_other_target_is_the_negative_snr() -> None:
+    """To the bit, row by row."""
+    target, mixture, estimate = drawn_losses(4, 1, 900)
+    target[1] = 0
+    losses = separation_loss_db(estimate, target, mixture)
+    assert losses.shape == (4, 1)
+    plain = negative_snr_db(estimate, target)
+    for row in (0, 2, 3):
+        assert torch.equal(losses[row], plain[row])
+    assert losses[1] != plain[1]
+    torch.testing.assert_close(
+        separation_loss_db(target, target, mixture), torch.full((4, 1), -30.0), atol=1e-3, rtol=0
+    )
+    nothing = separation_loss_db(torch.zeros_like(target), target, mixture)[[0, 2, 3]]
+    torch.testing.assert_close(nothing, torch.zeros(3, 1), atol=0.01, rtol=0)
+
+
+@given(level=st.floats(1e-2, 1e2))
+def test_the_loss_of_silence_does_not_depend_on_the_level(level: float) -> None:
+    target, mixture, estimate = drawn_losses(2, 900)
+    target[0] = 0
+    torch.testing.assert_close(
+        separation_loss_db(level * estimate, level * target, level * mixture),
+        separation_loss_db(estimate, target, mixture),
+        atol=1e-3,
+        rtol=0,
+    )
+
+
+def test_the_loss_of_silence_has_finite_gradients() -> None:
+    for mixture in (torch.zeros(100), torch.ones(100)):
+        for target in (torch.zeros(100), torch.ones(100)):
+            for start in (torch.zeros(100), torch.ones(100)):
+                estimate = start.clone().requires_grad_()
+                separation_loss_db(estimate, target, mixture).backward()
+                assert estimate.grad is not None
+                assert torch.isfinite(estimate.grad).all()
+
+
+def labels_of(target: torch.Tensor, mixture: torch.Tensor, frames: int, stride: int) -> list[int]:
+    """What each frame's answer is pulled towards: its gradient's sign."""
+    logits = torch.zeros(len(target), frames, requires_grad=True)
+    presence_loss(logits, target, mixture, stride).backward()
+    assert logits.grad is not None
+    # Of the mean cross-entropy at a logit of 0.
+    torch.testing.assert_close(
+        logits.grad.abs(), torch.full_like(logits, 0.5 / logits.numel()), atol=1e-6, rtol=1e-5
+    )
+    return [int(grad < 0) for grad in logits.grad.flatten()]
+
+
+def test_frames_are_labelled_where_the_target_is_heard() -> None:
+    mixture = 0.1 * torch.ones(1, 1, 1_000)
+    target = torch.zeros(1, 1, 1_000)
+    target[..., 200:300] = 0.1
+    assert labels_of(target, mixture, 10, 100) == [0, 0, 1, 0, 0, 0, 0, 0, 0, 0]
+    # One sample over the edge is enough where it is as loud as the frame is long.
+    target[..., 199] = 0.1
+    assert labels_of(target, mixture, 10, 100) == [0, 1, 1, 0, 0, 0, 0, 0, 0, 0]
+    assert labels_of(torch.zeros_like(target), mixture, 10, 100) == [0] * 10
+    assert labels_of(mixture, mixture, 10, 100) == [1] * 10
+
+
+@pytest.mark.parametrize(("level_db", "label"), [(-29.5, 1), (-30.5, 0)])
+def test_a_target_30_db_below_the_mixture_is_not_heard(level_db: float, label: int) -> None:
+    for level in (1.0, 0.01):
+        mixture = level * torch.ones(1, 2, 600)
+        target = 10 ** (level_db / 20) * mixture
+        assert labels_of(target, mixture, 6, 100) == [label] * 6
+
+
+def test_the_last_frame_may_reach_beyond_and_silence_is_never_heard() -> None:
+    mixture = torch.ones(1, 1, 250)
+    target = torch.zeros(1, 1, 250)
+    target[..., 240:] = 1
+    assert labels_of(target, mixture, 3, 100) == [0, 0, 1]
+    assert labels_of(torch.zeros(1, 1, 250), torch.zeros(1, 1, 250), 3, 100) == [0, 0, 0]
+    # Each item by its own mixture.
+    both = torch.cat([target, 0.01 * target])
+    mixtures = torch.cat([mixture, mixture])
+    assert labels_of(both, mixtures, 3, 100) == [0, 0, 1, 0, 0, 0]
+
+
+def test_sure_and_right_costs_nothing_and_wrong_what_it_was_sure_of() -> None:
+    mixture = torch.ones(1, 1, 200)
+    target = torch.cat([torch.ones(1, 1, 100), torch.zeros(1, 1, 100)], -1)
+    sure = torch.tensor([[20.0, -20.0]])
+    assert float(presence_loss(sure, target, mixture, 100)) == pytest.approx(0, abs=1e-6)
+    assert float(presence_loss(-sure, target, mixture, 100)) == pytest.approx(20, abs=1e-4)
+    assert float(presence_loss(0 * sure, target, mixture, 100)) == pytest.approx(math.log(2))
 
 
 @settings(deadline=None)

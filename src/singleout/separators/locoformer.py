@@ -186,7 +186,8 @@ class Locoformer(nn.Module):
         """The part that does not depend on the query; mixture [batch, channels, samples]."""
         spectrum = self.stft(mixture)
         parts = compressed(downmix(spectrum)[:, :-1])
-        folded = parts.unflatten(2, (-1, self.fold)).transpose(2, 3).flatten(1, 2)
+        b, _, _, frames = parts.shape
+        folded = parts.view(b, 3, -1, self.fold, frames).transpose(2, 3).flatten(1, 2)
         x = self.stem(folded.contiguous(memory_format=torch.channels_last))
         for block in self.blocks[: self.free_blocks]:
             x = block(x)
