@@ -105,6 +105,8 @@ def _table_of_questions(result: dict[str, Any]) -> str:
             lines.append(f"{name}: {_interval(result[key])}")
     for kind, area in result.get("presence_auroc", {}).items():
         lines.append(f"presence, area under the curve, {kind}: {_interval(area, 3)}")
+    if (error := result.get("presence_calibration_error")) is not None:
+        lines.append(f"presence, calibration error: {error:.3f}")
     return "\n".join(lines)
 
 

@@ -19,10 +19,11 @@ from singleout.errors import ManifestError
 from singleout.evaluate.metrics import score, suppression
 from singleout.evaluate.run import EvaluationConfig
 from singleout.evaluate.statistics import Interval, bootstrap_interval, median, summarise
-from singleout.model import QueriedSeparator
+from singleout.model import PresenceCalibration, QueriedSeparator
 from singleout.progress import track
 
 LEVEL_TOLERANCE_DB = 3.0
+PRIOR = 1e-3
 ABSENT = ("absent", "near miss")
 """Questions for a sound that is not there: of any other class, or of another class of a family
 that is there."""
@@ -110,6 +111,9 @@ class _Asker:
                 "suppression_db": float(suppression(estimate, mixture)),
                 "level_db": level_db,
                 "presence_logit": presence,
+                "presence": None
+                if presence is None
+                else float(model.config.presence.probability(presence)),
             }
 
     def _text(self, clip: Clip) -> Tensor:
@@ -130,6 +134,43 @@ def auroc(positive: Sequence[float], negative: Sequence[float]) -> float:
     total = float(middle[ranks][: len(positive)].sum())
     pairs = len(positive) * len(negative)
     return (total - len(positive) * (len(positive) + 1) / 2) / pairs
+
+
+def fit_presence(
+    present: Sequence[float], absent: Sequence[float], num_steps: int = 50
+) -> PresenceCalibration:
+    """Platt's scaling (1999) of logits of sounds that are there and of sounds that are not, both
+    alike likely: scale and bias of least cross-entropy, by Newton's method.
+
+    A weak prior keeps the scale finite where the two can be told apart without an error.
+    """
+    values = np.concatenate([present, absent]).astype(np.float64)
+    is_there = np.repeat([1.0, 0.0], [len(present), len(absent)])
+    weight = np.repeat([0.5 / len(present), 0.5 / len(absent)], [len(present), len(absent)])
+    middle, spread = values.mean(), max(float(values.std()), 1e-6)
+    inputs = np.stack([(values - middle) / spread, np.ones_like(values)], 1)
+    solution = np.zeros(2)
+    for _ in range(num_steps):
+        probability = 0.5 + 0.5 * np.tanh(0.5 * inputs @ solution)
+        slope = inputs.T @ (weight * (probability - is_there)) + PRIOR * solution
+        curve = inputs.T @ (inputs * (weight * probability * (1 - probability))[:, None])
+        step = np.linalg.solve(curve + PRIOR * np.eye(2), slope)
+        solution = solution - step / max(1.0, float(np.abs(step).max()))
+    scale = float(solution[0]) / spread
+    return PresenceCalibration(scale=scale, bias=float(solution[1]) - scale * float(middle))
+
+
+def calibration_error(
+    present: Sequence[float], absent: Sequence[float], num_bins: int = 10
+) -> float:
+    """Mean distance, over equal bins of the probability, between it and the share that is there;
+    sounds that are there and sounds that are not count alike."""
+    probability = np.concatenate([present, absent])
+    is_there = np.repeat([1.0, 0.0], [len(present), len(absent)])
+    weight = np.repeat([0.5 / len(present), 0.5 / len(absent)], [len(present), len(absent)])
+    which = np.minimum((probability * num_bins).astype(int), num_bins - 1)
+    missed = np.bincount(which, weight * (probability - is_there), minlength=num_bins)
+    return float(np.abs(missed).sum())
 
 
 def findings(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -163,6 +204,9 @@ def findings(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         found["presence_auroc"] = {
             kind: _auroc_interval(text, by_question[kind]) for kind in ABSENT if kind in by_question
         }
+        absent = [row["presence"] for kind in ABSENT for row in by_question.get(kind, ())]
+        present = [row["presence"] for row in text]
+        found["presence_calibration_error"] = calibration_error(present, absent)
     return found
 
 

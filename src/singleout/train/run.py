@@ -19,15 +19,18 @@ from singleout.data.dataset import MixtureDataset
 from singleout.data.embeddings import EmbeddingTable, embeddings_of, given_embeddings
 from singleout.data.manifest import Clip, read_manifest, scan_folder, share_of
 from singleout.errors import ConfigError, ManifestError, ModelError, one_line
+from singleout.evaluate.questions import ABSENT, ask, fit_presence
+from singleout.evaluate.run import EvaluationConfig
 from singleout.model import QueriedSeparator
 from singleout.query import QueryEncoder, load_encoder
 from singleout.query.manipulations import Examples, Manipulator
 from singleout.train.checkpoint import FILE_NAME, Checkpoint, restore, saved_step
-from singleout.train.config import TrainConfig, UncaptionedConfig
+from singleout.train.config import TrainConfig, UncaptionedConfig, ValidationConfig
 from singleout.train.module import TrainingModule
 from singleout.weights import has_fast_bfloat16
 
 VALIDATION_SEED = 1_000_000
+MIN_CALIBRATION_MIXTURES = 50
 
 
 def split_clips(config: TrainConfig) -> tuple[list[Clip], list[Clip]]:
@@ -125,6 +128,25 @@ def _has_bfloat16(device: str) -> bool:
     return has_fast_bfloat16()
 
 
+def calibrate_presence(
+    model: QueriedSeparator, clips: list[Clip], config: ValidationConfig
+) -> None:
+    """Fit how the model's presence is read, by words, on mixtures of the validation sounds; without
+    captions, or of a separator that does not tell, it stays."""
+    captioned = [clip for clip in clips if clip.caption is not None]
+    if not getattr(model.separator, "presence", None) or len(captioned) < len(clips):
+        return
+    mixtures = max(config.num_mixtures, MIN_CALIBRATION_MIXTURES)
+    scored = EvaluationConfig(
+        num_mixtures=mixtures, seed=VALIDATION_SEED + 1, mixtures=config.mixtures
+    )
+    rows = ask(model, captioned, scored)
+    present = [row["presence_logit"] for row in rows if row["question"] == "text"]
+    absent = [row["presence_logit"] for row in rows if row["question"] in ABSENT]
+    if absent:
+        model.config = model.config.model_copy(update={"presence": fit_presence(present, absent)})
+
+
 def train(config: TrainConfig, encoder: QueryEncoder | None = None) -> Path:
     """Train, or go on where a checkpoint in ``config.output`` stands; save the averaged model.
 
@@ -216,5 +238,7 @@ def train(config: TrainConfig, encoder: QueryEncoder | None = None) -> Path:
             restore(module, None, output / FILE_NAME)
     averaged = module.averaged.module.state_dict()
     model.separator.load_state_dict(averaged)  # type: ignore[attr-defined]
+    if validation is not None:
+        calibrate_presence(model.eval(), validation_clips, config.validation)
     model.save_pretrained(output / "model")
     return output / "model"

@@ -1,0 +1,239 @@
+"""Scores of questions of every kind, and the calibration of presence."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY_SEPARATOR, randomise_statistics
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from typer.testing import CliRunner
+
+from singleout.audio import write_wav
+from singleout.cli import app
+from singleout.data.manifest import Clip, read_manifest
+from singleout.data.plan import SCORED_MIXTURES, Planner
+from singleout.data.render import render
+from singleout.errors import ManifestError
+from singleout.evaluate.questions import (
+    ask,
+    auroc,
+    calibration_error,
+    findings,
+    fit_presence,
+)
+from singleout.evaluate.run import EvaluationConfig
+from singleout.model import ModelConfig, QueriedSeparator
+from singleout.query import BuiltinEncoder
+from singleout.separators import Answer, Identity, IdentityConfig
+
+RATE = 32_000
+MIXTURES = SCORED_MIXTURES.model_copy(update={"segment_seconds": 0.5, "crop_hop_seconds": 0.25})
+SHORT = EvaluationConfig(num_mixtures=12, mixtures=MIXTURES)
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Path:
+    """Nine tones of three families."""
+    lines = []
+    for i in range(9):
+        tone = 0.3 * np.sin(2 * np.pi * 300 * 1.5**i * np.arange(RATE) / RATE).astype(np.float32)
+        write_wav(tmp_path / f"{i}.wav", tone[None], RATE)
+        row = {"path": f"{i}.wav", "seconds": 1.0, "caption": f"tone {i}", "group": f"g{i}"}
+        lines.append(json.dumps({**row, "class": f"family {i % 3}/{i}", "split": "test"}))
+    path = tmp_path / "manifest.jsonl"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.fixture
+def clips(manifest: Path) -> list[Clip]:
+    return read_manifest(manifest, "test")
+
+
+def asked_model(encoder: BuiltinEncoder) -> QueriedSeparator:
+    """Tiny, and with an answer to everything."""
+    separator = TINY_SEPARATOR.model_copy(update={"tells_presence": True})
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        model = QueriedSeparator(ModelConfig(separator=separator, negative=True), encoder)
+        randomise_statistics(model)
+    return model.eval()
+
+
+class AllKnowing(Identity):
+    """Knows what the conditions of captions and sounds mean, and answers accordingly."""
+
+    def __init__(
+        self, model: QueriedSeparator, clips: list[Clip], config: EvaluationConfig
+    ) -> None:
+        super().__init__(RATE)
+        self.stride_samples = RATE // 100
+        self.dim = model.manipulator.dim
+        self.captions = torch.cat([model.encoder.embed_text(clip.caption or "") for clip in clips])
+        planner = Planner(clips, config.mixtures, config.seed)
+        self.specs = iter([planner.plan(0, i) for i in range(config.num_mixtures)])
+        self.clips, self.mixtures = clips, config.mixtures
+
+    def _meant(self, condition: Tensor) -> int | None:
+        if not bool(condition.any()):
+            return None
+        similarity = torch.nn.functional.normalize(condition, dim=-1) @ self.captions.T
+        return int(similarity.argmax()) if float(similarity.max()) > 1 - 1e-5 else -1
+
+    def decode(self, encoded: Tensor, embedding: Tensor) -> Answer:
+        spec = next(self.specs)
+        sources = torch.from_numpy(render(spec, self.clips, self.mixtures, RATE).sources)
+        there = {source.clip: sources[i] for i, source in enumerate(spec.sources)}
+        targets, logits = [], []
+        for condition in embedding:
+            wanted, unwanted = (self._meant(side) for side in condition.split(self.dim))
+            nothing = torch.zeros_like(sources[0])
+            if wanted is None:
+                assert unwanted is not None
+                targets.append(encoded[0, 0] - there.get(unwanted, nothing))
+            elif wanted < 0:  # a sound, or a sound and words: those of the target
+                targets.append(sources[0])
+            else:
+                targets.append(there.get(wanted, nothing))
+            logits.append(3.0 if bool(targets[-1].any()) else -3.0)
+        frames = -(-sources.shape[1] // self.stride_samples)
+        presence = torch.tensor(logits)[:, None].repeat(1, frames)
+        return Answer(torch.stack(targets)[:, None], presence)
+
+
+def test_who_knows_everything_scores_everything(
+    debug_encoder: BuiltinEncoder, clips: list[Clip]
+) -> None:
+    """And each question is asked with its own conditions, of its own target."""
+    model = QueriedSeparator(ModelConfig(separator=IdentityConfig(), negative=True), debug_encoder)
+    model.separator = AllKnowing(model, clips, SHORT)
+    rows = ask(model, clips, SHORT)
+    by_question: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        by_question.setdefault(row["question"], []).append(row)
+    assert {kind: len(own) for kind, own in by_question.items()} == {
+        "text": 12,
+        "audio": 12,
+        "text and audio": 12,
+        "absent": 12,
+        "near miss": 12,
+        "text, not the other": 12,
+        "not the other": 12,
+    }
+    for kind in ("text", "audio", "text and audio", "text, not the other", "not the other"):
+        assert all(row["improved"] and row["si_sdri_db"] > 40 for row in by_question[kind])
+        assert all(abs(row["level_db"]) < 0.01 for row in by_question[kind])
+        assert {row["presence_logit"] for row in by_question[kind]} == {3.0}
+    for kind in ("absent", "near miss"):
+        assert all(row["suppression_db"] == 100 for row in by_question[kind])
+        assert all(row["si_sdri_db"] is row["level_db"] is None for row in by_question[kind])
+        assert {row["presence_logit"] for row in by_question[kind]} == {-3.0}
+        assert not any(row["improved"] for row in by_question[kind])
+    found = findings(rows)
+    assert found["num_mixtures"] == 12
+    assert found["questions"]["text"]["level_within_3_db"]["estimate"] == 1
+    assert found["questions"]["absent"]["suppression_db"]["estimate"] == 100
+    assert "si_sdri_db" not in found["questions"]["absent"]
+    assert found["presence_auroc"]["near miss"] == {"estimate": 1, "low": 1, "high": 1}
+    assert found["presence_calibration_error"] == pytest.approx(1 / (1 + np.exp(3)), abs=1e-3)
+    for difference in ("text_minus_audio_db", "negative_adds_db"):
+        assert found[difference]["estimate"] == pytest.approx(0, abs=1e-3)
+
+
+def test_a_model_that_answers_less_is_asked_less(
+    debug_model: QueriedSeparator, clips: list[Clip]
+) -> None:
+    rows = ask(debug_model, clips, SHORT)
+    assert {row["question"] for row in rows} == {
+        "text",
+        "audio",
+        "text and audio",
+        "absent",
+        "near miss",
+    }
+    assert {row["presence_logit"] for row in rows} == {None}
+    found = findings(rows)
+    assert "presence_auroc" not in found
+    assert "negative_adds_db" not in found
+    assert rows == ask(debug_model, clips, SHORT)
+    other = SHORT.model_copy(update={"seed": 1})
+    assert rows != ask(debug_model, clips, other)
+
+
+def test_a_sound_without_caption_is_named(debug_model: QueriedSeparator, manifest: Path) -> None:
+    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
+    manifest.write_text("".join(json.dumps({**row, "caption": None}) + "\n" for row in rows))
+    with pytest.raises(ManifestError, match=r"\.wav: has no caption"):
+        ask(debug_model, read_manifest(manifest, "test"), SHORT)
+
+
+def test_the_command(debug_encoder: BuiltinEncoder, manifest: Path, tmp_path: Path) -> None:
+    asked_model(debug_encoder).save_pretrained(tmp_path / "model")
+    debug_encoder.save_pretrained(tmp_path / "encoder")
+    options = ["--model", str(tmp_path / "model"), "--encoder", str(tmp_path / "encoder")]
+    output = tmp_path / "out.json"
+    arguments = ["evaluate", str(manifest), *options, "--mixtures", "5", "-o", str(output)]
+    run = CliRunner().invoke(app, [*arguments, "--questions", "--sources", "3"])
+    assert run.exit_code == 0, run.output
+    for name in (
+        "text, not the other",
+        "near miss",
+        "presence, area under the curve",
+        "calibration",
+    ):
+        assert name in run.stdout
+    result = json.loads(output.read_text())
+    assert result["meta"]["command"].endswith("--sources 3 --questions --model MODEL")
+    assert result["meta"]["config"]["mixtures"]["num_sources"] == [3, 3]
+    rows = [json.loads(line) for line in output.with_suffix(".rows.jsonl").read_text().splitlines()]
+    assert len(rows) == 5 * 7
+    assert all(0 <= row["presence"] <= 1 for row in rows)
+
+
+# Presence
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.integers(-5, 5), min_size=1, max_size=30),
+    st.lists(st.integers(-5, 5), min_size=1, max_size=30),
+)
+def test_the_area_is_the_share_of_pairs(positive: list[int], negative: list[int]) -> None:
+    pairs = [1.0 if a > b else 0.5 if a == b else 0.0 for a in positive for b in negative]
+    assert auroc(positive, negative) == pytest.approx(np.mean(pairs))
+    assert auroc(negative, positive) == pytest.approx(1 - np.mean(pairs))
+
+
+def test_calibration_finds_the_scale_and_bias_that_drew() -> None:
+    """However many of each kind there are."""
+    rng = np.random.default_rng(0)
+    present, absent = rng.normal(2, 1.5, 4_000), rng.normal(-1, 1.5, 9_000)
+    # Two Gaussians of one width: the log-odds are (2 - -1) / 1.5² x - (2² - 1²) / (2 · 1.5²).
+    fitted = fit_presence(present.tolist(), absent.tolist())
+    assert fitted.scale == pytest.approx(3 / 2.25, rel=0.06)
+    assert fitted.bias == pytest.approx(-3 / 4.5, abs=0.06)
+    probabilities = [fitted.probability(side).tolist() for side in (present, absent)]
+    assert calibration_error(*probabilities) < 0.02
+    shifted = fit_presence((10 * present + 3).tolist(), (10 * absent + 3).tolist())
+    assert shifted.scale == pytest.approx(fitted.scale / 10, rel=1e-3)
+    certain = [[1.0] * len(side) for side in (present, absent)]
+    assert calibration_error(*certain) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("present", "absent"), [([1.0, 2.0], [-1.0, -2.0]), ([1.0], [1.0]), ([0.0, 0.0], [5.0])]
+)
+def test_calibration_stays_finite(present: list[float], absent: list[float]) -> None:
+    """Told apart without an error, not at all, or the wrong way round."""
+    fitted = fit_presence(present, absent)
+    assert np.isfinite([fitted.scale, fitted.bias]).all()
+    sides = [float(fitted.probability(np.mean(side))) for side in (present, absent)]
+    assert sides[0] >= sides[1]
+    assert np.mean(sides) == pytest.approx(0.5, abs=0.05)
