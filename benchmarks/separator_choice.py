@@ -2,7 +2,7 @@
 
 Every variant trains from scratch for the same wall time on one thread, conditioned like the
 built-in model, and is scored on the same 200 validation mixtures. Run
-``python benchmarks/separator_choice.py`` after ``python -m recipes.builtin.embed``.
+``python -m benchmarks.separator_choice`` after ``python -m recipes.builtin.embed``.
 """
 
 from __future__ import annotations
@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.nn import functional as F
-from torch.utils.flop_counter import FlopCounterMode
 
+from recipes.builtin.experiment import cost
 from singleout.config import load_config
 from singleout.separators import ConditionedUNetConfig
 from singleout.train.config import TrainConfig
@@ -37,35 +36,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-def cost(variant: dict[str, Any]) -> dict[str, float]:
-    """Parameters, GFLOP and inference seconds per second of audio, and seconds per step."""
-    separator = ConditionedUNetConfig(**variant).build(256)
-    separator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    embedding = F.normalize(torch.randn(16, 256), dim=-1)
-    batch, clip = torch.randn(8, 1, 128_000) * 0.1, torch.randn(1, 1, 320_000) * 0.1
-    steps, runs = [], []
-    for _ in range(4):
-        started = time.perf_counter()
-        with torch.autocast("cpu", torch.bfloat16):
-            loss = separator(batch, embedding).float().square().mean()
-        loss.backward()
-        steps.append(time.perf_counter() - started)
-    separator.eval()
-    with torch.inference_mode():
-        with FlopCounterMode(display=False) as counter:
-            separator(clip, embedding[:1])
-        for _ in range(4):
-            started = time.perf_counter()
-            separator(clip, embedding[:1])
-            runs.append(time.perf_counter() - started)
-    return {
-        "parameters_millions": sum(p.numel() for p in separator.parameters()) / 1e6,
-        "gflop_per_second": counter.get_total_flops() / 10 / 1e9,
-        "real_time_factor": min(runs) / 10,
-        "seconds_per_step": min(steps),
-    }
-
-
 def main() -> None:
     """Train all variants, print and write ``results/separator_choice.json``."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -76,7 +46,7 @@ def main() -> None:
     torch.set_num_threads(1)
     rows = []
     for name, variant in VARIANTS.items():
-        row = {"variant": name, **cost(variant)}
+        row = {"variant": name, **cost(ConditionedUNetConfig(**variant), 256)}
         steps = round(60 * args.minutes / row["seconds_per_step"])
         with tempfile.TemporaryDirectory() as folder:
             overrides = [

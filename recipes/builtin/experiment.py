@@ -1,0 +1,186 @@
+"""One experiment of the search: train for a fixed time, ask on validation, write down what it gave.
+
+``python -m recipes.builtin.experiment NAME [key=value ...]`` changes ``configs/builtin.yaml`` by
+the overrides, trains on one thread for ``--minutes``, as many steps as fit, and scores all kinds of
+questions on mixtures of the validation packages. Each adds a line to ``results/experiments.jsonl``,
+of which ``docs/experiments.md`` shows a table. Test packages are never looked at.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from recipes.documents import fill_in
+from singleout.audio import replacing
+from singleout.config import load_config
+from singleout.data.manifest import read_manifest
+from singleout.data.plan import SCORED_MIXTURES
+from singleout.evaluate.questions import ask, findings
+from singleout.evaluate.run import EvaluationConfig
+from singleout.model import QueriedSeparator
+from singleout.separators import AnySeparator
+from singleout.train.config import TrainConfig
+from singleout.train.run import train
+
+RESULTS = Path("results/experiments.jsonl")
+DOCUMENT = Path("docs/experiments.md")
+SEED = 7
+"""Of the mixtures that are asked."""
+
+
+def cost(config: AnySeparator, embedding_dim: int) -> dict[str, float]:
+    """Parameters, GFLOP and inference seconds per second of audio, and seconds per step."""
+    separator = config.build(embedding_dim)
+    separator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    embedding = F.normalize(torch.randn(16, embedding_dim), dim=-1)
+    rate = config.sample_rate
+    batch, clip = torch.randn(8, 1, 4 * rate) * 0.1, torch.randn(1, 1, 10 * rate) * 0.1
+    steps, runs = [], []
+    for _ in range(4):
+        started = time.perf_counter()
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = separator(batch, embedding).float().square().mean()
+        loss.backward()
+        steps.append(time.perf_counter() - started)
+    separator.eval()
+    with torch.inference_mode():
+        with FlopCounterMode(display=False) as counter:
+            separator(clip, embedding[:1])
+        for _ in range(4):
+            started = time.perf_counter()
+            separator(clip, embedding[:1])
+            runs.append(time.perf_counter() - started)
+    return {
+        "parameters_millions": round(sum(p.numel() for p in separator.parameters()) / 1e6, 3),
+        "gflop_per_second": round(counter.get_total_flops() / 10 / 1e9, 3),
+        "real_time_factor": round(min(runs) / 10, 5),
+        "seconds_per_step": round(min(steps), 4),
+    }
+
+
+def scores(model: QueriedSeparator, manifest: Path, num_mixtures: int) -> dict[str, Any]:
+    """Findings on mixtures of two and of three validation sounds."""
+    clips = read_manifest(manifest, "validation")
+    found = {}
+    for sources in (2, 3):
+        mixtures = SCORED_MIXTURES.model_copy(update={"num_sources": (sources, sources)})
+        config = EvaluationConfig(num_mixtures=num_mixtures, seed=SEED, mixtures=mixtures)
+        found[f"{sources} sources"] = findings(ask(model, clips, config))
+    return found
+
+
+def run(name: str, args: argparse.Namespace) -> dict[str, Any]:
+    """Train (or go on) in a folder of its own, score, and give the line."""
+    folder = args.folder.expanduser() / name
+    budget = [
+        f"output={folder}",
+        "validation.num_mixtures=200",
+        *args.overrides,
+    ]
+    config = load_config(TrainConfig, args.config, budget)
+    plan = folder / "plan.json"
+    if plan.exists():  # it goes on
+        spent = json.loads(plan.read_text())
+    else:
+        spent = cost(config.model.separator, embedding_dim=96)
+        folder.mkdir(parents=True, exist_ok=True)
+        with replacing(plan) as partial:
+            partial.write_text(json.dumps(spent))
+    steps = max(1, round(60 * args.minutes / spent["seconds_per_step"]))
+    steps_of_run = [
+        f"steps={steps}",
+        f"warmup_steps={steps // 10}",
+        "validation.every_steps=100000",
+    ]
+    config = load_config(TrainConfig, args.config, [*budget, *steps_of_run])
+    started = time.perf_counter()
+    model = QueriedSeparator.from_pretrained(train(config))
+    trained_s = time.perf_counter() - started
+    assert config.manifest is not None
+    git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return {
+        "name": name,
+        "changes": args.overrides,
+        "tried": args.tried,
+        "minutes": args.minutes,
+        "steps": steps,
+        "seconds": round(trained_s, 1),
+        "cost": spent,
+        "found": scores(model, config.manifest, args.mixtures),
+        "git": git.stdout.strip()[:12],
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, 1 thread",
+        "torch": torch.__version__,
+        "seed": config.seed,
+    }
+
+
+def table(lines: list[dict[str, Any]]) -> str:
+    """One row per experiment, in the order in which they were made."""
+    rows = [
+        "| experiment | changes | steps in minutes | GFLOP per second | two sources: text "
+        "| improved | audio | text + negative | absent, dB below | presence AUROC | three: text |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for line in lines:
+        two, three = line["found"]["2 sources"], line["found"]["3 sources"]
+        text = two["questions"]["text"]
+
+        def mean(found: dict[str, Any], question: str) -> str:
+            entry = found["questions"].get(question)
+            return "" if entry is None else f"{entry['si_sdri_db']['mean']['estimate']:.2f}"
+
+        auroc = two.get("presence_auroc", {}).get("absent")
+        cells = [
+            f"**{line['name']}** {line['tried']}".strip(),
+            "<br>".join(f"`{change}`" for change in line["changes"]),
+            f"{line['steps']:,} in {line['minutes']:g}",
+            f"{line['cost']['gflop_per_second']:.1f}",
+            mean(two, "text"),
+            f"{100 * text['si_sdri_db']['share_improved']['estimate']:.0f} %",
+            mean(two, "audio"),
+            mean(two, "text, not the other"),
+            f"{two['questions']['absent']['suppression_db']['estimate']:.1f}",
+            "" if auroc is None else f"{auroc['estimate']:.3f}",
+            mean(three, "text"),
+        ]
+        rows.append("| " + " | ".join(cells) + " |")
+    return "\n".join(rows)
+
+
+def read_lines(path: Path = RESULTS) -> list[dict[str, Any]]:
+    """All experiments so far."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def main() -> None:
+    """Make one experiment, or write the table again where none is named."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("name", nargs="?", help="none: write the table again")
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    parser.add_argument("--tried", default="", help="what for, in a few words")
+    parser.add_argument("--config", type=Path, default=Path("configs/builtin.yaml"))
+    parser.add_argument("--minutes", type=float, default=12.0)
+    parser.add_argument("--mixtures", type=int, default=300)
+    parser.add_argument("--folder", type=Path, default=Path("~/.cache/singleout/builtin/search"))
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    if args.name is not None:
+        line = run(args.name, args)
+        with RESULTS.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+    fill_in(DOCUMENT, {"experiments": table(read_lines())})
+
+
+if __name__ == "__main__":
+    main()
