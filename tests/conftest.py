@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from singleout.extract import Extractor
-from singleout.model import EncoderReference, ModelConfig, QueriedSeparator
+from singleout.model import EncoderReference, ModelConfig, PresenceCalibration, QueriedSeparator
 from singleout.query import BuiltinEncoder
 from singleout.query.builtin import BuiltinNetwork
 from singleout.separators import ConditionedUNetConfig, IdentityConfig
@@ -126,6 +126,39 @@ def debug_model(debug_model_folder: Path) -> QueriedSeparator:
 def extractor(debug_model: QueriedSeparator) -> Extractor:
     """Of the tiny model, in chunks of half a second."""
     return Extractor(debug_model, chunk_seconds=0.5)
+
+
+@pytest.fixture(scope="session")
+def telling_model_folder(
+    tmp_path_factory: pytest.TempPathFactory,
+    debug_encoder: BuiltinEncoder,
+    debug_encoder_folder: Path,
+) -> Path:
+    """A tiny model that takes negative prompts and tells presence, saved."""
+    folder = tmp_path_factory.mktemp("telling-model")
+    config = ModelConfig(
+        separator=TINY_SEPARATOR.model_copy(update={"tells_presence": True}),
+        encoder=EncoderReference(name=str(debug_encoder_folder)),
+        negative=True,
+        presence=PresenceCalibration(scale=3.0, bias=-0.2, seconds=0.1),
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(4)
+        model = QueriedSeparator(config, debug_encoder)
+        randomise_statistics(model)
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def telling_model(telling_model_folder: Path) -> QueriedSeparator:
+    return QueriedSeparator.from_pretrained(telling_model_folder)
+
+
+@pytest.fixture(scope="session")
+def telling(telling_model: QueriedSeparator) -> Extractor:
+    """Of the tiny model that tells presence, in chunks of half a second."""
+    return Extractor(telling_model, chunk_seconds=0.5)
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,8 +11,10 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from conftest import TINY_SEPARATOR
 from torch.nn import functional as F
 
+from recipes.builtin import experiment
 from recipes.builtin.alignment import Split, fit, pair_accuracy
 from recipes.builtin.distil import CROP_SECONDS, draw, sampling_weight
 from recipes.builtin.embed import (
@@ -167,3 +171,76 @@ def test_sounds_without_captions_are_of_the_class_that_is_heard(tmp_path: Path) 
     assert [(c.path, c.label, c.group, c.caption, c.seconds) for c in again] == [
         (c.path, c.label, c.group, None, c.seconds) for c in found
     ]
+
+
+# The search
+
+
+def write_corpus(folder: Path) -> Path:
+    """Tones of three families, enough of each split for mixtures of three."""
+    rows = []
+    for i in range(18):
+        time = np.arange(32_000) / 32_000
+        tone = 0.3 * np.sin(2 * np.pi * 200 * 1.25**i * time).astype(np.float32)
+        soundfile.write(folder / f"{i}.wav", tone, 32_000)
+        split = "train" if i < 9 else "validation"
+        rows.append(
+            {
+                "path": f"{i}.wav",
+                "seconds": 1.0,
+                "caption": f"tone {i}",
+                "class": f"family {i % 3}/{i}",
+                "group": f"g{i}",
+                "split": split,
+            }
+        )
+    (folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder / "manifest.jsonl"
+
+
+def test_an_experiment_is_a_line_and_a_row(
+    tmp_path: Path, debug_encoder_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its overrides are trained, all its questions asked; the table shows every line."""
+    manifest = write_corpus(tmp_path)
+    config = tmp_path / "config.yaml"
+    separator = TINY_SEPARATOR.model_dump(mode="json") | {"tells_presence": True}
+    mixtures = {"segment_seconds": 0.5, "crop_hop_seconds": 0.25}
+    values = {
+        "manifest": str(manifest),
+        "output": "unused",
+        "model": {
+            "separator": separator,
+            "negative": True,
+            "encoder": {"name": str(debug_encoder_folder)},
+        },
+        "mixtures": mixtures,
+        "validation": {"mixtures": mixtures | {"num_sources": [2, 2]}},
+        "queries": {"absent_share": 0.2, "removal_share": 0.1, "contrast_share": 0.2},
+        "num_workers": 0,
+        "batch_size": 2,
+    }
+    config.write_text(json.dumps(values))
+    monkeypatch.setattr(experiment, "RESULTS", tmp_path / "experiments.jsonl")
+    monkeypatch.setattr(experiment, "DOCUMENT", tmp_path / "experiments.md")
+    marks = "<!-- begin experiments -->\n<!-- end experiments -->\n"
+    (tmp_path / "experiments.md").write_text(f"# Experiments\n\n{marks}")
+    for name, change in (("one", "learning_rate=0.002"), ("two", "absent_weight=0.3")):
+        arguments = [name, change, "--tried", f"what {name}", "--config", str(config)]
+        budget = ["--minutes", "0.0001", "--mixtures", "4", "--folder", str(tmp_path / "runs")]
+        monkeypatch.setattr(sys, "argv", ["experiment", *arguments, *budget])
+        experiment.main()
+    lines = [json.loads(line) for line in (tmp_path / "experiments.jsonl").read_text().splitlines()]
+    assert [line["changes"] for line in lines] == [["learning_rate=0.002"], ["absent_weight=0.3"]]
+    for line in lines:
+        assert line["steps"] >= 1
+        assert line["cost"]["gflop_per_second"] > 0
+        assert set(line["found"]) == {"2 sources", "3 sources"}
+        assert "not the other" in line["found"]["3 sources"]["questions"]
+        assert 0 <= line["found"]["2 sources"]["presence_auroc"]["absent"]["estimate"] <= 1
+    saved = json.loads((tmp_path / "runs" / "two" / "config.json").read_text())
+    assert saved["absent_weight"] == 0.3
+    document = (tmp_path / "experiments.md").read_text()
+    assert document.startswith("# Experiments")
+    assert document.index("**one** what one") < document.index("**two** what two")
+    assert "`absent_weight=0.3`" in document

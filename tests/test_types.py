@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import singleout
-from singleout import Query
+from singleout import Example, Query
 from singleout.errors import InputError, QueryError, SingleoutError
 
 
@@ -50,6 +52,8 @@ def test_white_space_is_normalised_and_queries_hash() -> None:
         ("x" * 10_000, "10,000 characters"),
         ((), "the query is empty"),
         (("a dog", ""), "empty"),
+        ([b"dog"], "must be text or an example, not bytes"),
+        (0.5, "must be text or an example, not float"),
         (None, "must be text or an example, not NoneType"),
         ((b"dog",), "must be text or an example, not bytes"),
         ("\udcff", "not valid text"),
@@ -65,6 +69,57 @@ def test_bad_queries(positive: object, reason: str) -> None:
 def test_negative_prompts_are_checked_too() -> None:
     with pytest.raises(QueryError, match="empty"):
         Query(positive=("a dog",), negative=(" ",))
+
+
+def test_a_query_is_asked_in_words_by_examples_or_both() -> None:
+    bark = Example("sounds/bark.wav")
+    assert Query(bark).positive == (bark,)
+    assert Query.of(bark) == Query((bark,))
+    both = Query(("a  dog", bark), "traffic")
+    assert both.positive == ("a dog", bark)
+    assert both.negative == ("traffic",)
+    assert str(both) == "a dog / like bark.wav (not traffic)"
+    removal = Query(negative=("traffic", Example([0.0], 8_000)))
+    assert removal.positive == ()
+    assert str(removal) == "not traffic / like an example"
+    assert Query((), "traffic") == Query(negative=("traffic",))
+    with pytest.raises(QueryError, match="the query is empty: describe a sound"):
+        Query()
+
+
+def test_a_path_is_an_example() -> None:
+    for query in (Query(Path("a/bark.wav")), Query.of(Path("a/bark.wav"))):
+        (found,) = query.positive
+        assert isinstance(found, Example)
+        assert found.audio == Path("a/bark.wav")
+        assert str(query) == "like bark.wav"
+    (unwanted,) = Query("a dog", negative=Path("hum.wav")).negative  # type: ignore[arg-type]
+    assert isinstance(unwanted, Example)
+    assert Query("bark.wav").positive == ("bark.wav",)  # words are never a path
+
+
+def test_examples_are_the_same_only_as_the_very_same_object() -> None:
+    """Nobody compares what they sound like."""
+    one, other = Example("bark.wav"), Example("bark.wav")
+    assert one != other
+    assert Query((one,)) == Query((one,))
+    assert Query((one,)) != Query((other,))
+    assert len({Query((one,)), Query(one), Query((other,))}) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("bark.wav", "like bark.wav"),
+        ("a/b/bark.wav", "like bark.wav"),
+        ("two\nlines .wav", "like two lines .wav"),
+        (os.fsdecode(b"caf\xe9.wav"), "like caf?.wav"),
+        ("犬.wav", "like 犬.wav"),
+    ],
+)
+def test_an_example_is_called_by_its_file_in_one_line_of_text(name: str, shown: str) -> None:
+    assert str(Example(name)) == str(Example(Path(name))) == shown
+    assert str(Query(Path(name))).encode().decode() == shown
 
 
 @given(st.text(max_size=1_200))

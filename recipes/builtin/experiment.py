@@ -85,7 +85,7 @@ def run(name: str, args: argparse.Namespace) -> dict[str, Any]:
     folder = args.folder.expanduser() / name
     budget = [
         f"output={folder}",
-        "validation.num_mixtures=200",
+        f"validation.num_mixtures={min(200, args.mixtures)}",
         *args.overrides,
     ]
     config = load_config(TrainConfig, args.config, budget)
@@ -158,7 +158,7 @@ def table(lines: list[dict[str, Any]]) -> str:
     return "\n".join(rows)
 
 
-def read_lines(path: Path = RESULTS) -> list[dict[str, Any]]:
+def read_lines(path: Path) -> list[dict[str, Any]]:
     """All experiments so far."""
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
@@ -179,7 +179,7 @@ def main() -> None:
         line = run(args.name, args)
         with RESULTS.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
-    fill_in(DOCUMENT, {"experiments": table(read_lines())})
+    fill_in(DOCUMENT, {"experiments": table(read_lines(RESULTS))})
 
 
 if __name__ == "__main__":

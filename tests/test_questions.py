@@ -1,0 +1,871 @@
+"""Examples as queries, negative prompts and presence, from the model to the command line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from conftest import TINY_SEPARATOR, randomise_statistics
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+from torch.nn import functional as F
+from typer.testing import CliRunner, Result
+
+from singleout import Example, Extractor, Query
+from singleout.cli import app
+from singleout.errors import AudioError, ModelError, QueryError, SingleoutError
+from singleout.extract.chunking import separated
+from singleout.extract.files import query_slugs
+from singleout.model import (
+    ModelConfig,
+    PresenceCalibration,
+    QueriedSeparator,
+    read_config,
+)
+from singleout.query import BuiltinEncoder
+from singleout.query.manipulations import Chain, MeanShift
+from singleout.separators import ConditionedUNet
+
+RATE = 32_000
+STRIDE = TINY_SEPARATOR.hop * 2
+DIM = 32
+
+
+def noise(num_samples: int = RATE, channels: int = 1, seed: int = 0) -> NDArray[np.float32]:
+    drawn = np.random.default_rng(seed).normal(0, 0.1, (channels, num_samples))
+    return drawn.clip(-0.9, 0.9).astype(np.float32)
+
+
+def recorded(path: Path, audio: NDArray[Any], rate: int = RATE, subtype: str = "FLOAT") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, audio.T, rate, subtype=subtype)
+    return path
+
+
+def names(folder: Path) -> list[str]:
+    """Hidden ones, too."""
+    return sorted(path.name for path in folder.iterdir())
+
+
+def close(found: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+
+
+# What a query is to the separator.
+
+
+def sides(model: QueriedSeparator, query: Query) -> tuple[Tensor, Tensor]:
+    condition = model.embed(query)
+    assert condition.shape == (1, model.condition_dim)
+    assert condition.dtype == torch.float32
+    positive, negative = condition.chunk(2, -1)
+    return positive, negative
+
+
+BARK, HUM, RAIN = (Example(noise(9_000, seed=seed)[0], RATE) for seed in (1, 2, 3))
+
+
+def test_each_side_has_its_place_and_zeros_are_for_none(telling_model: QueriedSeparator) -> None:
+    dog = F.normalize(telling_model.encoder.embed_text("a dog"), dim=-1)
+    rain = F.normalize(telling_model.encoder.embed_text("rain"), dim=-1)
+    none = torch.zeros(1, DIM)
+    for query, positive, negative in (
+        (Query("a dog"), dog, none),
+        (Query((), "a dog"), none, dog),
+        (Query("a dog", "rain"), dog, rain),
+        (Query("rain", "a dog"), rain, dog),
+    ):
+        found = sides(telling_model, query)
+        close(found[0], positive)
+        close(found[1], negative)
+        assert found[0].any() == positive.any()
+        assert found[1].any() == negative.any()
+
+
+def test_an_example_is_asked_with_as_in_training(telling_model: QueriedSeparator) -> None:
+    heard = telling_model.encoder.embed_audio(torch.as_tensor(BARK.audio), RATE)
+    close(sides(telling_model, Query(BARK))[0], heard)
+    close(sides(telling_model, Query((), (BARK,)))[1], heard)
+    conditions = telling_model.conditions(heard, is_text=False)
+    close(telling_model.embed(Query(BARK)), conditions)
+    assert not conditions[:, DIM:].any()
+
+
+def test_words_and_sounds_count_as_many_times_as_there_are_of_each(
+    telling_model: QueriedSeparator,
+) -> None:
+    encoder = telling_model.encoder
+    said = F.normalize(encoder.embed_text(["a dog", "a puppy"]).mean(0, keepdim=True), dim=-1)
+    heard = encoder.embed_audio(torch.as_tensor(BARK.audio), RATE)
+    close(sides(telling_model, Query(("a dog", "a puppy")))[0], said)
+    for query, expected in (
+        (Query(("a dog", "a puppy", BARK)), 2 * said + heard),
+        (Query(("a dog", "a puppy", BARK, BARK, BARK)), 2 * said + 3 * heard),
+    ):
+        found, _ = sides(telling_model, query)
+        close(found, F.normalize(expected, dim=-1))
+        assert float(found.norm()) == pytest.approx(1, abs=1e-5)
+        for part in (said, heard):  # more like each than these are like each other
+            assert float((found * part).sum()) > float((said * heard).sum())
+
+
+def test_the_order_of_prompts_does_not_matter(telling_model: QueriedSeparator) -> None:
+    prompts = ("a dog", BARK, "a puppy", HUM)
+    first, *others = (
+        telling_model.embed(Query(order, order[:2][::-1] + order[2:]))
+        for order in permutations(prompts)
+    )
+    assert len(others) == 23
+    for other in others:
+        close(other, first)
+
+
+@pytest.fixture
+def shifted(debug_encoder: BuiltinEncoder) -> QueriedSeparator:
+    """Whose manipulation gives conditions of any length, and of zeros something else."""
+    config = ModelConfig(
+        separator=TINY_SEPARATOR, manipulation=Chain(steps=(MeanShift(),)), negative=True
+    )
+    model = QueriedSeparator(config, debug_encoder).eval()
+    means = torch.randn(2, DIM, generator=torch.Generator().manual_seed(0))
+    model.manipulator.state = {"0.audio_mean": means[0], "0.text_mean": means[1]}
+    return model
+
+
+def test_words_with_sounds_are_as_long_as_their_parts(shifted: QueriedSeparator) -> None:
+    infer, encoder = shifted.manipulator.infer, shifted.encoder
+    said = infer(F.normalize(encoder.embed_text("a dog"), dim=-1), True)
+    heard = infer(encoder.embed_audio(torch.as_tensor(BARK.audio), RATE), False)
+    assert infer(torch.zeros(1, DIM), False).any()
+    close(sides(shifted, Query("a dog"))[0], said)
+    close(sides(shifted, Query(BARK))[0], heard)
+    positive, negative = sides(shifted, Query(("a dog", BARK)))
+    assert not negative.any()
+    close(F.normalize(positive, dim=-1), F.normalize(said + heard, dim=-1))
+    norms = float(said.norm()), float(heard.norm())
+    assert float(positive.norm()) == pytest.approx(sum(norms) / 2, abs=1e-5)
+    three, _ = sides(shifted, Query(("a dog", BARK, BARK)))
+    assert float(three.norm()) == pytest.approx((norms[0] + 2 * norms[1]) / 3, abs=1e-5)
+
+
+def test_a_model_that_takes_no_negative_prompts_says_so(
+    debug_model: QueriedSeparator, extractor: Extractor
+) -> None:
+    close(
+        debug_model.embed(Query(("a dog", BARK))),
+        F.normalize(
+            F.normalize(debug_model.encoder.embed_text("a dog"), dim=-1)
+            + debug_model.encoder.embed_audio(torch.as_tensor(BARK.audio), RATE),
+            dim=-1,
+        ),
+    )
+    assert debug_model.condition_dim == DIM
+    for query, named in (
+        (Query("a dog", ("traffic", BARK)), r"\(traffic, like an example\)"),
+        (Query((), "traffic"), r"\(traffic\)"),
+        (Query((), Path("no.wav")), r"\(like no\.wav\)"),  # type: ignore[arg-type]
+    ):
+        for ask in (debug_model.embed, lambda query: extractor.extract(noise(), query, RATE)):
+            with pytest.raises(QueryError, match=f"cannot answer negative prompts {named}: leave"):
+                ask(query)
+
+
+def test_negative_prompts_matter(telling: Extractor) -> None:
+    targets = [
+        telling.extract(noise(), query, RATE).target
+        for query in (
+            Query("a dog"),
+            Query("a dog", "rain"),
+            Query("a dog", BARK),  # type: ignore[arg-type]
+            Query((), "rain"),
+            Query(BARK),  # type: ignore[arg-type]
+            Query(("a dog", BARK)),
+        )
+    ]
+    for number, target in enumerate(targets):
+        assert np.abs(target).max() > 0.01
+        assert all(np.abs(target - other).max() > 1e-5 for other in targets[:number])
+
+
+# Examples.
+
+
+def test_a_file_and_its_samples_are_the_same_example(
+    telling_model: QueriedSeparator, tmp_path: Path
+) -> None:
+    for channels, rate in ((1, 32_000), (2, 44_100), (3, 8_000)):
+        audio = noise(9_000, channels)
+        path = recorded(tmp_path / f"{channels}.wav", audio, rate)
+        expected = telling_model.embed(Query(Example(audio, rate)))
+        for example in (Example(path), Example(str(path)), path):
+            close(telling_model.embed(Query(example)), expected)  # type: ignore[arg-type]
+        mean = telling_model.encoder.embed_audio(torch.from_numpy(audio.mean(0)), rate)
+        close(expected[:, :DIM], mean)
+
+
+def test_all_kinds_of_arrays(telling_model: QueriedSeparator) -> None:
+    audio = noise(9_000)
+    before = audio.copy()
+    expected = telling_model.embed(Query(Example(audio[0], RATE)))
+    kinds: list[ArrayLike] = [
+        audio,
+        audio.tolist(),
+        torch.from_numpy(audio),
+        audio.astype(np.float64),
+        audio[:, ::-1].copy()[:, ::-1],
+    ]
+    for kind in kinds:
+        close(telling_model.embed(Query(Example(kind, RATE))), expected)
+    np.testing.assert_array_equal(audio, before)
+    # However loud: the encoder levels what it hears.
+    quiet = telling_model.embed(Query(Example(0.01 * audio, RATE)))
+    torch.testing.assert_close(quiet, expected, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("audio", "rate", "error", "reason"),
+    [
+        (noise(), None, AudioError, "give sample_rate"),
+        (noise(), 0, AudioError, "must be positive"),
+        (noise(), 44_100.5, AudioError, "whole number"),
+        (np.zeros(0, np.float32), RATE, AudioError, "no samples"),
+        (np.zeros(9, np.int16), RATE, AudioError, "not int16"),
+        (np.array([0.1, np.nan]), RATE, AudioError, "NaN or infinite"),
+        (np.zeros((1, 1, 9), np.float32), RATE, AudioError, "shape"),
+        (None, RATE, AudioError, "must be floats"),
+        (np.zeros((2, 9_000), np.float32), RATE, QueryError, "the example: is silent"),
+        (1e-6 * noise(), RATE, QueryError, "the example: is silent"),
+        (np.concatenate([noise(), -noise()]), RATE, QueryError, "the example: is silent"),
+        (noise(8_000 * 60 + 8_000), 8_000, QueryError, "the example: lasts 61 s, an example 60 s"),
+        (noise(100), 1, QueryError, "the example: lasts 100 s"),
+    ],
+)
+def test_arrays_that_cannot_be_examples(
+    telling: Extractor, audio: Any, rate: Any, error: type[SingleoutError], reason: str
+) -> None:
+    for query in (Query(Example(audio, rate)), Query("a dog", (Example(audio, rate),))):  # type: ignore[arg-type]
+        with pytest.raises(error, match=reason) as raised:
+            telling.extract(noise(), query, RATE)
+        assert "\n" not in str(raised.value)
+
+
+def test_files_that_cannot_be_examples(telling: Extractor, tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged.wav"
+    damaged.write_bytes(b"RIFF")
+    silent = recorded(tmp_path / "silent.wav", np.zeros((1, 9_000)))
+    minute = recorded(tmp_path / "minute.wav", noise(8_000 * 60), 8_000)
+    recording = recorded(tmp_path / "x.wav", noise(9_000))
+    for path, error, reason in (
+        (tmp_path / "no.wav", AudioError, "no such file"),
+        (tmp_path, AudioError, "is a folder"),
+        (damaged, AudioError, "cannot be read as audio"),
+        (silent, QueryError, "is silent: give an example with"),
+    ):
+        with pytest.raises(error) as raised:
+            telling.extract_file(recording, ["a dog", path], tmp_path / "out")
+        assert str(raised.value).startswith(f"{path}: ")
+        assert reason in str(raised.value)
+        assert "\n" not in str(raised.value)
+    assert not (tmp_path / "out").exists()
+    telling.extract(recording, minute)
+
+
+def test_an_example_that_says_it_is_long_is_not_read(
+    telling_model: QueriedSeparator, tmp_path: Path
+) -> None:
+    """Else a whole day would be in memory before it is refused: this one fails at its end."""
+    audio = noise(8_000 * 61)
+    audio[0, -1] = np.nan
+    path = recorded(tmp_path / "long.wav", audio, 8_000)
+    with pytest.raises(QueryError, match=r"long\.wav: lasts 61 s, an example 60 s at most: cut"):
+        telling_model.embed(Query(path))  # type: ignore[arg-type]
+
+
+def test_an_example_may_be_as_short_as_a_sample(telling_model: QueriedSeparator) -> None:
+    for rate in (1, 8_000, 192_000, 2**31 - 1):
+        positive, _ = sides(telling_model, Query(Example(noise(1), rate)))
+        assert torch.isfinite(positive).all()
+        assert float(positive.norm()) == pytest.approx(1, abs=1e-5)
+
+
+# Presence: what a separator says.
+
+
+def telling_separator() -> ConditionedUNet:
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        config = TINY_SEPARATOR.model_copy(update={"tells_presence": True})
+        separator = config.build(DIM)
+        randomise_statistics(separator)
+    assert isinstance(separator, ConditionedUNet)
+    return separator.eval().requires_grad_(False)
+
+
+TELLING = telling_separator()
+
+
+def embeddings(number: int) -> Tensor:
+    drawn = torch.randn(number, DIM, generator=torch.Generator().manual_seed(5))
+    return F.normalize(drawn, dim=-1)
+
+
+@settings(deadline=None, max_examples=25)
+@given(num_samples=st.integers(1, 4_000), batch=st.integers(1, 2), queries=st.integers(1, 2))
+def test_a_frame_is_told_for_each_stride(num_samples: int, batch: int, queries: int) -> None:
+    """The last of which may reach beyond; none lies beyond as a whole."""
+    mixture = torch.from_numpy(noise(num_samples * batch)).view(batch, 1, num_samples)
+    answer = TELLING.decode(TELLING.encode(mixture), embeddings(batch * queries))
+    assert answer.presence is not None
+    assert TELLING.stride_samples == STRIDE
+    assert answer.presence.shape == (batch * queries, -(-num_samples // STRIDE))
+    assert answer.presence.dtype == torch.float32
+    assert torch.isfinite(answer.presence).all()
+
+
+def test_several_queries_tell_what_each_tells_alone() -> None:
+    mixtures = torch.from_numpy(noise(10_000)).view(2, 1, 5_000)
+    queries = embeddings(6).view(3, 2, DIM)
+    encoded = TELLING.encode(mixtures)
+    together = TELLING.decode(encoded, queries.flatten(0, 1)).presence
+    assert together is not None
+    for q in range(3):
+        for m in range(2):
+            alone = TELLING.decode(TELLING.encode(mixtures[m : m + 1]), queries[q, m : m + 1])
+            assert alone.presence is not None
+            close(together.view(3, 2, -1)[q, m], alone.presence[0])
+    assert (together[0] - together[2]).abs().max() > 1e-3
+
+
+def test_telling_presence_changes_no_target() -> None:
+    """And no weight but its own: a model that does not tell can be taught to."""
+    with torch.random.fork_rng():
+        silent = TINY_SEPARATOR.build(DIM).eval()
+    weights = TELLING.state_dict()
+    own = {name for name in weights if name.startswith("presence.")}
+    assert silent.state_dict().keys() == weights.keys() - own
+    assert own
+    silent.load_state_dict({k: v for k, v in weights.items() if k not in own})
+    mixture = torch.from_numpy(noise(5_000))[None]
+    with torch.no_grad():
+        answers = [s.decode(s.encode(mixture), embeddings(2)) for s in (silent, TELLING)]  # type: ignore[operator]
+    assert torch.equal(answers[0].target, answers[1].target)
+    assert answers[0].presence is None
+
+
+def test_training_presence_reaches_its_weights() -> None:
+    with torch.random.fork_rng():
+        separator = TINY_SEPARATOR.model_copy(update={"tells_presence": True}).build(DIM)
+    mixture = torch.from_numpy(noise(16_000)).view(2, 1, 8_000)
+    answer = separator.decode(separator.encode(mixture), embeddings(4))  # type: ignore[operator]
+    (answer.target.square().sum() + answer.presence.square().sum()).backward()
+    for name, parameter in separator.named_parameters():
+        assert parameter.grad is not None, name
+        assert torch.isfinite(parameter.grad).all(), name
+        assert not name.startswith("presence.") or parameter.grad.any(), name
+
+
+# Presence: from logits to a probability.
+
+
+@settings(deadline=None)
+@given(
+    logits=st.lists(st.floats(-50, 50, width=32), min_size=1, max_size=40),
+    seconds=st.floats(0, 5),
+    frame_seconds=st.floats(0.01, 0.5),
+)
+def test_the_strongest_part_is_the_highest_mean(
+    logits: list[float], seconds: float, frame_seconds: float
+) -> None:
+    calibration = PresenceCalibration(seconds=seconds)
+    found = calibration.strongest(np.array(logits, np.float32), frame_seconds)
+    width = min(len(logits), max(1, round(seconds / frame_seconds)))
+    means = [np.mean(logits[i : i + width]) for i in range(len(logits) - width + 1)]
+    assert found == pytest.approx(max(means), abs=1e-6)
+    assert min(logits) - 1e-6 <= found <= max(logits) + 1e-6
+
+
+def test_a_recording_that_is_shorter_than_the_window_counts_as_a_whole() -> None:
+    calibration = PresenceCalibration(seconds=10.0)
+    assert calibration.strongest(np.array([1.0, 2.0, 6.0], np.float32), 0.1) == pytest.approx(3)
+    assert calibration.strongest(np.array([-4.0], np.float32), 0.1) == pytest.approx(-4)
+    short = PresenceCalibration(seconds=0.2)
+    assert short.strongest(np.array([1, 2, 6, 0, 0], np.float32), 0.1) == pytest.approx(4)
+
+
+@given(
+    logits=st.lists(st.floats(-30, 30), min_size=1, max_size=9),
+    scale=st.floats(0.1, 3),
+    bias=st.floats(-5, 5),
+)
+def test_a_probability_is_the_sigmoid(logits: list[float], scale: float, bias: float) -> None:
+    calibration = PresenceCalibration(scale=scale, bias=bias)
+    found = calibration.probability(logits)
+    assert found.dtype == np.float32
+    expected = 1 / (1 + np.exp(-(scale * np.array(logits) + bias)))
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert calibration.probability(logits[0]).shape == ()
+
+
+def test_logits_of_any_size_have_a_probability() -> None:
+    """Nothing overflows, which is an error in these tests."""
+    limits = np.array([-np.finfo(np.float32).max, -1e4, 0, 1e4, np.finfo(np.float32).max])
+    found = PresenceCalibration(scale=5.0).probability(limits.astype(np.float32))
+    np.testing.assert_array_equal(found, [0, 0, 0.5, 1, 1])
+    strongest = PresenceCalibration().strongest(limits.astype(np.float32), 0.5)
+    assert np.isfinite(strongest)
+
+
+def test_a_calibration_is_saved_where_there_is_one(
+    telling_model: QueriedSeparator, debug_model_folder: Path, telling_model_folder: Path
+) -> None:
+    saved = json.loads((telling_model_folder / "config.json").read_text())
+    assert saved["presence"] == {"scale": 3.0, "bias": -0.2, "seconds": 0.1}
+    assert saved["negative"] is True
+    assert saved["separator"]["tells_presence"] is True
+    assert read_config(telling_model_folder) == telling_model.config
+    assert telling_model.config.presence == PresenceCalibration(scale=3.0, bias=-0.2, seconds=0.1)
+    plain = json.loads((debug_model_folder / "config.json").read_text())
+    assert not plain.keys() & {"presence", "negative"}
+    assert "tells_presence" not in plain["separator"]
+
+
+# Presence of recordings.
+
+
+def whole(model: QueriedSeparator, mixture: NDArray[np.float32], query: Query) -> Tensor:
+    """Logits [frames] of one pass over all."""
+    with torch.inference_mode():
+        answer = model.answer(torch.from_numpy(mixture)[None], model.embed(query))
+    assert answer.presence is not None
+    return answer.presence[0]
+
+
+@settings(
+    deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    num_samples=st.integers(1, 3 * RATE),
+    chunk_seconds=st.floats(0.002, 1.0),
+    splits=st.lists(st.integers(0, 3 * RATE), max_size=4),
+    channels=st.integers(1, 2),
+)
+def test_chunks_tell_what_one_pass_tells(
+    telling_model: QueriedSeparator,
+    num_samples: int,
+    chunk_seconds: float,
+    splits: list[int],
+    channels: int,
+) -> None:
+    """Of any length, however the recording comes and is cut."""
+    mixture = noise(num_samples, channels)
+    queries = [Query("a dog"), Query((), (BARK,))]
+    blocks = np.split(mixture, sorted(min(split, num_samples) for split in splits), axis=1)
+    # Chunks of a stride or two would be many: what a pass costs is its context.
+    chunk = max(round(chunk_seconds * RATE), num_samples // 12)
+    with torch.inference_mode():
+        conditions = torch.cat([telling_model.embed(query) for query in queries])
+        chunks = list(separated(telling_model.separator, blocks, conditions, chunk))
+    for found in chunks:
+        assert found.presence is not None
+        assert found.presence.shape == (2, -(-found.targets.shape[2] // STRIDE))
+    presence = np.concatenate([found.presence for found in chunks], axis=1)  # type: ignore[misc]
+    for query, logits in zip(queries, presence, strict=True):
+        expected = whole(telling_model, mixture, query)
+        assert logits.shape == expected.shape
+        np.testing.assert_allclose(logits, expected, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("chunk_seconds", [0.05, 0.33, 100.0])
+@pytest.mark.parametrize("num_samples", [RATE * 2, RATE * 2 + 777, 100])
+def test_presence_is_the_calibrated_strongest_part(
+    telling_model: QueriedSeparator, chunk_seconds: float, num_samples: int
+) -> None:
+    mixture = noise(num_samples, 2)
+    result = Extractor(telling_model, chunk_seconds).extract(mixture, "a dog", RATE)
+    logits = whole(telling_model, mixture, Query("a dog")).numpy()
+    calibration = telling_model.config.presence
+    strongest = calibration.strongest(logits, STRIDE / RATE)
+    assert result.presence == pytest.approx(float(calibration.probability(strongest)), abs=1e-5)
+    assert isinstance(result.presence, float)
+    assert 0 < result.presence < 1
+    assert result.heard is not None
+    assert result.heard.frame_seconds == STRIDE / RATE
+    over_time = result.presence_over_time
+    assert over_time is not None
+    assert over_time.dtype == np.float32
+    np.testing.assert_allclose(over_time, calibration.probability(logits), rtol=0, atol=1e-5)
+    assert over_time.min() - 1e-6 <= result.presence <= over_time.max() + 1e-6
+
+
+@pytest.mark.parametrize("rate", [8_000, 44_100, 96_000])
+def test_presence_over_time_has_the_time_of_the_recording(telling: Extractor, rate: int) -> None:
+    result = telling.extract(noise(2 * rate), "a dog", rate)
+    assert result.heard is not None
+    frames = len(result.heard.over_time)
+    assert frames * result.heard.frame_seconds == pytest.approx(2, abs=2 * STRIDE / RATE)
+
+
+def test_what_is_present_in_any_channel_is_present(telling: Extractor) -> None:
+    stereo = np.concatenate([noise(seed=1), noise(seed=2)])
+    apart = telling.extract(stereo, "a dog", RATE, link_channels=False)
+    alone = [telling.extract(channel, "a dog", RATE) for channel in stereo]
+    over_time = [result.presence_over_time for result in alone]
+    np.testing.assert_allclose(
+        apart.presence_over_time,
+        np.maximum(*over_time),
+        rtol=0,
+        atol=1e-5,  # type: ignore[arg-type]
+    )
+    assert (np.argmax(over_time, axis=0) == 0).any()
+    assert (np.argmax(over_time, axis=0) == 1).any()
+    assert apart.presence >= max(r.presence for r in alone) - 1e-5  # type: ignore[operator, type-var]
+    linked = telling.extract(stereo, "a dog", RATE)
+    assert np.abs(linked.presence_over_time - apart.presence_over_time).max() > 1e-4  # type: ignore[operator]
+
+
+def test_several_queries_have_their_own_presence(telling: Extractor, tmp_path: Path) -> None:
+    """However they are asked, one way and the others."""
+    path = recorded(tmp_path / "x.wav", noise(2 * RATE, 2))
+    queries = ["a dog", BARK, Query("rain", "a dog"), Query((), (BARK,)), tmp_path / "x.wav"]
+    alone = [telling.extract(path, query) for query in queries]
+    many = list(telling.extract_many([path, path], queries))
+    written = telling.extract_file(path, queries, tmp_path / "out")
+    assert len(many) == 10
+    for number, (result, files) in enumerate(zip(alone, written, strict=True)):
+        assert result.presence is not None
+        for other in (many[number], many[number + 5]):
+            assert other.presence == pytest.approx(result.presence, abs=1e-5)
+            np.testing.assert_allclose(
+                other.presence_over_time, result.presence_over_time, rtol=0, atol=1e-5
+            )
+        assert files.presence == pytest.approx(result.presence, abs=1e-5)
+        assert files.as_json()["presence"] == files.presence
+        saved = result.save(tmp_path / "saved")
+        assert saved.presence == result.presence
+        assert saved.query == files.query
+    assert len({round(result.presence or 0, 4) for result in alone}) == 5
+
+
+def test_a_bare_path_is_an_example_everywhere(telling: Extractor, tmp_path: Path) -> None:
+    bark = recorded(tmp_path / "bark.wav", noise(9_000, seed=1))
+    expected = telling.extract(noise(), Example(bark), RATE)
+    (many,) = telling.extract_many([noise()], bark, RATE)
+    ((_, targets),) = telling.extract_blocks(noise(9_000), bark, RATE)
+    for target in (telling.extract(noise(), bark, RATE).target, many.target):
+        np.testing.assert_array_equal(target, expected.target)
+    assert targets.shape == (1, 1, 9_000)
+    (written,) = telling.extract_file(bark, bark, tmp_path / "out")
+    assert written.query == "like bark.wav"
+
+
+def test_a_model_that_does_not_tell_has_no_presence(extractor: Extractor, tmp_path: Path) -> None:
+    path = recorded(tmp_path / "x.wav", noise(9_000))
+    result = extractor.extract(path, Query(("a dog", BARK)))
+    assert result.heard is result.presence is result.presence_over_time is None
+    assert result.save(tmp_path).presence is None
+    (written,) = extractor.extract_file(path, "a dog", tmp_path)
+    assert written.presence is None
+    assert written.as_json()["presence"] is None
+
+
+def test_presence_that_is_not_finite_is_an_error(
+    telling_model_folder: Path, tmp_path: Path
+) -> None:
+    model = QueriedSeparator.from_pretrained(telling_model_folder)
+    model.separator.presence.conv2.bias.fill_(float("nan"))  # type: ignore[attr-defined]
+    path = recorded(tmp_path / "x.wav", noise())
+    with pytest.raises(ModelError, match="not finite"):
+        Extractor(model).extract_file(path, "a dog", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_cannot_be_answered_is_refused_when_it_is_prepared(
+    telling: Extractor, extractor: Extractor, tmp_path: Path
+) -> None:
+    telling.prepare(["a dog", Query("a dog", "rain"), BARK])
+    with pytest.raises(AudioError, match="no such file"):
+        telling.prepare(["a dog", tmp_path / "no.wav"])
+    with pytest.raises(QueryError, match="negative prompts"):
+        extractor.prepare(Query("a dog", "rain"))
+
+
+# Files of queries.
+
+
+def test_queries_that_are_called_the_same_have_files_of_their_own(
+    telling: Extractor, tmp_path: Path
+) -> None:
+    """Examples, above all, which are called by their file."""
+    path = recorded(tmp_path / "x.wav", noise(9_000))
+    one, two = (
+        Example(recorded(tmp_path / folder / "bark.wav", noise(9_000, seed=seed)))
+        for seed, folder in enumerate("ab", 1)
+    )
+    queries = [one, "like bark!wav", two, BARK, HUM, Query(("a", "b")), Query("a / b")]
+    written = telling.extract_file(path, queries, tmp_path / "out")
+    assert len({each.target for each in written}) == len(queries)
+    assert names(tmp_path / "out") == sorted(
+        part.name  # type: ignore[union-attr]
+        for each in written
+        for part in (each.target, each.residual)
+    )
+    for query, each in zip(queries, written, strict=True):
+        found, _ = soundfile.read(each.target, dtype="float32")
+        expected = telling.extract(path, query).target[0]
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+    with pytest.raises(AudioError, match=r"'like bark\.wav' is asked twice"):
+        telling.extract_file(path, [one, two, one], tmp_path / "out")
+
+
+@given(
+    kinds=st.lists(st.sampled_from(["a / b", "a", "like x", "one", "two"]), max_size=6, unique=True)
+)
+def test_names_of_queries_are_never_the_same(kinds: list[str]) -> None:
+    examples = {"one": Example("in/x"), "two": Example("out/x")}
+    queries = [Query.of(examples.get(kind, kind)) for kind in kinds]
+    queries += [Query(("a", "b")), Query(Example("elsewhere/x"))]  # type: ignore[arg-type]
+    slugs = query_slugs(queries)
+    assert len(set(slugs)) == len(queries)
+    assert slugs == query_slugs(queries)
+    assert all(set(slug) <= set("abcdefghijklmnopqrstuvwxyz0123456789-") for slug in slugs)
+
+
+def test_a_removal_is_named_as_one(telling: Extractor, tmp_path: Path) -> None:
+    path = recorded(tmp_path / "x.wav", noise(9_000))
+    queries = [Query((), "rain"), Query("a dog", ("rain", BARK))]
+    written = telling.extract_file(path, queries, tmp_path / "out", residual=False)
+    assert [each.query for each in written] == [
+        "not rain",
+        "a dog (not rain / like an example)",
+    ]
+    assert names(tmp_path / "out") == [
+        "x.a-dog-not-rain-like-an-example.target.wav",
+        "x.not-rain.target.wav",
+    ]
+
+
+# From the command line.
+
+
+@pytest.fixture
+def street(tmp_path: Path) -> Path:
+    return recorded(tmp_path / "street.wav", noise(RATE, 2), subtype="PCM_16")
+
+
+@pytest.fixture
+def bark(tmp_path: Path) -> Path:
+    return recorded(tmp_path / "sounds" / "bark.wav", noise(9_000, seed=1))
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, ["extract", *(str(argument) for argument in arguments)])
+
+
+def asked(result: Result) -> list[str]:
+    """The queries of the lines of ``--json``, all of them answered."""
+    assert result.exit_code == 0, result.output
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    assert all(0 <= line["presence"] <= 1 for line in lines)
+    assert all(Path(line["target"]).is_file() for line in lines)
+    return [line["query"] for line in lines]
+
+
+def test_ways_to_ask(
+    street: Path, bark: Path, tmp_path: Path, telling_model_folder: Path, telling: Extractor
+) -> None:
+    out = tmp_path / "out"
+    options = ("-o", out, "--model", telling_model_folder, "--json")
+    like, hum = ("--like", bark), recorded(tmp_path / "hum.wav", noise(9_000, seed=2))
+    for arguments, expected in (
+        ((street, *like), [Query(bark)]),  # type: ignore[arg-type]
+        ((street, *like, "--like", hum), [Query((bark, hum))]),  # type: ignore[arg-type]
+        ((street, "--not", "rain"), [Query((), "rain")]),
+        ((street, "--not", "rain", "--not", "wind"), [Query((), ("rain", "wind"))]),
+        ((street, *like, "--not", "rain"), [Query(bark, "rain")]),  # type: ignore[arg-type]
+        ((street, "a dog", "--not", "rain"), [Query("a dog", "rain")]),
+        ((street, "a dog", *like), [Query(("a dog", bark))]),  # type: ignore[arg-type]
+        (
+            (street, "a dog", *like, "--not", "rain"),
+            [Query(("a dog", bark), "rain")],  # type: ignore[arg-type]
+        ),
+        (
+            (street, "-q", "a dog", "-q", "a cat", *like, "--not", "rain"),
+            [Query(("a dog", bark), "rain"), Query(("a cat", bark), "rain")],  # type: ignore[arg-type]
+        ),
+        ((street, "-q", "a dog", "-q", "a cat"), [Query("a dog"), Query("a cat")]),
+    ):
+        result = run(*arguments, *options)
+        assert asked(result) == [str(query) for query in expected]
+        for query, line in zip(expected, result.stdout.splitlines(), strict=True):
+            found = telling.extract(street, query)
+            assert json.loads(line)["presence"] == pytest.approx(found.presence, abs=1e-5)
+            target, _ = soundfile.read(json.loads(line)["target"], dtype="float32")
+            np.testing.assert_allclose(target.T, found.target, rtol=0, atol=2**-15)
+    assert "street.like-bark-wav.target.wav" in names(out)
+    assert "street.not-rain.residual.wav" in names(out)
+    assert "street.a-dog-like-bark-wav-not-rain.target.wav" in names(out)
+
+
+def test_what_is_last_is_a_recording_or_a_query(
+    street: Path, bark: Path, tmp_path: Path, telling_model_folder: Path
+) -> None:
+    """Words are a query, and files, folders and patterns are recordings."""
+    more = recorded(tmp_path / "more" / "b.wav", noise(9_000), subtype="PCM_16")
+    options = ("--like", bark, "-o", tmp_path / "out", "--model", telling_model_folder, "--json")
+    for last in (more, more.parent, f"{more.parent}/*.wav"):
+        result = run(street, last, *options)
+        assert asked(result) == ["like bark.wav"] * 2
+        inputs = {Path(json.loads(line)["input"]) for line in result.stdout.splitlines()}
+        assert inputs == {street, more}
+    for last in ("dog", "a dog", "no. 2 and a dog"):
+        assert asked(run(street, last, *options)) == [f"{last} / like bark.wav"]
+    missing = run(street, tmp_path / "missing.wav", *options)
+    assert missing.exit_code == 3
+    assert "missing.wav: no such file" in missing.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("{street}",), "nothing to single out: say what, last"),
+        (("{street}", "{street}"), "is a file: say what to single out, last"),
+        (("{street}", "--like"), "requires an argument"),
+        (("{street}", "--not"), "requires an argument"),
+    ],
+)
+def test_a_query_that_is_forgotten(
+    street: Path, arguments: tuple[str, ...], reason: str, tmp_path: Path
+) -> None:
+    result = run("-o", tmp_path / "out", *(each.format(street=street) for each in arguments))
+    assert result.exit_code == 2
+    assert reason in " ".join(result.stderr.replace("│", " ").split())
+    assert names(tmp_path) == ["street.wav"]
+
+
+@pytest.mark.parametrize("kind", ["missing", "damaged", "silent", "long", "folder"])
+@pytest.mark.parametrize("number", [1, 3])
+def test_an_example_that_cannot_be_used_is_one_line(
+    street: Path, tmp_path: Path, telling_model_folder: Path, kind: str, number: int
+) -> None:
+    """However many recordings there are, and before anything is written."""
+    path = tmp_path / "example.wav"
+    if kind == "damaged":
+        path.write_bytes(b"RIFF")
+    elif kind == "silent":
+        recorded(path, np.zeros((1, 9_000)))
+    elif kind == "long":
+        recorded(path, noise(8_000 * 61), 8_000)
+    elif kind == "folder":
+        path.mkdir()
+    recordings = [street, *(tmp_path / f"{n}.wav" for n in range(1, number))]
+    for other in recordings[1:]:
+        shutil.copy(street, other)
+    before = names(tmp_path)
+    result = run(
+        *recordings, "--like", path, "--report", tmp_path / "report.jsonl",
+        "-o", tmp_path / "out", "--model", telling_model_folder,
+    )  # fmt: skip
+    assert result.exit_code == 1, result.output
+    assert result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"error: {path}: ")
+    assert names(tmp_path) == before
+
+
+def test_what_a_model_cannot_answer_is_one_line(
+    street: Path, tmp_path: Path, debug_model_folder: Path
+) -> None:
+    other = Path(shutil.copy(street, tmp_path / "other.wav"))
+    options = ("-o", tmp_path / "out", "--model", debug_model_folder)
+    for arguments in ((street, "a dog"), (street,), (street, other, "-q", "a dog")):
+        result = run(*arguments, "--not", "traffic", *options)
+        assert result.exit_code == 1
+        (line,) = result.stderr.splitlines()
+        assert "cannot answer negative prompts (traffic): leave them out" in line
+    for blank in ("", " \t"):
+        result = run(street, "a dog", "--not", blank, *options)
+        assert result.exit_code == 1
+        assert "the query is empty" in result.stderr
+    assert names(tmp_path) == ["other.wav", "street.wav"]
+
+
+@pytest.fixture
+def calibrated(telling_model_folder: Path, tmp_path: Path) -> Callable[[float], Path]:
+    """The model, always as sure as asked for."""
+
+    def model(bias: float) -> Path:
+        folder = tmp_path / f"model {bias}"
+        shutil.copytree(telling_model_folder, folder)
+        config = json.loads((folder / "config.json").read_text())
+        config["presence"] = {"scale": 0.0, "bias": bias, "seconds": 0.1}
+        (folder / "config.json").write_text(json.dumps(config))
+        return folder
+
+    return model
+
+
+@pytest.mark.parametrize(
+    ("bias", "presence", "shown", "is_doubted"),
+    [
+        (-30.0, 0.0, "0%", True),
+        (-0.5, 0.3775, "38%", True),
+        (-0.05, 0.4875, "49%", True),
+        (0.0, 0.5, "50%", False),
+        (0.05, 0.5125, "51%", False),
+        (30.0, 1.0, "100%", False),
+    ],
+)
+def test_doubt_is_printed_where_the_sound_is_probably_not_there(
+    street: Path,
+    tmp_path: Path,
+    calibrated: Callable[[float], Path],
+    bias: float,
+    presence: float,
+    shown: str,
+    is_doubted: bool,
+) -> None:
+    options = ("-o", tmp_path / "out", "--model", calibrated(bias))
+    result = run(street, "a dog", *options)
+    assert result.exit_code == 0, result.output
+    assert result.stderr == ""
+    (line,) = [line for line in result.stdout.splitlines() if "presence" in line]
+    assert line.split()[:2] == ["presence", f"{shown}:" if is_doubted else shown]
+    assert ("probably not in this recording" in result.stdout) == is_doubted
+    assert len(result.stdout.splitlines()) == 4
+    report = tmp_path / "report.jsonl"
+    result = run(street, "a dog", *options, "--json", "--report", report)
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["presence"] == pytest.approx(presence, abs=1e-4)
+    assert "probably" not in result.stdout
+    assert report.read_text() == result.stdout
+
+
+def test_nothing_is_printed_of_a_presence_that_is_not_told(
+    street: Path, tmp_path: Path, debug_model_folder: Path
+) -> None:
+    options = ("-o", tmp_path / "out", "--model", debug_model_folder)
+    result = run(street, "a dog", *options)
+    assert result.exit_code == 0, result.output
+    assert "presence" not in result.stdout
+    assert json.loads(run(street, "a dog", *options, "--json").stdout)["presence"] is None
+
+
+def test_a_name_of_two_lines_is_printed_in_one(
+    street: Path, tmp_path: Path, telling_model_folder: Path
+) -> None:
+    like = recorded(tmp_path / "two\nlines.wav", noise(9_000, seed=1))
+    result = run(street, "--like", like, "--plot", "-o", tmp_path / "out", "--model",
+                 telling_model_folder)  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert len(result.stdout.splitlines()) == 5
+    assert result.stdout.startswith("'like two lines.wav' in ")
