@@ -20,12 +20,18 @@ from recipes.builtin.distil import CROP_SECONDS, draw, sampling_weight
 from recipes.builtin.embed import (
     NUM_FOLDS,
     fold_of,
-    read_phrases,
     tagged,
     write_uncaptioned,
 )
 from recipes.builtin.features import TaggerFeatures
-from recipes.builtin.heads import CROPS_PER_CLIP, Crops, Recipe, Words, train_heads
+from recipes.builtin.heads import (
+    CROPS_PER_CLIP,
+    Crops,
+    Recipe,
+    Words,
+    read_phrases,
+    train_heads,
+)
 from singleout.data.embeddings import EmbeddingTable
 from singleout.data.manifest import Clip, read_manifest
 from singleout.query.audio_tower import SAMPLE_RATE

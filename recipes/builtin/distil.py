@@ -2,13 +2,15 @@
 
 The tower hears random crops of the training sounds, alone and mixed, filtered and at other levels;
 the teacher hears the very same audio. Targets: the teacher head's embedding, compared in the
-aligned space in which queries meet, and the tagger's logits over 521 classes, the latter only to
-shape the features.
+aligned space in which queries meet, and the tagger's logits over 521 classes, once by a layer of
+their own, only to shape the features, and once by the words for those classes: what a sound lies
+near to among all that may be said of it is what queries ask.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -21,7 +23,7 @@ from rich.progress import track
 from torch import nn
 from torch.nn import functional as F
 
-from recipes.builtin.heads import Recipe, TaggerHead, TaggerView
+from recipes.builtin.heads import Recipe, TaggerHead, TaggerView, Words, read_phrases
 from recipes.builtin.teachers import YAMNET_RATE_HZ, YamNet
 from singleout.audio import resample
 from singleout.config import load_config
@@ -133,10 +135,20 @@ def make_shards(
 
 
 def distil(
-    encoder: BuiltinEncoder, shards: list[Path], passes: int, learning_rate: float, resume: Path
+    encoder: BuiltinEncoder,
+    shards: list[Path],
+    words: Words,
+    passes: int,
+    learning_rate: float,
+    resume: Path,
 ) -> None:
-    """Train ``encoder.network.audio`` in place; a checkpoint is kept after every shard."""
+    """Train ``encoder.network.audio`` in place; a checkpoint is kept after every shard.
+
+    Args:
+        words: the phrases for the 521 classes, as the encoder embeds them.
+    """
     torch.manual_seed(0)
+    recipe = Recipe()
     network = encoder.network
     tower = network.audio.requires_grad_(True).train()
     tower.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -178,6 +190,9 @@ def distil(
             scale = 18.0
             similarity = embedding @ wanted.T * scale
             loss = loss + 0.5 * F.cross_entropy(similarity, (wanted @ wanted.T * scale).softmax(-1))
+            said = embedding @ words.drawn(rng).T * scale
+            heard = torch.from_numpy(logits[rows].astype(np.float32)) / recipe.names_temperature
+            loss = loss + 0.25 * F.cross_entropy(said, heard.softmax(-1))
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(weights, 5.0)
@@ -198,6 +213,12 @@ def distil(
         )
         partial.replace(resume)
     tower.eval().requires_grad_(False)
+
+
+def track_phrases() -> Iterable[list[str]]:
+    """All that each class is called, in the tagger's order."""
+    phrases = read_phrases()
+    return track([phrases[name] for name in YamNet().class_names], "phrases")
 
 
 def main() -> None:
@@ -221,7 +242,8 @@ def main() -> None:
         clips, work / "teacher.safetensors", work / "shards", args.shards, args.jobs, seed=0
     )
     encoder = BuiltinEncoder.from_pretrained(work / "encoder")
-    distil(encoder, shards, args.passes, 2e-3, work / "distil.pt")
+    said = [encoder.embed_text(texts).clone() for texts in track_phrases()]
+    distil(encoder, shards, Words([], said), args.passes, 2e-3, work / "distil.pt")
     encoder.save_pretrained(args.output)
     print(f"saved {args.output}, fingerprint {encoder.fingerprint}")
 

@@ -12,7 +12,6 @@ in the space in which the extractor is queried, under the fingerprint of the enc
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -35,6 +34,7 @@ from recipes.builtin.heads import (
     Words,
     patches,
     random_crops,
+    read_phrases,
     train_heads,
     view_of,
 )
@@ -49,8 +49,6 @@ from singleout.train.config import TrainConfig
 from singleout.weights import write_safetensors
 
 NUM_FOLDS = 5
-PHRASES = Path(__file__).with_name("phrases.csv")
-"""What people call the 521 classes: written by hand for this purpose, from no corpus."""
 
 
 def sentence_vectors(sentences: list[str]) -> Tensor:
@@ -63,13 +61,6 @@ def sentence_vectors(sentences: list[str]) -> Tensor:
             model(*tokenize(tokenizer, sentences[i : i + 64])) for i in track(batches, "captions")
         ]
     return F.normalize(torch.cat(rows), dim=-1).clone()
-
-
-def read_phrases(path: Path = PHRASES) -> dict[str, list[str]]:
-    """Of every AudioSet class its name, lower case, and then other words for it."""
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    return {row["class"]: [row["class"].lower(), *row["phrases"].split(" | ")] for row in rows}
 
 
 def words_of(clips: list[Clip], class_names: list[str], cache: Path) -> Words:
