@@ -33,7 +33,7 @@ from singleout.model import (
     read_config,
 )
 from singleout.query import BuiltinEncoder
-from singleout.query.manipulations import Chain, MeanShift
+from singleout.query.manipulations import Chain, Examples, MeanShift
 from singleout.separators import ConditionedUNet
 
 RATE = 32_000
@@ -134,11 +134,13 @@ def test_the_order_of_prompts_does_not_matter(telling_model: QueriedSeparator) -
 def shifted(debug_encoder: BuiltinEncoder) -> QueriedSeparator:
     """Whose manipulation gives conditions of any length, and of zeros something else."""
     config = ModelConfig(
-        separator=TINY_SEPARATOR, manipulation=Chain(steps=(MeanShift(),)), negative=True
+        separator=TINY_SEPARATOR,
+        manipulation=Chain(steps=(MeanShift(renormalise=False),)),
+        negative=True,
     )
     model = QueriedSeparator(config, debug_encoder).eval()
-    means = torch.randn(2, DIM, generator=torch.Generator().manual_seed(0))
-    model.manipulator.state = {"0.audio_mean": means[0], "0.text_mean": means[1]}
+    audio, text = torch.randn(2, 20, DIM, generator=torch.Generator().manual_seed(0))
+    model.manipulator.fit(Examples(audio, text, torch.arange(20)))
     return model
 
 
@@ -153,6 +155,8 @@ def test_words_with_sounds_are_as_long_as_their_parts(shifted: QueriedSeparator)
     assert not negative.any()
     close(F.normalize(positive, dim=-1), F.normalize(said + heard, dim=-1))
     norms = float(said.norm()), float(heard.norm())
+    assert min(norms) > 1.1
+    assert abs(norms[0] - norms[1]) > 0.01
     assert float(positive.norm()) == pytest.approx(sum(norms) / 2, abs=1e-5)
     three, _ = sides(shifted, Query(("a dog", BARK, BARK)))
     assert float(three.norm()) == pytest.approx((norms[0] + 2 * norms[1]) / 3, abs=1e-5)

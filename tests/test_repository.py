@@ -36,7 +36,7 @@ def test_python_blocks_of_the_docs_run(
 
 
 def test_public_surface_is_locked() -> None:
-    assert singleout.__all__ == ["Extraction", "Extractor", "Query"]
+    assert singleout.__all__ == ["Example", "Extraction", "Extractor", "Query"]
 
 
 def test_packaged_weights_are_small() -> None:

@@ -732,6 +732,24 @@ def test_questions_do_not_change_what_is_mixed_or_resumed(
     assert any(not torch.equal(plain[i]["targets"], asked[i]["targets"]) for i in range(12))
 
 
+def test_a_contrast_changes_nothing_but_its_negative_side(
+    clips: list[Clip], data_set: Callable[..., MixtureDataset]
+) -> None:
+    """Not even which of several sounds and captions the positive side is asked with."""
+    options = {
+        "captions": captions_of([3] * 8, len(clips) + 1),
+        "all_captions": True,
+        "query_audio": QueryAudioConfig(source="same_class"),
+        "length": 30,
+    }
+    plain = data_set(queries=QueriesConfig(), **options)
+    contrast = data_set(queries=QueriesConfig(contrast_share=1.0), **options)
+    for i in range(30):
+        assert_equal(plain[i], contrast[i], "mixture", "targets", "audio", "text", "clips")
+        assert contrast[i]["not_audio"].any(-1).all()
+        assert contrast[i]["not_text"].any(-1).all()
+
+
 def test_sounds_whose_embeddings_are_close_are_not_asked_for_in_vain(
     clips: list[Clip], data_set: Callable[..., MixtureDataset]
 ) -> None:
