@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -13,7 +14,13 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from singleout.model import ModelConfig
-from singleout.separators import ConditionedUNetConfig, IdentityConfig
+from singleout.separators import (
+    BandSplitConfig,
+    ConditionedUNetConfig,
+    IdentityConfig,
+    LocoformerConfig,
+)
+from singleout.separators.band_split import band_edges
 from singleout.separators.separator import downmix
 
 DIM = 32
@@ -42,9 +49,36 @@ def built(config: Any) -> Any:
     return separator.eval().requires_grad_(False)
 
 
+BANDS = BandSplitConfig(
+    sample_rate=16_000,
+    num_fft=256,
+    hop=64,
+    num_bands=7,
+    channels=8,
+    dilations=(1, 3, 2),
+    free_blocks=1,
+    query_dim=4,
+    tells_presence=True,
+)
+LOCOFORMER = LocoformerConfig(
+    sample_rate=16_000,
+    num_fft=256,
+    hop=128,
+    fold=16,
+    channels=8,
+    hidden=12,
+    heads=2,
+    num_blocks=2,
+    free_blocks=1,
+    window=4,
+    query_dim=4,
+    tells_presence=True,
+)
 SEPARATORS = {
     "unet": built(TINY_SEPARATOR),
     "other": built(OTHER),
+    "bands": built(BANDS),
+    "locoformer": built(LOCOFORMER),
     "identity": built(IdentityConfig()),
 }
 every = pytest.mark.parametrize("separator", SEPARATORS.values(), ids=SEPARATORS.keys())
@@ -100,7 +134,7 @@ def test_several_queries_equal_one_at_a_time(separator: Any) -> None:
         )
 
 
-@pytest.mark.parametrize("name", ["unet", "other"])
+@pytest.mark.parametrize("name", ["unet", "other", "bands", "locoformer"])
 def test_the_query_matters(name: str) -> None:
     mixture = 0.1 * seeded(0, 1, 1, 5000)
     one, two = SEPARATORS[name](mixture, embeddings(2))
@@ -168,8 +202,8 @@ def test_several_channels_are_heard_at_their_level_whatever_their_polarity() -> 
     assert not silent.any()
 
 
-@pytest.mark.parametrize("config", [TINY_SEPARATOR, OTHER])
-def test_channels_share_one_mask(config: ConditionedUNetConfig) -> None:
+@pytest.mark.parametrize("config", [TINY_SEPARATOR, OTHER, BANDS, LOCOFORMER])
+def test_channels_share_one_mask(config: Any) -> None:
     separator = built(config)
     mixture, query = 0.1 * seeded(0, 2, 1, 9_000), embeddings(4)
     mono = separator(mixture, query)
@@ -225,3 +259,65 @@ def test_separators_are_chosen_by_type() -> None:
         assert config.build(DIM).sample_rate == config.sample_rate
     with pytest.raises(ValidationError, match="transformer"):
         ModelConfig.model_validate({"separator": {"type": "transformer"}})
+
+
+# Bands, and windows of attention
+
+
+@pytest.mark.parametrize(("num_bins", "num_bands"), [(1_024, 48), (128, 7), (128, 32), (40, 10)])
+def test_bands_cover_the_spectrum_and_widen(num_bins: int, num_bands: int) -> None:
+    edges = band_edges(num_bins, num_bands)
+    widths = [high - low for low, high in itertools.pairwise(edges)]
+    assert (edges[0], edges[-1], len(widths)) == (0, num_bins, num_bands)
+    assert min(widths) >= 4
+    assert all(later >= width - 1 for width, later in itertools.pairwise(widths))  # rounding
+
+
+@pytest.mark.parametrize("name", ["bands", "locoformer"])
+@pytest.mark.parametrize("num_samples", [1, 300, 512, 2_048, 2_049, 5_000])
+def test_presence_is_told_of_every_stride(name: str, num_samples: int) -> None:
+    separator = SEPARATORS[name]
+    mixture = 0.1 * seeded(0, 2, 1, num_samples)
+    presence = separator.decode(separator.encode(mixture), embeddings(4)).presence
+    assert presence.shape == (4, -(-num_samples // separator.stride_samples))
+    assert presence.dtype == torch.float32
+    assert torch.isfinite(presence).all()
+    assert len(presence.unique()) > 1
+
+
+@pytest.mark.parametrize("config", [BANDS, LOCOFORMER])
+def test_they_learn(config: Any) -> None:
+    """Gradients reach every weight, and a few steps lower the loss."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        separator = config.build(DIM).train()
+        mixture, query = 0.1 * seeded(0, 2, 1, 4_000), embeddings(2)
+        target = 0.5 * mixture
+        optimizer = torch.optim.Adam(separator.parameters(), 1e-2)
+        losses = []
+        for _ in range(30):
+            answer = separator.decode(separator.encode(mixture), query)
+            told = torch.nn.functional.softplus(-answer.presence).mean()
+            loss = (answer.target - target).square().mean() / target.square().mean()
+            optimizer.zero_grad()
+            (loss + told).backward()
+            optimizer.step()
+            losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0]
+    assert all(p.grad is not None and bool(p.grad.any()) for p in separator.parameters())
+
+
+@pytest.mark.parametrize(
+    ("config", "values", "reason"),
+    [
+        (BandSplitConfig, {"num_bands": 300}, "num_bands: a band has 4"),
+        (BandSplitConfig, {"free_blocks": 8}, "free_blocks leaves no block"),
+        (BandSplitConfig, {"hop": 700}, "multiple of 2 hops"),
+        (LocoformerConfig, {"fold": 7}, "divisible by fold"),
+        (LocoformerConfig, {"heads": 5}, "divisible by heads"),
+        (LocoformerConfig, {"free_blocks": 4}, "free_blocks leaves no block"),
+    ],
+)
+def test_sizes_that_do_not_fit(config: Any, values: dict[str, int], reason: str) -> None:
+    with pytest.raises(ValidationError, match=reason):
+        config(**values)

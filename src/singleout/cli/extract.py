@@ -185,7 +185,7 @@ def _names_recordings(text: str) -> bool:
     with suppress(OSError, ValueError):
         if Path(text).exists():
             return True
-    return has_magic(text) or (bool(Path(text).suffix) and " " not in text)
+    return " " not in text and (has_magic(text) or bool(Path(text).suffix))
 
 
 def check_folder(folder: Path) -> None:

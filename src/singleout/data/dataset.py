@@ -22,8 +22,10 @@ from singleout.query.audio_manipulations import Mixup, SpecAugment
 KINDS = 3
 """Last entry of the seeds of what is asked, where it is not simply each sound in turn."""
 
-ALIKE = 0.6
-"""Cosine of embeddings from which two sounds may well be called by the same words."""
+ALIKE_SHARE = 0.03
+"""Of all pairs of sounds, those whose embeddings are closest may well be called by the same words:
+a share, as encoders differ in how far apart they put things."""
+MAX_COMPARED = 1_000
 
 
 Place = tuple[int, int]
@@ -115,6 +117,7 @@ class MixtureDataset(Dataset[Example]):
         self.seed, self.first, self.length = seed, first, length
         self.query_audio = query_audio or QueryAudioConfig()
         self.questioner = Questioner(clips, queries or QueriesConfig())
+        self._alike = _alike_from(table) if self.questioner.config.absent_share else 1.0
         self._class: dict[str, list[int]] = {}
         for i, clip in enumerate(clips):
             self._class.setdefault(clip.label, []).append(i)
@@ -169,7 +172,7 @@ class MixtureDataset(Dataset[Example]):
 
     def _sound_alike(self, clip: int, other: int) -> bool:
         """By their first crops."""
-        return float(self.table.of(clip, 0) @ self.table.of(other, 0)) > ALIKE
+        return float(self.table.of(clip, 0) @ self.table.of(other, 0)) > self._alike
 
     def _queried(self, clip: int, crop: int, rng: np.random.Generator) -> Place:
         """Clip and crop that are the query for a crop of a clip."""
@@ -203,6 +206,17 @@ class MixtureDataset(Dataset[Example]):
         added = int(rng.integers(num_crops(self.clips[other], self.config)))
         interference = read_crop(self.clips[other], added, self.config, SAMPLE_RATE)
         return self.query_audio.mixup.mixed(sound, interference, rng)
+
+
+def _alike_from(table: EmbeddingTable) -> float:
+    """The cosine that ``ALIKE_SHARE`` of the pairs of clips exceed, by their first crops."""
+    first = torch.tensor(table.offsets[:-1])
+    some = torch.linspace(0, len(first) - 1, min(len(first), MAX_COMPARED)).long()
+    rows = table.embeddings[first[some]]
+    similarity = rows @ rows.T
+    above, other = torch.triu_indices(len(rows), len(rows), 1)
+    pairs = similarity[above, other].sort().values
+    return float(pairs[round((1 - ALIKE_SHARE) * (len(pairs) - 1))]) if len(pairs) else 1.0
 
 
 def _source(spec: MixtureSpec, number: int | None) -> Place | None:

@@ -143,7 +143,11 @@ class BandSplit(nn.Module):
         x = for_each_query(encoded.features, len(embedding) // len(encoded.features))
         for block in self.blocks[self.free_blocks :]:
             x = block(x, query)
-        presence = None if self.presence is None else self.presence(x.mean(2), query)
+        presence = None
+        if self.presence is not None:
+            # The last frames may lie beyond the mixture as a whole.
+            num_told = -(-encoded.num_samples // self.hop)
+            presence = self.presence(x.mean(2), query)[:, :num_told]
         bands = F.relu(self.out_norm(x)).unbind(2)
         maps = [
             output(F.relu(hidden(band))).float().unflatten(1, (2, -1))

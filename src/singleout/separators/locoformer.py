@@ -202,7 +202,8 @@ class Locoformer(nn.Module):
         presence = None
         if self.presence is not None:
             every_frame = self.presence(x.mean(2), query)
-            presence = every_frame.view(len(x), -1, self.window).amax(2)
+            windows = every_frame.view(len(x), -1, self.window).amax(2)
+            presence = windows[:, : -(-encoded.num_samples // self.stride_samples)]
         maps = self.out(self.out_norm(x)).float()
         b, _, height, frames = maps.shape
         maps = maps.view(b, 2, self.fold, height, frames).transpose(2, 3).flatten(2, 3)
