@@ -32,12 +32,14 @@ sounds: $(VENV)/.recipes
 	$(BIN)/python -m recipes.sounds --tier $(TIER)
 
 # The joint embedding and the extractor that ship, from `make sounds TIER=full` and --unlabelled.
+# CONFIG=configs/permissive.yaml: of sounds alone whose licences ask for nothing.
+CONFIG ?= configs/builtin.yaml
 builtin: $(VENV)/.recipes
 	$(BIN)/python -m recipes.sounds --tier full --unlabelled
-	$(BIN)/python -m recipes.builtin.embed
-	$(BIN)/python -m recipes.builtin.distil --shards 20 --passes 4
-	$(BIN)/singleout train configs/builtin.yaml
-	$(BIN)/python -m recipes.builtin.ship
+	$(BIN)/python -m recipes.builtin.embed --config $(CONFIG)
+	$(BIN)/python -m recipes.builtin.distil --config $(CONFIG) --shards 20 --passes 4
+	$(BIN)/singleout train $(CONFIG)
+	$(BIN)/python -m recipes.builtin.ship --config $(CONFIG)
 
 # The study of the paper's claims; resumable, skips what results/paper/runs.jsonl has already.
 paper: $(VENV)/.recipes

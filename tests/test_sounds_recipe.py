@@ -446,6 +446,9 @@ def test_from_packages_to_manifests(tmp_path: Path) -> None:
         ("animal/duck", "train"),
         ("animal/duck", "test"),
     ]
+    permissive = read_lines(recipe.output_dir / "permissive.jsonl")
+    assert [one["license"] for one in permissive] == ["CC0-1.0", "GPL-2"]
+    assert [one["split"] for one in permissive] == ["train", "test"]
     duck = entries[1]
     samples, rate_hz = soundfile.read(recipe.output_dir / duck["path"])
     assert rate_hz == duck["sample_rate"] == 32_000

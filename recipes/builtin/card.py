@@ -120,8 +120,8 @@ over {encoder["num_classes"]} classes; matched cosine {encoder["matched_cosine"]
   three isolated sounds.
 
 ## Licences of the training sounds
-Most are CC-BY-SA or GPL; whoever needs a model of permissively licensed sounds only can filter the
-manifest by `redistributable` and run the recipe again.
+Most are CC-BY-SA or GPL. `make builtin CONFIG=configs/permissive.yaml` trains encoder and
+extractor on the permissively licensed ones alone.
 
 {licence_table(train + unlabelled)}
 """,

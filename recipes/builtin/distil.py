@@ -23,6 +23,7 @@ from rich.progress import track
 from torch import nn
 from torch.nn import functional as F
 
+from recipes.builtin.embed import unlabelled_clips
 from recipes.builtin.heads import Recipe, TaggerHead, TaggerView, Words, read_phrases
 from recipes.builtin.teachers import YAMNET_RATE_HZ, YamNet
 from singleout.audio import resample
@@ -234,10 +235,7 @@ def main() -> None:
     assert config.manifest is not None
     work = config.output.parent
     torch.set_num_threads(args.jobs)
-    clips = read_manifest(config.manifest, "train")
-    unlabelled = config.manifest.with_name("unlabelled.jsonl")
-    if unlabelled.exists():
-        clips += read_manifest(unlabelled, "train")
+    clips = read_manifest(config.manifest, "train") + unlabelled_clips(config)
     shards = make_shards(
         clips, work / "teacher.safetensors", work / "shards", args.shards, args.jobs, seed=0
     )

@@ -116,6 +116,14 @@ def fold_of(clips: list[Clip]) -> NDArray[np.int64]:
     return np.array([by_group[clip.group] for clip in clips])
 
 
+def unlabelled_clips(config: TrainConfig) -> list[Clip]:
+    """The sounds without captions beside the config's manifest, if it trains on such."""
+    if config.uncaptioned is None:
+        return []
+    assert config.manifest is not None
+    return read_manifest(config.manifest.with_name("unlabelled.jsonl"), "train")
+
+
 def embed_crops(
     clips: list[Clip],
     rows: NDArray[np.int64],
@@ -167,14 +175,13 @@ def main() -> None:
     work.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(args.jobs)
 
-    assert config.uncaptioned is not None
-    assert config.uncaptioned.manifest is not None
     captioned = [clip for clip in read_manifest(config.manifest) if clip.split != "test"]
-    others = read_manifest(config.manifest.with_name("unlabelled.jsonl"), "train")
+    others = unlabelled_clips(config)
     class_names = teachers.YamNet().class_names
     features = tagger_features(captioned + others, work / "tagger.npz", args.jobs)
     others = tagged(others, len(captioned), features, class_names)
-    write_uncaptioned(others, config.uncaptioned.manifest)
+    if config.uncaptioned is not None and config.uncaptioned.manifest is not None:
+        write_uncaptioned(others, config.uncaptioned.manifest)
     clips = captioned + others
     split = np.array([clip.split for clip in clips])
     train, validation = np.flatnonzero(split == "train"), np.flatnonzero(split == "validation")

@@ -289,10 +289,17 @@ def read_records(recipe: Recipe, unlabelled: bool) -> list[Record]:
 
 
 def write_manifests(recipe: Recipe, failures: dict[str, str], unlabelled: bool) -> dict[str, Any]:
-    """Write manifest.jsonl, report.json and, if asked for, unlabelled.jsonl; return the report."""
+    """Write manifest.jsonl, permissive.jsonl, report.json and, if asked for, unlabelled.jsonl;
+    return the report.
+
+    ``permissive.jsonl`` has the training sounds alone whose licences let a model of them be passed
+    on without conditions (``redistributable``), and all held-out ones.
+    """
     records = read_records(recipe, unlabelled=False)
     entries, leaking = manifest.settle(entry for record in records for entry in record.entries)
     manifest.write_manifest(recipe.output_dir / "manifest.jsonl", entries)
+    permissive = [one for one in entries if one["redistributable"] or one["split"] != "train"]
+    manifest.write_manifest(recipe.output_dir / "permissive.jsonl", permissive)
     report = {"failures": failures, "captioned": _report(records, entries, leaking)}
 
     if unlabelled:
