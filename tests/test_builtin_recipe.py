@@ -13,8 +13,9 @@ import soundfile
 import torch
 from conftest import TINY_SEPARATOR
 from torch.nn import functional as F
+from typer.testing import CliRunner
 
-from recipes.builtin import experiment
+from recipes.builtin import experiment, showcase
 from recipes.builtin.alignment import Split, fit, pair_accuracy
 from recipes.builtin.distil import CROP_SECONDS, draw, sampling_weight
 from recipes.builtin.embed import (
@@ -32,6 +33,7 @@ from recipes.builtin.heads import (
     read_phrases,
     train_heads,
 )
+from singleout.cli import app
 from singleout.data.embeddings import EmbeddingTable
 from singleout.data.manifest import Clip, read_manifest
 from singleout.query.audio_tower import SAMPLE_RATE
@@ -182,14 +184,14 @@ def test_sounds_without_captions_are_of_the_class_that_is_heard(tmp_path: Path) 
 # The search
 
 
-def write_corpus(folder: Path) -> Path:
-    """Tones of three families, enough of each split for mixtures of three."""
+def write_corpus(folder: Path, held_out: str = "validation") -> Path:
+    """Tones of three families, enough of each split for mixtures of three; every other one free."""
     rows = []
     for i in range(18):
         time = np.arange(32_000) / 32_000
         tone = 0.3 * np.sin(2 * np.pi * 200 * 1.25**i * time).astype(np.float32)
         soundfile.write(folder / f"{i}.wav", tone, 32_000)
-        split = "train" if i < 9 else "validation"
+        split = "train" if i < 9 else held_out
         rows.append(
             {
                 "path": f"{i}.wav",
@@ -198,6 +200,9 @@ def write_corpus(folder: Path) -> Path:
                 "class": f"family {i % 3}/{i}",
                 "group": f"g{i}",
                 "split": split,
+                "redistributable": i % 4 != 0,
+                "license": "CC0-1.0",
+                "origin": {"package": f"package{i % 2}"},
             }
         )
     (folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -250,3 +255,41 @@ def test_an_experiment_is_a_line_and_a_row(
     assert document.startswith("# Experiments")
     assert document.index("**one** what one") < document.index("**two** what two")
     assert "`absent_weight=0.3`" in document
+
+
+def test_cases_to_listen_to(
+    tmp_path: Path, debug_model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Worst, median and best of the free mixtures: what is heard is what was scored."""
+    manifest = write_corpus(tmp_path, "test")
+    results, output = tmp_path / "questions.json", tmp_path / "cases"
+    model = ["--model", str(debug_model_folder)]
+    asked = ["evaluate", str(manifest), *model, "--questions", "--mixtures", "14"]
+    assert CliRunner().invoke(app, [*asked, "-o", str(results)]).exit_code == 0
+    output.mkdir()
+    (output / "old-9.mixture.ogg").touch()
+    where = ["--results", str(results), "--manifest", str(manifest), "--output", str(output)]
+    monkeypatch.setattr(sys, "argv", ["showcase", *where, *model])
+    showcase.main()
+    rows = [
+        json.loads(line) for line in results.with_suffix(".rows.jsonl").read_text().splitlines()
+    ]
+    free = {
+        row["mixture"]: row["si_sdri_db"]
+        for row in rows
+        if row["question"] == "text" and int(Path(row["target"]).stem) % 4
+    }
+    table = (output / "README.md").read_text()
+    scores = [float(line.split("|")[4]) for line in table.splitlines() if "ogg" in line]
+    assert len(scores) == 9
+    assert scores[0] == min(scores) == pytest.approx(min(free.values()), abs=3)
+    assert scores[-1] == max(scores)
+    assert "package1 (CC0-1.0)" in table
+    files = sorted(path.name for path in output.glob("*.ogg"))
+    assert len(files) == 27
+    assert "old-9.mixture.ogg" not in files
+    worst = {
+        kind: soundfile.read(output / f"worst-1.{kind}.ogg")[0] for kind in ("mixture", "target")
+    }
+    assert len(worst["mixture"]) == len(worst["target"]) == 4 * 32_000
+    assert np.square(worst["target"]).mean() < np.square(worst["mixture"]).mean()
