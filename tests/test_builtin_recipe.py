@@ -65,13 +65,16 @@ def test_alignment_removes_a_modality_gap() -> None:
     sounds = F.normalize(shared + gap, dim=-1)
     captions = F.normalize(shared - gap, dim=-1)
     clips = [clip(Path(f"{i}.wav"), f"family{i}/x") for i in range(200)]
-    table = EmbeddingTable(sounds, torch.arange(201))
-    alignment = fit(Split(clips, table, captions), rank=6)
+    # As many sounds without captions, of another kind: they do not move the middle.
+    others = [replace(clip(Path(f"{i}.wav")), caption=None) for i in range(200)]
+    other = F.normalize(gap + 5 * torch.ones(200, 64), dim=-1)
+    table = EmbeddingTable(torch.cat([sounds, other]), torch.arange(401))
+    alignment = fit(Split(clips + others, table, captions), rank=7)
     said = alignment(captions, alignment.text_mean)
     heard = alignment(sounds, alignment.audio_mean)
     assert float((sounds * captions).sum(-1).mean()) < 0.1
     assert float((heard * said).sum(-1).mean()) > 0.95
-    assert heard.shape == (200, 6)
+    assert heard.shape == (200, 7)
     torch.testing.assert_close(heard.norm(dim=-1), torch.ones(200))
 
 
@@ -171,7 +174,7 @@ def test_sounds_without_captions_are_of_the_class_that_is_heard(tmp_path: Path) 
     names = [f"class {i}" for i in range(521)]
     other = [replace(clip(tmp_path / f"{i}.wav"), caption=None, group=f"g{i}") for i in range(2)]
     found = tagged(other, 1, features, names)
-    assert [c.label for c in found] == ["heard/class 7", "heard/class 9"]
+    assert [c.label for c in found] == ["class 7", "class 9"]
     for c in found:
         c.path.touch()
     write_uncaptioned(found, tmp_path / "uncaptioned.jsonl")
@@ -246,9 +249,12 @@ def test_an_experiment_is_a_line_and_a_row(
     for line in lines:
         assert line["steps"] >= 1
         assert line["cost"]["gflop_per_second"] > 0
+        assert line["config"]["model"]["negative"]
         assert set(line["found"]) == {"2 sources", "3 sources"}
         assert "not the other" in line["found"]["3 sources"]["questions"]
         assert 0 <= line["found"]["2 sources"]["presence_auroc"]["absent"]["estimate"] <= 1
+    with pytest.raises(SystemExit, match="two has a line"):
+        experiment.main()
     saved = json.loads((tmp_path / "runs" / "two" / "config.json").read_text())
     assert saved["absent_weight"] == 0.3
     document = (tmp_path / "experiments.md").read_text()

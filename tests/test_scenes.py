@@ -450,6 +450,14 @@ def test_all_at_once_is_finite_and_rendered_again_to_the_bit(clips: list[Clip], 
 # What is asked.
 
 
+def test_a_clip_without_a_class_is_a_family_alone(tmp_path: Path) -> None:
+    """Whatever its path looks like."""
+    (tmp_path / "folder").mkdir()
+    for name in ("a.wav", "b.wav"):
+        write_wav(tmp_path / "folder" / name, noise()[None], RATE)
+    assert [clip.family for clip in scan_folder(tmp_path)] == ["folder/a.wav", "folder/b.wav"]
+
+
 def test_a_family_is_the_first_part_of_a_class() -> None:
     assert [imagined(0, 1, label, "g").family for label in ("animal/dog", "animal", "a/b/c")] == [
         "animal",
@@ -461,7 +469,7 @@ def test_a_family_is_the_first_part_of_a_class() -> None:
 def drawn(
     config: QueriesConfig, number: int = 400, mixtures: MixtureConfig = SHORT, **options: Any
 ) -> list[tuple[MixtureSpec, tuple[QuerySpec, ...]]]:
-    planner, questioner = Planner(IMAGINED, mixtures, 2), Questioner(IMAGINED, config)
+    planner, questioner = Planner(IMAGINED, mixtures, 2), Questioner(IMAGINED, config, 0.5)
     specs = [planner.plan(0, i) for i in range(number)]
     rng = np.random.default_rng(0)
     return [(spec, questioner.draw(spec, rng, **options)) for spec in specs]
@@ -482,7 +490,7 @@ def kind_of(query: QuerySpec) -> str:
 def test_by_default_each_sound_is_asked_for_in_turn(seed: int) -> None:
     rng = np.random.default_rng(seed)
     spec = Planner(IMAGINED, SHORT, seed).plan(0, 0)
-    found = Questioner(IMAGINED, QueriesConfig()).draw(spec, rng)
+    found = Questioner(IMAGINED, QueriesConfig(), 0.5).draw(spec, rng)
     assert found == (QuerySpec(positive=0), QuerySpec(positive=1))
     assert NUM_QUERIES == 2
 
@@ -532,6 +540,47 @@ def test_absent_sounds_are_not_there_and_near_misses_are_of_the_family(
         assert 0.3 * (1 - near_miss_share) < by_chance < 0.75 * (1 - near_miss_share)
 
 
+@pytest.mark.parametrize("near_miss_share", [0.0, 1.0])
+def test_a_question_alone_does_not_tell_whether_the_sound_is_there(near_miss_share: float) -> None:
+    """Large classes and small ones are asked for in vain as often as they are found."""
+    sizes = [40] * 10 + [2] * 50
+    many = [
+        imagined(100 * c + i, 1.0, f"family {c % 2}/class {c}", f"group {c} {i}")
+        for c, size in enumerate(sizes)
+        for i in range(size)
+    ]
+    mixtures = SHORT.model_copy(update={"num_sources": (2, 2)})
+    config = QueriesConfig(absent_share=0.5, near_miss_share=near_miss_share)
+    questioner = Questioner(many, config, mixtures.class_balance)
+    planner = Planner(many, mixtures, 0)
+    large: dict[bool, list[bool]] = {True: [], False: []}
+    for i in range(3_000):
+        spec = planner.plan(0, i)
+        for query in questioner.draw(spec, np.random.default_rng([9, i])):
+            clip = spec.sources[query.positive].clip if query.absent is None else query.absent
+            assert clip is not None
+            large[query.absent is None].append(clip < 400)
+    there, not_there = (float(np.mean(large[is_there])) for is_there in (True, False))
+    assert there == pytest.approx(10 * 40**0.5 / (10 * 40**0.5 + 50 * 2**0.5), abs=0.03)
+    # What is there cannot be asked for in vain, which a class pays for by its own share.
+    assert not_there == pytest.approx(there, abs=0.05)
+
+
+def test_sounds_alike_are_not_contrasted() -> None:
+    """They may be called by the same words."""
+    for _, asked in drawn(QueriesConfig(contrast_share=1.0), 50, sounds_alike=lambda a, b: True):
+        assert all(query.negative is None for query in asked)
+
+
+def test_each_hardness_changes_nothing_of_the_others() -> None:
+    plain = Planner(IMAGINED, SHORT.model_copy(update={"reverb_share": 0.5, "bed_share": 0.5}), 1)
+    more = Planner(IMAGINED, HARDER, 1)
+    for i in range(40):
+        one, other = plain.plan(0, i), more.plan(0, i)
+        assert one.bed == other.bed
+        assert [s.room for s in one.sources] == [s.room for s in other.sources]
+
+
 def test_what_sounds_alike_is_not_absent() -> None:
     """Here two clips do whose numbers are both even or both odd."""
 
@@ -555,7 +604,7 @@ def test_what_sounds_alike_is_not_absent() -> None:
 def test_a_family_without_near_misses_has_absent_sounds_all_the_same() -> None:
     """As of a folder, in which each file is its own class and family."""
     alone = [imagined(i, 1.0, f"{i}.wav", f"{i}.wav") for i in range(12)]
-    questioner = Questioner(alone, QueriesConfig(absent_share=1.0, near_miss_share=1.0))
+    questioner = Questioner(alone, QueriesConfig(absent_share=1.0, near_miss_share=1.0), 0.5)
     for i in range(20):
         spec = Planner(alone, SHORT, 0).plan(0, i)
         assert questioner.absent(spec, True, np.random.default_rng(i)) is None
@@ -570,7 +619,7 @@ def test_where_nothing_else_is_known_what_is_there_is_asked_for() -> None:
     mixtures = SHORT.model_copy(update={"num_sources": (2, 2)})
     for i in range(5):
         spec = Planner(few, mixtures, 0).plan(0, i)
-        asked = Questioner(few, config).draw(spec, np.random.default_rng(i))
+        asked = Questioner(few, config, 0.5).draw(spec, np.random.default_rng(i))
         assert asked == (QuerySpec(positive=0), QuerySpec(positive=1))
 
 
@@ -593,7 +642,7 @@ def test_a_question_draws_alike_whatever_comes_of_it() -> None:
         QueriesConfig(removal_share=0.5, contrast_share=0.2),
     ):
         rng = np.random.default_rng(3)
-        Questioner(IMAGINED, config).draw(spec, rng)
+        Questioner(IMAGINED, config, 0.5).draw(spec, rng)
         after.add(rng.random())
     assert len(after) == 1
 

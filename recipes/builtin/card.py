@@ -66,9 +66,9 @@ def main() -> None:
     train = [row for row in rows if row["split"] == "train"]
     unlabelled_path = config.manifest.with_name("unlabelled.jsonl")
     unlabelled = (
-        [json.loads(line) for line in unlabelled_path.read_text().splitlines()]
-        if unlabelled_path.exists()
-        else []
+        []
+        if config.uncaptioned is None
+        else [json.loads(line) for line in unlabelled_path.read_text().splitlines()]
     )
     result = json.loads(Path("results/builtin.json").read_text())
     encoder = json.loads(Path("results/encoder_quality.json").read_text())["test"]

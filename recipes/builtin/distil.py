@@ -10,6 +10,7 @@ near to among all that may be said of it is what queries ask.
 from __future__ import annotations
 
 import argparse
+import hashlib
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -236,12 +237,14 @@ def main() -> None:
     work = config.output.parent
     torch.set_num_threads(args.jobs)
     clips = read_manifest(config.manifest, "train") + unlabelled_clips(config)
-    shards = make_shards(
-        clips, work / "teacher.safetensors", work / "shards", args.shards, args.jobs, seed=0
-    )
+    teacher = work / "teacher.safetensors"
+    # Of another teacher, or of other sounds, nothing is taken over.
+    names = "\n".join(str(clip.path) for clip in clips)
+    key = hashlib.sha256(teacher.read_bytes() + names.encode()).hexdigest()[:12]
+    shards = make_shards(clips, teacher, work / f"shards-{key}", args.shards, args.jobs, seed=0)
     encoder = BuiltinEncoder.from_pretrained(work / "encoder")
     said = [encoder.embed_text(texts).clone() for texts in track_phrases()]
-    distil(encoder, shards, Words([], said), args.passes, 2e-3, work / "distil.pt")
+    distil(encoder, shards, Words([], said), args.passes, 2e-3, work / f"distil-{key}.pt")
     encoder.save_pretrained(args.output)
     print(f"saved {args.output}, fingerprint {encoder.fingerprint}")
 

@@ -86,12 +86,12 @@ def tagged(
     clips: list[Clip], first: int, features: TaggerFeatures, class_names: list[str]
 ) -> list[Clip]:
     """Clips without captions, row ``first`` on of the features, in the class that the tagger hears
-    most: two that sound alike are never mixed, and a near miss is of the same kind."""
+    most: two that it hears alike are never mixed. Each class is a family alone."""
     found = []
     for row, clip in enumerate(clips, first):
         logits = features.logits[features.offsets[row] : features.offsets[row + 1]]
         name = class_names[int(logits.astype(np.float32).mean(0).argmax())]
-        found.append(replace(clip, label=f"heard/{name}"))
+        found.append(replace(clip, label=name.replace("/", " "), has_class=True))
     return found
 
 
@@ -180,7 +180,10 @@ def main() -> None:
     class_names = teachers.YamNet().class_names
     features = tagger_features(captioned + others, work / "tagger.npz", args.jobs)
     others = tagged(others, len(captioned), features, class_names)
-    if config.uncaptioned is not None and config.uncaptioned.manifest is not None:
+    if config.uncaptioned is not None:
+        assert config.uncaptioned.manifest is not None
+        if config.uncaptioned.manifest.parent == config.manifest.parent:
+            parser.error(f"{config.uncaptioned.manifest} is the corpus's: name another to write")
         write_uncaptioned(others, config.uncaptioned.manifest)
     clips = captioned + others
     split = np.array([clip.split for clip in clips])

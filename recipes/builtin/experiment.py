@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -35,12 +36,15 @@ from singleout.train.run import train
 
 RESULTS = Path("results/experiments.jsonl")
 DOCUMENT = Path("docs/experiments.md")
+SHORT_STEPS, LONG_STEPS = 3, 15
+"""Of the trials that tell how long a step takes."""
 SEED = 7
 """Of the mixtures that are asked."""
 
 
 def cost(config: AnySeparator, embedding_dim: int) -> dict[str, float]:
-    """Parameters, GFLOP and inference seconds per second of audio, and seconds per step."""
+    """Parameters, GFLOP and inference seconds per second of audio, and seconds for forward and
+    backward of a batch."""
     separator = config.build(embedding_dim)
     separator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     embedding = F.normalize(torch.randn(16, embedding_dim), dim=-1)
@@ -80,49 +84,69 @@ def scores(model: QueriedSeparator, manifest: Path, num_mixtures: int) -> dict[s
     return found
 
 
+def seconds_per_step(config: TrainConfig) -> float:
+    """Of real training, with its data and its optimiser: what more steps take longer."""
+    took = []
+    for steps in (SHORT_STEPS, LONG_STEPS):
+        with tempfile.TemporaryDirectory() as folder:
+            changes = {
+                "output": Path(folder),
+                "steps": steps,
+                "validation": config.validation.model_copy(update={"num_mixtures": 0}),
+            }
+            started = time.perf_counter()
+            train(config.model_copy(update=changes))
+            took.append(time.perf_counter() - started)
+    return max((took[1] - took[0]) / (LONG_STEPS - SHORT_STEPS), 1e-3)
+
+
 def run(name: str, args: argparse.Namespace) -> dict[str, Any]:
     """Train (or go on) in a folder of its own, score, and give the line."""
     folder = args.folder.expanduser() / name
-    budget = [
-        f"output={folder}",
-        f"validation.num_mixtures={min(200, args.mixtures)}",
-        *args.overrides,
-    ]
-    config = load_config(TrainConfig, args.config, budget)
+    given = [f"output={folder}", f"validation.num_mixtures={min(200, args.mixtures)}"]
+    config = load_config(TrainConfig, args.config, [*given, *args.overrides])
     plan = folder / "plan.json"
-    if plan.exists():  # it goes on
-        spent = json.loads(plan.read_text())
+    wanted = {"config": config.model_dump(mode="json"), "minutes": args.minutes}
+    if plan.exists():
+        planned = json.loads(plan.read_text())
+        if {key: planned[key] for key in wanted} != wanted:
+            raise SystemExit(f"error: {folder}: began with other settings: take another name")
     else:
-        spent = cost(config.model.separator, embedding_dim=96)
+        step = seconds_per_step(config)
+        planned = {**wanted, "seconds_per_step": round(step, 4), "steps": 0}
+        planned["steps"] = max(1, round(60 * args.minutes / step))
         folder.mkdir(parents=True, exist_ok=True)
         with replacing(plan) as partial:
-            partial.write_text(json.dumps(spent))
-    steps = max(1, round(60 * args.minutes / spent["seconds_per_step"]))
-    steps_of_run = [
-        f"steps={steps}",
-        f"warmup_steps={steps // 10}",
-        "validation.every_steps=100000",
-    ]
-    config = load_config(TrainConfig, args.config, [*budget, *steps_of_run])
+            partial.write_text(json.dumps(planned))
+    steps = planned["steps"]
+    budget = [f"steps={steps}", f"warmup_steps={steps // 10}", f"validation.every_steps={steps}"]
+    config = load_config(TrainConfig, args.config, [*given, *budget, *args.overrides])
     started = time.perf_counter()
     model = QueriedSeparator.from_pretrained(train(config))
     trained_s = time.perf_counter() - started
     assert config.manifest is not None
-    git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
     return {
         "name": name,
         "changes": args.overrides,
         "tried": args.tried,
         "minutes": args.minutes,
-        "steps": steps,
-        "seconds": round(trained_s, 1),
-        "cost": spent,
+        "steps": config.steps,
+        "last_session_s": round(trained_s, 1),
+        "seconds_per_step": planned["seconds_per_step"],
+        "cost": cost(config.model.separator, model.condition_dim),
         "found": scores(model, config.manifest, args.mixtures),
-        "git": git.stdout.strip()[:12],
+        "num_mixtures": args.mixtures,
+        "config": config.model_dump(mode="json", exclude={"output"}),
+        "encoder": model.encoder.fingerprint,
+        "git": _git("rev-parse", "--short=12", "HEAD") + ("+" if _git("diff", "--stat") else ""),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, 1 thread",
         "torch": torch.__version__,
-        "seed": config.seed,
     }
+
+
+def _git(*arguments: str) -> str:
+    found = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
+    return found.stdout.strip()
 
 
 def table(lines: list[dict[str, Any]]) -> str:
@@ -144,7 +168,7 @@ def table(lines: list[dict[str, Any]]) -> str:
         cells = [
             f"**{line['name']}** {line['tried']}".strip(),
             "<br>".join(f"`{change}`" for change in line["changes"]),
-            f"{line['steps']:,} in {line['minutes']:g}",
+            f"{line['steps']:,} in {line['steps'] * line['seconds_per_step'] / 60:.1f}",
             f"{line['cost']['gflop_per_second']:.1f}",
             mean(two, "text"),
             f"{100 * text['si_sdri_db']['share_improved']['estimate']:.0f} %",
@@ -176,6 +200,8 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     if args.name is not None:
+        if args.name in [line["name"] for line in read_lines(RESULTS)]:
+            raise SystemExit(f"error: {args.name} has a line in {RESULTS}: take another name")
         line = run(args.name, args)
         with RESULTS.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")

@@ -116,8 +116,10 @@ class MixtureDataset(Dataset[Example]):
         self.planner = Planner(clips, config, seed)
         self.seed, self.first, self.length = seed, first, length
         self.query_audio = query_audio or QueryAudioConfig()
-        self.questioner = Questioner(clips, queries or QueriesConfig())
-        self._alike = _alike_from(table) if self.questioner.config.absent_share else 1.0
+        asked = queries or QueriesConfig()
+        self.questioner = Questioner(clips, asked, config.class_balance)
+        needed = asked.absent_share or asked.contrast_share
+        self._alike = _alike_from(table) if needed else 1.0
         self._class: dict[str, list[int]] = {}
         for i, clip in enumerate(clips):
             self._class.setdefault(clip.label, []).append(i)

@@ -35,6 +35,7 @@ class Clip:
             that a clip without class only excludes itself.
         group: same recording or near-duplicate; never split between train and test, never mixed.
         split: train, validation or test.
+        has_class: whether somebody said which class it is.
     """
 
     path: Path
@@ -44,11 +45,13 @@ class Clip:
     label: str
     group: str
     split: str
+    has_class: bool = True
 
     @property
     def family(self) -> str:
-        """What its class is a kind of: sounds of one family are near misses of each other."""
-        return self.label.split("/")[0]
+        """What its class is a kind of, where that is written ``family/kind``: sounds of one family
+        are near misses of each other. One without a class is a family alone."""
+        return self.label.split("/")[0] if self.has_class else self.label
 
     @property
     def captions(self) -> tuple[str, ...]:
@@ -93,6 +96,7 @@ def read_manifest(path: Path, split: str | None = None, may_be_empty: bool = Fal
                 label=row.get("class") or row["path"],
                 group=row.get("group") or row["path"],
                 split=row.get("split", "train"),
+                has_class=bool(row.get("class")),
             )
         )
     if not clips and not may_be_empty:
@@ -137,7 +141,7 @@ def scan_folder(folder: Path) -> list[Clip]:
         except soundfile.SoundFileError as error:
             raise ManifestError(f"{path}: cannot be read as audio: {error}") from None
         name = str(path.relative_to(folder))
-        clips.append(Clip(path, seconds, None, (), name, name, "train"))
+        clips.append(Clip(path, seconds, None, (), name, name, "train", has_class=False))
     return clips
 
 

@@ -5,11 +5,13 @@ A spec is drawn from ``(seed, epoch, index)`` alone: ranks, workers and resuming
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from singleout.config import StrictConfig, added
@@ -158,6 +160,12 @@ def num_crops(clip: Clip, config: MixtureConfig) -> int:
     return 1 + max(0, int(np.ceil(left / config.crop_hop_seconds - 1e-9)))
 
 
+def clip_weights(clips: Sequence[Clip], class_balance: float) -> NDArray[np.float64]:
+    """How much more likely one clip is drawn than another; see ``MixtureConfig.class_balance``."""
+    size = Counter(clip.label for clip in clips)
+    return np.array([float(size[clip.label]) ** -class_balance for clip in clips])
+
+
 class Planner:
     """Draws mixtures from clips.
 
@@ -168,7 +176,7 @@ class Planner:
 
     def __init__(self, clips: Sequence[Clip], config: MixtureConfig, seed: int) -> None:
         self.clips, self.config, self.seed = clips, config, seed
-        labels, counts = np.unique([clip.label for clip in clips], return_counts=True)
+        labels = {clip.label for clip in clips}
         groups = {clip.group for clip in clips}
         needed = config.num_sources[1]
         if min(len(labels), len(groups)) < needed or not _has_mixture(clips, needed):
@@ -176,8 +184,7 @@ class Planner:
                 f"mixtures of {needed} sounds need as many classes of sounds; there are "
                 f"{len(clips)} sounds of {len(labels)} classes in {len(groups)} groups"
             )
-        size = dict(zip(labels.tolist(), counts.tolist(), strict=True))
-        weight = np.array([size[clip.label] ** -config.class_balance for clip in clips])
+        weight = clip_weights(clips, config.class_balance)
         self._cumulative = np.cumsum(weight / weight.sum())
 
     def plan(self, epoch: int, index: int) -> MixtureSpec:
@@ -218,29 +225,37 @@ class Planner:
                 )
             )
         gain_db = float(rng.uniform(*config.gain_db))
-        # Of a stream of its own: what came later to the config changes nothing of what was there.
-        rng = np.random.default_rng([self.seed, epoch, index, HARDER])
-        return self._harder(MixtureSpec(tuple(sources), gain_db), rng)
+        # Of streams of their own: each changes nothing of what there is without it.
+        counters = [self.seed, epoch, index, HARDER]
+        streams = [np.random.default_rng([*counters, number]) for number in range(4)]
+        return self._harder(MixtureSpec(tuple(sources), gain_db), *streams)
 
-    def _harder(self, spec: MixtureSpec, rng: np.random.Generator) -> MixtureSpec:
+    def _harder(
+        self,
+        spec: MixtureSpec,
+        gates: np.random.Generator,
+        rooms: np.random.Generator,
+        beds: np.random.Generator,
+        coders: np.random.Generator,
+    ) -> MixtureSpec:
         config = self.config
         sources = []
         for source in spec.sources:
             silences: tuple[tuple[float, float], ...] = ()
-            if rng.random() < config.gate_share:
-                edges = np.sort(rng.uniform(0, config.segment_seconds, 2 * rng.integers(1, 4)))
+            if gates.random() < config.gate_share:
+                edges = np.sort(gates.uniform(0, config.segment_seconds, 2 * gates.integers(1, 4)))
                 silences = tuple((float(a), float(b)) for a, b in edges.reshape(-1, 2))
             room = None
-            if rng.random() < config.reverb_share:
-                rt60 = float(np.exp(rng.uniform(*np.log(config.rt60_seconds))))
-                room = rt60, int(rng.integers(1 << 31))
+            if rooms.random() < config.reverb_share:
+                rt60 = float(np.exp(rooms.uniform(*np.log(config.rt60_seconds))))
+                room = rt60, int(rooms.integers(1 << 31))
             sources.append(replace(source, silences_seconds=silences, room=room))
         bed, lossy = None, None
-        if rng.random() < config.bed_share:
-            slope_db, snr_db = float(rng.uniform(-7, 1)), float(rng.uniform(*config.bed_snr_db))
-            bed = BedSpec(snr_db, slope_db, int(rng.integers(1 << 31)))
-        if rng.random() < config.lossy_share:
-            lossy = str(rng.choice(LOSSY_FORMATS)), float(rng.uniform(0.2, 0.9))
+        if beds.random() < config.bed_share:
+            slope_db, snr_db = float(beds.uniform(-7, 1)), float(beds.uniform(*config.bed_snr_db))
+            bed = BedSpec(snr_db, slope_db, int(beds.integers(1 << 31)))
+        if coders.random() < config.lossy_share:
+            lossy = str(coders.choice(LOSSY_FORMATS)), float(coders.uniform(0.2, 0.9))
         return replace(spec, sources=tuple(sources), bed=bed, lossy=lossy)
 
     def _band(self, rng: np.random.Generator, share: float) -> float | None:

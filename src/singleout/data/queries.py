@@ -6,17 +6,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import model_validator
 
 from singleout.config import StrictConfig
 from singleout.data.manifest import Clip
-from singleout.data.plan import MixtureSpec, Share
+from singleout.data.plan import MixtureSpec, Share, clip_weights
 
 NUM_QUERIES = 2
 """Each mixture is asked for two of its sounds: the same input with two answers cannot be solved
 without listening to the query, and the encoder's half of the work serves both."""
 
-MAX_TRIES = 20
+MAX_TRIES = 60
 
 Alike = Callable[[int, int], bool]
 """Of two clips: whether they may be called by the same words."""
@@ -70,14 +71,35 @@ class QuerySpec:
     absent: int | None = None
 
 
-class Questioner:
-    """Draws the questions to a mixture of clips."""
+class _Draw:
+    """Draws clips by their weights."""
 
-    def __init__(self, clips: Sequence[Clip], config: QueriesConfig) -> None:
+    def __init__(self, clips: NDArray[np.int64], weight: NDArray[np.float64]) -> None:
+        self._clips, self._cumulative = clips, np.cumsum(weight / weight.sum())
+
+    def __call__(self, rng: np.random.Generator) -> int:
+        drawn = int(np.searchsorted(self._cumulative, rng.random()))
+        return int(self._clips[min(drawn, len(self._clips) - 1)])
+
+
+class Questioner:
+    """Draws the questions to a mixture of clips.
+
+    Args:
+        clips: that mixtures are drawn from.
+        config: how often what is asked.
+        class_balance: of those mixtures: sounds that are not there are drawn as those that are, so
+            that a question alone does not tell which it is.
+    """
+
+    def __init__(self, clips: Sequence[Clip], config: QueriesConfig, class_balance: float) -> None:
         self.clips, self.config = clips, config
-        self._family: dict[str, list[int]] = {}
+        weight = clip_weights(clips, class_balance)
+        families: dict[str, list[int]] = {}
         for i, clip in enumerate(clips):
-            self._family.setdefault(clip.family, []).append(i)
+            families.setdefault(clip.family, []).append(i)
+        self._any = _Draw(np.arange(len(clips)), weight)
+        self._family = {name: _Draw(np.array(own), weight[own]) for name, own in families.items()}
 
     def draw(
         self,
@@ -107,7 +129,10 @@ class Questioner:
                 drawn.append(QuerySpec(positive=number) if absent is None else absent)
             elif (kind := kind - config.absent_share) < config.removal_share:
                 drawn.append(QuerySpec(negative=number))
-            elif kind - config.removal_share < config.contrast_share:
+            elif kind - config.removal_share < config.contrast_share and not (
+                other is not None
+                and sounds_alike(spec.sources[number].clip, spec.sources[other].clip)
+            ):
                 drawn.append(QuerySpec(positive=number, negative=other))
             else:
                 drawn.append(QuerySpec(positive=number))
@@ -135,10 +160,9 @@ class Questioner:
         labels, groups = {clip.label for clip in there}, {clip.group for clip in there}
         for _ in range(MAX_TRIES):
             if is_near:
-                family = self._family[there[int(rng.integers(len(there)))].family]
-                clip = family[int(rng.integers(len(family)))]
+                clip = self._family[there[int(rng.integers(len(there)))].family](rng)
             else:
-                clip = int(rng.integers(len(self.clips)))
+                clip = self._any(rng)
             other = self.clips[clip]
             if other.label in labels or other.group in groups:
                 continue

@@ -57,7 +57,7 @@ class _Asker:
         self, model: QueriedSeparator, clips: Sequence[Clip], config: EvaluationConfig
     ) -> None:
         self.model, self.clips, self.config = model, clips, config
-        self.questioner = Questioner(clips, QueriesConfig())
+        self.questioner = Questioner(clips, QueriesConfig(), config.mixtures.class_balance)
         self._said: dict[str, Tensor] = {}
 
     def rows(self, index: int, spec: MixtureSpec) -> Iterator[dict[str, Any]]:

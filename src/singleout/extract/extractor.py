@@ -225,7 +225,7 @@ class Extractor:
             with files:
                 for mixture, targets in blocks:
                     files.write(mixture, targets)
-            presences = self._presences(told, len(asked))
+            presences = self._presences(told, asked)
             return [
                 written if presence is None else replace(written, presence=presence.probability)
                 for written, presence in zip(files.written(), presences, strict=True)
@@ -266,7 +266,7 @@ class Extractor:
             blocks = list(self._blocks(reader, queries, link_channels, progress, told))
         mixture = np.concatenate([mixture for mixture, _ in blocks], axis=1)
         found = []
-        presences = self._presences(told, len(queries))
+        presences = self._presences(told, queries)
         for number, (query, presence) in enumerate(zip(queries, presences, strict=True)):
             target = np.concatenate([targets[number] for _, targets in blocks], axis=1)
             residual = (mixture - target).astype(np.float32, copy=False)
@@ -295,11 +295,12 @@ class Extractor:
         return self._told(reader, conditions.to(device), link_channels, progress, told)
 
     def _presences(
-        self, told: Sequence[NDArray[np.float32]], num_queries: int
+        self, told: Sequence[NDArray[np.float32]], queries: Sequence[Query]
     ) -> list[Presence | None]:
-        """From the logits of all chunks; None each of a separator that does not tell."""
+        """From the logits of all chunks; None of a separator that does not tell, and of a query
+        that only takes away: nothing is asked to be there."""
         if not told:
-            return [None] * num_queries
+            return [None] * len(queries)
         calibration = self.model.config.presence
         seconds = self.model.separator.stride_samples / self.model.sample_rate
         return [
@@ -308,7 +309,9 @@ class Extractor:
                 calibration.probability(logits),
                 seconds,
             )
-            for logits in np.concatenate(told, axis=1)
+            if query.positive
+            else None
+            for query, logits in zip(queries, np.concatenate(told, axis=1), strict=True)
         ]
 
     def _embedded(self, query: Query) -> Tensor:

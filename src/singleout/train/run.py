@@ -162,12 +162,14 @@ def train(config: TrainConfig, encoder: QueryEncoder | None = None) -> Path:
     if config.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device: there is no CUDA device here: take 'cpu' or 'auto'")
     text = config.model_dump_json(indent=2, exclude={"output", "num_workers", "device"})
-    key = hashlib.sha256(text.encode()).hexdigest()[:16]
-    start = saved_step(output / FILE_NAME, key)
-    train_clips, validation_clips = split_clips(config)
     reference = config.model.encoder
     if encoder is None:
         encoder = load_encoder(reference.name, reference.fingerprint)
+    # A recipe makes the embeddings anew, under the same name, with an encoder of its own.
+    made_with = "" if config.embeddings is None else encoder.fingerprint
+    key = hashlib.sha256((text + made_with).encode()).hexdigest()[:16]
+    start = saved_step(output / FILE_NAME, key)
+    train_clips, validation_clips = split_clips(config)
     output.mkdir(parents=True, exist_ok=True)
     (output / "config.json").write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
     if config.uncaptioned is not None:
@@ -239,6 +241,7 @@ def train(config: TrainConfig, encoder: QueryEncoder | None = None) -> Path:
     averaged = module.averaged.module.state_dict()
     model.separator.load_state_dict(averaged)  # type: ignore[attr-defined]
     if validation is not None:
+        model.manipulator.to(torch.device("cpu"))  # where Lightning leaves the rest
         calibrate_presence(model.eval(), validation_clips, config.validation)
     model.save_pretrained(output / "model")
     return output / "model"
