@@ -15,8 +15,8 @@ from conftest import TINY_SEPARATOR
 from torch.nn import functional as F
 from typer.testing import CliRunner
 
-from recipes.builtin import experiment, showcase
-from recipes.builtin.alignment import Split, fit, pair_accuracy
+from recipes.builtin import experiment, heads_quality, showcase
+from recipes.builtin.alignment import RANKS, Split, fit, pair_accuracy
 from recipes.builtin.distil import CROP_SECONDS, draw, sampling_weight
 from recipes.builtin.embed import (
     NUM_FOLDS,
@@ -182,6 +182,39 @@ def test_sounds_without_captions_are_of_the_class_that_is_heard(tmp_path: Path) 
     assert [(c.path, c.label, c.group, c.caption, c.seconds) for c in again] == [
         (c.path, c.label, c.group, None, c.seconds) for c in found
     ]
+
+
+def test_quality_of_heads_is_that_of_sounds_left_out() -> None:
+    """Features that tell the class, and captions of it: perfect; and rows without captions pass."""
+    generator = torch.Generator().manual_seed(2)
+    kinds = torch.arange(60) % 3
+    prototypes = torch.randn(3, 2_953, generator=generator)
+    noise = 0.1 * torch.randn(60, CROPS_PER_CLIP, 2_953, generator=generator)
+    crops = Crops(prototypes[kinds][:, None] + noise, torch.zeros(60, CROPS_PER_CLIP, 521))
+    vectors = F.normalize(torch.randn(3, 384, generator=generator), dim=-1)
+    phrases = list(F.normalize(torch.randn(521, 1, 384, generator=generator), dim=-1))
+    clips = [clip(Path(f"{i}.wav"), f"family {k}/x") for i, k in enumerate(kinds.tolist())]
+    bare = range(45, 60, 2)
+    clips = [replace(c, caption=None) if i in bare else c for i, c in enumerate(clips)]
+    captions = [
+        vectors[k][None] if i not in bare else torch.zeros(0, 384)
+        for i, k in enumerate(kinds.tolist())
+    ]
+    words = Words(captions, phrases)
+    recipe = heads_quality.changed(["dim=24", "hidden=32", "steps=60", "names_weight=0"])
+    assert (recipe.dim, recipe.names_weight, recipe.seed) == (24, 0.0, Recipe().seed)
+    rows = np.arange(40)
+    heads = train_heads(clips, crops, words, rows, recipe)
+    found = heads_quality.accuracies(heads, clips, crops, words, rows, np.arange(40, 60))
+    assert set(found) == {"none", *(str(rank) for rank in RANKS if rank < 24)}
+    assert found["none"] == 1
+    shuffled = Words([captions[i % 40] for i in range(60)], phrases)
+    wrong = heads_quality.accuracies(heads, clips, crops, shuffled, rows, np.arange(40, 44))
+    assert wrong["none"] < 0.5
+    line = {"name": "n", "tried": "t", "changes": ["dim=16"], "folds": [found], "validation": wrong}
+    assert "| **n** t | `dim=16` | 1.0000 |" in heads_quality.table([line])
+    with pytest.raises(SystemExit, match="'width=3': write key=value, of dim, hidden"):
+        heads_quality.changed(["width=3"])
 
 
 # The search

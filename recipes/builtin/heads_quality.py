@@ -1,0 +1,155 @@
+"""One experiment with the joint embedding's heads: pair accuracy on packages that they never heard.
+
+``python -m recipes.builtin.heads_quality NAME [key=value ...]`` trains the heads of ``heads.py``,
+with fields of its ``Recipe`` changed, once without each of some folds of the training packages and
+once on all of them, and measures pair accuracy on the fold left out and on the validation packages,
+with and without an alignment. A line goes to ``results/heads.jsonl``, a row into
+``docs/experiments.md``. Test packages are never looked at.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from recipes.builtin import teachers
+from recipes.builtin.alignment import RANKS, Split, fit, pair_accuracy
+from recipes.builtin.embed import fold_of, tagged, unlabelled_clips, words_of
+from recipes.builtin.features import tagger_features
+from recipes.builtin.heads import Crops, Recipe, Words, random_crops, train_heads, view_of
+from recipes.documents import fill_in
+from singleout.config import load_config
+from singleout.data.embeddings import EmbeddingTable
+from singleout.data.manifest import Clip, read_manifest
+from singleout.train.config import TrainConfig
+
+RESULTS = Path("results/heads.jsonl")
+DOCUMENT = Path("docs/experiments.md")
+FOLDS = (0, 2, 4)
+"""Of the five of ``embed.py``: three tell as much."""
+
+
+@torch.inference_mode()
+def accuracies(
+    heads: tuple[Any, Any],
+    clips: list[Clip],
+    crops: Crops,
+    words: Words,
+    train: NDArray[np.int64],
+    held_out: NDArray[np.int64],
+) -> dict[str, float]:
+    """Pair accuracy between families on the captioned of ``held_out``, by whole clips and first
+    captions: without an alignment, and with one of each rank that is fitted on ``train``."""
+    audio, text = heads
+
+    def split(rows: NDArray[np.int64]) -> Split:
+        heard = audio(crops.features[rows, 0]).clone()
+        said = [words.captions[i][:1] for i in rows.tolist() if len(words.captions[i])]
+        table = EmbeddingTable(heard, tuple(range(len(rows) + 1)))
+        return Split([clips[i] for i in rows], table, text(torch.cat(said)).clone())
+
+    captioned = held_out[[len(words.captions[i]) > 0 for i in held_out.tolist()]]
+    own, others = split(train), split(captioned)
+    found = {"none": pair_accuracy(others.first_crops, others.captions, others.clips)}
+    for rank in (rank for rank in RANKS if rank < min(own.first_crops.shape)):
+        alignment = fit(own, rank)
+        sounds = alignment(others.first_crops, alignment.audio_mean)
+        captions = alignment(others.captions, alignment.text_mean)
+        found[str(rank)] = pair_accuracy(sounds, captions, others.clips)
+    return {name: round(value, 5) for name, value in found.items()}
+
+
+def table(lines: list[dict[str, Any]]) -> str:
+    """One row per experiment."""
+    rows = [
+        "| heads | changes | folds: no alignment | best rank | validation: no alignment "
+        "| that rank |",
+        "|---|---|---|---|---|---|",
+    ]
+    for line in lines:
+        folds = line["folds"]
+        mean = {key: float(np.mean([fold[key] for fold in folds])) for key in folds[0]}
+        rank = max((key for key in mean if key != "none"), key=mean.__getitem__)
+        changes = "<br>".join(f"`{change}`" for change in line["changes"])
+        rows.append(
+            f"| **{line['name']}** {line['tried']} | {changes} | {mean['none']:.4f} "
+            f"| {mean[rank]:.4f} ({rank}) | {line['validation']['none']:.4f} "
+            f"| {line['validation'][rank]:.4f} |"
+        )
+    return "\n".join(rows)
+
+
+def changed(overrides: list[str]) -> Recipe:
+    """The recipe with some of its fields replaced, such as ``steps=900``."""
+    names = {field.name: field for field in dataclasses.fields(Recipe)}
+    values = {}
+    for override in overrides:
+        key, sign, value = override.partition("=")
+        if not sign or key not in names:
+            raise SystemExit(f"error: '{override}': write key=value, of {', '.join(names)}")
+        values[key] = type(getattr(Recipe(), key))(json.loads(value))
+    return dataclasses.replace(Recipe(), **values)
+
+
+def main() -> None:
+    """Make one experiment; without a name, write the table again."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("name", nargs="?")
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    parser.add_argument("--tried", default="", help="what for, in a few words")
+    parser.add_argument("--captioned-only", action="store_true", help="no sounds without captions")
+    parser.add_argument("--config", type=Path, default=Path("configs/builtin.yaml"))
+    parser.add_argument("--jobs", type=int, default=1)
+    args = parser.parse_args()
+    lines = [json.loads(x) for x in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+    if args.name is not None:
+        if args.name in [line["name"] for line in lines]:
+            raise SystemExit(f"error: {args.name} has a line in {RESULTS}: take another name")
+        torch.set_num_threads(args.jobs)
+        recipe = changed(args.overrides)
+        config = load_config(TrainConfig, args.config)
+        assert config.manifest is not None
+        work = config.output.parent
+        work.mkdir(parents=True, exist_ok=True)
+        captioned = [clip for clip in read_manifest(config.manifest) if clip.split != "test"]
+        others = unlabelled_clips(config)
+        class_names = teachers.YamNet().class_names
+        features = tagger_features(captioned + others, work / "tagger.npz", args.jobs)
+        clips = captioned + tagged(others, len(captioned), features, class_names)
+        split = np.array([clip.split for clip in clips])
+        train, validation = (np.flatnonzero(split == name) for name in ("train", "validation"))
+        if args.captioned_only:
+            train = train[train < len(captioned)]
+        words = words_of(clips, class_names, work / "captions.pt")
+        crops = random_crops(features, view_of(features, words.names, train), seed=0)
+        fold = fold_of([clips[i] for i in train])
+
+        def measured(rows: NDArray[np.int64], held_out: NDArray[np.int64]) -> dict[str, float]:
+            heads = train_heads(clips, crops, words, rows, recipe)
+            return accuracies(heads, clips, crops, words, rows, held_out)
+
+        line = {
+            "name": args.name,
+            "changes": [*args.overrides, *(["captioned only"] if args.captioned_only else [])],
+            "tried": args.tried,
+            "folds": [measured(train[fold != k], train[fold == k]) for k in FOLDS],
+            "validation": measured(train, validation),
+            "recipe": dataclasses.asdict(recipe),
+            "num_sounds": len(train),
+            "torch": torch.__version__,
+        }
+        lines.append(line)
+        with RESULTS.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+    fill_in(DOCUMENT, {"heads": table(lines)})
+
+
+if __name__ == "__main__":
+    main()
