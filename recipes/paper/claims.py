@@ -147,7 +147,7 @@ def describe(study: Study, row: str, setting: str, sets: Sets) -> dict[str, Any]
         "training_minutes": round(float(np.mean([line["training_s"] for line in lines])) / 60, 1),
         "validation_seed_0": round(validation_score(lines[0]), 3),
     }
-    text = study.seeds_of("text")
+    others = {name: study.seeds_of(name) for name in ("text", "dropout")}
     for domain in DOMAINS:
         part: dict[str, Any] = {}
         for kind in KINDS:
@@ -157,8 +157,10 @@ def describe(study: Study, row: str, setting: str, sets: Sets) -> dict[str, Any]
         part["query_gap"] = query_gap(lines, domain, sets).interval()
         for name, view in VIEWS.items():
             part[f"text_{name}"] = scores_of(lines, domain, "text", sets, view).interval()
-        if text and row != "text":
-            part["minus_text"] = difference(lines, text, domain, "text", sets).interval()
+        for other, theirs in others.items():
+            if theirs and row != other:
+                compared = difference(lines, theirs, domain, "text", sets)
+                part[f"minus_{other}"] = compared.interval()
         entry[domain] = part
     return entry
 

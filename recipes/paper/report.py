@@ -181,19 +181,18 @@ def claims_table(found: dict[str, dict[str, Any]]) -> str:
 
 
 def views_table(entries: Iterable[Entry]) -> str:
-    """Text queries by other views than the plain mean, and the query gap."""
+    """Text queries by other views than the plain mean, paired with dropout, and the query gap."""
     head = ["row"]
     for domain in DOMAINS:
         title = TITLES[domain]
-        head += [f"{title}: floored", "unseen captions", "query gap"]
+        head += [f"{title}: floored", "unseen captions", "minus dropout row", "query gap"]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for entry in entries:
         cells = [_name(entry)]
         for domain in DOMAINS:
             part = entry[domain]
-            cells += [
-                _db(part[key]) for key in ("text_floored", "text_unseen_captions", "query_gap")
-            ]
+            keys = ("text_floored", "text_unseen_captions", "minus_dropout", "query_gap")
+            cells += [_db(part[key]) if key in part else "" for key in keys]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
