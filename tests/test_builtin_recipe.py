@@ -15,7 +15,7 @@ from conftest import TINY_SEPARATOR
 from torch.nn import functional as F
 from typer.testing import CliRunner
 
-from recipes.builtin import experiment, heads_quality, showcase
+from recipes.builtin import experiment, heads_quality, showcase, warm_start
 from recipes.builtin.alignment import RANKS, Split, fit, pair_accuracy
 from recipes.builtin.distil import CROP_SECONDS, draw, sampling_weight
 from recipes.builtin.embed import (
@@ -24,7 +24,7 @@ from recipes.builtin.embed import (
     tagged,
     write_uncaptioned,
 )
-from recipes.builtin.features import TaggerFeatures
+from recipes.builtin.features import TeacherFeatures
 from recipes.builtin.heads import (
     CROPS_PER_CLIP,
     Crops,
@@ -36,6 +36,8 @@ from recipes.builtin.heads import (
 from singleout.cli import app
 from singleout.data.embeddings import EmbeddingTable
 from singleout.data.manifest import Clip, read_manifest
+from singleout.model import ModelConfig, QueriedSeparator
+from singleout.query import BuiltinEncoder
 from singleout.query.audio_tower import SAMPLE_RATE
 
 
@@ -170,7 +172,10 @@ def test_every_class_has_phrases_of_its_own() -> None:
 def test_sounds_without_captions_are_of_the_class_that_is_heard(tmp_path: Path) -> None:
     logits = np.full((4, 521), -10, np.float16)
     logits[[0, 1, 2, 3], [7, 7, 3, 9]] = [5, 8, 5, 4]
-    features = TaggerFeatures(np.zeros((4, 1_024), np.float16), logits, np.array([0, 1, 3, 4]))
+    features = TeacherFeatures(
+        np.zeros((4, 1_024), np.float16), logits, np.array([0, 1, 3, 4]),
+        np.zeros((3, 512), np.float16), np.arange(4),
+    )  # fmt: skip
     names = [f"class {i}" for i in range(521)]
     other = [replace(clip(tmp_path / f"{i}.wav"), caption=None, group=f"g{i}") for i in range(2)]
     found = tagged(other, 1, features, names)
@@ -324,3 +329,53 @@ def test_cases_to_listen_to(
     }
     assert len(worst["mixture"]) == len(worst["target"]) == 4 * 32_000
     assert np.square(worst["target"]).mean() < np.square(worst["mixture"]).mean()
+
+
+def test_a_stretch_of_a_sound_has_the_blocks_whose_middle_is_in_it() -> None:
+    """Patches begin every 0.48 s and last 0.96 s; blocks last 2.32 s."""
+    patches, blocks = np.arange(30), np.arange(6)
+    features = TeacherFeatures(
+        np.tile(patches[:, None], (1, 1_024)).astype(np.float16),
+        np.tile(patches[:, None], (1, 521)).astype(np.float16),
+        np.array([0, 10, 30]),
+        np.tile(blocks[:, None], (1, 512)).astype(np.float16),
+        np.array([0, 2, 6]),
+    )
+    whole = features.heard(1)
+    assert (features.num_patches(1), whole.embeddings[:, 0].tolist()) == (20, list(range(10, 30)))
+    assert whole.effects[:, 0].tolist() == [2, 3, 4, 5]
+    second = features.heard(1, 5, 5)  # from 2.4 to 5.28 s; middles at 1.16, 3.48, 5.80 s, …
+    assert second.logits[:, 0].tolist() == [15, 16, 17, 18, 19]
+    assert second.effects[:, 0].tolist() == [3]
+    assert features.heard(1, 3, 1).effects[:, 0].tolist() == [2]  # none inside: the nearest
+    assert features.crop(0, 100.0, 4.0).embeddings[:, 0].tolist() == [9]
+    assert features.crop(0, 0.96, 1.9).embeddings[:, 0].tolist() == [2, 3, 4]
+
+
+def test_the_next_extractor_answers_as_the_one_before(
+    debug_model: QueriedSeparator, debug_encoder: BuiltinEncoder
+) -> None:
+    """In another space, with a presence head and negative prompts that it had not."""
+    torch.manual_seed(0)
+    rotation = torch.linalg.qr(torch.randn(32, 32))[0]
+    old = F.normalize(torch.randn(400, 32), dim=-1)
+    new = old @ rotation
+    to_old = warm_start.linear_map(new, old)
+    torch.testing.assert_close(new @ to_old, old, atol=0.02, rtol=0.05)
+    separator = TINY_SEPARATOR.model_copy(update={"tells_presence": True})
+    model = QueriedSeparator(ModelConfig(separator=separator, negative=True), debug_encoder).eval()
+    warm_start.turned(model, debug_model, rotation.T)
+    mixture = torch.randn(2, 1, 8_000)
+    expected = debug_model(mixture, old[:2])
+    answer = model.answer(mixture, model.conditions(new[:2], is_text=False))
+    torch.testing.assert_close(answer.target, expected, atol=1e-4, rtol=1e-3)
+    assert answer.presence is not None
+    unaware = model.joined(new[:2], new[2:4])
+    torch.testing.assert_close(model(mixture, unaware), expected, atol=1e-4, rtol=1e-3)
+    with pytest.raises(ValueError, match="negative prompts"):
+        warm_start.turned(model, model, rotation)
+    wide = separator.model_copy(update={"bottleneck": 24})
+    with pytest.raises(ValueError, match="of other sizes"):
+        warm_start.turned(
+            QueriedSeparator(ModelConfig(separator=wide), debug_encoder), debug_model, rotation
+        )

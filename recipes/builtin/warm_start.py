@@ -1,0 +1,102 @@
+"""Start the next extractor from the one in the package, in the space of another encoder.
+
+Every weight is taken over but the query layer, which is turned: the linear map from the new
+encoder's embeddings to the old one's, fitted on training sounds and their captions, is folded into
+it. Negative prompts begin without effect, the presence head from nothing. So the hours of training
+that are in the package are not lost whenever the encoder gets better.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+from rich.progress import track
+from torch import Tensor
+
+from singleout.config import load_config
+from singleout.data.embeddings import SAMPLE_RATE, given_embeddings
+from singleout.data.manifest import Clip, read_manifest
+from singleout.data.plan import MixtureConfig
+from singleout.data.render import read_crop
+from singleout.model import QueriedSeparator
+from singleout.query import BuiltinEncoder, QueryEncoder
+from singleout.train.config import TrainConfig
+
+NUM_CLIPS = 1_500
+RIDGE = 1e-2
+"""Of the mean square of an entry."""
+
+
+def linear_map(new: Tensor, old: Tensor) -> Tensor:
+    """[new dim, old dim]: ridge regression from rows of ``new`` to those of ``old``."""
+    new, old = new.double(), old.double()
+    gram = new.T @ new
+    gram.diagonal().add_(RIDGE * gram.diagonal().mean())
+    return torch.linalg.solve(gram, new.T @ old).float()
+
+
+def old_sounds(clips: list[Clip], config: MixtureConfig, encoder: QueryEncoder) -> Tensor:
+    """Embeddings [clips, dim] of every clip's first crop."""
+    rows = [
+        encoder.embed_audio(read_crop(clip, 0, config, SAMPLE_RATE), SAMPLE_RATE)
+        for clip in track(clips, "the old encoder's view")
+    ]
+    return torch.cat(rows)
+
+
+def turned(model: QueriedSeparator, previous: QueriedSeparator, to_old: Tensor) -> None:
+    """Give ``model`` the weights of ``previous``, its query layer behind ``to_old``.
+
+    Raises:
+        ValueError: the two have other sizes.
+    """
+    state = model.separator.state_dict()  # type: ignore[attr-defined]
+    old = previous.separator.state_dict()  # type: ignore[attr-defined]
+    weight = old.pop("query.0.weight")
+    if previous.config.negative:
+        raise ValueError("the previous model takes negative prompts: turning these is not built")
+    ratio = (previous.condition_dim / model.condition_dim) ** 0.5
+    first = torch.zeros_like(state["query.0.weight"])
+    first[:, : len(to_old)] = ratio * weight @ to_old.T
+    same = {key: value for key, value in old.items() if state[key].shape == value.shape}
+    if len(same) < len(old):
+        raise ValueError(f"the previous model is of other sizes: {sorted(set(old) - set(same))[0]}")
+    state.update(same, **{"query.0.weight": first})
+    model.separator.load_state_dict(state)  # type: ignore[attr-defined]
+
+
+def main() -> None:
+    """Write the model that the config's ``init`` names."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--config", type=Path, default=Path("configs/builtin.yaml"))
+    args = parser.parse_args()
+    config = load_config(TrainConfig, args.config)
+    if config.init is None:
+        print(f"{args.config} starts from nothing")
+        return
+    assert config.manifest is not None
+    assert config.embeddings is not None
+    encoder = BuiltinEncoder.from_pretrained(config.output.parent / "encoder")
+    previous = QueriedSeparator.from_pretrained()
+    captioned = [clip for clip in read_manifest(config.manifest, "train") if clip.caption]
+    order = torch.randperm(len(captioned), generator=torch.Generator().manual_seed(0)).tolist()
+    clips = [captioned[i] for i in order[:NUM_CLIPS]]
+    plan = config.mixtures
+    table = given_embeddings(clips, plan, encoder.fingerprint, encoder.dim, config.embeddings)
+    captions = [clip.captions[0] for clip in clips]
+    new = torch.cat([table.embeddings[list(table.offsets[:-1])], encoder.embed_text(captions)])
+    heard = old_sounds(clips, plan, previous.encoder)
+    old = torch.cat([heard, previous.encoder.embed_text(captions)])
+    to_old = linear_map(new, old)
+    cosine = torch.nn.functional.cosine_similarity(new @ to_old, old).mean()
+    torch.manual_seed(config.seed)
+    model = QueriedSeparator(config.model, encoder)
+    turned(model, previous, to_old)
+    model.save_pretrained(config.init)
+    print(f"saved {config.init}; cosine of the turned embeddings {float(cosine):.3f}")
+
+
+if __name__ == "__main__":
+    main()
