@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from recipes.builtin import experiment, heads_quality, showcase, warm_start
 from recipes.builtin.alignment import RANKS, Split, fit, pair_accuracy
-from recipes.builtin.distil import CROP_SECONDS, draw, sampling_weight
+from recipes.builtin.distil import CROP_SECONDS, draw, plain, sampling_weight, start_from
 from recipes.builtin.embed import (
     NUM_FOLDS,
     fold_of,
@@ -39,6 +39,7 @@ from singleout.data.manifest import Clip, read_manifest
 from singleout.model import ModelConfig, QueriedSeparator
 from singleout.query import BuiltinEncoder
 from singleout.query.audio_tower import SAMPLE_RATE
+from singleout.query.builtin import BuiltinNetwork
 
 
 def clip(path: Path, label: str = "animal/dog", group: str = "g") -> Clip:
@@ -379,3 +380,53 @@ def test_the_next_extractor_answers_as_the_one_before(
         warm_start.turned(
             QueriedSeparator(ModelConfig(separator=wide), debug_encoder), debug_model, rotation
         )
+
+
+def test_most_crops_are_plain_and_come_with_what_was_heard(clips: list[Clip]) -> None:
+    """The features of a plain crop are those of the place that its audio is from."""
+    wanted = round(CROP_SECONDS * SAMPLE_RATE)
+    long = 4 * wanted
+    position = np.arange(long) / long
+    for one in clips:
+        soundfile.write(one.path, 0.5 * position, SAMPLE_RATE, subtype="FLOAT")
+    patches = 1 + int((long / SAMPLE_RATE - 0.96) / 0.48)
+    features = TeacherFeatures(
+        np.tile(np.arange(patches)[:, None], (40, 1_024)).astype(np.float16),
+        np.zeros((40 * patches, 521), np.float16),
+        np.arange(41) * patches,
+        np.zeros((40, 512), np.float16),
+        np.arange(41),
+    )
+    weight = sampling_weight(clips)
+    drawn = [plain(clips, features, weight, 3, i) for i in range(400)]
+    known = [one for one in drawn if one is not None]
+    assert 0.6 < len(known) / 400 < 0.8
+    starts = set()
+    for audio, heard in known:
+        assert audio.shape == (wanted,)
+        assert 0.29 < np.abs(audio).max() < 0.96
+        slope = float(audio[-1] - audio[0]) / (wanted - 1)
+        start_s = float(audio[0]) / slope / SAMPLE_RATE
+        assert abs(start_s - 0.48 * float(heard.embeddings[0, 0])) < 0.01
+        assert heard.embeddings.shape == (3, 1_024)
+        starts.add(round(start_s, 2))
+    assert len(starts) > 8
+    again = plain(clips, features, weight, 3, [one is not None for one in drawn].index(True))
+    assert again is not None
+    np.testing.assert_array_equal(again[0], known[0][0])
+    some = features.of([7, 3])
+    assert some.offsets.tolist() == [0, patches, 2 * patches]
+    assert some.effect_offsets.tolist() == [0, 1, 2]
+
+
+def test_a_tower_starts_from_another_but_for_its_last_layer(debug_encoder: BuiltinEncoder) -> None:
+    torch.manual_seed(3)
+    fresh = BuiltinEncoder(
+        BuiltinNetwork(debug_encoder.config), debug_encoder.tokenizer_json, debug_encoder.config
+    )
+    sound = torch.randn(2, SAMPLE_RATE)
+    expected = debug_encoder.network.audio.features(sound)
+    assert not torch.allclose(fresh.network.audio.features(sound), expected, atol=1e-3)
+    start_from(fresh, debug_encoder)
+    torch.testing.assert_close(fresh.network.audio.features(sound), expected)
+    assert not torch.allclose(fresh.network.audio(sound), debug_encoder.network.audio(sound))

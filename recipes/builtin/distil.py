@@ -1,10 +1,11 @@
-"""Teach the shipped audio tower to imitate the tagger and its head, from scratch.
+"""Teach the shipped audio tower to imitate the teachers and their head.
 
-The tower hears random crops of the training sounds, alone and mixed, filtered and at other levels;
-the teacher hears the very same audio. Targets: the teacher head's embedding, compared in the
-aligned space in which queries meet, and the tagger's logits over 521 classes, once by a layer of
-their own, only to shape the features, and once by the words for those classes: what a sound lies
-near to among all that may be said of it is what queries ask.
+The tower hears random crops of the training sounds: most of them as they are, of which the
+teachers' view is known; the others mixed, filtered and at another speed, and then the teachers hear
+the very same audio. Targets: the teacher head's embedding, compared in the aligned space in which
+queries meet, and the tagger's logits over 521 classes, once by a layer of their own, only to shape
+the features, and once by the words for those classes: what a sound lies near to among all that may
+be said of it is what queries ask.
 """
 
 from __future__ import annotations
@@ -25,7 +26,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from recipes.builtin.embed import unlabelled_clips
-from recipes.builtin.features import Teachers
+from recipes.builtin.features import (
+    PATCH_HOP_SECONDS,
+    PATCH_SECONDS,
+    Heard,
+    TeacherFeatures,
+    Teachers,
+    teacher_features,
+)
 from recipes.builtin.heads import Recipe, TaggerHead, TaggerView, Words, read_phrases
 from recipes.builtin.teachers import YamNet
 from singleout.config import load_config
@@ -35,8 +43,10 @@ from singleout.query.audio_tower import SAMPLE_RATE, level
 from singleout.query.builtin import BuiltinEncoder
 from singleout.train.config import TrainConfig
 
-CROP_SECONDS = 2.4
+CROP_SECONDS = 2.3
+"""One block of the sound effects network."""
 SHARD_CROPS = 4_096
+PLAIN_SHARE = 0.7
 
 _state: dict[str, object] = {}
 
@@ -55,12 +65,13 @@ def load_teacher(path: Path) -> tuple[TaggerView, TaggerHead]:
     return view, head.eval()
 
 
-def _read(clip: Clip, rng: np.random.Generator) -> NDArray[np.float32]:
-    """A random crop, placed at random where the clip is shorter."""
+def _read(clip: Clip, rng: np.random.Generator, start: int | None = None) -> NDArray[np.float32]:
+    """A crop, by default a random one, placed at random where the clip is shorter."""
     wanted = round(CROP_SECONDS * SAMPLE_RATE)
     with soundfile.SoundFile(clip.path) as file:
-        start = int(rng.integers(0, max(1, file.frames - wanted + 1)))
-        file.seek(start)
+        if start is None:
+            start = int(rng.integers(0, max(1, file.frames - wanted + 1)))
+        file.seek(min(start, file.frames))
         audio = file.read(wanted, dtype="float32", always_2d=True).mean(1)
     placed = np.zeros(wanted, np.float32)
     onset = int(rng.integers(0, wanted - len(audio) + 1)) if rng.random() < 0.5 else 0
@@ -84,20 +95,61 @@ def draw(
         audio = np.resize(audio.astype(np.float32), round(CROP_SECONDS * SAMPLE_RATE))
     if rng.random() < 0.3:
         audio = low_pass(audio, float(np.exp(rng.uniform(*np.log([1_500, 12_000])))), SAMPLE_RATE)
+    return _levelled(audio, rng)
+
+
+def _levelled(audio: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
     peak = np.abs(audio).max()
     return (audio * (rng.uniform(0.3, 0.95) / max(peak, 1e-4))).astype(np.float32)
 
 
-def _start_worker(clips: list[Clip], weight: NDArray[np.float64], teacher: Path, seed: int) -> None:
+def plain(
+    clips: list[Clip],
+    features: TeacherFeatures,
+    weight: NDArray[np.float64],
+    seed: int,
+    index: int,
+) -> tuple[NDArray[np.float32], Heard] | None:
+    """Crop number ``index`` as it is, with what the teachers heard; None where the number is one of
+    those that ``draw`` alters.
+
+    Args:
+        features: of the same clips.
+    """
+    rng = np.random.default_rng([seed, index, 1])
+    if rng.random() >= PLAIN_SHARE:
+        return None
+    row = int(np.searchsorted(weight, rng.random()))
+    beyond = features.num_patches(row) - round((CROP_SECONDS - PATCH_SECONDS) / PATCH_HOP_SECONDS)
+    patch = int(rng.integers(max(1, beyond)))
+    start = round(patch * PATCH_HOP_SECONDS * SAMPLE_RATE)
+    heard = features.crop(row, patch * PATCH_HOP_SECONDS, CROP_SECONDS)
+    return _levelled(_read(clips[row], rng, start), rng), heard
+
+
+def _start_worker(
+    clips: list[Clip],
+    features: TeacherFeatures,
+    weight: NDArray[np.float64],
+    teacher: Path,
+    seed: int,
+) -> None:
     torch.set_num_threads(1)
     view, head = load_teacher(teacher)
+    _state.update(features=features)
     _state.update(clips=clips, weight=weight, view=view, head=head, hear=Teachers(), seed=seed)
 
 
 @torch.inference_mode()
 def _example(index: int) -> tuple[NDArray[np.int16], NDArray[np.float16], NDArray[np.float16]]:
-    audio = draw(_state["clips"], _state["weight"], _state["seed"], index)  # type: ignore[arg-type]
-    features, mean = _state["view"](_state["hear"](audio, SAMPLE_RATE))  # type: ignore[operator]
+    clips, features, weight, seed = (_state[k] for k in ("clips", "features", "weight", "seed"))
+    known = plain(clips, features, weight, seed, index)  # type: ignore[arg-type]
+    if known is None:
+        audio = draw(clips, weight, seed, index)  # type: ignore[arg-type]
+        heard = _state["hear"](audio, SAMPLE_RATE)  # type: ignore[operator]
+    else:
+        audio, heard = known
+    features, mean = _state["view"](heard)  # type: ignore[operator]
     target = _state["head"](features[None])[0]  # type: ignore[operator]
     return (
         (audio * 32_767).astype(np.int16),
@@ -115,12 +167,18 @@ def sampling_weight(clips: list[Clip]) -> NDArray[np.float64]:
 
 
 def make_shards(
-    clips: list[Clip], teacher: Path, folder: Path, count: int, jobs: int, seed: int
+    clips: list[Clip],
+    features: TeacherFeatures,
+    teacher: Path,
+    folder: Path,
+    count: int,
+    jobs: int,
+    seed: int,
 ) -> list[Path]:
     """Audio with the teacher's answers, ``count`` shards; those that exist are kept."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{i:03d}.npz" for i in range(count)]
-    arguments = (clips, sampling_weight(clips), teacher, seed)
+    arguments = (clips, features, sampling_weight(clips), teacher, seed)
     missing = [i for i, path in enumerate(paths) if not path.exists()]
     if not missing:
         return paths
@@ -216,6 +274,15 @@ def distil(
     tower.eval().requires_grad_(False)
 
 
+def start_from(encoder: BuiltinEncoder, other: BuiltinEncoder) -> None:
+    """Give the tower the weights of another one, all but the last layer, which is of its space."""
+    state = encoder.network.audio.state_dict()
+    last = f"head.{len(encoder.network.audio.head) - 1}."
+    theirs = other.network.audio.state_dict()
+    state.update({key: value for key, value in theirs.items() if not key.startswith(last)})
+    encoder.network.audio.load_state_dict(state)
+
+
 def track_phrases() -> Iterable[list[str]]:
     """All that each class is called, in the tagger's order."""
     phrases = read_phrases()
@@ -235,13 +302,21 @@ def main() -> None:
     assert config.manifest is not None
     work = config.output.parent
     torch.set_num_threads(args.jobs)
-    clips = read_manifest(config.manifest, "train") + unlabelled_clips(config)
+    clips = [clip for clip in read_manifest(config.manifest) if clip.split != "test"]
+    clips += unlabelled_clips(config)
+    features = teacher_features(clips, work / "features.npz", args.jobs)
+    rows = [i for i, clip in enumerate(clips) if clip.split == "train"]
+    clips, features = [clips[i] for i in rows], features.of(rows)
     teacher = work / "teacher.safetensors"
     # Of another teacher, or of other sounds, nothing is taken over.
     names = "\n".join(str(clip.path) for clip in clips)
     key = hashlib.sha256(teacher.read_bytes() + names.encode()).hexdigest()[:12]
-    shards = make_shards(clips, teacher, work / f"shards-{key}", args.shards, args.jobs, seed=0)
+    shards = make_shards(
+        clips, features, teacher, work / f"shards-{key}", args.shards, args.jobs, seed=0
+    )
     encoder = BuiltinEncoder.from_pretrained(work / "encoder")
+    if config.init is not None:  # the run goes on from what is in the package
+        start_from(encoder, BuiltinEncoder.from_pretrained())
     said = [encoder.embed_text(texts).clone() for texts in track_phrases()]
     distil(encoder, shards, Words([], said), args.passes, 2e-3, work / f"distil-{key}.pt")
     encoder.save_pretrained(args.output)

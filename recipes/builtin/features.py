@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,6 +79,19 @@ class TeacherFeatures:
     offsets: NDArray[np.int64]
     effects: NDArray[np.float16]
     effect_offsets: NDArray[np.int64]
+
+    def of(self, clips: Sequence[int]) -> TeacherFeatures:
+        """Of some of the clips, in the order given."""
+        parts = []
+        for values, offsets in (
+            (self.embeddings, self.offsets),
+            (self.logits, self.offsets),
+            (self.effects, self.effect_offsets),
+        ):
+            some = [values[offsets[i] : offsets[i + 1]] for i in clips]
+            parts.append((np.concatenate(some), np.cumsum([0, *map(len, some)])))
+        (embeddings, offsets), (logits, _), (effects, effect_offsets) = parts
+        return TeacherFeatures(embeddings, logits, offsets, effects, effect_offsets)
 
     def num_patches(self, clip: int) -> int:
         """At least one."""
