@@ -122,7 +122,7 @@ def test_heads_learn_to_match_captions(clips: list[Clip]) -> None:
     crops = Crops(prototypes[classes][:, None] + 0.1 * noise, torch.zeros(40, CROPS_PER_CLIP, 521))
     names = F.normalize(torch.randn(521, 384, generator=generator), dim=-1)
     words = Words([vectors[c][None] for c in classes], list(names[:, None]))
-    recipe = Recipe(dim=16, hidden=32, steps=60, batch_size=32, names_weight=0.0)
+    recipe = Recipe(dim=16, hidden=32, steps=60, batch_size=32, names_weight=0.0, members=2)
     audio, text = train_heads(clips, crops, words, np.arange(40), recipe)
     with torch.no_grad():
         similarity = text(vectors) @ audio(crops.features[:, 0]).T
@@ -132,6 +132,10 @@ def test_heads_learn_to_match_captions(clips: list[Clip]) -> None:
     other, same = train_heads(clips, crops, words, np.arange(20), recipe, text)
     assert all(torch.equal(v, fixed[k]) for k, v in same.state_dict().items())
     assert other is not audio
+    one, another = (head(vectors) for head in text.heads)
+    assert not torch.allclose(one, another, atol=0.1)
+    both = text(vectors)
+    torch.testing.assert_close(both @ both.T, (one @ one.T + another @ another.T) / 2)
 
 
 def test_heads_learn_from_sounds_without_captions() -> None:
@@ -207,8 +211,8 @@ def test_quality_of_heads_is_that_of_sounds_left_out() -> None:
         for i, k in enumerate(kinds.tolist())
     ]
     words = Words(captions, phrases)
-    recipe = heads_quality.changed(["dim=24", "hidden=32", "steps=60", "names_weight=0"])
-    assert (recipe.dim, recipe.names_weight, recipe.seed) == (24, 0.0, Recipe().seed)
+    recipe = heads_quality.changed(["dim=12", "hidden=32", "steps=60", "members=2"])
+    assert (recipe.dim, recipe.members, recipe.seed) == (12, 2, Recipe().seed)
     rows = np.arange(40)
     heads = train_heads(clips, crops, words, rows, recipe)
     found = heads_quality.accuracies(heads, clips, crops, words, rows, np.arange(40, 60))

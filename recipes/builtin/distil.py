@@ -40,7 +40,7 @@ from singleout.config import load_config
 from singleout.data.manifest import Clip, read_manifest
 from singleout.data.render import low_pass
 from singleout.query.audio_tower import SAMPLE_RATE, level
-from singleout.query.builtin import BuiltinEncoder
+from singleout.query.builtin import BuiltinEncoder, SideBySide
 from singleout.train.config import TrainConfig
 
 CROP_SECONDS = 2.3
@@ -51,7 +51,7 @@ PLAIN_SHARE = 0.7
 _state: dict[str, object] = {}
 
 
-def load_teacher(path: Path) -> tuple[TaggerView, TaggerHead]:
+def load_teacher(path: Path) -> tuple[TaggerView, SideBySide]:
     """The view and the head that ``embed.py`` saved."""
     tensors = safetensors.torch.load_file(path)
     parts = {
@@ -60,7 +60,8 @@ def load_teacher(path: Path) -> tuple[TaggerView, TaggerHead]:
     }
     view = TaggerView(*(parts["view."][name] for name in ("names", "mean", "std")))
     recipe = Recipe()
-    head = TaggerHead(recipe.hidden, recipe.dim)
+    sizes = recipe.hidden, recipe.dim, True, recipe.mlp_weight
+    head = SideBySide([TaggerHead(*sizes) for _ in range(recipe.members)])
     head.load_state_dict(parts["head."])
     return view, head.eval()
 

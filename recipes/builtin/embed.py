@@ -29,7 +29,6 @@ from recipes.builtin.alignment import RANK, Split, fit, report
 from recipes.builtin.features import TeacherFeatures, teacher_features
 from recipes.builtin.heads import (
     Recipe,
-    TaggerHead,
     TaggerView,
     Words,
     random_crops,
@@ -42,7 +41,7 @@ from singleout.config import load_config
 from singleout.data.embeddings import EmbeddingCache, EmbeddingTable, build_table
 from singleout.data.manifest import Clip, read_manifest
 from singleout.data.plan import MixtureConfig, num_crops
-from singleout.query.builtin import BuiltinEncoder, BuiltinNetwork
+from singleout.query.builtin import BuiltinEncoder, BuiltinNetwork, SideBySide
 from singleout.query.minilm import for_sentences, tokenize
 from singleout.train.config import TrainConfig
 from singleout.weights import write_safetensors
@@ -129,7 +128,7 @@ def embed_crops(
     config: MixtureConfig,
     features: TeacherFeatures,
     view: TaggerView,
-    heads: list[TaggerHead],
+    heads: list[SideBySide],
     head_of: NDArray[np.int64],
 ) -> EmbeddingTable:
     """The table of the clips ``rows``, clip i embedded by ``heads[head_of[i]]``."""
@@ -204,6 +203,7 @@ def main() -> None:
     sizes = {
         "dim": recipe.dim,
         "text_hidden": recipe.hidden,
+        "text_heads": recipe.members,
         "sentence": {},
         "audio_channels": [32, 64, 128, 256, 448],
         "rank": RANK,

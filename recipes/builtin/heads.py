@@ -12,7 +12,7 @@ do, and it needs no captions: sounds without are in every batch.
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +24,12 @@ from torch.nn import functional as F
 
 from recipes.builtin.features import Heard, TeacherFeatures
 from singleout.data.manifest import Clip
-from singleout.query.builtin import TextHead
+from singleout.query.builtin import SideBySide, TextHead
+from singleout.weights import has_fast_bfloat16
 
 CROPS_PER_CLIP = 6
 MAX_CROP_PATCHES = 8
+FAST = has_fast_bfloat16()
 NUM_TAGGER_FEATURES = 384 + 521 + 2 * 1024
 PHRASES = Path(__file__).with_name("phrases.csv")
 """What people call the 521 classes: written by hand for this purpose, from no corpus."""
@@ -35,7 +37,8 @@ PHRASES = Path(__file__).with_name("phrases.csv")
 
 @dataclass(frozen=True)
 class Recipe:
-    """Sizes and weights of the training of the heads; all are our choices, made on validation."""
+    """Sizes and weights of the training of the heads; all are our choices, made on packages left
+    out: ``heads_quality.py``."""
 
     dim: int = 256
     hidden: int = 512
@@ -46,6 +49,8 @@ class Recipe:
     weight_decay: float = 0.02
     names_weight: float = 2.0
     names_temperature: float = 2.0
+    mlp_weight: float = 0.3
+    members: int = 3
     seed: int = 0
 
 
@@ -85,10 +90,14 @@ class TaggerHead(nn.Module):
     Args:
         hidden, dim: sizes.
         effects: whether the sound effects network is heard, too.
+        mlp_weight: of what both networks' embeddings say beside the words.
     """
 
-    def __init__(self, hidden: int, dim: int, effects: bool = True) -> None:
+    def __init__(
+        self, hidden: int, dim: int, effects: bool = True, mlp_weight: float = 0.3
+    ) -> None:
         super().__init__()
+        self.mlp_weight = mlp_weight
         self.words = nn.Linear(384, dim)
         self.scores = nn.Linear(521, dim)
         self.mlp = nn.Sequential(
@@ -101,7 +110,7 @@ class TaggerHead(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         words, scores, embeddings = features.tensor_split([384, 384 + 521], -1)
-        out = self.words(words) + 0.3 * self.mlp(embeddings) + 0.1 * self.scores(scores)
+        out = self.words(words) + self.mlp_weight * self.mlp(embeddings) + 0.1 * self.scores(scores)
         return F.normalize(out, dim=-1)
 
 
@@ -187,19 +196,39 @@ def train_heads(
     words: Words,
     train: NDArray[np.int64],
     recipe: Recipe,
-    fixed_text: TextHead | None = None,
-) -> tuple[TaggerHead, TextHead]:
-    """Train both heads on the clips ``train``, or the audio head alone against a fixed text head.
+    fixed_text: SideBySide | None = None,
+) -> tuple[SideBySide, SideBySide]:
+    """Train heads of both sides on the clips ``train``, or those of sounds alone against fixed ones
+    of text; ``recipe.members`` of each, one by one.
 
     Clips without a caption learn from the tagger's opinion alone.
 
     The second form is what cross-fitting needs: audio heads that have not seen a fold, all in the
-    one space that the text head spans.
+    one space that the text heads span.
     """
+    fixed = [None] * recipe.members if fixed_text is None else list(fixed_text.heads)
+    pairs = [
+        train_pair(clips, crops, words, train, replace(recipe, seed=recipe.seed + member), text)
+        for member, text in enumerate(fixed)
+    ]
+    return SideBySide([pair[0] for pair in pairs]), SideBySide([pair[1] for pair in pairs])
+
+
+def train_pair(
+    clips: list[Clip],
+    crops: Crops,
+    words: Words,
+    train: NDArray[np.int64],
+    recipe: Recipe,
+    fixed_text: nn.Module | None = None,
+) -> tuple[TaggerHead, TextHead]:
+    """One of ``train_heads``."""
     torch.manual_seed(recipe.seed)
     has_effects = crops.features.shape[-1] > NUM_TAGGER_FEATURES
-    audio = TaggerHead(recipe.hidden, recipe.dim, has_effects)
-    text = TextHead(384, recipe.hidden, recipe.dim) if fixed_text is None else fixed_text
+    audio = TaggerHead(recipe.hidden, recipe.dim, has_effects, recipe.mlp_weight)
+    text = TextHead(384, recipe.hidden, recipe.dim)
+    if fixed_text is not None:
+        text.load_state_dict(fixed_text.state_dict())
     with torch.no_grad():
         if fixed_text is None:
             text.linear.weight.copy_(torch.linalg.qr(torch.randn(384, recipe.dim))[0].T)
@@ -226,19 +255,21 @@ def train_heads(
         captions = torch.stack(
             [words.captions[i][rng.integers(len(words.captions[i]))] for i in batch.tolist()]
         )
-        heard = audio(crops.features[batch, crop])
+        features = crops.features[batch, crop]
         said = text(captions)
         scale = log_scale.exp().clamp(max=100)
-        same = torch.from_numpy(label[batch][:, None] == label[batch][None]).float()
-        same /= same.sum(1, keepdim=True)
-        similarity = heard @ said.T * scale
-        loss = F.cross_entropy(similarity, same) + F.cross_entropy(similarity.T, same)
         logits = crops.logits[batch, crop]
         if len(others):
             more = rng.choice(others, recipe.uncaptioned_batch_size, p=chances[1])
             crop = rng.integers(0, CROPS_PER_CLIP, len(more))
-            heard = torch.cat([heard, audio(crops.features[more, crop])])
+            features = torch.cat([features, crops.features[more, crop]])
             logits = torch.cat([logits, crops.logits[more, crop]])
+        with torch.autocast("cpu", torch.bfloat16, enabled=FAST):  # nearly all of a step
+            heard = audio(features).float()
+        same = torch.from_numpy(label[batch][:, None] == label[batch][None]).float()
+        same /= same.sum(1, keepdim=True)
+        similarity = heard[: len(said)] @ said.T * scale
+        loss = F.cross_entropy(similarity, same) + F.cross_entropy(similarity.T, same)
         opinion = F.softmax(logits / recipe.names_temperature, -1)
         named = heard @ text(words.drawn(rng)).T * scale
         loss = loss + recipe.names_weight * F.cross_entropy(named, opinion)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from recipes.builtin import teachers
 from recipes.builtin.embed import words_of
 from recipes.builtin.features import Heard, teacher_features
-from recipes.builtin.heads import Recipe, TaggerHead, TaggerView, random_crops, train_heads, view_of
+from recipes.builtin.heads import Recipe, TaggerHead, TaggerView, random_crops, train_pair, view_of
 from singleout.data.manifest import read_manifest
 from singleout.query.builtin import TextHead
 from singleout.query.encoder import sentences_of, waveforms_of
@@ -91,5 +91,5 @@ def fit_encoder(manifest: Path, folder: Path, jobs: int = 2) -> None:
     network = PaperNetwork(Recipe())
     network.view = view_of(features, words.names, everything)
     crops = random_crops(features, network.view, 0)
-    network.audio, network.text = train_heads(clips, crops, words, everything, Recipe())
+    network.audio, network.text = train_pair(clips, crops, words, everything, Recipe())
     save_tensors(network, ENCODER)

@@ -44,6 +44,19 @@ class TextHead(nn.Module):
         return F.normalize(self.linear(sentence) + 0.3 * self.mlp(sentence), dim=-1)
 
 
+class SideBySide(nn.Module):
+    """Several heads, trained alike from other beginnings: their unit embeddings, one after the
+    other, of unit norm again. Similarities are then the mean of theirs."""
+
+    def __init__(self, heads: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList(heads)
+
+    def forward(self, x: Tensor) -> Tensor:
+        joined = torch.cat([head(x) for head in self.heads], -1)
+        return joined.div(len(self.heads) ** 0.5)
+
+
 class Alignment(nn.Module):
     """Brings both modalities onto common ground: own mean removed, projected, unit norm again.
 
@@ -73,10 +86,17 @@ class BuiltinNetwork(nn.Module):
     def __init__(self, config: dict[str, Any]) -> None:
         super().__init__()
         self.sentence = MiniLM(**config["sentence"])
-        self.text_head = TextHead(self.sentence.dim, config["text_hidden"], config["dim"])
-        self.audio = AudioTower(config["dim"], tuple(config["audio_channels"]))
+        sizes = self.sentence.dim, config["text_hidden"], config["dim"]
+        members = config.get("text_heads")
+        self.text_head = (
+            TextHead(*sizes)
+            if members is None
+            else SideBySide([TextHead(*sizes) for _ in range(members)])
+        )
+        dim = config["dim"] * (members or 1)
+        self.audio = AudioTower(dim, tuple(config["audio_channels"]))
         rank = config.get("rank")
-        self.alignment = None if rank is None else Alignment(config["dim"], rank)
+        self.alignment = None if rank is None else Alignment(dim, rank)
 
     def aligned_text(self, embedding: Tensor) -> Tensor:
         """Output of the text head in the space that both modalities share."""
@@ -108,7 +128,7 @@ class BuiltinEncoder:
 
         self.config = config
         self.network = network.eval().requires_grad_(False)
-        self.dim: int = config.get("rank") or config["dim"]
+        self.dim: int = config.get("rank") or config["dim"] * config.get("text_heads", 1)
         self.tokenizer_json = tokenizer_json
         self._tokenizer = for_sentences(Tokenizer.from_str(tokenizer_json))
         self.fingerprint: str = config.get("fingerprint", "")
