@@ -43,6 +43,47 @@ def quality_table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def questions_table(results: dict[str, dict[str, Any]]) -> str:
+    """One row per kind of question and set of mixtures, of ``evaluate --questions``."""
+    lines = [
+        "| mixtures | question | mean SI-SDRi, dB | improved | within 3 dB of its level "
+        "| output below mixture, dB (median) |",
+        "|---|---|---|---|---|---|",
+    ]
+    for title, result in results.items():
+        for kind, entry in result["questions"].items():
+            cells = [title, kind, "", "", ""]
+            if (own := entry.get("si_sdri_db")) is not None:
+                level = share(entry["level_within_3_db"])
+                cells = [title, kind, decibels(own["mean"]), share(own["share_improved"]), level]
+            lines.append("| " + " | ".join([*cells, decibels(entry["suppression_db"])]) + " |")
+    return "\n".join(lines)
+
+
+def families_table(rows: list[dict[str, Any]]) -> str:
+    """Text queries by family of the target, the easiest first."""
+    by_family: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        if row["question"] == "text":
+            by_family.setdefault(row["family"], []).append(row)
+
+    def mean(own: list[dict[str, Any]], key: str) -> float:
+        return sum(row[key] for row in own) / len(own)
+
+    lines = [
+        "| family | mixtures | sounds | mean SI-SDRi, dB | improved |",
+        "|---|---|---|---|---|",
+    ]
+    ordered = sorted(by_family.items(), key=lambda item: -mean(item[1], "si_sdri_db"))
+    for family, own in ordered:
+        sounds = len({row["target"] for row in own})
+        lines.append(
+            f"| {family} | {len(own)} | {sounds} | {mean(own, 'si_sdri_db'):.2f} "
+            f"| {100 * mean(own, 'improved'):.0f} % |"
+        )
+    return "\n".join(lines)
+
+
 def licence_table(rows: list[dict[str, Any]]) -> str:
     """Packages and licences of the training sounds."""
     count: Counter[tuple[str, str]] = Counter()
@@ -71,6 +112,13 @@ def main() -> None:
         else [json.loads(line) for line in unlabelled_path.read_text().splitlines()]
     )
     result = json.loads(Path("results/builtin.json").read_text())
+    asked = {
+        f"{sources} sounds": json.loads(Path(f"results/builtin_questions{suffix}.json").read_text())
+        for sources, suffix in ((2, ""), (3, "_3"))
+    }
+    text = Path("results/builtin_questions.rows.jsonl").read_text(encoding="utf-8")
+    questions = [json.loads(line) for line in text.splitlines()]
+    two = asked["2 sounds"]
     encoder = json.loads(Path("results/encoder_quality.json").read_text())["test"]
     hours = sum(row["seconds"] for row in train) / 3600
     unlabelled_hours = sum(row["seconds"] for row in unlabelled) / 3600
@@ -80,21 +128,23 @@ def main() -> None:
         f"p = {step.p}" for step in config.model.manipulation.steps if isinstance(step, Dropout)
     )
     args.output.write_text(
-        f"""# The built-in model, v0
+        f"""# The built-in model, v1
 
 The joint text-audio encoder (`encoder/`) and the extractor (`extractor/`) of singleout. Generated
 by `python -m recipes.builtin.card`; the recipe is `make builtin`.
 
 ## What it is
 - Extractor: `ConditionedUNet` at 32 kHz, **trained on sounds alone**: conditioned on audio
-  embeddings of the target with dropout ({dropout}), never on a caption.
-  {config.steps:,} steps of {config.batch_size} four-second mixtures with two queries each, one
-  thread of a 2-core CPU, seed {config.seed}; {len(train):,} sounds, {hours:.1f} hours (`make
-  sounds TIER=full`).
-- Encoder: all-MiniLM-L6-v2 (Apache-2.0, int8) with our text head; a residual network of our own,
-  distilled from YAMNet and a head on it, on the same sounds and {len(unlabelled):,} unlabelled
-  files ({unlabelled_hours:.1f} hours) of the same packages. The heads, not the extractor, were
-  fitted on captions.
+  embeddings of the target with dropout ({dropout}), never on a caption. It takes negative prompts
+  and tells whether a sound is there. {config.steps:,} steps of {config.batch_size} four-second
+  mixtures with two queries each, on a 2-core CPU, seed {config.seed}, on from the weights of v0
+  (6,500 such steps, of easier mixtures): {len(train):,} captioned sounds, {hours:.1f} hours (`make
+  sounds TIER=full`), whose captions it does not see, and {len(unlabelled):,} without captions,
+  {unlabelled_hours:.1f} hours (`--unlabelled`).
+- Encoder: all-MiniLM-L6-v2 (Apache-2.0, int8) with our text heads; a residual network of our own,
+  distilled from YAMNet (Apache-2.0), from a network trained on libraries of sound effects (aiSFX:
+  Ma and Lerch, 2022, CC BY 4.0) and from heads on both, on the same sounds. The heads, not the
+  extractor, were fitted on captions.
 
 ## Quality
 Sounds of packages that no part was trained on ({", ".join(held_out)}); two sounds of different
@@ -105,15 +155,29 @@ over target sounds; from `results/builtin.json` (`make bench`).
 
 Query gap (audio minus text): {decibels(result["query_gap_db"])} dB.
 
+Questions of every kind, on mixtures of the same sounds (`results/builtin_questions.json`,
+`results/builtin_questions_3.json`; [what they are](../../../docs/questions.md)):
+
+{questions_table(asked)}
+
+Presence tells sounds that are there from absent ones with an area under the curve of
+{decibels(two["presence_auroc"]["absent"])}, from near misses with
+{decibels(two["presence_auroc"]["near miss"])}; calibration error
+{two["presence_calibration_error"]:.3f}. A negative prompt adds
+{decibels(two["negative_adds_db"])} dB.
+
+By family of the target (two sounds, asked in words; few mixtures each):
+
+{families_table(questions)}
+
+Cases to listen to, the worst among them: [examples/cases](../../../examples/cases/README.md).
+
 Encoder on the {encoder["num_sounds"]} test sounds (`results/encoder_quality.json`): pair accuracy
 {encoder["pair_accuracy_families"]:.3f} between families and {encoder["pair_accuracy_classes"]:.3f}
 between classes; text-to-audio hit@1 {encoder["hit_at_1"]:.2f} and hit@5 {encoder["hit_at_5"]:.2f}
 over {encoder["num_classes"]} classes; matched cosine {encoder["matched_cosine"]:.2f}.
 
 ## What it cannot do
-- It does not say that a sound is absent: asked for something that is not there, it returns whatever
-  is nearest.
-- Negative prompts are refused.
 - Two sounds of one kind (two voices, two dogs) are not told apart.
 - Everything above 16 kHz goes to the residual.
 - Music, speech in many voices and dense real scenes are far from its training mixtures of two or

@@ -14,8 +14,11 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -160,6 +163,15 @@ def keep(
     partial.replace(path)
 
 
+_given: list[Any] = []
+
+
+def without_fold(left_out: int) -> SideBySide:
+    """Audio heads that have not seen a fold, of what is ``_given`` to forked processes."""
+    clips, crops, words, train, fold, recipe, text = _given
+    return train_heads(clips, crops, words, train[fold != left_out], recipe, text)[0]
+
+
 def main() -> None:
     """Features, heads, cross-fitted tables, and an encoder whose audio tower is still untrained."""
     parser = argparse.ArgumentParser(description=main.__doc__)
@@ -171,7 +183,7 @@ def main() -> None:
     assert config.embeddings is not None
     work = config.output.parent
     work.mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(args.jobs)
+    torch.set_num_threads(1)  # or forked processes would wait for threads that are not there
 
     captioned = [clip for clip in read_manifest(config.manifest) if clip.split != "test"]
     others = unlabelled_clips(config)
@@ -192,10 +204,10 @@ def main() -> None:
     recipe = Recipe()
     full, text = train_heads(clips, crops, words, train, recipe)
     fold = fold_of([clips[i] for i in train])
-    heads = [
-        train_heads(clips, crops, words, train[fold != k], recipe, text)[0]
-        for k in range(NUM_FOLDS)
-    ]
+    _given[:] = [clips, crops, words, train, fold, recipe, text]
+    fork = get_context("fork")  # the sounds' features are gigabytes: processes share them
+    with ProcessPoolExecutor(args.jobs, fork) as pool:
+        heads = list(pool.map(without_fold, range(NUM_FOLDS)))
     state = {f"head.{k}": v for k, v in full.state_dict().items()}
     state |= {f"view.{k}": v for k, v in view.state_dict().items()}
     write_safetensors(state, work / "teacher.safetensors")

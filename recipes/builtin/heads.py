@@ -50,7 +50,7 @@ class Recipe:
     names_weight: float = 2.0
     names_temperature: float = 2.0
     mlp_weight: float = 0.3
-    members: int = 3
+    members: int = 2
     seed: int = 0
 
 
