@@ -39,13 +39,13 @@ class Split:
 
 
 def fit(train: Split, rank: int = RANK) -> Alignment:
-    """Means of both modalities, of the same sounds, and the leading principal directions of all."""
-    sounds = train.first_crops
-    captioned = sounds[[clip.caption is not None for clip in train.clips]]
+    """Means of both modalities and the sounds' leading principal directions, of what is captioned:
+    with other sounds among them the directions serve captions less (``docs/experiments.md``)."""
+    sounds = train.first_crops[[clip.caption is not None for clip in train.clips]]
     alignment = Alignment(sounds.shape[1], rank)
-    alignment.audio_mean.copy_(captioned.mean(0))
+    alignment.audio_mean.copy_(sounds.mean(0))
     alignment.text_mean.copy_(train.captions.mean(0))
-    _, _, directions = torch.linalg.svd(sounds - captioned.mean(0), full_matrices=False)
+    _, _, directions = torch.linalg.svd(sounds - sounds.mean(0), full_matrices=False)
     alignment.basis.copy_(directions[:rank])
     return alignment
 

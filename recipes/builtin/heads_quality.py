@@ -104,7 +104,9 @@ def main() -> None:
     parser.add_argument("name", nargs="?")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     parser.add_argument("--tried", default="", help="what for, in a few words")
-    parser.add_argument("--captioned-only", action="store_true", help="no sounds without captions")
+    parser.add_argument(
+        "--uncaptioned", action="store_true", help="learn from sounds without captions, too"
+    )
     parser.add_argument("--config", type=Path, default=Path("configs/builtin.yaml"))
     parser.add_argument("--jobs", type=int, default=1)
     args = parser.parse_args()
@@ -125,7 +127,7 @@ def main() -> None:
         clips = captioned + tagged(others, len(captioned), features, class_names)
         split = np.array([clip.split for clip in clips])
         train, validation = (np.flatnonzero(split == name) for name in ("train", "validation"))
-        if args.captioned_only:
+        if not args.uncaptioned:
             train = train[train < len(captioned)]
         words = words_of(clips, class_names, work / "captions.pt")
         crops = random_crops(features, view_of(features, words.names, train), seed=0)
@@ -137,7 +139,7 @@ def main() -> None:
 
         line = {
             "name": args.name,
-            "changes": [*args.overrides, *(["captioned only"] if args.captioned_only else [])],
+            "changes": [*args.overrides, *(["uncaptioned, too"] if args.uncaptioned else [])],
             "tried": args.tried,
             "folds": [measured(train[fold != k], train[fold == k]) for k in FOLDS],
             "validation": measured(train, validation),
