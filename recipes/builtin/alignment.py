@@ -17,8 +17,8 @@ from singleout.data.embeddings import EmbeddingTable
 from singleout.data.manifest import Clip
 from singleout.query.builtin import Alignment
 
-RANK = 48
-RANKS = (16, 32, 48, 64, 96)
+RANK = 96
+RANKS = (32, 48, 64, 96, 128, 192)
 
 
 @dataclass(frozen=True)
