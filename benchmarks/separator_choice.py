@@ -51,6 +51,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             overrides = [
                 f"output={folder}",
+                "init=null",
                 f"steps={steps}",
                 f"warmup_steps={steps // 8}",
                 "validation.num_mixtures=200",

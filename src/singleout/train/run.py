@@ -227,7 +227,7 @@ def train(config: TrainConfig, encoder: QueryEncoder | None = None) -> Path:
             ],
             enable_checkpointing=False,
             enable_model_summary=False,
-            log_every_n_steps=min(20, config.steps),
+            log_every_n_steps=max(1, min(20, config.steps // 100)),
             num_sanity_val_steps=0,
             val_check_interval=min(config.validation.every_steps, config.steps - start)
             if validation is not None and start < config.steps

@@ -1,0 +1,97 @@
+"""The larger size at small batch on the CPU: memory, speed, and whether its loss falls.
+
+``configs/large.yaml`` is meant for a GPU and a CLAP that no registry carries. Here its separator
+trains a few steps on the real corpus, conditioned on the built-in encoder's embeddings: run
+``python -m benchmarks.large_size`` after ``python -m recipes.builtin.embed``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import platform
+import resource
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from singleout.config import load_config
+from singleout.model import QueriedSeparator
+from singleout.query import load_encoder
+from singleout.train.config import TrainConfig
+from singleout.train.run import train
+
+CLIP_SECONDS = 4
+
+
+def main() -> None:
+    """Train, print and write ``results/large_size.json``."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config", type=Path, default=Path("configs/large.yaml"))
+    parser.add_argument("--steps", type=int, default=120)
+    parser.add_argument("--batch-size", type=int, default=1)
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--output", type=Path, default=Path("results/large_size.json"))
+    args = parser.parse_args()
+    torch.set_num_threads(args.jobs)
+    builtin = load_config(TrainConfig, args.config.with_name("builtin.yaml"))
+    assert builtin.uncaptioned is not None
+    with tempfile.TemporaryDirectory() as folder:
+        overrides = [
+            f"output={folder}",
+            f"steps={args.steps}",
+            f"batch_size={args.batch_size}",
+            "warmup_steps=20",
+            "num_workers=0",
+            "validation.num_mixtures=0",
+            f"embeddings={builtin.embeddings}",
+            f"uncaptioned.manifest={builtin.uncaptioned.manifest}",
+            f"model.encoder.name={builtin.model.encoder.name}",
+        ]
+        config = load_config(TrainConfig, args.config, overrides)
+        started = time.perf_counter()
+        train(config)
+        seconds = time.perf_counter() - started
+        with next(Path(folder).glob("logs/**/metrics.csv")).open(newline="") as file:
+            losses = [float(row["loss"]) for row in csv.DictReader(file) if row.get("loss")]
+    part = max(1, len(losses) // 4)
+    model = QueriedSeparator(config.model, load_encoder(config.model.encoder.name)).eval()
+    clip = torch.randn(1, 1, CLIP_SECONDS * model.sample_rate) * 0.1
+    condition = torch.randn(1, model.condition_dim)
+    with torch.inference_mode():
+        started = time.perf_counter()
+        model(clip, condition)
+        inference = time.perf_counter() - started
+        with FlopCounterMode(display=False) as counter:
+            model(clip, condition)
+    result = {
+        "meta": {
+            "command": f"python -m benchmarks.large_size --steps {args.steps} "
+            f"--batch-size {args.batch_size} --jobs {args.jobs}",
+            "machine": f"{platform.machine()}, {args.jobs} threads",
+            "torch": torch.__version__,
+            "seed": config.seed,
+        },
+        "parameters_millions": round(sum(p.numel() for p in model.parameters()) / 1e6, 2),
+        "gflop_per_second": round(counter.get_total_flops() / CLIP_SECONDS / 1e9, 1),
+        "real_time_factor": round(inference / CLIP_SECONDS, 3),
+        "seconds_per_training_step": round(seconds / args.steps, 2),
+        "peak_memory_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "steps": args.steps,
+        "batch_size": args.batch_size,
+        "loss_db": {
+            "first quarter": round(float(np.mean(losses[:part])), 2),
+            "last quarter": round(float(np.mean(losses[-part:])), 2),
+        },
+    }
+    args.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()
