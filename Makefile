@@ -37,7 +37,7 @@ CONFIG ?= configs/builtin.yaml
 builtin: $(VENV)/.recipes
 	$(BIN)/python -m recipes.sounds --tier full --unlabelled
 	$(BIN)/python -m recipes.builtin.embed --config $(CONFIG)
-	$(BIN)/python -m recipes.builtin.distil --config $(CONFIG) --shards 12 --passes 2
+	$(BIN)/python -m recipes.builtin.distil --config $(CONFIG) --shards 14 --passes 3
 	$(BIN)/python -m recipes.builtin.warm_start --config $(CONFIG)
 	$(BIN)/singleout train $(CONFIG)
 	$(BIN)/python -m recipes.builtin.ship --config $(CONFIG)
