@@ -1,14 +1,17 @@
-"""Start the next extractor from the one in the package, in the space of another encoder.
+"""Start the next model from an earlier one, in the space of another encoder.
 
 Every weight is taken over but the query layer, which is turned: the linear map from the new
-encoder's embeddings to the old one's, fitted on training sounds and their captions, is folded into
-it. Negative prompts begin without effect, the presence head from nothing. So the hours of training
-that are in the package are not lost whenever the encoder gets better.
+encoder's embeddings of sounds to the old one's, fitted on training sounds, is folded into it.
+Negative prompts begin without effect, the presence head from nothing. So the hours that went into
+an earlier model are not lost whenever the encoder gets better. No caption has a part in it.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
+import subprocess
+import tarfile
 from pathlib import Path
 
 import torch
@@ -24,9 +27,26 @@ from singleout.model import QueriedSeparator
 from singleout.query import BuiltinEncoder, QueryEncoder
 from singleout.train.config import TrainConfig
 
+BASE = "3cf84ae65c21654d63d5772a39245139e5b8fec6"
+"""The commit whose packaged model is started from: v0, 6,500 steps from nothing."""
+PACKAGE = "src/singleout/builtin"
 NUM_CLIPS = 1_500
 RIDGE = 1e-2
 """Of the mean square of an entry."""
+
+
+def base(work: Path) -> Path:
+    """Folder with the ``encoder`` and the ``extractor`` of ``BASE``, taken out of the history."""
+    folder = work / f"base-{BASE[:12]}"
+    if not (folder / PACKAGE).exists():
+        archive = subprocess.run(
+            ["git", "archive", BASE, f"{PACKAGE}/encoder", f"{PACKAGE}/extractor"],
+            check=True,
+            capture_output=True,
+        ).stdout
+        with tarfile.open(fileobj=io.BytesIO(archive)) as files:
+            files.extractall(folder, filter="data")
+    return folder / PACKAGE
 
 
 def linear_map(new: Tensor, old: Tensor) -> Tensor:
@@ -60,10 +80,10 @@ def turned(model: QueriedSeparator, previous: QueriedSeparator, to_old: Tensor) 
     ratio = (previous.condition_dim / model.condition_dim) ** 0.5
     first = torch.zeros_like(state["query.0.weight"])
     first[:, : len(to_old)] = ratio * weight @ to_old.T
-    same = {key: value for key, value in old.items() if state[key].shape == value.shape}
-    if len(same) < len(old):
-        raise ValueError(f"the previous model is of other sizes: {sorted(set(old) - set(same))[0]}")
-    state.update(same, **{"query.0.weight": first})
+    other = [k for k, v in old.items() if k not in state or state[k].shape != v.shape]
+    if other:
+        raise ValueError(f"the previous model is of other sizes: {other[0]}")
+    state.update(old, **{"query.0.weight": first})
     model.separator.load_state_dict(state)  # type: ignore[attr-defined]
 
 
@@ -78,17 +98,18 @@ def main() -> None:
         return
     assert config.manifest is not None
     assert config.embeddings is not None
-    encoder = BuiltinEncoder.from_pretrained(config.output.parent / "encoder")
-    previous = QueriedSeparator.from_pretrained()
-    captioned = [clip for clip in read_manifest(config.manifest, "train") if clip.caption]
-    order = torch.randperm(len(captioned), generator=torch.Generator().manual_seed(0)).tolist()
-    clips = [captioned[i] for i in order[:NUM_CLIPS]]
+    work = config.output.parent
+    encoder = BuiltinEncoder.from_pretrained(work / "encoder")
+    earlier = base(work)
+    old_encoder = BuiltinEncoder.from_pretrained(earlier / "encoder")
+    previous = QueriedSeparator.from_pretrained(earlier / "extractor", old_encoder)
+    sounds = read_manifest(config.manifest, "train")
+    order = torch.randperm(len(sounds), generator=torch.Generator().manual_seed(0)).tolist()
+    clips = [sounds[i] for i in order[:NUM_CLIPS]]
     plan = config.mixtures
     table = given_embeddings(clips, plan, encoder.fingerprint, encoder.dim, config.embeddings)
-    captions = [clip.captions[0] for clip in clips]
-    new = torch.cat([table.embeddings[list(table.offsets[:-1])], encoder.embed_text(captions)])
-    heard = old_sounds(clips, plan, previous.encoder)
-    old = torch.cat([heard, previous.encoder.embed_text(captions)])
+    new = table.embeddings[list(table.offsets[:-1])]
+    old = old_sounds(clips, plan, old_encoder)
     to_old = linear_map(new, old)
     cosine = torch.nn.functional.cosine_similarity(new @ to_old, old).mean()
     torch.manual_seed(config.seed)
