@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from recipes.builtin.experiment import cost
+from recipes.builtin.experiment import FROM_NOTHING, cost
 from singleout.config import load_config
 from singleout.separators import ConditionedUNetConfig
 from singleout.train.config import TrainConfig
@@ -51,7 +51,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             overrides = [
                 f"output={folder}",
-                "init=null",
+                *FROM_NOTHING,
                 f"steps={steps}",
                 f"warmup_steps={steps // 8}",
                 "validation.num_mixtures=200",

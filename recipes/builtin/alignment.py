@@ -1,7 +1,7 @@
 """Fit the alignment in which the encoder ends: modality means removed, principal directions kept.
 
-The rank was chosen by the pair accuracy of the teacher's embeddings on the validation packages:
-``results/alignment.json``, written by each run of ``recipes.builtin.embed``.
+What a rank costs in pair accuracy on the validation packages: ``results/alignment.json``, written by
+each run of ``recipes.builtin.embed``. Why it is not the whole space: ADR 3.
 """
 
 from __future__ import annotations

@@ -200,7 +200,7 @@ def main() -> None:
     train, validation = np.flatnonzero(split == "train"), np.flatnonzero(split == "validation")
     words = words_of(clips, class_names, work / "captions.pt")
     view = view_of(features, words.names, train)
-    crops = random_crops(features, view, seed=0)
+    crops = random_crops(features.of(range(len(captioned))), view, seed=0)
     recipe = Recipe()
     learning = train[train < len(captioned)]  # the others' tags alone make the heads worse
     full, text = train_heads(clips, crops, words, learning, recipe)

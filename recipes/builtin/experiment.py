@@ -34,6 +34,8 @@ from singleout.separators import AnySeparator
 from singleout.train.config import TrainConfig
 from singleout.train.run import train
 
+FROM_NOTHING = ("init=null", "learning_rate=1e-3")
+"""Where the config goes on from an earlier model, at a lower rate."""
 RESULTS = Path("results/experiments.jsonl")
 DOCUMENT = Path("docs/experiments.md")
 SHORT_STEPS, LONG_STEPS = 3, 15
@@ -103,7 +105,11 @@ def seconds_per_step(config: TrainConfig) -> float:
 def run(name: str, args: argparse.Namespace) -> dict[str, Any]:
     """Train (or go on) in a folder of its own, score, and give the line."""
     folder = args.folder.expanduser() / name
-    given = [f"output={folder}", f"validation.num_mixtures={min(200, args.mixtures)}"]
+    given = [
+        *FROM_NOTHING,
+        f"output={folder}",
+        f"validation.num_mixtures={min(200, args.mixtures)}",
+    ]
     config = load_config(TrainConfig, args.config, [*given, *args.overrides])
     plan = folder / "plan.json"
     wanted = {"config": config.model_dump(mode="json"), "minutes": args.minutes}

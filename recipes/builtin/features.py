@@ -24,7 +24,7 @@ from recipes.builtin.teachers import (
     SoundEffects,
     YamNet,
 )
-from singleout.audio import resample
+from singleout.audio import replacing, resample
 from singleout.data.manifest import Clip
 
 PATCH_HOP_SECONDS = YAMNET_HOP_FRAMES / 100
@@ -151,6 +151,7 @@ def teacher_features(
         if is_whole and np.array_equal(stored["names"], names):
             return TeacherFeatures(*(stored[field] for field in fields))
     paths = [clip.path for clip in clips]
+    Teachers(effects)  # what is to be downloaded is, before the processes need it
     with ProcessPoolExecutor(jobs, initializer=_start_worker, initargs=(effects,)) as pool:
         results = pool.map(_hear, paths, chunksize=16)
         rows = list(track(results, "hearing", total=len(clips)))
@@ -158,5 +159,6 @@ def teacher_features(
     offsets, effect_offsets = (np.cumsum([0, *(len(row[part]) for row in rows)]) for part in (0, 2))
     found = TeacherFeatures(embeddings, logits, offsets, blocks, effect_offsets)
     cache.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(cache, names=names, **{field: getattr(found, field) for field in fields})
+    with replacing(cache) as partial, partial.open("wb") as file:
+        np.savez(file, names=names, **{field: getattr(found, field) for field in fields})
     return found

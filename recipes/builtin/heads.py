@@ -5,8 +5,9 @@ effects -> ``TaggerHead`` (does not ship; it is the teacher that ``distil.py`` t
 audio tower to imitate, and it embeds the training crops of the extractor, cross-fitted). Losses:
 contrastive on the captions, where all clips of one class are right answers, plus the tagger's own
 opinion over all 521 AudioSet classes as soft targets, each class said in one of its many phrases
-(``phrases.csv``). That makes the vocabulary open, on unseen packages it adds far more than captions
-do, and it needs no captions: sounds without are in every batch.
+(``phrases.csv``). That makes the vocabulary open, and on unseen packages it adds far more than
+captions do. It needs no captions, but sounds without in the batches made the heads worse
+(``docs/experiments.md``).
 """
 
 from __future__ import annotations
@@ -51,6 +52,8 @@ class Recipe:
     names_temperature: float = 2.0
     mlp_weight: float = 0.3
     members: int = 2
+    bfloat16: bool = True
+    """Where the CPU has the instructions."""
     seed: int = 0
 
 
@@ -264,7 +267,9 @@ def train_pair(
             crop = rng.integers(0, CROPS_PER_CLIP, len(more))
             features = torch.cat([features, crops.features[more, crop]])
             logits = torch.cat([logits, crops.logits[more, crop]])
-        with torch.autocast("cpu", torch.bfloat16, enabled=FAST):  # nearly all of a step
+        with torch.autocast(
+            "cpu", torch.bfloat16, enabled=recipe.bfloat16 and FAST
+        ):  # nearly all of a step
             heard = audio(features).float()
         same = torch.from_numpy(label[batch][:, None] == label[batch][None]).float()
         same /= same.sum(1, keepdim=True)

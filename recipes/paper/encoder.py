@@ -91,5 +91,6 @@ def fit_encoder(manifest: Path, folder: Path, jobs: int = 2) -> None:
     network = PaperNetwork(Recipe())
     network.view = view_of(features, words.names, everything)
     crops = random_crops(features, network.view, 0)
-    network.audio, network.text = train_pair(clips, crops, words, everything, Recipe())
+    recipe = Recipe(bfloat16=False)
+    network.audio, network.text = train_pair(clips, crops, words, everything, recipe)
     save_tensors(network, ENCODER)
