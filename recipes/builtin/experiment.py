@@ -105,11 +105,8 @@ def seconds_per_step(config: TrainConfig) -> float:
 def run(name: str, args: argparse.Namespace) -> dict[str, Any]:
     """Train (or go on) in a folder of its own, score, and give the line."""
     folder = args.folder.expanduser() / name
-    given = [
-        *FROM_NOTHING,
-        f"output={folder}",
-        f"validation.num_mixtures={min(200, args.mixtures)}",
-    ]
+    validated = f"validation.num_mixtures={min(200, args.mixtures)}"
+    given = [*FROM_NOTHING, f"output={folder}", validated]
     config = load_config(TrainConfig, args.config, [*given, *args.overrides])
     plan = folder / "plan.json"
     wanted = {"config": config.model_dump(mode="json"), "minutes": args.minutes}
