@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+CONFIG ?= configs/builtin.yaml
 CODE := src recipes tests benchmarks
 
-.PHONY: demo test check bench sounds builtin paper clean
+.PHONY: demo test check bench card sounds builtin paper clean
 
 demo: $(VENV)/.demo
 	$(BIN)/singleout extract examples/mixture.wav "$$(cat examples/query.txt)" -o demo --plot
@@ -18,13 +19,21 @@ check: $(VENV)/.dev
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/mypy
 
+MANIFEST := $${SINGLEOUT_SOUNDS:-$$HOME/.cache/singleout/sounds}/manifest.jsonl
+
 # Speed anywhere; quality needs `make sounds` first.
 bench: $(VENV)/.recipes
 	$(BIN)/python benchmarks/extract_speed.py
 	$(BIN)/python -m benchmarks.long_recordings
 	$(BIN)/python benchmarks/encoder_quality.py
-	$(BIN)/singleout evaluate $${SINGLEOUT_SOUNDS:-$$HOME/.cache/singleout/sounds}/manifest.jsonl \
-	  -o results/builtin.json
+	$(BIN)/singleout evaluate $(MANIFEST) -o results/builtin.json
+	$(BIN)/singleout evaluate $(MANIFEST) --questions -o results/builtin_questions.json
+	$(BIN)/singleout evaluate $(MANIFEST) --questions --sources 3 -o results/builtin_questions_3.json
+
+# The model card and the cases to listen to, of what `make bench` measured.
+card: $(VENV)/.recipes
+	$(BIN)/python -m recipes.builtin.showcase --manifest $(MANIFEST)
+	$(BIN)/python -m recipes.builtin.card --config $(CONFIG)
 
 # TIER=full fetches 8 GB of packages, the default core 1.7 GB.
 TIER ?= core
@@ -33,7 +42,6 @@ sounds: $(VENV)/.recipes
 
 # The joint embedding and the extractor that ship, from `make sounds TIER=full` and --unlabelled.
 # CONFIG=configs/permissive.yaml: of sounds alone whose licences ask for nothing.
-CONFIG ?= configs/builtin.yaml
 builtin: $(VENV)/.recipes
 	$(BIN)/python -m recipes.sounds --tier full --unlabelled
 	$(BIN)/python -m recipes.builtin.embed --config $(CONFIG)

@@ -1,7 +1,7 @@
 """Fit the alignment in which the encoder ends: modality means removed, principal directions kept.
 
-What a rank costs in pair accuracy on the validation packages: ``results/alignment.json``, written by
-each run of ``recipes.builtin.embed``. Why it is not the whole space: ADR 3.
+What a rank costs in pair accuracy on the validation packages: ``results/alignment.json``, written
+by each run of ``recipes.builtin.embed``. Why it is not the whole space: ADR 3.
 """
 
 from __future__ import annotations

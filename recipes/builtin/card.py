@@ -127,6 +127,12 @@ def main() -> None:
     dropout = ", ".join(
         f"p = {step.p}" for step in config.model.manipulation.steps if isinstance(step, Dropout)
     )
+    low, high = config.mixtures.num_sources
+    beginning = (
+        "from nothing"
+        if config.init is None
+        else "on from the weights of v0 (6,500 such steps, of easier mixtures; `warm_start`)"
+    )
     args.output.write_text(
         f"""# The built-in model, v1
 
@@ -137,10 +143,10 @@ by `python -m recipes.builtin.card`; the recipe is `make builtin`.
 - Extractor: `ConditionedUNet` at 32 kHz, **trained on sounds alone**: conditioned on audio
   embeddings of the target with dropout ({dropout}), never on a caption. It takes negative prompts
   and tells whether a sound is there. {config.steps:,} steps of {config.batch_size} four-second
-  mixtures with two queries each, on a 2-core CPU, seed {config.seed}, on from the weights of v0
-  (6,500 such steps, of easier mixtures): {len(train):,} captioned sounds, {hours:.1f} hours (`make
-  sounds TIER=full`), whose captions it does not see, and {len(unlabelled):,} without captions,
-  {unlabelled_hours:.1f} hours (`--unlabelled`).
+  mixtures of {low} to {high} sounds with two queries each, on a 2-core CPU, seed {config.seed},
+  {beginning}: {len(train):,} captioned sounds, {hours:.1f} hours (`make sounds TIER=full`), whose
+  captions it does not see, and {len(unlabelled):,} without captions, {unlabelled_hours:.1f} hours
+  (`--unlabelled`).
 - Encoder: all-MiniLM-L6-v2 (Apache-2.0, int8) with our text heads; a residual network of our own,
   distilled from YAMNet (Apache-2.0), from a network trained on libraries of sound effects (aiSFX:
   Ma and Lerch, 2022, CC BY 4.0) and from heads on both, on the same sounds. The heads, not the
@@ -180,8 +186,8 @@ over {encoder["num_classes"]} classes; matched cosine {encoder["matched_cosine"]
 ## What it cannot do
 - Two sounds of one kind (two voices, two dogs) are not told apart.
 - Everything above 16 kHz goes to the residual.
-- Music, speech in many voices and dense real scenes are far from its training mixtures of two or
-  three isolated sounds.
+- Music, speech in many voices and dense real scenes are far from its training mixtures of a few
+  isolated sounds, echoes and noise added.
 
 ## Licences of the training sounds
 Most are CC-BY-SA or GPL. `make builtin CONFIG=configs/permissive.yaml` trains encoder and
