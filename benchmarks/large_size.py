@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from recipes.builtin.experiment import seconds_per_step
 from singleout.config import load_config
 from singleout.model import QueriedSeparator
 from singleout.query import load_encoder
@@ -27,6 +28,12 @@ from singleout.train.config import TrainConfig
 from singleout.train.run import train
 
 CLIP_SECONDS = 4
+
+
+def _mean(values: list[float]) -> dict[str, float]:
+    """With its standard error: every step has mixtures of its own."""
+    error = float(np.std(values, ddof=1)) / len(values) ** 0.5
+    return {"mean": round(float(np.mean(values)), 2), "standard_error": round(error, 2)}
 
 
 def main() -> None:
@@ -54,12 +61,11 @@ def main() -> None:
             f"model.encoder.name={builtin.model.encoder.name}",
         ]
         config = load_config(TrainConfig, args.config, overrides)
-        started = time.perf_counter()
         train(config)
-        seconds = time.perf_counter() - started
         with next(Path(folder).glob("logs/**/metrics.csv")).open(newline="") as file:
             losses = [float(row["loss"]) for row in csv.DictReader(file) if row.get("loss")]
-    part = max(1, len(losses) // 4)
+    part = max(2, len(losses) // 4)
+    step_s = seconds_per_step(config)
     model = QueriedSeparator(config.model, load_encoder(config.model.encoder.name)).eval()
     clip = torch.randn(1, 1, CLIP_SECONDS * model.sample_rate) * 0.1
     condition = torch.randn(1, model.condition_dim)
@@ -80,13 +86,13 @@ def main() -> None:
         "parameters_millions": round(sum(p.numel() for p in model.parameters()) / 1e6, 2),
         "gflop_per_second": round(counter.get_total_flops() / CLIP_SECONDS / 1e9, 1),
         "real_time_factor": round(inference / CLIP_SECONDS, 3),
-        "seconds_per_training_step": round(seconds / args.steps, 2),
+        "seconds_per_training_step": round(step_s, 2),
         "peak_memory_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
         "steps": args.steps,
         "batch_size": args.batch_size,
-        "loss_db": {
-            "first quarter": round(float(np.mean(losses[:part])), 2),
-            "last quarter": round(float(np.mean(losses[-part:])), 2),
+        "loss": {
+            "first quarter": _mean(losses[:part]),
+            "last quarter": _mean(losses[-part:]),
         },
     }
     args.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

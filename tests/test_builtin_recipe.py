@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +17,8 @@ from conftest import TINY_SEPARATOR
 from torch.nn import functional as F
 from typer.testing import CliRunner
 
-from recipes.builtin import experiment, heads_quality, showcase, warm_start
+from recipes.builtin import card, experiment, heads_quality, showcase, warm_start
+from recipes.builtin import features as features_module
 from recipes.builtin.alignment import RANKS, Split, fit, pair_accuracy
 from recipes.builtin.distil import CROP_SECONDS, draw, plain, sampling_weight, start_from
 from recipes.builtin.embed import (
@@ -24,7 +27,7 @@ from recipes.builtin.embed import (
     tagged,
     write_uncaptioned,
 )
-from recipes.builtin.features import TeacherFeatures
+from recipes.builtin.features import Heard, TeacherFeatures, teacher_features
 from recipes.builtin.heads import (
     CROPS_PER_CLIP,
     Crops,
@@ -434,3 +437,65 @@ def test_a_tower_starts_from_another_but_for_its_last_layer(debug_encoder: Built
     start_from(fresh, debug_encoder)
     torch.testing.assert_close(fresh.network.audio.features(sound), expected)
     assert not torch.allclose(fresh.network.audio(sound), debug_encoder.network.audio(sound))
+
+
+def test_what_the_teachers_heard_is_kept_for_the_very_same_sounds(
+    clips: list[Clip], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of an equal list with the same teachers; a cut file is not left behind."""
+
+    def silent(audio: np.ndarray, rate_hz: int) -> Heard:
+        return Heard(torch.zeros(2, 1_024), torch.zeros(2, 521), torch.zeros(1, 512))
+
+    monkeypatch.setattr(features_module, "Teachers", lambda effects: silent)
+    monkeypatch.setattr(
+        features_module, "ProcessPoolExecutor", lambda *_, initializer, initargs: _Here(initializer)
+    )
+    cache = tmp_path / "deep" / "features.npz"
+    first = teacher_features(clips, cache)
+    assert first.offsets.tolist() == list(range(0, 82, 2))
+    assert first.effect_offsets.tolist() == list(range(41))
+    made = cache.stat().st_mtime_ns
+    again = teacher_features(clips, cache)
+    np.testing.assert_array_equal(again.offsets, first.offsets)
+    assert cache.stat().st_mtime_ns == made
+    assert len(teacher_features(clips[1:], cache).offsets) == 40
+    assert cache.stat().st_mtime_ns != made
+    assert [path.name for path in cache.parent.iterdir()] == ["features.npz"]
+
+
+class _Here:
+    """An executor in this process."""
+
+    def __init__(self, initializer: Callable[[bool], None]) -> None:
+        initializer(True)
+
+    def __enter__(self) -> _Here:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def map(self, function: Callable[[Path], Any], paths: list[Path], chunksize: int) -> list[Any]:
+        return [function(path) for path in paths]
+
+
+def test_the_card_tells_questions_and_families_apart() -> None:
+    interval = {"estimate": 0.5, "low": 0.4, "high": 0.6}
+    own = {"mean": interval, "share_improved": interval}
+    asked = {
+        "text": {"si_sdri_db": own, "level_within_3_db": interval, "suppression_db": interval},
+        "absent": {"suppression_db": {"estimate": 21.0, "low": 20.0, "high": 22.0}},
+    }
+    lines = card.questions_table({"2 sounds": {"questions": asked}}).splitlines()
+    assert lines[2].startswith("| 2 sounds | text | 0.50 [0.40, 0.60] | 50 % [40, 60] | 50 %")
+    assert lines[3] == "| 2 sounds | absent |  |  |  | 21.00 [20.00, 22.00] |"
+    rows = [
+        {"question": "text", "family": f, "target": t, "si_sdri_db": s, "improved": s > 0}
+        for f, t, s in [("tool", "a", -2.0), ("animal", "b", 3.0), ("animal", "b", 1.0)]
+    ]
+    rows.append({"question": "audio", "family": "tool", "target": "a", "si_sdri_db": 9.0})
+    assert card.families_table(rows).splitlines()[2:] == [
+        "| animal | 2 | 1 | 2.00 | 100 % |",
+        "| tool | 1 | 1 | -2.00 | 0 % |",
+    ]

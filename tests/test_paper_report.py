@@ -15,12 +15,13 @@ from recipes.paper.claims import (
     above_zero,
     claims,
     common,
+    describe,
     difference,
     no_worse,
     query_gap,
     scores_of,
 )
-from recipes.paper.report import mean_curve, write_report
+from recipes.paper.report import mean_curve, views_table, write_report
 from recipes.paper.study import Line, Run, Study
 from singleout.errors import ConfigError
 from singleout.evaluate.statistics import Interval
@@ -115,6 +116,23 @@ def test_the_claims_are_what_the_runs_say() -> None:
     assert wider["estimate"] == pytest.approx(0.7, abs=0.06)
     assert wider["low"] < wider["estimate"] < wider["high"]
     assert found["4"]["weaker_reading_held"] is True
+
+
+def test_every_row_is_compared_with_text_and_with_dropout() -> None:
+    study = study_of(HELD)
+    none = describe(study, "none", "", TARGETS)
+    assert none is not None
+    assert none["in_domain"]["minus_text"]["estimate"] == pytest.approx(-1.0, abs=0.06)
+    assert none["in_domain"]["minus_dropout"]["estimate"] == pytest.approx(-0.8, abs=0.06)
+    assert none["out_of_domain"]["minus_dropout"]["estimate"] == pytest.approx(-1.5, abs=0.06)
+    dropout = describe(study, "dropout", "p=0.5", TARGETS)
+    assert dropout is not None
+    assert "minus_dropout" not in dropout["in_domain"]
+    cells = views_table([none]).splitlines()[2].split(" | ")
+    assert cells[3].startswith("-0.8")
+    alone = describe(study_of({"none": HELD["none"]}), "none", "", TARGETS)
+    assert alone is not None
+    assert not {"minus_text", "minus_dropout"} & set(alone["in_domain"])
 
 
 def test_few_seeds_decide_nothing() -> None:

@@ -267,9 +267,8 @@ def train_pair(
             crop = rng.integers(0, CROPS_PER_CLIP, len(more))
             features = torch.cat([features, crops.features[more, crop]])
             logits = torch.cat([logits, crops.logits[more, crop]])
-        with torch.autocast(
-            "cpu", torch.bfloat16, enabled=recipe.bfloat16 and FAST
-        ):  # nearly all of a step
+        # Nearly all of a step's time.
+        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bfloat16 and FAST):
             heard = audio(features).float()
         same = torch.from_numpy(label[batch][:, None] == label[batch][None]).float()
         same /= same.sum(1, keepdim=True)
