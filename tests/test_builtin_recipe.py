@@ -490,6 +490,13 @@ def test_the_card_tells_questions_and_families_apart() -> None:
     lines = card.questions_table({"2 sounds": {"questions": asked}}).splitlines()
     assert lines[2].startswith("| 2 sounds | text | 0.50 [0.40, 0.60] | 50 % [40, 60] | 50 %")
     assert lines[3] == "| 2 sounds | absent |  |  |  | 21.00 [20.00, 22.00] |"
+    own["median"] = interval
+    short = card.short_table(
+        {"systems": {kind: {"si_sdri_db": own} for kind in ("text", "audio")}},
+        {"3 sounds": {"questions": {"text": {"si_sdri_db": own}}}},
+    )
+    assert short.splitlines()[2] == "| text | 0.50 [0.40, 0.60] dB | 0.50 dB | 50 % |"
+    assert len(short.splitlines()) == 5
     rows = [
         {"question": "text", "family": f, "target": t, "si_sdri_db": s, "improved": s > 0}
         for f, t, s in [("tool", "a", -2.0), ("animal", "b", 3.0), ("animal", "b", 1.0)]

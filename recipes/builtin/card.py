@@ -1,4 +1,5 @@
-"""Write the model card, ``src/singleout/builtin/README.md``, from the manifest and the results."""
+"""Write the model card, ``src/singleout/builtin/README.md``, and the README's table of quality, from
+the manifest and the results."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from recipes.documents import fill_in
 from singleout.config import load_config
 from singleout.query.manipulations import Dropout
 from singleout.train.config import TrainConfig
@@ -39,6 +41,26 @@ def quality_table(result: dict[str, Any]) -> str:
             f"| {names.get(name, name.replace('_', ' '))} | {decibels(own['mean'])} "
             f"| {decibels(own['median'])} | {share(own['share_improved'])} "
             f"| {decibels(entry['sdri_db']['mean'])} |"
+        )
+    return "\n".join(lines)
+
+
+def short_table(result: dict[str, Any], asked: dict[str, dict[str, Any]]) -> str:
+    """For the README: what most users ask, in a few rows."""
+    lines = ["| query | mean SI-SDRi | median | mixtures improved |", "|---" * 4 + "|"]
+    three = asked["3 sounds"]["questions"]["text"]
+    rows = {
+        "text": result["systems"]["text"]["si_sdri_db"],
+        "audio (the recording that the target was cut from)": result["systems"]["audio"][
+            "si_sdri_db"
+        ],
+        "text, three sounds": three["si_sdri_db"],
+    }
+    for name, own in rows.items():
+        median = own["median"]["estimate"]
+        improved = 100 * own["share_improved"]["estimate"]
+        lines.append(
+            f"| {name} | {decibels(own['mean'])} dB | {median:.2f} dB | {improved:.0f} % |"
         )
     return "\n".join(lines)
 
@@ -197,6 +219,7 @@ extractor on the permissively licensed ones alone.
 """,
         encoding="utf-8",
     )
+    fill_in(Path("README.md"), {"quality": short_table(result, asked)})
     print(f"wrote {args.output}")
 
 
