@@ -1,5 +1,5 @@
-"""Write the model card, ``src/singleout/builtin/README.md``, and the README's table of quality, from
-the manifest and the results."""
+"""Write the model card, ``src/singleout/builtin/README.md``, and the table of quality in the README,
+from the manifest and the results."""
 
 from __future__ import annotations
 
