@@ -1,4 +1,4 @@
-"""Write the model card, ``src/singleout/builtin/README.md``, and the table of quality in the README,
+"""Write the model card, ``src/singleout/builtin/README.md``, and the README's table of quality
 from the manifest and the results."""
 
 from __future__ import annotations
