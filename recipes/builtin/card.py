@@ -150,6 +150,13 @@ def main() -> None:
         f"p = {step.p}" for step in config.model.manipulation.steps if isinstance(step, Dropout)
     )
     low, high = config.mixtures.num_sources
+    condition = (
+        "**trained on sounds alone**: conditioned on audio embeddings of the target with dropout\n"
+        f"  ({dropout}), never on a caption"
+        if not config.p_text
+        else f"conditioned on a caption of the target ({100 * config.p_text:.0f} % of the queries\n"
+        f"  for captioned sounds) or on its audio embedding, with dropout ({dropout})"
+    )
     beginning = (
         "from nothing"
         if config.init is None
@@ -162,17 +169,15 @@ The joint text-audio encoder (`encoder/`) and the extractor (`extractor/`) of si
 by `python -m recipes.builtin.card`; the recipe is `make builtin`.
 
 ## What it is
-- Extractor: `ConditionedUNet` at 32 kHz, **trained on sounds alone**: conditioned on audio
-  embeddings of the target with dropout ({dropout}), never on a caption. It takes negative prompts
-  and tells whether a sound is there. {config.steps:,} steps of {config.batch_size} four-second
-  mixtures of {low} to {high} sounds with two queries each, on a 2-core CPU, seed {config.seed},
-  {beginning}: {len(train):,} captioned sounds, {hours:.1f} hours (`make sounds TIER=full`), whose
-  captions it does not see, and {len(unlabelled):,} without captions, {unlabelled_hours:.1f} hours
-  (`--unlabelled`).
+- Extractor: `ConditionedUNet` at 32 kHz, {condition}. It takes negative prompts and tells whether a
+  sound is there. {config.steps:,} steps of {config.batch_size} four-second mixtures of {low} to
+  {high} sounds with two queries each, on a 2-core CPU, seed {config.seed}, {beginning}:
+  {len(train):,} captioned sounds, {hours:.1f} hours (`make sounds TIER=full`), and
+  {len(unlabelled):,} without captions, {unlabelled_hours:.1f} hours (`--unlabelled`).
 - Encoder: all-MiniLM-L6-v2 (Apache-2.0, int8) with our text heads; a residual network of our own,
   distilled from YAMNet (Apache-2.0), from a network trained on libraries of sound effects (aiSFX:
-  Ma and Lerch, 2022, CC BY 4.0) and from heads on both, on the same sounds. The heads, not the
-  extractor, were fitted on captions.
+  Ma and Lerch, 2022, CC BY 4.0) and from heads on both, on the same sounds. The heads were fitted
+  on captions.
 
 ## Quality
 Sounds of packages that no part was trained on ({", ".join(held_out)}); two sounds of different
