@@ -544,19 +544,13 @@ def test_a_damaged_manipulation_is_one_line(
         assert caught.match(message)
 
 
-def test_the_packaged_model_brings_words_nearer_to_sounds() -> None:
-    """And takes a second side of a query, empty where nothing is to be left out."""
+def test_the_packaged_model_has_learnt_nothing_beside_its_weights() -> None:
+    """It is older than what is learnt."""
     model = QueriedSeparator.from_pretrained()
-    assert model.manipulator.state is not None
-    memory = model.manipulator.state["0.memory"]
-    said = F.normalize(model.encoder.embed_text(["a dog barking"]), dim=-1)
-    asked, nothing = model.embed(Query(("a dog barking",))).chunk(2, -1)
-    torch.testing.assert_close(asked.norm(dim=-1), torch.ones(1))
-    assert not nothing.any()
-    assert float((asked @ memory.T).max()) > float((said @ memory.T).max()) + 0.05
-    sound = torch.randn(1, 32_000, generator=torch.Generator().manual_seed(0))
-    heard = model.encoder.embed_audio(sound[0], 32_000)
-    assert torch.equal(model.conditions(heard, is_text=False)[:, : heard.shape[1]], heard)
+    assert model.manipulator.state == {}
+    assert model.manipulator.dim == model.encoder.dim
+    expected = F.normalize(model.encoder.embed_text(["a dog barking"]), dim=-1)
+    assert torch.equal(model.embed(Query(("a dog barking",))), expected)
 
 
 def test_the_encoder_is_not_saved_with_the_model(debug_model: QueriedSeparator) -> None:
