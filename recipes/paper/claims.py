@@ -147,7 +147,7 @@ def describe(study: Study, row: str, setting: str, sets: Sets) -> dict[str, Any]
         "training_minutes": round(float(np.mean([line["training_s"] for line in lines])) / 60, 1),
         "validation_seed_0": round(validation_score(lines[0]), 3),
     }
-    others = {name: study.seeds_of(name) for name in ("text", "dropout")}
+    others = {name: study.seeds_of(name) for name in ("text", "dropout") if name in study.rows}
     for domain in DOMAINS:
         part: dict[str, Any] = {}
         for kind in KINDS:
