@@ -39,8 +39,8 @@ class Split:
 
 
 def fit(train: Split, rank: int = RANK) -> Alignment:
-    """Means of both modalities and the sounds' leading principal directions, of what is captioned:
-    with other sounds among them the directions serve captions less (``docs/experiments.md``)."""
+    """Means of both modalities and the sounds' leading principal directions, of what is captioned,
+    as the heads learn from that alone."""
     sounds = train.first_crops[[clip.caption is not None for clip in train.clips]]
     alignment = Alignment(sounds.shape[1], rank)
     alignment.audio_mean.copy_(sounds.mean(0))

@@ -202,7 +202,7 @@ def main() -> None:
     view = view_of(features, words.names, train)
     crops = random_crops(features.of(range(len(captioned))), view, seed=0)
     recipe = Recipe()
-    learning = train[train < len(captioned)]  # the others' tags alone make the heads worse
+    learning = train[train < len(captioned)]  # not from the others: see heads.py
     full, text = train_heads(clips, crops, words, learning, recipe)
     fold = fold_of([clips[i] for i in train])
     _given[:] = [clips, crops, words, learning, fold[: len(learning)], recipe, text]

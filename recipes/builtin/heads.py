@@ -6,8 +6,9 @@ audio tower to imitate, and it embeds the training crops of the extractor, cross
 contrastive on the captions, where all clips of one class are right answers, plus the tagger's own
 opinion over all 521 AudioSet classes as soft targets, each class said in one of its many phrases
 (``phrases.csv``). That makes the vocabulary open, and on unseen packages it adds far more than
-captions do. It needs no captions, but sounds without in the batches made the heads worse
-(``docs/experiments.md``).
+captions do. It needs no captions, but sounds without in the batches seemed to make the heads worse
+on packages left out (``heads_quality.py --uncaptioned``; only that side of the comparison is on
+record so far).
 """
 
 from __future__ import annotations
