@@ -2,10 +2,10 @@
 
 The tower hears random crops of the training sounds: most of them as they are, of which the
 teachers' view of about that place is known; the others mixed, filtered and at another speed, and
-then the teachers hear the very same audio. Targets: the teacher head's embedding, compared in the aligned space in which
-queries meet, and the tagger's logits over 521 classes, once by a layer of their own, only to shape
-the features, and once by the words for those classes: what a sound lies near to among all that may
-be said of it is what queries ask.
+then the teachers hear the very same audio. Targets: the teacher head's embedding, compared in the
+aligned space in which queries meet, and the tagger's logits over 521 classes, once by a layer of
+their own, only to shape the features, and once by the words for those classes: what a sound lies
+near to among all that may be said of it is what queries ask.
 """
 
 from __future__ import annotations
