@@ -106,12 +106,13 @@ def test_both_queries_pass_the_inference_face(
     clips = read_manifest(manifest, "test")
     few = SHORT.model_copy(update={"num_mixtures": 2})
     evaluate(model, clips, few, references={})
-    assert len(conditions) == 2
-    for condition, task in zip(conditions, tasks(clips, few, RATE), strict=True):
+    assert len(conditions) == 4
+    pairs = zip(conditions[::2], conditions[1::2], strict=True)
+    for pair, task in zip(pairs, tasks(clips, few, RATE), strict=True):
         assert task.target.caption is not None
         text = debug_encoder.embed_text(task.target.caption)[0]
         audio = debug_encoder.embed_audio(task.rendered.sources[0], RATE)[0]
-        torch.testing.assert_close(condition, torch.stack([text - said, audio - heard]))
+        torch.testing.assert_close(torch.cat(pair), torch.stack([text - said, audio - heard]))
 
 
 def test_the_same_seed_gives_the_same_rows(manifest: Path, debug_model: QueriedSeparator) -> None:

@@ -104,7 +104,7 @@ def test_chunks_of_the_full_size_separator_equal_the_whole() -> None:
     condition = torch.nn.functional.normalize(torch.randn(1, 8))
     with torch.inference_mode():
         whole, chunked = (
-            joined(separated(separator, [mixture], condition, length))[0]
+            joined(separated(separator, [mixture], [condition[None]], length))[0]
             for length in (12 * RATE, RATE)
         )
     assert np.abs(chunked - whole).max() <= 1e-5 * np.abs(whole).max()
@@ -165,7 +165,7 @@ def test_chunks_of_the_identity_are_the_mixture(
     mixture /= max(1, mixture.size)
     separator = Watched(mixture, context, stride)
     blocks = np.split(mixture, np.cumsum(lengths)[:-1], axis=1)
-    conditions = torch.eye(2)
+    conditions = list(torch.eye(2)[:, None, None])
     found = list(separated(separator, blocks, conditions, chunk, link_channels))
     if not total:
         assert not found

@@ -24,6 +24,7 @@ from singleout.query.manipulations import (
     Manipulation,
     Manipulator,
     MeanShift,
+    Neighbours,
     Noise,
     NoManipulation,
     Pca,
@@ -42,6 +43,7 @@ RANDOM = st.one_of(
         kind=st.sampled_from(["gaussian", "ball"]),
         renormalise=st.booleans(),
     ),
+    st.builds(Neighbours, p=st.floats(0.1, 1), reach=st.integers(1, 100)),
 )
 MAPS = st.one_of(
     st.just(NoManipulation()),
@@ -54,12 +56,21 @@ MAPS = st.one_of(
         renormalise=st.booleans(),
     ),
     st.builds(Pls, k=st.integers(4, 9), renormalise=st.booleans()),
-    st.builds(Retrieval, nearest=st.integers(1, 3), memory=st.integers(3, 40)),
+    # The nearest alone: a step before it may leave but one caption.
+    st.builds(Retrieval, memory=st.integers(3, 40)),
     st.builds(
         Projection,
         onto=st.sampled_from(["audio", "text"]),
         temperature=st.floats(1e-3, 1),
         blend=st.floats(0.1, 1),
+        memory=st.integers(1, 40),
+    ),
+    st.builds(
+        Neighbours,
+        p=st.just(0.0),
+        sounds=st.integers(1, 4),
+        candidates=st.integers(1, 40),
+        diversity=st.floats(0, 1),
         memory=st.integers(1, 40),
     ),
 )
@@ -206,7 +217,7 @@ def test_a_chain_runs_in_order_from_one_generator() -> None:
     dropout, noise = Dropout(p=0.5), Noise(relative_norm=1, renormalise=False)
     given_ = embeddings()
     generator = seeded()
-    expected = noise.corrupt(dropout.corrupt(given_, generator), generator)
+    expected = noise.corrupt(dropout.corrupt(given_, generator, {}), generator, {})
     found = Manipulator(Chain(steps=(dropout, noise)), 256).train(given_, False, seeded())
     assert torch.equal(found, expected)
     # Noise last leaves no zeros, dropout last does.
@@ -625,6 +636,77 @@ def test_a_blend_lies_between_the_embedding_and_its_projection(blend: float) -> 
     close(found, F.normalize(blend * projected + (1 - blend) * given_, dim=-1))
 
 
+# Neighbours.
+
+
+def test_words_are_answered_by_sounds_near_to_them_and_unlike_each_other() -> None:
+    """As a plain loop chooses them."""
+    memory = torch.unique(EXAMPLES.audio, dim=0)
+
+    def chosen(words: Tensor, sounds: int, candidates: int, diversity: float) -> list[int]:
+        pool = sorted(range(len(memory)), key=lambda i: -float(memory[i] @ words))[:candidates]
+        found = [pool.pop(0)]
+
+        def worth(i: int) -> float:
+            closest = max(float(memory[i] @ memory[j]) for j in found)
+            return float(memory[i] @ words) - diversity * closest
+
+        while len(found) < sounds:
+            found.append(max(pool, key=worth))
+            pool.remove(found[-1])
+        return found
+
+    for sounds, candidates, diversity in ((1, 30, 0.5), (6, 30, 0.0), (6, 30, 0.7), (9, 9, 2.0)):
+        step = Neighbours(sounds=sounds, candidates=candidates, diversity=diversity)
+        manipulator = fitted(step)
+        found = manipulator.members(EXAMPLES.text, is_text=True)
+        assert found.shape == (len(EXAMPLES.text), sounds, DIM)
+        assert torch.equal(found[:, 0], manipulator.infer(EXAMPLES.text, True))
+        for row, words in zip(found, EXAMPLES.text, strict=True):
+            close(row, memory[chosen(words, sounds, candidates, diversity)])
+
+
+def test_a_small_memory_has_as_many_members_as_it_can() -> None:
+    manipulator = fitted(Neighbours(sounds=8, candidates=600, memory=5))
+    found = manipulator.members(EXAMPLES.text, is_text=True)
+    assert found.shape[1] == 5
+    assert all(len(torch.unique(row, dim=0)) == 5 for row in found)
+    assert manipulator.train(EXAMPLES.audio, False, seeded()).shape == EXAMPLES.audio.shape
+
+
+def test_sounds_have_one_member_and_later_steps_are_for_each() -> None:
+    manipulator = fitted(Neighbours(sounds=4), Pca(k=6, centre="none"))
+    heard = manipulator.members(EXAMPLES.audio, is_text=False)
+    assert torch.equal(heard[:, 0], manipulator.infer(EXAMPLES.audio, False))
+    assert heard.shape[1:] == (1, 6)
+    said = manipulator.members(EXAMPLES.text, is_text=True)
+    assert said.shape[1:] == (4, 6)
+    near = fitted(Neighbours(sounds=4)).members(EXAMPLES.text, is_text=True)
+    basis = (manipulator.state or {})["1.basis"]
+    close(said, F.normalize(near @ basis.T, dim=-1))
+
+
+@pytest.mark.parametrize("p", [0.0, 0.4, 1.0])
+def test_a_share_of_the_sounds_is_replaced_by_near_ones(p: float) -> None:
+    """Nearer ones are likelier: the rank over the reach is the cube of an even number."""
+    generator = seeded()
+    memory = F.normalize(torch.randn(500, DIM, generator=generator), dim=-1)
+    given_ = embeddings(4_000, DIM)
+    examples = Examples(memory, torch.zeros(0, DIM), torch.zeros(0, dtype=torch.long))
+    found = fitted(Neighbours(p=p, reach=100), examples=examples).train(given_, False, generator)
+    replaced = (found != given_).any(-1)
+    assert float(replaced.float().mean()) == pytest.approx(p, abs=0.03)
+    if not p:
+        return
+    likeness = given_ @ memory.T
+    own = (given_ * found).sum(-1)[:, None]
+    rank = (likeness > own + 1e-6).sum(-1)[replaced]
+    assert int(rank.max()) < 100
+    even = (rank.float() / 100) ** (1 / 3)
+    assert float(even.mean()) == pytest.approx(0.5, abs=0.06)  # ranks are whole numbers
+    assert float((rank == 0).float().mean()) == pytest.approx(0.01 ** (1 / 3), abs=0.04)
+
+
 # What is refused.
 
 MUTE = Examples(embeddings(20, DIM), torch.zeros(0, DIM), torch.zeros(0, dtype=torch.long))
@@ -758,6 +840,9 @@ def test_a_chain_that_learns_nothing_takes_no_tensors() -> None:
         ({"type": "projection", "onto": "both"}, "'audio' or 'text'"),
         ({"type": "projection", "blend": 0}, "greater than 0"),
         ({"type": "projection", "blend": 1.1}, "less than or equal to 1"),
+        ({"type": "neighbours", "p": 1.1}, "less than or equal to 1"),
+        ({"type": "neighbours", "sounds": 0}, "greater than 0"),
+        ({"type": "neighbours", "diversity": -1}, "greater than or equal to 0"),
         ({"type": "mixup"}, "'mixup'"),
         ({"p": 0.5}, "type"),
     ],
@@ -777,6 +862,7 @@ def test_wrong_values_are_one_line(values: dict[str, Any], message: str) -> None
         (MeanShift(), Pca(k=8), Dropout()),
         (Pls(k=8), Retrieval(nearest=2)),
         (Projection(onto="audio"), Projection(onto="text")),
+        (Neighbours(), Dropout()),
     ],
 )
 def test_nothing_stays_behind_on_another_device(steps: tuple[Manipulation, ...]) -> None:

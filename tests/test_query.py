@@ -35,6 +35,7 @@ from singleout.query.manipulations import (
     Dropout,
     Examples,
     MeanShift,
+    Neighbours,
     Noise,
     Pca,
     Pls,
@@ -358,8 +359,8 @@ def test_a_model_survives_saving(debug_model: QueriedSeparator, tmp_path: Path) 
 def test_several_prompts_are_averaged(debug_model: QueriedSeparator) -> None:
     encoder = debug_model.encoder
     expected = F.normalize(encoder.embed_text(["a dog", "barking"]).mean(0, keepdim=True), dim=-1)
-    torch.testing.assert_close(debug_model.embed(Query(("a dog", "barking"))), expected)
-    assert debug_model.embed(Query(("a dog",))).shape == (1, encoder.dim)
+    torch.testing.assert_close(debug_model.embed(Query(("a dog", "barking")))[0], expected)
+    assert debug_model.embed(Query(("a dog",))).shape == (1, 1, encoder.dim)
 
 
 def test_negative_prompts_are_refused(debug_model: QueriedSeparator) -> None:
@@ -391,6 +392,8 @@ LEARNING = [
     (Retrieval(nearest=2),),
     (Projection(),),
     (Projection(onto="text", blend=0.5),),
+    (Neighbours(sounds=3, candidates=20, memory=30),),
+    (Neighbours(sounds=3), Dropout(), Pca(k=7)),
     (Dropout(p=0.2), Pca(k=20, centre="none"), Noise(kind="ball"), Pls(k=6), Retrieval()),
 ]
 
@@ -437,10 +440,11 @@ def test_what_the_manipulation_learnt_is_saved_to_the_bit(
         expected = model.manipulator.infer(given_, is_text)
         assert torch.equal(again.manipulator.infer(given_, is_text), expected)
     condition = model.embed(Query(("a dog", "barking")))
-    assert condition.shape == (1, dim)
+    assert condition.shape[::2] == (1, dim)
     mean = debug_encoder.embed_text(["a dog", "barking"]).mean(0, keepdim=True)
-    expected = model.manipulator.infer(F.normalize(mean, dim=-1), True)
+    expected = model.manipulator.members(F.normalize(mean, dim=-1), True)
     assert torch.equal(condition, expected)
+    assert condition.shape[1] == (3 if Neighbours in map(type, steps) else 1)
     assert torch.equal(again.embed(Query(("a dog", "barking"))), condition)
     assert again(noise(3_000)[None, None], condition).shape == (1, 1, 3_000)
     again.save_pretrained(tmp_path / "b")
@@ -550,7 +554,7 @@ def test_the_packaged_model_has_learnt_nothing_beside_its_weights() -> None:
     assert model.manipulator.state == {}
     assert model.manipulator.dim == model.encoder.dim
     expected = F.normalize(model.encoder.embed_text(["a dog barking"]), dim=-1)
-    assert torch.equal(model.embed(Query(("a dog barking",))), expected)
+    assert torch.equal(model.embed(Query(("a dog barking",)))[0], expected)
 
 
 def test_the_encoder_is_not_saved_with_the_model(debug_model: QueriedSeparator) -> None:

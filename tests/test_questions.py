@@ -33,7 +33,7 @@ from singleout.model import (
     read_config,
 )
 from singleout.query import BuiltinEncoder
-from singleout.query.manipulations import Chain, Examples, MeanShift
+from singleout.query.manipulations import Chain, Examples, MeanShift, Neighbours
 from singleout.separators import ConditionedUNet
 
 RATE = 32_000
@@ -66,9 +66,9 @@ def close(found: Tensor, expected: Tensor) -> None:
 
 def sides(model: QueriedSeparator, query: Query) -> tuple[Tensor, Tensor]:
     condition = model.embed(query)
-    assert condition.shape == (1, model.condition_dim)
+    assert condition.shape == (1, 1, model.condition_dim)
     assert condition.dtype == torch.float32
-    positive, negative = condition.chunk(2, -1)
+    positive, negative = condition[0].chunk(2, -1)
     return positive, negative
 
 
@@ -98,7 +98,7 @@ def test_an_example_is_asked_with_as_in_training(telling_model: QueriedSeparator
     close(sides(telling_model, Query((), (BARK,)))[1], heard)
     conditions = telling_model.conditions(heard, is_text=False)
     close(telling_model.embed(Query(BARK)), conditions)
-    assert not conditions[:, DIM:].any()
+    assert not conditions[..., DIM:].any()
 
 
 def test_words_and_sounds_count_as_many_times_as_there_are_of_each(
@@ -162,11 +162,69 @@ def test_words_with_sounds_are_as_long_as_their_parts(shifted: QueriedSeparator)
     assert float(three.norm()) == pytest.approx((norms[0] + 2 * norms[1]) / 3, abs=1e-5)
 
 
+@pytest.fixture
+def by_sounds(debug_encoder: BuiltinEncoder) -> QueriedSeparator:
+    """Which answers words by three sounds each."""
+    config = ModelConfig(
+        separator=TINY_SEPARATOR.model_copy(update={"tells_presence": True}),
+        manipulation=Chain(steps=(Neighbours(sounds=3, candidates=20),)),
+        negative=True,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(6)
+        model = QueriedSeparator(config, debug_encoder)
+        randomise_statistics(model)
+        audio = F.normalize(torch.randn(40, DIM), dim=-1)
+    none = torch.zeros(0, DIM)
+    model.manipulator.fit(Examples(audio, none, torch.zeros(0, dtype=torch.long)))
+    return model.eval()
+
+
+def test_sounds_that_stand_for_words_are_asked_for_one_by_one(by_sounds: QueriedSeparator) -> None:
+    encoder, members = by_sounds.encoder, by_sounds.manipulator.members
+    dog, rain = (members(F.normalize(encoder.embed_text(t), dim=-1), True) for t in ("dog", "rain"))
+    heard = encoder.embed_audio(torch.as_tensor(BARK.audio), RATE)[:, None]
+    none = torch.zeros(1, 3, DIM)
+    for query, positive, negative in (
+        (Query("dog"), dog, none),
+        (Query((), "dog"), none, dog),
+        (Query("dog", "rain"), dog, rain),
+        (Query("dog", BARK), dog, heard.expand(1, 3, -1)),
+        (Query(("dog", BARK)), F.normalize(dog + heard, dim=-1), none),
+        (Query(BARK), heard, none[:, :1]),
+    ):
+        close(by_sounds.embed(query), torch.cat([positive, negative], -1))
+
+
+def test_the_estimates_of_all_members_are_averaged(by_sounds: QueriedSeparator) -> None:
+    """Of whole mixtures and of recordings in chunks; each query has its own number of them."""
+    mixture = noise(RATE)
+    queries = [Query("dog"), Query(BARK), Query((BARK, "rain"), "dog")]
+    conditions = [by_sounds.embed(query) for query in queries]
+    assert [condition.shape[1] for condition in conditions] == [3, 1, 3]
+    with torch.inference_mode():
+        heard = torch.from_numpy(mixture)[None]
+        together = by_sounds.answers(heard, conditions)
+        for condition, answer in zip(conditions, together, strict=True):
+            alone = [by_sounds.answer(heard, member[None, None]) for member in condition[0]]
+            targets = torch.cat([found.target for found in alone])
+            assert answer.presence is not None
+            close(answer.target[0], targets.mean(0))
+            close(answer.presence[0], torch.cat([a.presence for a in alone]).mean(0))  # type: ignore[misc]
+            close(by_sounds(heard, condition), answer.target)
+            if len(targets) > 1:
+                assert (targets[0] - targets[1]).abs().max() > 1e-4
+    extractor = Extractor(by_sounds, chunk_seconds=0.2)
+    found = list(extractor.extract_many([mixture], queries, RATE))
+    for answer, extraction in zip(together, found, strict=True):
+        np.testing.assert_allclose(extraction.target, answer.target[0].numpy(), atol=1e-5)
+
+
 def test_a_model_that_takes_no_negative_prompts_says_so(
     debug_model: QueriedSeparator, extractor: Extractor
 ) -> None:
     close(
-        debug_model.embed(Query(("a dog", BARK))),
+        debug_model.embed(Query(("a dog", BARK)))[0],
         F.normalize(
             F.normalize(debug_model.encoder.embed_text("a dog"), dim=-1)
             + debug_model.encoder.embed_audio(torch.as_tensor(BARK.audio), RATE),
@@ -214,7 +272,7 @@ def test_a_file_and_its_samples_are_the_same_example(
         for example in (Example(path), Example(str(path)), path):
             close(telling_model.embed(Query(example)), expected)  # type: ignore[arg-type]
         mean = telling_model.encoder.embed_audio(torch.from_numpy(audio.mean(0)), rate)
-        close(expected[:, :DIM], mean)
+        close(expected[0, :, :DIM], mean)
 
 
 def test_all_kinds_of_arrays(telling_model: QueriedSeparator) -> None:
@@ -477,7 +535,7 @@ def test_chunks_tell_what_one_pass_tells(
     # Chunks of a stride or two would be many: what a pass costs is its context.
     chunk = max(round(chunk_seconds * RATE), num_samples // 12)
     with torch.inference_mode():
-        conditions = torch.cat([telling_model.embed(query) for query in queries])
+        conditions = [telling_model.embed(query) for query in queries]
         chunks = list(separated(telling_model.separator, blocks, conditions, chunk))
     for found in chunks:
         assert found.presence is not None

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
@@ -26,7 +27,14 @@ from singleout.errors import ConfigError, ModelError, QueryError
 from singleout.hub import fetched, is_hub_id, split_revision, upload
 from singleout.query import QueryEncoder, load_encoder
 from singleout.query.manipulations import Chain, Manipulator
-from singleout.separators import Answer, AnySeparator, ResUNet30, ResUNet30Config, Separator
+from singleout.separators import (
+    Answer,
+    AnySeparator,
+    ResUNet30,
+    ResUNet30Config,
+    Separator,
+    averaged,
+)
 from singleout.separators.resunet30_checkpoint import (
     SUFFIXES,
     checkpoint_file,
@@ -120,9 +128,10 @@ class QueriedSeparator(nn.Module):
         return self.manipulator.dim * (2 if self.config.negative else 1)
 
     def embed(self, query: Query) -> Tensor:
-        """The condition of one query, float32 [1, condition_dim].
+        """The condition of one query, float32 [1, members, condition_dim].
 
-        Of each side of the query, the mean of its prompts; zeros where it has none.
+        Of each side of the query, the mean of its prompts; zeros where it has none. Words may have
+        several members, sounds that stand for them, each of which is asked for (``Neighbours``).
 
         Raises:
             QueryError: the query has negative prompts, which this model does not support; or an
@@ -134,31 +143,34 @@ class QueriedSeparator(nn.Module):
                 f"this model cannot answer negative prompts ({', '.join(map(str, query.negative))})"
                 ": leave them out"
             )
-        return self.joined(self._side(query.positive), self._side(query.negative))
+        positive, negative = self._side(query.positive), self._side(query.negative)
+        members = max(positive.shape[1], negative.shape[1])
+        return self.joined(positive.expand(1, members, -1), negative.expand(1, members, -1))
 
-    def conditions(self, embeddings: Tensor, is_text: bool | Tensor) -> Tensor:
-        """Of positive prompts alone: embeddings [queries, dim] to [queries, condition_dim]."""
-        positive = self.manipulator.infer(embeddings, is_text=is_text)
+    def conditions(self, embeddings: Tensor, is_text: bool) -> Tensor:
+        """Of positive prompts alone, all words or all sounds: embeddings [queries, dim] to
+        [queries, members, condition_dim]."""
+        positive = self.manipulator.members(embeddings, is_text)
         return self.joined(positive, torch.zeros_like(positive))
 
     def joined(self, positive: Tensor, negative: Tensor) -> Tensor:
-        """Conditions [queries, dim] of both sides to those of the separator."""
+        """Conditions [..., dim] of both sides to those of the separator."""
         return torch.cat([positive, negative], -1) if self.config.negative else positive
 
     def _side(self, prompts: tuple[Prompt, ...]) -> Tensor:
-        """[1, dim]; words and sounds count as many times as there are of each."""
+        """[1, members, dim]; words and sounds count as many times as there are of each."""
         texts = [prompt for prompt in prompts if isinstance(prompt, str)]
         examples = [prompt for prompt in prompts if isinstance(prompt, Example)]
-        total = torch.zeros(1, self.manipulator.dim)
-        size = 0.0
+        total = torch.zeros(1, 1, self.manipulator.dim)
+        size = torch.zeros(1, 1, 1)
         embedded = [(self.encoder.embed_text(texts), True)] if texts else []
         if examples:
             embedded.append((torch.cat([self._heard(example) for example in examples]), False))
         for rows, is_text in embedded:
             mean = F.normalize(rows.mean(0, keepdim=True), dim=-1)
-            condition = self.manipulator.infer(mean, is_text=is_text)
+            condition = self.manipulator.members(mean, is_text)
             total = total + len(rows) * condition
-            size += len(rows) * float(condition.norm())
+            size = size + len(rows) * condition.norm(dim=-1, keepdim=True)
         if len(embedded) < 2:
             return total / max(1, len(prompts))
         # As long as its parts: the mean of two directions is shorter than each.
@@ -181,15 +193,23 @@ class QueriedSeparator(nn.Module):
 
     def answer(self, mixture: Tensor, condition: Tensor) -> Answer:
         """``forward`` with what the separator says of presence."""
-        return self.separator.decode(self.separator.encode(mixture), condition)
+        if condition.ndim == 2:  # in training
+            condition = condition[:, None]
+        return averaged(self.separator, self.separator.encode(mixture), condition)
+
+    def answers(self, mixture: Tensor, conditions: Sequence[Tensor]) -> list[Answer]:
+        """``answer`` to queries that may have different numbers of members."""
+        encoded = self.separator.encode(mixture)
+        return [averaged(self.separator, encoded, condition) for condition in conditions]
 
     def forward(self, mixture: Tensor, condition: Tensor) -> Tensor:
-        """Mixture [batch, 1, samples], condition [queries * batch, condition_dim] to the targets.
+        """Mixture [batch, 1, samples], condition [queries * batch, members, condition_dim] (or
+        without members, of one each) to the targets.
 
         The first query of every mixture comes first, then the second of every mixture; the result
-        is float32 [queries * batch, 1, samples].
+        is float32 [queries * batch, 1, samples], the mean over the members.
         """
-        return self.separator(mixture, condition)
+        return self.answer(mixture, condition).target
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write ``config.json`` and ``model.safetensors`` (float16), each whole or not at all.

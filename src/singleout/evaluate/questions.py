@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from singleout.data.embeddings import SAMPLE_RATE
 from singleout.data.manifest import Clip
@@ -21,6 +20,7 @@ from singleout.evaluate.run import EvaluationConfig
 from singleout.evaluate.statistics import Interval, bootstrap_interval, median, summarise
 from singleout.model import PresenceCalibration, QueriedSeparator
 from singleout.progress import track
+from singleout.types import Example, Query
 
 LEVEL_TOLERANCE_DB = 3.0
 PRIOR = 1e-3
@@ -58,7 +58,6 @@ class _Asker:
     ) -> None:
         self.model, self.clips, self.config = model, clips, config
         self.questioner = Questioner(clips, QueriesConfig(), config.mixtures.class_balance)
-        self._said: dict[str, Tensor] = {}
 
     def rows(self, index: int, spec: MixtureSpec) -> Iterator[dict[str, Any]]:
         model, mixtures = self.model, self.config.mixtures
@@ -66,36 +65,34 @@ class _Asker:
         mixture = torch.from_numpy(rendered.mixture)
         sources = torch.from_numpy(rendered.sources)
         target, other = (self.clips[source.clip] for source in spec.sources[:2])
-        text, not_text = self._text(target), self._text(other)
+        text, not_text = _caption(target), _caption(other)
         crop = read_crop(target, spec.sources[0].crop, mixtures, SAMPLE_RATE)
-        audio = model.manipulator.infer(model.encoder.embed_audio(crop, SAMPLE_RATE), False)
-        both = F.normalize(text + audio, dim=-1) * (text.norm() + audio.norm()) / 2
-        none = torch.zeros_like(text)
+        audio = Example(crop, SAMPLE_RATE)
 
-        questions: list[tuple[str, Tensor, Tensor, Tensor]] = [
-            ("text", text, none, sources[0]),
-            ("audio", audio, none, sources[0]),
-            ("text and audio", both, none, sources[0]),
+        questions: list[tuple[str, Query, Tensor]] = [
+            ("text", Query((text,)), sources[0]),
+            ("audio", Query((audio,)), sources[0]),
+            ("text and audio", Query((text, audio)), sources[0]),
         ]
         rng = np.random.default_rng([self.config.seed, 0, index, ABSENT_SEED])
         for kind in ABSENT:
             absent = self.questioner.absent(spec, kind == "near miss", rng)
             if absent is not None and absent.absent is not None:
-                wanted = self._text(self.clips[absent.absent])
-                questions.append((kind, wanted, none, torch.zeros_like(mixture)))
+                in_vain = Query((_caption(self.clips[absent.absent]),))
+                questions.append((kind, in_vain, torch.zeros_like(mixture)))
         if model.config.negative:
             questions += [
-                ("text, not the other", text, not_text, sources[0]),
-                ("not the other", none, not_text, mixture - sources[1]),
+                ("text, not the other", Query((text,), (not_text,)), sources[0]),
+                ("not the other", Query((), (not_text,)), mixture - sources[1]),
             ]
-        conditions = torch.cat([model.joined(wanted, not_) for _, wanted, not_, _ in questions])
-        answer = model.answer(mixture[None, None], conditions)
+        conditions = [model.embed(query) for _, query, _ in questions]
+        answers = model.answers(mixture[None, None], conditions)
         frame_seconds = model.separator.stride_samples / model.sample_rate
-        for number, (kind, _, _, wanted) in enumerate(questions):
-            estimate = answer.target[number, 0].float()
+        for (kind, _, wanted), answer in zip(questions, answers, strict=True):
+            estimate = answer.target[0, 0].float()
             presence = None
             if answer.presence is not None:
-                logits = answer.presence[number].numpy()
+                logits = answer.presence[0].numpy()
                 presence = model.config.presence.strongest(logits, frame_seconds)
             scores = score(estimate, wanted, mixture)
             is_there = bool(scores.is_present)
@@ -116,14 +113,12 @@ class _Asker:
                 else float(model.config.presence.probability(presence)),
             }
 
-    def _text(self, clip: Clip) -> Tensor:
-        """[1, dim]: what the first caption of a clip asks."""
-        if clip.caption is None:
-            raise ManifestError(f"{clip.path}: has no caption to be asked for by text")
-        if clip.caption not in self._said:
-            embedding = self.model.encoder.embed_text(clip.caption)
-            self._said[clip.caption] = self.model.manipulator.infer(embedding, True)
-        return self._said[clip.caption]
+
+def _caption(clip: Clip) -> str:
+    """What a clip is asked for by: its first caption."""
+    if clip.caption is None:
+        raise ManifestError(f"{clip.path}: has no caption to be asked for by text")
+    return clip.caption
 
 
 def auroc(positive: Sequence[float], negative: Sequence[float]) -> float:

@@ -21,6 +21,7 @@ from singleout.evaluate.references import REFERENCES, Reference
 from singleout.evaluate.statistics import bootstrap_interval, summarise
 from singleout.model import QueriedSeparator
 from singleout.progress import track
+from singleout.types import Example, Query
 
 QUERY_KINDS = ("text", "audio")
 
@@ -104,13 +105,14 @@ def evaluate(
         assert task.target.caption is not None
         caption = task.target.caption
         if caption not in said:
-            said[caption] = model.encoder.embed_text(caption)
+            said[caption] = model.embed(Query((caption,)))
         example = read_crop(task.target, task.crop, config.mixtures, SAMPLE_RATE)
-        heard = model.encoder.embed_audio(example, SAMPLE_RATE)
-        embeddings = torch.cat([said[caption], heard])
-        is_text = torch.tensor([True, False])
-        estimates = model(mixture[None, None], model.conditions(embeddings, is_text))
-        systems = dict(zip(QUERY_KINDS, estimates[:, 0], strict=True))
+        heard = model.embed(Query((Example(example, SAMPLE_RATE),)))
+        answers = model.answers(mixture[None, None], [said[caption], heard])
+        systems = {
+            kind: answer.target[0, 0].float()
+            for kind, answer in zip(QUERY_KINDS, answers, strict=True)
+        }
         systems |= {name: estimate(mixture, target) for name, estimate in references.items()}
         rows += [{"mixture": number, **_row(n, e, task)} for n, e in systems.items()]
     return rows

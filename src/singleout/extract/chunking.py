@@ -9,7 +9,7 @@ half precision (or looks further than it says) no step can be heard.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from singleout.separators import Separator
+from singleout.separators import Separator, averaged
 
 FADE_SECONDS = 0.02
 
@@ -37,7 +37,7 @@ class Chunk(NamedTuple):
 def separated(
     separator: Separator,
     blocks: Iterable[NDArray[np.float32]],
-    conditions: Tensor,
+    conditions: Sequence[Tensor],
     chunk_samples: int,
     link_channels: bool = True,
 ) -> Iterator[Chunk]:
@@ -46,7 +46,7 @@ def separated(
     Args:
         separator: in evaluation mode.
         blocks: of the mixture, float32 [channels, samples] at the separator's rate.
-        conditions: float32 [queries, dim], on the separator's device.
+        conditions: of every query, float32 [1, members, dim], on the separator's device.
         chunk_samples: the most that a chunk keeps, rounded up to a stride; bounds the memory.
         link_channels: one mask for all channels; without, each channel has its own.
 
@@ -102,7 +102,7 @@ def separated(
 def _answers(
     separator: Separator,
     mixture: NDArray[np.float32],
-    conditions: Tensor,
+    conditions: Sequence[Tensor],
     link_channels: bool,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
     """[queries, channels, samples]: query by query and, unlinked, channel by channel, since a
@@ -114,10 +114,10 @@ def _answers(
     told: dict[int, NDArray[np.float32]] = {}
     groups = [slice(None)] if link_channels else [slice(c, c + 1) for c in range(len(mixture))]
     for group in groups:
-        piece = torch.tensor(mixture[None, group], device=conditions.device)
+        piece = torch.tensor(mixture[None, group], device=conditions[0].device)
         encoded = separator.encode(piece)
-        for number in range(len(conditions)):
-            answer = separator.decode(encoded, conditions[number : number + 1])
+        for number, condition in enumerate(conditions):
+            answer = averaged(separator, encoded, condition)
             found[number, group] = answer.target[0].cpu().numpy()
             if answer.presence is not None:
                 logits = answer.presence[0].cpu().numpy()

@@ -290,9 +290,10 @@ class Extractor:
                 f"{reader.name}: has {info.channels} channels, the limit is {MAX_CHANNELS}"
             )
         _refuse_days(reader, info.num_frames or 0)
-        conditions = torch.cat([self._condition(query) for query in queries])
-        device = next((p.device for p in self.model.parameters()), conditions.device)
-        return self._told(reader, conditions.to(device), link_channels, progress, told)
+        conditions = [self._condition(query) for query in queries]
+        device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
+        conditions = [condition.to(device) for condition in conditions]
+        return self._told(reader, conditions, link_channels, progress, told)
 
     def _presences(
         self, told: Sequence[NDArray[np.float32]], queries: Sequence[Query]
@@ -321,7 +322,7 @@ class Extractor:
     def _told(
         self,
         reader: AudioReader,
-        conditions: Tensor,
+        conditions: Sequence[Tensor],
         link_channels: bool,
         progress: Callable[[float], None] | None,
         told: list[NDArray[np.float32]] | None,

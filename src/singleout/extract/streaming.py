@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ FEW_CHANNELS = 2
 def parts(
     model: QueriedSeparator,
     reader: AudioReader,
-    conditions: Tensor,
+    conditions: Sequence[Tensor],
     chunk_seconds: float,
     link_channels: bool,
     told: list[NDArray[np.float32]] | None = None,
@@ -33,7 +33,7 @@ def parts(
     targets are known.
 
     Args:
-        conditions: float32 [queries, dim], on the device of the separator.
+        conditions: of every query, float32 [1, members, dim], on the device of the separator.
         chunk_seconds: kept per chunk of up to two channels; more of them share the memory.
         told: gets what the separator says of presence, logits [queries, frames] per chunk.
 

@@ -13,7 +13,7 @@ from singleout.separators.conditioned_unet import ConditionedUNet
 from singleout.separators.identity import Identity
 from singleout.separators.locoformer import Locoformer
 from singleout.separators.resunet30 import ResUNet30
-from singleout.separators.separator import Answer, Separator
+from singleout.separators.separator import Answer, Separator, averaged
 
 __all__ = [
     "Answer",
@@ -24,6 +24,7 @@ __all__ = [
     "Locoformer",
     "ResUNet30",
     "Separator",
+    "averaged",
 ]
 
 Positive = Annotated[int, Field(gt=0)]

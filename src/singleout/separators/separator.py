@@ -60,6 +60,24 @@ class Separator(Protocol):
         """Mixture [batch, channels, samples], embedding [queries * batch, dim] to the targets."""
 
 
+def averaged(separator: Separator, encoded: Any, conditions: Tensor) -> Answer:
+    """The mean of what a separator answers to every member of a query.
+
+    Args:
+        separator: in evaluation mode, or in training with one member.
+        encoded: by it.
+        conditions: [queries * batch, members, dim]. The members are decoded one after the other, in
+            the memory of one.
+    """
+    target, presence = separator.decode(encoded, conditions[:, 0])
+    members = conditions.shape[1]
+    for number in range(1, members):
+        more, told = separator.decode(encoded, conditions[:, number])
+        target = target + more
+        presence = None if presence is None or told is None else presence + told
+    return Answer(target / members, None if presence is None else presence / members)
+
+
 def downmix(spectrum: Tensor) -> Tensor:
     """What a network hears of several channels: [batch, channels, bins, frames] to [batch, …].
 

@@ -15,6 +15,7 @@ from singleout.data.embeddings import SAMPLE_RATE
 from singleout.errors import TrainingError
 from singleout.evaluate.metrics import score
 from singleout.model import QueriedSeparator
+from singleout.separators import Separator, averaged
 from singleout.train.config import TrainConfig
 from singleout.train.losses import SILENT_POWER, presence_loss, separation_loss_db
 
@@ -152,7 +153,9 @@ class TrainingModule(lightning.LightningModule):
                 continue
             with torch.autocast(self.device.type, enabled=False):
                 condition = self.model.conditions(embedding, is_text=kind == "text")
-            estimate = self.averaged.module(batch["mixture"], condition)
+            separator: Separator = self.averaged.module  # type: ignore[assignment]
+            encoded = separator.encode(batch["mixture"])
+            estimate = averaged(separator, encoded, condition).target
             scores = score(estimate.float(), target, mixture)
             asked = scores.is_present[:, 0] & embedding.any(-1)
             improvement = scores.si_sdr_improvement[asked].float()
