@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,7 +18,7 @@ from conftest import TINY_SEPARATOR
 from torch.nn import functional as F
 from typer.testing import CliRunner
 
-from recipes.builtin import card, experiment, heads_quality, showcase, warm_start
+from recipes.builtin import card, experiment, heads_quality, ship, showcase, warm_start
 from recipes.builtin import features as features_module
 from recipes.builtin.alignment import RANKS, Split, fit, pair_accuracy
 from recipes.builtin.distil import CROP_SECONDS, draw, plain, sampling_weight, start_from
@@ -37,12 +38,16 @@ from recipes.builtin.heads import (
     train_heads,
 )
 from singleout.cli import app
+from singleout.config import load_config
 from singleout.data.embeddings import EmbeddingTable
 from singleout.data.manifest import Clip, read_manifest
-from singleout.model import ModelConfig, QueriedSeparator
+from singleout.model import ModelConfig, PresenceCalibration, QueriedSeparator
 from singleout.query import BuiltinEncoder
 from singleout.query.audio_tower import SAMPLE_RATE
 from singleout.query.builtin import BuiltinNetwork
+from singleout.train.config import TrainConfig
+from singleout.train.run import train
+from singleout.types import Query
 
 
 def clip(path: Path, label: str = "animal/dog", group: str = "g") -> Clip:
@@ -258,21 +263,18 @@ def write_corpus(folder: Path, held_out: str = "validation") -> Path:
     return folder / "manifest.jsonl"
 
 
-def test_an_experiment_is_a_line_and_a_row(
-    tmp_path: Path, debug_encoder_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its overrides are trained, all its questions asked; the table shows every line."""
-    manifest = write_corpus(tmp_path)
-    config = tmp_path / "config.yaml"
+def tiny_config(folder: Path, encoder: Path, output: str = "unused", **model: Any) -> Path:
+    """A config that trains on the corpus in ``folder``."""
     separator = TINY_SEPARATOR.model_dump(mode="json") | {"tells_presence": True}
     mixtures = {"segment_seconds": 0.5, "crop_hop_seconds": 0.25}
     values = {
-        "manifest": str(manifest),
-        "output": "unused",
+        "manifest": str(write_corpus(folder)),
+        "output": output,
         "model": {
             "separator": separator,
             "negative": True,
-            "encoder": {"name": str(debug_encoder_folder)},
+            "encoder": {"name": str(encoder)},
+            **model,
         },
         "mixtures": mixtures,
         "validation": {"mixtures": mixtures | {"num_sources": [2, 2]}},
@@ -280,7 +282,16 @@ def test_an_experiment_is_a_line_and_a_row(
         "num_workers": 0,
         "batch_size": 2,
     }
-    config.write_text(json.dumps(values))
+    path = folder / "config.yaml"
+    path.write_text(json.dumps(values))
+    return path
+
+
+def test_an_experiment_is_a_line_and_a_row(
+    tmp_path: Path, debug_encoder_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its overrides are trained, all its questions asked; the table shows every line."""
+    config = tiny_config(tmp_path, debug_encoder_folder)
     monkeypatch.setattr(experiment, "RESULTS", tmp_path / "experiments.jsonl")
     monkeypatch.setattr(experiment, "DOCUMENT", tmp_path / "experiments.md")
     marks = "<!-- begin experiments -->\n<!-- end experiments -->\n"
@@ -307,6 +318,40 @@ def test_an_experiment_is_a_line_and_a_row(
     assert document.startswith("# Experiments")
     assert document.index("**one** what one") < document.index("**two** what two")
     assert "`absent_weight=0.3`" in document
+
+
+def test_what_ships_is_what_was_trained_and_answers_words_as_the_config_says_now(
+    tmp_path: Path, debug_encoder_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(debug_encoder_folder, tmp_path / "encoder")
+    output = str(tmp_path / "run")
+    steps = [{"type": "neighbours", "sounds": 4}, {"type": "dropout"}]
+    config = tiny_config(tmp_path, tmp_path / "encoder", output, manipulation={"steps": steps})
+    trained = QueriedSeparator.from_pretrained(train(load_config(TrainConfig, config, ["steps=2"])))
+    steps[0]["sounds"] = 2
+    tiny_config(tmp_path, tmp_path / "encoder", output, manipulation={"steps": steps})
+    package = tmp_path / "package"
+    shutil.copytree(debug_encoder_folder, package / "encoder")
+    arguments = ["ship", "--config", str(config), "--package", str(package)]
+    monkeypatch.setattr(sys, "argv", arguments)
+    ship.main()
+    encoder = BuiltinEncoder.from_pretrained(package / "encoder")
+    shipped = QueriedSeparator.from_pretrained(package / "extractor", encoder)
+    assert shipped.config.encoder.name == "builtin"
+    query = Query(("tone 3",))
+    assert trained.embed(query).shape[1] == 4
+    assert torch.equal(shipped.embed(query), trained.embed(query)[:, :2])
+    mixture = 0.1 * torch.randn(1, 1, 9_000)
+    condition = shipped.embed(query)
+    torch.testing.assert_close(shipped(mixture, condition), trained(mixture, condition))
+    assert shipped.config.presence != PresenceCalibration()
+
+    torch.nn.init.normal_(next(encoder.network.text_head.parameters()), std=0.1)
+    encoder.save_pretrained(package / "encoder")
+    with pytest.raises(
+        SystemExit, match=r"text side differs by .* run recipes\.builtin\.distil again"
+    ):
+        ship.main()
 
 
 def test_cases_to_listen_to(
