@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 from singleout.extract import Extractor
-from singleout.model import EncoderReference, ModelConfig, PresenceCalibration, QueriedSeparator
+from singleout.model import EncoderReference, ModelConfig, QueriedSeparator
+from singleout.presence import PresenceCalibration
 from singleout.query import BuiltinEncoder
 from singleout.query.builtin import BuiltinNetwork
 from singleout.separators import ConditionedUNetConfig, IdentityConfig
@@ -137,10 +138,10 @@ def telling_model_folder(
     """A tiny model that takes negative prompts and tells presence, saved."""
     folder = tmp_path_factory.mktemp("telling-model")
     config = ModelConfig(
-        separator=TINY_SEPARATOR.model_copy(update={"tells_presence": True}),
+        separator=TINY_SEPARATOR,
         encoder=EncoderReference(name=str(debug_encoder_folder)),
         negative=True,
-        presence=PresenceCalibration(scale=3.0, bias=-0.2, seconds=0.1),
+        presence=PresenceCalibration(scale=3.0, bias=-0.2),
     )
     with torch.random.fork_rng():
         torch.manual_seed(4)

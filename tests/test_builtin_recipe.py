@@ -41,7 +41,7 @@ from singleout.cli import app
 from singleout.config import load_config
 from singleout.data.embeddings import EmbeddingTable
 from singleout.data.manifest import Clip, read_manifest
-from singleout.model import ModelConfig, PresenceCalibration, QueriedSeparator
+from singleout.model import ModelConfig, QueriedSeparator
 from singleout.query import BuiltinEncoder
 from singleout.query.audio_tower import SAMPLE_RATE
 from singleout.query.builtin import BuiltinNetwork
@@ -265,13 +265,12 @@ def write_corpus(folder: Path, held_out: str = "validation") -> Path:
 
 def tiny_config(folder: Path, encoder: Path, output: str = "unused", **model: Any) -> Path:
     """A config that trains on the corpus in ``folder``."""
-    separator = TINY_SEPARATOR.model_dump(mode="json") | {"tells_presence": True}
     mixtures = {"segment_seconds": 0.5, "crop_hop_seconds": 0.25}
     values = {
         "manifest": str(write_corpus(folder)),
         "output": output,
         "model": {
-            "separator": separator,
+            "separator": TINY_SEPARATOR.model_dump(mode="json"),
             "negative": True,
             "encoder": {"name": str(encoder)},
             **model,
@@ -344,7 +343,7 @@ def test_what_ships_is_what_was_trained_and_answers_words_as_the_config_says_now
     mixture = 0.1 * torch.randn(1, 1, 9_000)
     condition = shipped.embed(query)
     torch.testing.assert_close(shipped(mixture, condition), trained(mixture, condition))
-    assert shipped.config.presence != PresenceCalibration()
+    assert shipped.config.presence is not None
 
     torch.nn.init.normal_(next(encoder.network.text_head.parameters()), std=0.1)
     encoder.save_pretrained(package / "encoder")
@@ -408,26 +407,26 @@ def test_a_stretch_of_a_sound_has_the_blocks_whose_middle_is_in_it() -> None:
 def test_the_next_extractor_answers_as_the_one_before(
     debug_model: QueriedSeparator, debug_encoder: BuiltinEncoder
 ) -> None:
-    """In another space, with a presence head and negative prompts that it had not."""
+    """In another space, with negative prompts that it had not."""
     torch.manual_seed(0)
     rotation = torch.linalg.qr(torch.randn(32, 32))[0]
     old = F.normalize(torch.randn(400, 32), dim=-1)
     new = old @ rotation
     to_old = warm_start.linear_map(new, old)
     torch.testing.assert_close(new @ to_old, old, atol=0.02, rtol=0.05)
-    separator = TINY_SEPARATOR.model_copy(update={"tells_presence": True})
-    model = QueriedSeparator(ModelConfig(separator=separator, negative=True), debug_encoder).eval()
+    model = QueriedSeparator(
+        ModelConfig(separator=TINY_SEPARATOR, negative=True), debug_encoder
+    ).eval()
     warm_start.turned(model, debug_model, rotation.T)
     mixture = torch.randn(2, 1, 8_000)
     expected = debug_model(mixture, old[:2])
-    answer = model.answer(mixture, model.conditions(new[:2], is_text=False))
-    torch.testing.assert_close(answer.target, expected, atol=1e-4, rtol=1e-3)
-    assert answer.presence is not None
+    found = model(mixture, model.conditions(new[:2], is_text=False))
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
     unaware = model.joined(new[:2], new[2:4])
     torch.testing.assert_close(model(mixture, unaware), expected, atol=1e-4, rtol=1e-3)
     with pytest.raises(ValueError, match="negative prompts"):
         warm_start.turned(model, model, rotation)
-    wide = separator.model_copy(update={"bottleneck": 24})
+    wide = TINY_SEPARATOR.model_copy(update={"bottleneck": 24})
     with pytest.raises(ValueError, match="of other sizes"):
         warm_start.turned(
             QueriedSeparator(ModelConfig(separator=wide), debug_encoder), debug_model, rotation

@@ -15,7 +15,6 @@ from singleout.config import StrictConfig, added, load_config, validated
 from singleout.data.plan import MixtureConfig
 from singleout.errors import ConfigError, MissingExtraError
 from singleout.model import ModelConfig
-from singleout.separators import ConditionedUNetConfig
 from singleout.train.config import TrainConfig
 
 
@@ -294,8 +293,7 @@ LATER: dict[str, dict[str, Any]] = {
         "bed_snr_db": (3.0, 4.0),
         "lossy_share": 0.1,
     },
-    "model": {"negative": True, "presence": {"scale": 2.0, "bias": 0.0, "seconds": 0.5}},
-    "separator": {"tells_presence": True},
+    "model": {"negative": True, "presence": {"scale": 2.0, "bias": 0.0}},
     "run": {
         "queries": {
             "absent_share": 0.1,
@@ -304,7 +302,6 @@ LATER: dict[str, dict[str, Any]] = {
             "contrast_share": 0.0,
         },
         "absent_weight": 0.5,
-        "presence_weight": 0.5,
     },
 }
 
@@ -319,7 +316,6 @@ def test_what_came_later_is_not_in_the_config_of_a_run_without_it() -> None:
     parts = {
         "mixtures": (plain.mixtures, MixtureConfig),
         "model": (plain.model, ModelConfig),
-        "separator": (plain.model.separator, ConditionedUNetConfig),
         "run": (plain, TrainConfig),
     }
     for name, (part, kind) in parts.items():

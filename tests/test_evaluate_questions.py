@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +25,16 @@ from singleout.errors import ManifestError
 from singleout.evaluate.questions import (
     ask,
     auroc,
+    calibrated,
     calibration_error,
     findings,
     fit_presence,
 )
 from singleout.evaluate.run import EvaluationConfig
 from singleout.model import ModelConfig, QueriedSeparator
+from singleout.presence import PresenceCalibration
 from singleout.query import BuiltinEncoder
-from singleout.separators import Answer, Identity, IdentityConfig
+from singleout.separators import Identity, IdentityConfig
 
 RATE = 32_000
 MIXTURES = SCORED_MIXTURES.model_copy(update={"segment_seconds": 0.5, "crop_hop_seconds": 0.25})
@@ -59,10 +62,16 @@ def clips(manifest: Path) -> list[Clip]:
 
 def asked_model(encoder: BuiltinEncoder) -> QueriedSeparator:
     """Tiny, and with an answer to everything."""
-    separator = TINY_SEPARATOR.model_copy(update={"tells_presence": True})
     with torch.random.fork_rng():
         torch.manual_seed(5)
-        model = QueriedSeparator(ModelConfig(separator=separator, negative=True), encoder)
+        model = QueriedSeparator(
+            ModelConfig(
+                separator=TINY_SEPARATOR,
+                negative=True,
+                presence=PresenceCalibration(scale=9.0, bias=-5.0),
+            ),
+            encoder,
+        )
         randomise_statistics(model)
     return model.eval()
 
@@ -74,7 +83,6 @@ class AllKnowing(Identity):
         self, model: QueriedSeparator, clips: list[Clip], config: EvaluationConfig
     ) -> None:
         super().__init__(RATE)
-        self.stride_samples = RATE // 100
         self.dim = model.manipulator.dim
         self.captions = torch.cat([model.encoder.embed_text(clip.caption or "") for clip in clips])
         planner = Planner(clips, config.mixtures, config.seed)
@@ -91,11 +99,11 @@ class AllKnowing(Identity):
         self.spec = next(self.specs)
         return mixture
 
-    def decode(self, encoded: Tensor, embedding: Tensor) -> Answer:
+    def decode(self, encoded: Tensor, embedding: Tensor) -> Tensor:
         spec = self.spec
         sources = torch.from_numpy(render(spec, self.clips, self.mixtures, RATE).sources)
         there = {source.clip: sources[i] for i, source in enumerate(spec.sources)}
-        targets, logits = [], []
+        targets = []
         for condition in embedding:
             wanted, unwanted = (self._meant(side) for side in condition.split(self.dim))
             nothing = torch.zeros_like(sources[0])
@@ -106,10 +114,7 @@ class AllKnowing(Identity):
                 targets.append(sources[0])
             else:
                 targets.append(there.get(wanted, nothing))
-            logits.append(3.0 if bool(targets[-1].any()) else -3.0)
-        frames = -(-sources.shape[1] // self.stride_samples)
-        presence = torch.tensor(logits)[:, None].repeat(1, frames)
-        return Answer(torch.stack(targets)[:, None], presence)
+        return torch.stack(targets)[:, None]
 
 
 def test_who_knows_everything_scores_everything(
@@ -134,19 +139,15 @@ def test_who_knows_everything_scores_everything(
     for kind in ("text", "audio", "text and audio", "text, not the other", "not the other"):
         assert all(row["improved"] and row["si_sdri_db"] > 40 for row in by_question[kind])
         assert all(abs(row["level_db"]) < 0.01 for row in by_question[kind])
-        assert {row["presence_logit"] for row in by_question[kind]} == {3.0}
     for kind in ("absent", "near miss"):
         assert all(row["suppression_db"] == 100 for row in by_question[kind])
         assert all(row["si_sdri_db"] is row["level_db"] is None for row in by_question[kind])
-        assert {row["presence_logit"] for row in by_question[kind]} == {-3.0}
         assert not any(row["improved"] for row in by_question[kind])
     found = findings(rows)
     assert found["num_mixtures"] == 12
     assert found["questions"]["text"]["level_within_3_db"]["estimate"] == 1
     assert found["questions"]["absent"]["suppression_db"]["estimate"] == 100
     assert "si_sdri_db" not in found["questions"]["absent"]
-    assert found["presence_auroc"]["near miss"] == {"estimate": 1, "low": 1, "high": 1}
-    assert found["presence_calibration_error"] == pytest.approx(1 / (1 + np.exp(3)), abs=1e-3)
     for difference in ("text_minus_audio_db", "negative_adds_db"):
         assert found[difference]["estimate"] == pytest.approx(0, abs=1e-3)
 
@@ -162,9 +163,9 @@ def test_a_model_that_answers_less_is_asked_less(
         "absent",
         "near miss",
     }
-    assert {row["presence_logit"] for row in rows} == {None}
+    assert {row["presence"] for row in rows} == {None}
     found = findings(rows)
-    assert "presence_auroc" not in found
+    assert "presence_calibration_error" not in found
     assert "negative_adds_db" not in found
     assert rows == ask(debug_model, clips, SHORT)
     other = SHORT.model_copy(update={"seed": 1})
@@ -198,7 +199,12 @@ def test_the_command(debug_encoder: BuiltinEncoder, manifest: Path, tmp_path: Pa
     assert result["meta"]["config"]["mixtures"]["num_sources"] == [3, 3]
     rows = [json.loads(line) for line in output.with_suffix(".rows.jsonl").read_text().splitlines()]
     assert len(rows) == 5 * 7
-    assert all(0 <= row["presence"] <= 1 for row in rows)
+    assert all(
+        row["presence"] is None
+        if row["question"] == "not the other"
+        else 0 <= row["presence"] <= 1 and -1 <= row["likeness"] <= 1
+        for row in rows
+    )
 
 
 # Presence
@@ -229,6 +235,28 @@ def test_calibration_finds_the_scale_and_bias_that_drew() -> None:
     assert shifted.scale == pytest.approx(fitted.scale / 10, rel=1e-3)
     certain = [[1.0] * len(side) for side in (present, absent)]
     assert calibration_error(*certain) == pytest.approx(0.5)
+
+
+def test_presence_is_calibrated_on_what_is_said_of_validation_sounds(
+    debug_encoder: BuiltinEncoder, clips: list[Clip]
+) -> None:
+    """As the rows of all questions would have it, without separating anything."""
+    model = asked_model(debug_encoder)
+    rows = ask(model, clips, SHORT)
+    by_question = {
+        kind: [row["likeness"] for row in rows if row["question"] == kind]
+        for kind in ("text", "absent", "near miss")
+    }
+    expected = fit_presence(by_question["text"], by_question["absent"] + by_question["near miss"])
+    model.separator = Identity(RATE)  # type: ignore[assignment]
+    found = calibrated(model, clips, SHORT)
+    assert found is not None
+    assert (found.scale, found.bias) == pytest.approx((expected.scale, expected.bias), rel=1e-3)
+    auc = findings(rows)["presence_auroc"]["absent"]["estimate"]
+    assert auc == pytest.approx(auroc(by_question["text"], by_question["absent"]))
+    # Of two classes, both are there.
+    alone = [replace(clip, label=f"tone/{i % 2}") for i, clip in enumerate(clips)]
+    assert calibrated(asked_model(debug_encoder), alone, SHORT) is None
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from singleout import Extraction, Extractor, Query
 from singleout.audio import write_wav
 from singleout.errors import AudioError, MissingExtraError, ModelError, QueryError
 from singleout.extract import plotting
-from singleout.extract.chunking import FADE_SECONDS, Chunk, separated
+from singleout.extract.chunking import FADE_SECONDS, separated
 from singleout.model import QueriedSeparator
 from singleout.separators import ConditionedUNetConfig, Identity
 
@@ -28,11 +28,9 @@ def noise(channels: int = 1, num_samples: int = RATE, seed: int = 0) -> NDArray[
     return drawn.astype(np.float32)
 
 
-def joined(chunks: Iterable[Chunk]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-    """Targets [queries, channels, samples] and presence [queries, frames] of the whole."""
-    targets, presences = zip(*chunks, strict=True)
-    presence = None if presences[0] is None else np.concatenate(presences, axis=1)
-    return np.concatenate(targets, axis=2), presence
+def joined(chunks: Iterable[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """[queries, channels, samples] of the whole."""
+    return np.concatenate(list(chunks), axis=2)
 
 
 def check_adds_up(result: Extraction, mixture: NDArray[np.float32], rate: int) -> None:
@@ -104,7 +102,7 @@ def test_chunks_of_the_full_size_separator_equal_the_whole() -> None:
     condition = torch.nn.functional.normalize(torch.randn(1, 8))
     with torch.inference_mode():
         whole, chunked = (
-            joined(separated(separator, [mixture], [condition[None]], length))[0]
+            joined(separated(separator, [mixture], [condition[None]], length))
             for length in (12 * RATE, RATE)
         )
     assert np.abs(chunked - whole).max() <= 1e-5 * np.abs(whole).max()
@@ -170,8 +168,7 @@ def test_chunks_of_the_identity_are_the_mixture(
     if not total:
         assert not found
         return
-    targets, presence = joined(found)
-    assert presence is None
+    targets = joined(found)
     np.testing.assert_allclose(targets[0], mixture, atol=1e-6)
     np.testing.assert_allclose(targets[1], mixture, atol=1e-6)
     assert all(start % stride == 0 for start, _ in separator.reads)

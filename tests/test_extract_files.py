@@ -31,7 +31,7 @@ from singleout.extract.extractor import Recording
 from singleout.extract.files import FilesWanted, PartFiles
 from singleout.extract.spectrogram import NUM_COLUMNS, NUM_ROWS, Spectrogram, mel
 from singleout.model import QueriedSeparator
-from singleout.separators import Answer, Identity
+from singleout.separators import Identity
 
 RATE = 44_100
 BLOCK_FRAMES = "singleout.audio.reading.BLOCK_FRAMES"
@@ -446,9 +446,9 @@ class Moody(Identity):
         super().__init__(RATE)
         self.sign = 1.0
 
-    def decode(self, encoded: torch.Tensor, embedding: torch.Tensor) -> Answer:
+    def decode(self, encoded: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
         self.sign = -self.sign
-        return Answer(torch.full_like(encoded, self.sign))
+        return torch.full_like(encoded, self.sign)
 
 
 def test_chunks_that_differ_are_faded_into_each_other() -> None:

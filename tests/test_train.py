@@ -31,7 +31,7 @@ from singleout.data.plan import MixtureConfig, num_crops
 from singleout.data.queries import QueriesConfig
 from singleout.errors import ConfigError, ManifestError, ModelError, TrainingError
 from singleout.evaluate.metrics import score
-from singleout.model import EncoderReference, ModelConfig, PresenceCalibration, QueriedSeparator
+from singleout.model import EncoderReference, ModelConfig, QueriedSeparator
 from singleout.query import BuiltinEncoder
 from singleout.query.audio_manipulations import Mixup, SpecAugment
 from singleout.query.manipulations import (
@@ -47,7 +47,7 @@ from singleout.query.manipulations import (
 from singleout.separators import IdentityConfig
 from singleout.train.checkpoint import FILE_NAME, saved_step
 from singleout.train.config import TrainConfig, UncaptionedConfig, ValidationConfig
-from singleout.train.losses import negative_snr_db, presence_loss, separation_loss_db
+from singleout.train.losses import negative_snr_db, separation_loss_db
 from singleout.train.module import TrainingModule, ema_update, learning_rate_factor
 from singleout.train.run import (
     caption_embeddings,
@@ -1163,18 +1163,10 @@ def asked_everything(
         queries=EVERY_KIND,
         p_text=0.5,
         absent_weight=0.5,
-        presence_weight=2.0,
         batch_size=4,
         validation=ValidationConfig(num_mixtures=2, every_steps=2, mixtures=short),
     )
-    telling = TINY_SEPARATOR.model_copy(update={"tells_presence": True})
-    model = config.model.model_copy(
-        update={
-            "separator": telling,
-            "negative": True,
-            "presence": PresenceCalibration(scale=2.0, bias=-0.1, seconds=0.2),
-        }
-    )
+    model = config.model.model_copy(update={"negative": True})
     # To a tiny encoder all sounds are alike, and none is surely absent.
     given = tmp_path_factory.mktemp("given") / "given.sqlite"
     generator = torch.Generator().manual_seed(3)
@@ -1221,7 +1213,7 @@ def test_a_run_that_asked_everything_resumes_to_the_bit(
     with (config.output / "logs" / "version_0" / "metrics.csv").open() as file:
         header = csv.DictReader(file).fieldnames
     assert header is not None
-    assert {"presence", "audio_si_sdri", "text_si_sdri"} <= set(header)
+    assert {"audio_si_sdri", "text_si_sdri"} <= set(header)
 
 
 def test_a_run_that_asked_everything_answers_everything(
@@ -1250,12 +1242,13 @@ def test_a_run_that_asked_everything_answers_everything(
         assert result.presence is not None
         assert 0 <= result.presence <= 1
         presences.append(result.presence)
-    assert len(set(presences)) == len(presences)
+    assert presences[0] == presences[2]  # what is not wanted has no part in it
+    assert len(set(presences)) == 3
     for i, target in enumerate(targets):
         assert all(np.abs(target - other).max() > 1e-5 for other in targets[:i])
 
 
-def test_the_step_weighs_silence_and_presence(
+def test_the_step_weighs_silence(
     configure: Callable[..., TrainConfig], debug_encoder: BuiltinEncoder, tmp_path: Path
 ) -> None:
     batch = batch_of(3)
@@ -1264,10 +1257,6 @@ def test_the_step_weighs_silence_and_presence(
     batch["mixture"] = batch["targets"].sum(1)
     batch["targets"][0, 1] = batch["targets"][2, 0] = 0
     config = configure(tmp_path)
-    telling = TINY_SEPARATOR.model_copy(update={"tells_presence": True})
-    config = config.model_copy(
-        update={"model": config.model.model_copy(update={"separator": telling})}
-    )
     with torch.random.fork_rng():
         torch.manual_seed(1)
         model = QueriedSeparator(config.model, debug_encoder).eval()
@@ -1282,28 +1271,24 @@ def test_the_step_weighs_silence_and_presence(
             return float(module.training_step(batch, 0))
 
     with torch.no_grad():
-        answer = model.answer(batch["mixture"], module.condition(batch))
+        estimate = model(batch["mixture"], module.condition(batch))
     target, mixture = flat(batch["targets"]), batch["mixture"].repeat(2, 1, 1)
-    losses = separation_loss_db(answer.target, target, mixture)[:, 0]
+    losses = separation_loss_db(estimate, target, mixture)[:, 0]
     silent = torch.tensor([False, False, True, True, False, False])
     assert torch.equal(target.any(-1)[:, 0], ~silent)
-    assert answer.presence is not None
-    told = float(presence_loss(answer.presence, target, mixture, 256))
     separated = {
         weight: float(torch.where(silent, weight * losses, losses).mean())
         for weight in (0.0, 0.5, 1.0)
     }
     assert separated[0.0] != pytest.approx(separated[1.0], abs=1e-3)
-    assert loss_of(presence_weight=0.0) == pytest.approx(separated[1.0], abs=1e-5)
-    assert logged["presence"] == pytest.approx(told, abs=1e-5)
-    assert loss_of() == pytest.approx(separated[1.0] + told, abs=1e-5)
+    assert loss_of() == pytest.approx(separated[1.0], abs=1e-5)
     for weight, expected in separated.items():
-        found = loss_of(absent_weight=weight, presence_weight=2.0)
-        assert found == pytest.approx(expected + 2 * told, abs=1e-5)
+        found = loss_of(absent_weight=weight)
+        assert found == pytest.approx(expected, abs=1e-5)
         assert logged["loss"] == pytest.approx(found, abs=1e-6)
 
 
-def test_a_separator_that_does_not_tell_is_trained_without_presence(
+def test_the_loss_is_that_of_the_estimates(
     configure: Callable[..., TrainConfig], debug_encoder: BuiltinEncoder, tmp_path: Path
 ) -> None:
     config = with_steps(configure(tmp_path))
@@ -1361,11 +1346,10 @@ def test_negative_questions_need_a_model_that_takes_them(
         validated(TrainConfig, values, "here")
 
 
-@pytest.mark.parametrize("key", ["absent_weight", "presence_weight"])
-def test_weights_are_not_negative(key: str) -> None:
+def test_the_weight_of_silence_is_not_negative() -> None:
     values = {"audio": "a", "output": "b", "model": {"separator": {"type": "identity"}}}
-    with pytest.raises(ValidationError, match=key):
-        TrainConfig.model_validate({**values, key: -0.1})
+    with pytest.raises(ValidationError, match="absent_weight"):
+        TrainConfig.model_validate({**values, "absent_weight": -0.1})
 
 
 def test_a_run_has_exactly_one_source(tmp_path: Path) -> None:
@@ -1491,59 +1475,6 @@ def test_the_loss_of_silence_has_finite_gradients() -> None:
                 separation_loss_db(estimate, target, mixture).backward()
                 assert estimate.grad is not None
                 assert torch.isfinite(estimate.grad).all()
-
-
-def labels_of(target: torch.Tensor, mixture: torch.Tensor, frames: int, stride: int) -> list[int]:
-    """What each frame's answer is pulled towards: its gradient's sign."""
-    logits = torch.zeros(len(target), frames, requires_grad=True)
-    presence_loss(logits, target, mixture, stride).backward()
-    assert logits.grad is not None
-    # Of the mean cross-entropy at a logit of 0.
-    torch.testing.assert_close(
-        logits.grad.abs(), torch.full_like(logits, 0.5 / logits.numel()), atol=1e-6, rtol=1e-5
-    )
-    return [int(grad < 0) for grad in logits.grad.flatten()]
-
-
-def test_frames_are_labelled_where_the_target_is_heard() -> None:
-    mixture = 0.1 * torch.ones(1, 1, 1_000)
-    target = torch.zeros(1, 1, 1_000)
-    target[..., 200:300] = 0.1
-    assert labels_of(target, mixture, 10, 100) == [0, 0, 1, 0, 0, 0, 0, 0, 0, 0]
-    # One sample over the edge is a frame at -20 dB.
-    target[..., 199] = 0.1
-    assert labels_of(target, mixture, 10, 100) == [0, 1, 1, 0, 0, 0, 0, 0, 0, 0]
-    assert labels_of(torch.zeros_like(target), mixture, 10, 100) == [0] * 10
-    assert labels_of(mixture, mixture, 10, 100) == [1] * 10
-
-
-@pytest.mark.parametrize(("level_db", "label"), [(-29.5, 1), (-30.5, 0)])
-def test_a_target_30_db_below_the_mixture_is_not_heard(level_db: float, label: int) -> None:
-    for level in (1.0, 0.01):
-        mixture = level * torch.ones(1, 2, 600)
-        target = 10 ** (level_db / 20) * mixture
-        assert labels_of(target, mixture, 6, 100) == [label] * 6
-
-
-def test_the_last_frame_may_reach_beyond_and_silence_is_never_heard() -> None:
-    mixture = torch.ones(1, 1, 250)
-    target = torch.zeros(1, 1, 250)
-    target[..., 240:] = 1
-    assert labels_of(target, mixture, 3, 100) == [0, 0, 1]
-    assert labels_of(torch.zeros(1, 1, 250), torch.zeros(1, 1, 250), 3, 100) == [0, 0, 0]
-    # Each item by its own mixture.
-    both = torch.cat([target, 0.01 * target])
-    mixtures = torch.cat([mixture, mixture])
-    assert labels_of(both, mixtures, 3, 100) == [0, 0, 1, 0, 0, 0]
-
-
-def test_sure_and_right_costs_nothing_and_wrong_what_it_was_sure_of() -> None:
-    mixture = torch.ones(1, 1, 200)
-    target = torch.cat([torch.ones(1, 1, 100), torch.zeros(1, 1, 100)], -1)
-    sure = torch.tensor([[20.0, -20.0]])
-    assert float(presence_loss(sure, target, mixture, 100)) == pytest.approx(0, abs=1e-6)
-    assert float(presence_loss(-sure, target, mixture, 100)) == pytest.approx(20, abs=1e-4)
-    assert float(presence_loss(0 * sure, target, mixture, 100)) == pytest.approx(math.log(2))
 
 
 @settings(deadline=None)

@@ -44,6 +44,7 @@ class PaperEncoder:
     """A ``QueryEncoder`` of two frozen teachers; unit embeddings, both modalities."""
 
     name = "paper"
+    window_seconds = 1.0
 
     def __init__(self, path: Path) -> None:
         recipe = Recipe()
@@ -86,7 +87,7 @@ def fit_encoder(manifest: Path, folder: Path, jobs: int = 2) -> None:
     clips = read_manifest(manifest, "encoder")
     folder.mkdir(parents=True, exist_ok=True)
     features = teacher_features(clips, folder / "tagger.npz", jobs, effects=False)
-    words = words_of(clips, folder / "captions.pt")
+    words = words_of(clips, teachers.YamNet().class_names, folder / "captions.pt")
     everything = np.arange(len(clips))
     network = PaperNetwork(Recipe())
     network.view = view_of(features, words.names, everything)

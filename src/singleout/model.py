@@ -17,7 +17,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -25,10 +24,10 @@ from singleout.audio import checked_array, open_audio, read_audio
 from singleout.config import StrictConfig, added, validated
 from singleout.errors import ConfigError, ModelError, QueryError
 from singleout.hub import fetched, is_hub_id, split_revision, upload
+from singleout.presence import SILENT_RMS, Listener, PresenceCalibration
 from singleout.query import QueryEncoder, load_encoder
 from singleout.query.manipulations import Chain, Manipulator
 from singleout.separators import (
-    Answer,
     AnySeparator,
     ResUNet30,
     ResUNet30Config,
@@ -47,8 +46,6 @@ PACKAGED = "builtin/extractor"
 """Folder of the shipped model, inside the package."""
 
 MAX_EXAMPLE_SECONDS = 60
-SILENT_RMS = 1e-5
-"""-100 dB: an example as quiet as that sounds like nothing."""
 
 LEARNT = "manipulation."
 """Prefix, in ``model.safetensors``, of what the manipulation has learnt."""
@@ -61,31 +58,6 @@ class EncoderReference(StrictConfig):
     fingerprint: str | None = None
 
 
-class PresenceCalibration(StrictConfig):
-    """From a separator's presence logits to probabilities, fitted on validation mixtures.
-
-    Args:
-        scale, bias: probability = sigmoid(scale * logit + bias), for the logit of the most present
-            ``seconds`` of a recording, and for those of its frames.
-        seconds: how long a sound must seem to be there at least.
-    """
-
-    scale: float = 1.0
-    bias: float = 0.0
-    seconds: float = 0.5
-
-    def strongest(self, logits: NDArray[np.float32], frame_seconds: float) -> float:
-        """Of [frames]: the highest mean over ``seconds``, or over all that there is."""
-        width = min(len(logits), max(1, round(self.seconds / frame_seconds)))
-        total = np.cumsum(np.pad(logits.astype(np.float64), (1, 0)))
-        return float((total[width:] - total[:-width]).max() / width)
-
-    def probability(self, logits: ArrayLike) -> NDArray[np.float32]:
-        """Of the same shape."""
-        value = np.asarray(logits, np.float64) * self.scale + self.bias
-        return (0.5 + 0.5 * np.tanh(0.5 * value)).astype(np.float32)  # a sigmoid, without overflow
-
-
 class ModelConfig(StrictConfig):
     """All that rebuilds a model around its weights.
 
@@ -94,7 +66,7 @@ class ModelConfig(StrictConfig):
         manipulation: of the embeddings, in training and at inference.
         encoder: reference to the query encoder.
         negative: whether it takes negative prompts: conditions are then twice as long.
-        presence: how to read the separator's presence logits.
+        presence: how likeness becomes the probability that a sound is there; None: it is not told.
         sha256: of ``model.safetensors``; checked when the model is loaded.
     """
 
@@ -103,7 +75,7 @@ class ModelConfig(StrictConfig):
     manipulation: Chain = Chain()
     encoder: EncoderReference = EncoderReference()
     negative: bool = added(False)
-    presence: PresenceCalibration = added(PresenceCalibration())
+    presence: PresenceCalibration | None = added(None)
     sha256: str | None = None
 
 
@@ -191,16 +163,17 @@ class QueriedSeparator(nn.Module):
             raise QueryError(f"{name}: is silent: give an example with the sound that is meant")
         return self.encoder.embed_audio(heard, rate)
 
-    def answer(self, mixture: Tensor, condition: Tensor) -> Answer:
-        """``forward`` with what the separator says of presence."""
-        if condition.ndim == 2:  # in training
-            condition = condition[:, None]
-        return averaged(self.separator, self.separator.encode(mixture), condition)
-
-    def answers(self, mixture: Tensor, conditions: Sequence[Tensor]) -> list[Answer]:
-        """``answer`` to queries that may have different numbers of members."""
+    def answers(self, mixture: Tensor, conditions: Sequence[Tensor]) -> list[Tensor]:
+        """``forward`` for queries that may have different numbers of members."""
         encoded = self.separator.encode(mixture)
         return [averaged(self.separator, encoded, condition) for condition in conditions]
+
+    def listener(self, conditions: Sequence[Tensor]) -> Listener:
+        """What compares a recording with the wanted side of queries, whose conditions ``embed``
+        gave; a side without a prompt is like nothing in particular."""
+        dim = self.manipulator.dim
+        asked = [condition[0, :, :dim] for condition in conditions]
+        return Listener(self.encoder, self.manipulator, asked, self.sample_rate)
 
     def forward(self, mixture: Tensor, condition: Tensor) -> Tensor:
         """Mixture [batch, 1, samples], condition [queries * batch, members, condition_dim] (or
@@ -209,7 +182,9 @@ class QueriedSeparator(nn.Module):
         The first query of every mixture comes first, then the second of every mixture; the result
         is float32 [queries * batch, 1, samples], the mean over the members.
         """
-        return self.answer(mixture, condition).target
+        if condition.ndim == 2:
+            condition = condition[:, None]
+        return averaged(self.separator, self.separator.encode(mixture), condition)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write ``config.json`` and ``model.safetensors`` (float16), each whole or not at all.

@@ -11,14 +11,15 @@ from torch import Tensor
 
 from singleout.data.embeddings import SAMPLE_RATE
 from singleout.data.manifest import Clip
-from singleout.data.plan import MixtureSpec, Planner
+from singleout.data.plan import Planner
 from singleout.data.queries import QueriesConfig, Questioner
-from singleout.data.render import read_crop, render
+from singleout.data.render import Mixture, read_crop, render
 from singleout.errors import ManifestError
 from singleout.evaluate.metrics import score, suppression
 from singleout.evaluate.run import EvaluationConfig
 from singleout.evaluate.statistics import Interval, bootstrap_interval, median, summarise
-from singleout.model import PresenceCalibration, QueriedSeparator
+from singleout.model import QueriedSeparator
+from singleout.presence import PresenceCalibration
 from singleout.progress import track
 from singleout.types import Example, Query
 
@@ -45,10 +46,9 @@ def ask(
         ManifestError: a sound has no caption.
     """
     asker = _Asker(model, clips, config)
-    planner = Planner(clips, config.mixtures, config.seed)
     rows: list[dict[str, Any]] = []
     for index in track(range(config.num_mixtures), "asking", config.num_mixtures):
-        rows += asker.rows(index, planner.plan(0, index))
+        rows += asker.rows(index)
     return rows
 
 
@@ -57,19 +57,17 @@ class _Asker:
         self, model: QueriedSeparator, clips: Sequence[Clip], config: EvaluationConfig
     ) -> None:
         self.model, self.clips, self.config = model, clips, config
+        self.planner = Planner(clips, config.mixtures, config.seed)
         self.questioner = Questioner(clips, QueriesConfig(), config.mixtures.class_balance)
 
-    def rows(self, index: int, spec: MixtureSpec) -> Iterator[dict[str, Any]]:
-        model, mixtures = self.model, self.config.mixtures
-        rendered = render(spec, self.clips, mixtures, model.sample_rate)
-        mixture = torch.from_numpy(rendered.mixture)
-        sources = torch.from_numpy(rendered.sources)
+    def questions(self, index: int, rendered: Mixture) -> list[tuple[str, Query, Tensor]]:
+        """Kind, what is asked, and the target."""
+        mixtures, spec = self.config.mixtures, self.planner.plan(0, index)
+        mixture, sources = torch.from_numpy(rendered.mixture), torch.from_numpy(rendered.sources)
         target, other = (self.clips[source.clip] for source in spec.sources[:2])
         text, not_text = _caption(target), _caption(other)
-        crop = read_crop(target, spec.sources[0].crop, mixtures, SAMPLE_RATE)
-        audio = Example(crop, SAMPLE_RATE)
-
-        questions: list[tuple[str, Query, Tensor]] = [
+        audio = Example(read_crop(target, spec.sources[0].crop, mixtures, SAMPLE_RATE), SAMPLE_RATE)
+        questions = [
             ("text", Query((text,)), sources[0]),
             ("audio", Query((audio,)), sources[0]),
             ("text and audio", Query((text, audio)), sources[0]),
@@ -80,20 +78,26 @@ class _Asker:
             if absent is not None and absent.absent is not None:
                 in_vain = Query((_caption(self.clips[absent.absent]),))
                 questions.append((kind, in_vain, torch.zeros_like(mixture)))
-        if model.config.negative:
+        if self.model.config.negative:
             questions += [
                 ("text, not the other", Query((text,), (not_text,)), sources[0]),
                 ("not the other", Query((), (not_text,)), mixture - sources[1]),
             ]
+        return questions
+
+    def rows(self, index: int) -> Iterator[dict[str, Any]]:
+        model, spec = self.model, self.planner.plan(0, index)
+        rendered = render(spec, self.clips, self.config.mixtures, model.sample_rate)
+        mixture = torch.from_numpy(rendered.mixture)
+        questions = self.questions(index, rendered)
         conditions = [model.embed(query) for _, query, _ in questions]
-        answers = model.answers(mixture[None, None], conditions)
-        frame_seconds = model.separator.stride_samples / model.sample_rate
-        for (kind, _, wanted), answer in zip(questions, answers, strict=True):
-            estimate = answer.target[0, 0].float()
-            presence = None
-            if answer.presence is not None:
-                logits = answer.presence[0].numpy()
-                presence = model.config.presence.strongest(logits, frame_seconds)
+        estimates = model.answers(mixture[None, None], conditions)
+        likenesses = self.likenesses(rendered, conditions)
+        target = self.clips[spec.sources[0].clip]
+        calibration = model.config.presence
+        for number, (kind, query, wanted) in enumerate(questions):
+            estimate = estimates[number][0, 0].float()
+            likeness = likenesses[number] if query.positive else None
             scores = score(estimate, wanted, mixture)
             is_there = bool(scores.is_present)
             power, own = (float(w.square().mean()) for w in (estimate, wanted))
@@ -107,11 +111,46 @@ class _Asker:
                 "improved": bool(scores.improved),
                 "suppression_db": float(suppression(estimate, mixture)),
                 "level_db": level_db,
-                "presence_logit": presence,
+                "likeness": likeness,
                 "presence": None
-                if presence is None
-                else float(model.config.presence.probability(presence)),
+                if likeness is None or calibration is None
+                else float(calibration.probability(likeness)),
             }
+
+    def likenesses(self, rendered: Mixture, conditions: Sequence[Tensor]) -> list[float]:
+        """How like each query the mixture sounds where it is most like it."""
+        listener = self.model.listener(conditions)
+        listener.push(rendered.mixture[None])
+        found: list[float] = listener.finish().max(1).tolist()
+        return found
+
+
+@torch.inference_mode()
+def calibrated(
+    model: QueriedSeparator, clips: Sequence[Clip], config: EvaluationConfig
+) -> PresenceCalibration | None:
+    """From the likeness of sounds in words that are there, and that are not; None where every sound
+    is there.
+
+    Raises:
+        ManifestError: a sound has no caption.
+    """
+    asker = _Asker(model, clips, config)
+    found: dict[bool, list[float]] = {True: [], False: []}
+    for index in track(range(config.num_mixtures), "listening", config.num_mixtures):
+        spec = asker.planner.plan(0, index)
+        rendered = render(spec, clips, config.mixtures, model.sample_rate)
+        asked = [
+            (kind in ABSENT, query)
+            for kind, query, _ in asker.questions(index, rendered)
+            if kind in ("text", *ABSENT)
+        ]
+        conditions = [model.embed(query) for _, query in asked]
+        for (is_absent, _), likeness in zip(
+            asked, asker.likenesses(rendered, conditions), strict=True
+        ):
+            found[is_absent].append(likeness)
+    return fit_presence(found[False], found[True]) if found[True] else None
 
 
 def _caption(clip: Clip) -> str:
@@ -134,8 +173,8 @@ def auroc(positive: Sequence[float], negative: Sequence[float]) -> float:
 def fit_presence(
     present: Sequence[float], absent: Sequence[float], num_steps: int = 50
 ) -> PresenceCalibration:
-    """Platt's scaling (1999) of logits of sounds that are there and of sounds that are not, both
-    alike likely: scale and bias of least cross-entropy, by Newton's method.
+    """Platt's scaling (1999) of the likeness of sounds that are there and of sounds that are not,
+    both alike likely: scale and bias of least cross-entropy, by Newton's method.
 
     A weak prior keeps the scale finite where the two can be told apart without an error.
     """
@@ -195,10 +234,10 @@ def findings(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     found["text_minus_audio_db"] = _difference(text, by_question["audio"])
     if "text, not the other" in by_question:
         found["negative_adds_db"] = _difference(by_question["text, not the other"], text)
-    if text[0]["presence_logit"] is not None:
-        found["presence_auroc"] = {
-            kind: _auroc_interval(text, by_question[kind]) for kind in ABSENT if kind in by_question
-        }
+    found["presence_auroc"] = {
+        kind: _auroc_interval(text, by_question[kind]) for kind in ABSENT if kind in by_question
+    }
+    if text[0]["presence"] is not None:
         absent = [row["presence"] for kind in ABSENT for row in by_question.get(kind, ())]
         present = [row["presence"] for row in text]
         found["presence_calibration_error"] = calibration_error(present, absent)
@@ -222,7 +261,7 @@ def _auroc_interval(
     for rows in (present, absent):
         scores: list[list[float]] = [[] for _ in names]
         for row in rows:
-            scores[place[row["target"]]].append(row["presence_logit"])
+            scores[place[row["target"]]].append(row["likeness"])
         sides.append(scores)
 
     def of(drawn: Sequence[int]) -> float:

@@ -108,10 +108,10 @@ def evaluate(
             said[caption] = model.embed(Query((caption,)))
         example = read_crop(task.target, task.crop, config.mixtures, SAMPLE_RATE)
         heard = model.embed(Query((Example(example, SAMPLE_RATE),)))
-        answers = model.answers(mixture[None, None], [said[caption], heard])
+        estimates = model.answers(mixture[None, None], [said[caption], heard])
         systems = {
-            kind: answer.target[0, 0].float()
-            for kind, answer in zip(QUERY_KINDS, answers, strict=True)
+            kind: estimate[0, 0].float()
+            for kind, estimate in zip(QUERY_KINDS, estimates, strict=True)
         }
         systems |= {name: estimate(mixture, target) for name, estimate in references.items()}
         rows += [{"mixture": number, **_row(n, e, task)} for n, e in systems.items()]

@@ -10,7 +10,6 @@ half precision (or looks further than it says) no step can be heard.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,25 +21,13 @@ from singleout.separators import Separator, averaged
 FADE_SECONDS = 0.02
 
 
-class Chunk(NamedTuple):
-    """What a chunk keeps.
-
-    Attributes:
-        targets: float32 [queries, channels, samples].
-        presence: logits [queries, frames], one per stride; None of a separator that does not tell.
-    """
-
-    targets: NDArray[np.float32]
-    presence: NDArray[np.float32] | None
-
-
 def separated(
     separator: Separator,
     blocks: Iterable[NDArray[np.float32]],
     conditions: Sequence[Tensor],
     chunk_samples: int,
     link_channels: bool = True,
-) -> Iterator[Chunk]:
+) -> Iterator[NDArray[np.float32]]:
     """The targets in a mixture of any length, as it comes; the mixture is encoded once for all.
 
     Args:
@@ -51,7 +38,7 @@ def separated(
         link_channels: one mask for all channels; without, each channel has its own.
 
     Yields:
-        Gapless, as many samples in all as came.
+        Float32 [queries, channels, samples], gapless, as many samples in all as came.
     """
     stride, context = separator.stride_samples, separator.context_samples
 
@@ -66,25 +53,20 @@ def separated(
     heard_from = keep_from = 0  # positions in the whole
     tail: NDArray[np.float32] | None = None
 
-    def chunk(heard: NDArray[np.float32], is_last: bool) -> Chunk:
+    def chunk(heard: NDArray[np.float32], is_last: bool) -> NDArray[np.float32]:
         """What the chunk from ``keep_from`` keeps; its end is faded into the next."""
         nonlocal tail
         start = keep_from - heard_from
         read = heard[:, max(0, start - before) : start + keep + beyond]
         kept_at = min(start, before)
-        found, presence = _answers(separator, read, conditions, link_channels)
-        found = found[:, :, kept_at:]
+        found = _answers(separator, read, conditions, link_channels)[:, :, kept_at:]
         if tail is not None:
             shared = min(num_fade, found.shape[2])
             weight = fade[:shared]
             found[:, :, :shared] *= weight
             found[:, :, :shared] += tail[:, :, :shared] * (1 - weight)
         tail = None if is_last else found[:, :, keep : keep + num_fade].copy()
-        kept = found[:, :, :keep]
-        if presence is not None:
-            first = kept_at // stride
-            presence = presence[:, first : first - (-kept.shape[2] // stride)]
-        return Chunk(kept, presence)
+        return found[:, :, :keep]
 
     for block in blocks:
         heard = block if heard is None else np.concatenate([heard, block], axis=1)
@@ -104,22 +86,15 @@ def _answers(
     mixture: NDArray[np.float32],
     conditions: Sequence[Tensor],
     link_channels: bool,
-) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+) -> NDArray[np.float32]:
     """[queries, channels, samples]: query by query and, unlinked, channel by channel, since a
     batch of them is no faster on a CPU and takes their number times the memory.
-
-    And [queries, frames]: present is what is present in any channel.
     """
     found = np.empty((len(conditions), *mixture.shape), np.float32)
-    told: dict[int, NDArray[np.float32]] = {}
     groups = [slice(None)] if link_channels else [slice(c, c + 1) for c in range(len(mixture))]
     for group in groups:
         piece = torch.tensor(mixture[None, group], device=conditions[0].device)
         encoded = separator.encode(piece)
         for number, condition in enumerate(conditions):
-            answer = averaged(separator, encoded, condition)
-            found[number, group] = answer.target[0].cpu().numpy()
-            if answer.presence is not None:
-                logits = answer.presence[0].cpu().numpy()
-                told[number] = np.maximum(told[number], logits) if number in told else logits
-    return found, np.stack([told[number] for number in sorted(told)]) if told else None
+            found[number, group] = averaged(separator, encoded, condition)[0].cpu().numpy()
+    return found

@@ -14,26 +14,12 @@ from numpy.typing import NDArray
 
 from singleout.audio import AudioInfo, OutputFormat
 from singleout.extract.files import FilesWanted, PartFiles, Written
+from singleout.presence import Presence
 from singleout.types import Query
 
 BLOCK_FRAMES = 1 << 18
 PLAYER_SECONDS = 60
 """What a notebook gets of longer recordings: their sound becomes part of the notebook."""
-
-
-@dataclass(frozen=True)
-class Presence:
-    """Whether a sound is in a recording.
-
-    Attributes:
-        probability: that it is, anywhere.
-        over_time: float32 [frames], that it is there at that time.
-        frame_seconds: from one frame to the next, the first at 0.
-    """
-
-    probability: float
-    over_time: NDArray[np.float32]
-    frame_seconds: float
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,11 @@ from singleout.audio import (
     open_audio,
 )
 from singleout.errors import AudioError, ModelError, QueryError, SingleoutError, one_line
-from singleout.extract.extraction import Extraction, Presence
+from singleout.extract.extraction import Extraction
 from singleout.extract.files import FilesWanted, PartFiles, Written
 from singleout.extract.streaming import parts
 from singleout.model import QueriedSeparator
+from singleout.presence import Listener, Presence
 from singleout.query import QueryEncoder
 from singleout.types import Example, Query
 
@@ -219,13 +220,13 @@ class Extractor:
         wanted = FilesWanted(Path(folder), format, residual, plot)
         path = Path(path)
         with open_audio(path) as reader:
-            told: list[NDArray[np.float32]] = []
-            blocks = self._blocks(reader, asked, link_channels, progress, told)
+            listener = self._listener(asked)
+            blocks = self._blocks(reader, asked, link_channels, progress, listener)
             files = PartFiles(wanted, name or path.stem, asked, reader.info, path)
             with files:
                 for mixture, targets in blocks:
                     files.write(mixture, targets)
-            presences = self._presences(told, asked)
+            presences = self._presences(listener, asked)
             return [
                 written if presence is None else replace(written, presence=presence.probability)
                 for written, presence in zip(files.written(), presences, strict=True)
@@ -262,11 +263,11 @@ class Extractor:
         source = Path(audio) if isinstance(audio, str | Path) else None
         with _reader(audio, sample_rate) as reader:
             info = reader.info
-            told: list[NDArray[np.float32]] = []
-            blocks = list(self._blocks(reader, queries, link_channels, progress, told))
+            listener = self._listener(queries)
+            blocks = list(self._blocks(reader, queries, link_channels, progress, listener))
         mixture = np.concatenate([mixture for mixture, _ in blocks], axis=1)
         found = []
-        presences = self._presences(told, queries)
+        presences = self._presences(listener, queries)
         for number, (query, presence) in enumerate(zip(queries, presences, strict=True)):
             target = np.concatenate([targets[number] for _, targets in blocks], axis=1)
             residual = (mixture - target).astype(np.float32, copy=False)
@@ -281,7 +282,7 @@ class Extractor:
         queries: Sequence[Query],
         link_channels: bool,
         progress: Callable[[float], None] | None,
-        told: list[NDArray[np.float32]] | None = None,
+        listener: Listener | None = None,
     ) -> Iterator[tuple[NDArray[Any], NDArray[np.float32]]]:
         """See ``parts``; queries are embedded at once, before anything is read or written."""
         info = reader.info
@@ -293,43 +294,48 @@ class Extractor:
         conditions = [self._condition(query) for query in queries]
         device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
         conditions = [condition.to(device) for condition in conditions]
-        return self._told(reader, conditions, link_channels, progress, told)
+        return self._followed(reader, conditions, link_channels, progress, listener)
+
+    def _listener(self, queries: Sequence[Query]) -> Listener | None:
+        """None where the model's likeness has not been calibrated."""
+        if self.model.config.presence is None:
+            return None
+        return self.model.listener([self._condition(query) for query in queries])
 
     def _presences(
-        self, told: Sequence[NDArray[np.float32]], queries: Sequence[Query]
+        self, listener: Listener | None, queries: Sequence[Query]
     ) -> list[Presence | None]:
-        """From the logits of all chunks; None of a separator that does not tell, and of a query
-        that only takes away: nothing is asked to be there."""
-        if not told:
-            return [None] * len(queries)
+        """After all has been heard; None of a model that does not tell, and of a query that only
+        takes away: nothing is asked to be there."""
         calibration = self.model.config.presence
-        seconds = self.model.separator.stride_samples / self.model.sample_rate
+        if listener is None or calibration is None:
+            return [None] * len(queries)
         return [
             Presence(
-                float(calibration.probability(calibration.strongest(logits, seconds))),
-                calibration.probability(logits),
-                seconds,
+                float(calibration.probability(likeness.max())),
+                calibration.probability(likeness),
+                listener.frame_seconds,
             )
             if query.positive
             else None
-            for query, logits in zip(queries, np.concatenate(told, axis=1), strict=True)
+            for query, likeness in zip(queries, listener.finish(), strict=True)
         ]
 
     def _embedded(self, query: Query) -> Tensor:
         with torch.inference_mode():
             return self.model.embed(query)
 
-    def _told(
+    def _followed(
         self,
         reader: AudioReader,
         conditions: Sequence[Tensor],
         link_channels: bool,
         progress: Callable[[float], None] | None,
-        told: list[NDArray[np.float32]] | None,
+        listener: Listener | None,
     ) -> Iterator[tuple[NDArray[Any], NDArray[np.float32]]]:
         """``parts`` with progress."""
         info, num_done = reader.info, 0
-        found = parts(self.model, reader, conditions, self.chunk_seconds, link_channels, told)
+        found = parts(self.model, reader, conditions, self.chunk_seconds, link_channels, listener)
         for part in found:
             num_done += part[0].shape[1]
             _refuse_days(reader, num_done)

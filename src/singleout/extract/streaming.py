@@ -14,6 +14,7 @@ from singleout.audio import AudioReader, ResampleStream
 from singleout.errors import ModelError
 from singleout.extract.chunking import separated
 from singleout.model import QueriedSeparator
+from singleout.presence import Listener
 
 MIN_CHUNK_SECONDS = 2.0
 FEW_CHANNELS = 2
@@ -25,7 +26,7 @@ def parts(
     conditions: Sequence[Tensor],
     chunk_seconds: float,
     link_channels: bool,
-    told: list[NDArray[np.float32]] | None = None,
+    listener: Listener | None = None,
 ) -> Iterator[tuple[NDArray[Any], NDArray[np.float32]]]:
     """The mixture as it was read, and the target of every query in it.
 
@@ -35,7 +36,7 @@ def parts(
     Args:
         conditions: of every query, float32 [1, members, dim], on the device of the separator.
         chunk_seconds: kept per chunk of up to two channels; more of them share the memory.
-        told: gets what the separator says of presence, logits [queries, frames] per chunk.
+        listener: hears the mixture at the model's rate as it passes.
 
     Yields:
         The mixture, [channels, samples] in the recording's type, and float32 targets
@@ -57,27 +58,19 @@ def parts(
             yield block.astype(np.float32, copy=False)
 
     chunk_samples = max(1, round(chunk_seconds * model.sample_rate))
-    chunks = separated(
-        model.separator,
-        _resampled(heard(), info.sample_rate, model.sample_rate, info.channels),
-        conditions,
-        chunk_samples,
-        link_channels,
-    )
+    at_rate = _resampled(heard(), info.sample_rate, model.sample_rate, info.channels)
+    if listener is not None:
+        at_rate = listener.hearing(at_rate)
+    chunks = separated(model.separator, at_rate, conditions, chunk_samples, link_channels)
     back = [ResampleStream(model.sample_rate, info.sample_rate, info.channels) for _ in conditions]
     targets = Queue()
     while True:
         # Generators do not keep a thread's mode between two values: the caller has its own.
         with torch.inference_mode():
-            chunk = next(chunks, None)
-        if chunk is None:
+            found = next(chunks, None)
+        if found is None:
             break
-        found, presence = chunk
         _refuse_not_finite(found, waiting, reader.name)
-        if presence is not None:
-            _refuse_not_finite(presence, waiting, reader.name)
-            if told is not None:
-                told.append(presence)
         targets.push(np.stack([stream.push(c) for stream, c in zip(back, found, strict=True)]))
         if ready := min(len(targets), len(waiting)):
             yield waiting.pop(ready), targets.pop(ready)

@@ -120,6 +120,7 @@ class BuiltinEncoder:
     """
 
     name = "builtin"
+    window_seconds = 1.0
 
     def __init__(
         self, network: BuiltinNetwork, tokenizer_json: str, config: dict[str, Any]

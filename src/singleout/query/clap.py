@@ -78,6 +78,8 @@ class ClapEncoder:
         ModelError: the tokenizer is not the model's.
     """
 
+    window_seconds = 10.0
+
     def __init__(self, model: Any, tokenizer: Any, extractor: Any, name: str) -> None:
         self.name = name
         self.model = model.float().eval().requires_grad_(False)

@@ -25,11 +25,13 @@ class QueryEncoder(Protocol):
         dim: length of an embedding.
         fingerprint: changes whenever the embeddings of the same input would; caches and
             checkpoints carry it.
+        window_seconds: how much of a recording it is given at once to tell what is there.
     """
 
     name: str
     dim: int
     fingerprint: str
+    window_seconds: float
 
     def embed_text(self, text: str | Sequence[str]) -> Tensor:
         """Float32 [sentences, dim], unit norm."""

@@ -7,16 +7,15 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 from torch import nn
 
-from singleout.config import StrictConfig, added
+from singleout.config import StrictConfig
 from singleout.separators.band_split import MIN_BAND_BINS, BandSplit
 from singleout.separators.conditioned_unet import ConditionedUNet
 from singleout.separators.identity import Identity
 from singleout.separators.locoformer import Locoformer
 from singleout.separators.resunet30 import ResUNet30
-from singleout.separators.separator import Answer, Separator, averaged
+from singleout.separators.separator import Separator, averaged
 
 __all__ = [
-    "Answer",
     "AnySeparator",
     "BandSplit",
     "ConditionedUNet",
@@ -43,7 +42,6 @@ class ConditionedUNetConfig(StrictConfig):
     bottleneck: Positive = 304
     dilations: tuple[Positive, ...] = (1, 2, 4, 8, 1, 2, 4)
     query_dim: Positive = 256
-    tells_presence: bool = added(False)
 
     @model_validator(mode="after")
     def _fits(self) -> ConditionedUNetConfig:
@@ -71,7 +69,6 @@ class BandSplitConfig(StrictConfig):
     dilations: tuple[Positive, ...] = (1, 2, 4, 8, 1, 2, 4, 8)
     free_blocks: Annotated[int, Field(ge=0)] = 3
     query_dim: Positive = 256
-    tells_presence: bool = False
 
     @model_validator(mode="after")
     def _fits(self) -> BandSplitConfig:
@@ -102,7 +99,6 @@ class LocoformerConfig(StrictConfig):
     free_blocks: Annotated[int, Field(ge=0)] = 1
     window: Positive = 32
     query_dim: Positive = 256
-    tells_presence: bool = False
 
     @model_validator(mode="after")
     def _fits(self) -> LocoformerConfig:

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from singleout.separators.presence import PresenceHead
-from singleout.separators.separator import Answer, downmix
+from singleout.separators.separator import downmix
 from singleout.separators.stft import MixtureStft, compressed, for_each_query
 
 MIN_BAND_BINS = 4
@@ -80,7 +79,6 @@ class BandSplit(nn.Module):
         dilations: of the blocks, in frames.
         free_blocks: how many of them, the first, do without the query.
         query_dim: width of the query inside the network.
-        tells_presence: whether it also says, frame by frame, if the sound is there.
     """
 
     def __init__(
@@ -94,7 +92,6 @@ class BandSplit(nn.Module):
         dilations: tuple[int, ...] = (1, 2, 4, 8, 1, 2, 4, 8),
         free_blocks: int = 3,
         query_dim: int = 256,
-        tells_presence: bool = False,
     ) -> None:
         super().__init__()
         self.embedding_dim, self.sample_rate = embedding_dim, sample_rate
@@ -109,7 +106,6 @@ class BandSplit(nn.Module):
             BandBlock(channels, num_bands, dilation, None if i < free_blocks else query_dim)
             for i, dilation in enumerate(dilations)
         )
-        self.presence = PresenceHead(channels, query_dim) if tells_presence else None
         self.out_norm = nn.BatchNorm2d(channels)
         self.hidden = nn.ModuleList(nn.Conv1d(channels, 2 * channels, 1) for _ in widths)
         self.outputs = nn.ModuleList(nn.Conv1d(2 * channels, 2 * width, 1) for width in widths)
@@ -137,25 +133,19 @@ class BandSplit(nn.Module):
             x = block(x)
         return EncodedBands(spectrum, x, mixture.shape[2])
 
-    def decode(self, encoded: EncodedBands, embedding: Tensor) -> Answer:
+    def decode(self, encoded: EncodedBands, embedding: Tensor) -> Tensor:
         """Embeddings [queries * batch, dim] to targets [queries * batch, channels, samples]."""
         query = self.query(embedding * self.embedding_dim**0.5)
         x = for_each_query(encoded.features, len(embedding) // len(encoded.features))
         for block in self.blocks[self.free_blocks :]:
             x = block(x, query)
-        presence = None
-        if self.presence is not None:
-            # The last frames may lie beyond the mixture as a whole.
-            num_told = -(-encoded.num_samples // self.hop)
-            presence = self.presence(x.mean(2), query)[:, :num_told]
         bands = F.relu(self.out_norm(x)).unbind(2)
         maps = [
             output(F.relu(hidden(band))).float().unflatten(1, (2, -1))
             for band, hidden, output in zip(bands, self.hidden, self.outputs, strict=True)
         ]
-        target = self.stft.masked(encoded.spectrum, torch.cat(maps, 2), encoded.num_samples)
-        return Answer(target, presence)
+        return self.stft.masked(encoded.spectrum, torch.cat(maps, 2), encoded.num_samples)
 
     def forward(self, mixture: Tensor, embedding: Tensor) -> Tensor:
         """Mixture [batch, channels, samples], embedding [batch, dim] to targets of that shape."""
-        return self.decode(self.encode(mixture), embedding).target
+        return self.decode(self.encode(mixture), embedding)

@@ -17,8 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from singleout.separators.presence import PresenceHead
-from singleout.separators.separator import Answer, downmix
+from singleout.separators.separator import downmix
 from singleout.separators.stft import MixtureStft, compressed, for_each_query
 
 
@@ -88,7 +87,6 @@ class ConditionedUNet(nn.Module):
         bottleneck: width of the dilated stack.
         dilations: of its blocks, in frames of the lowest level.
         query_dim: width of the query inside the network.
-        tells_presence: whether it also says, frame by frame, if the sound is there.
     """
 
     def __init__(
@@ -103,7 +101,6 @@ class ConditionedUNet(nn.Module):
         bottleneck: int = 304,
         dilations: tuple[int, ...] = (1, 2, 4, 8, 1, 2, 4),
         query_dim: int = 256,
-        tells_presence: bool = False,
     ) -> None:
         super().__init__()
         self.embedding_dim = embedding_dim
@@ -130,7 +127,6 @@ class ConditionedUNet(nn.Module):
             nn.ConvTranspose2d(b, a, (2, stride), (2, stride)) for a, b, stride in pairs
         )
         self.up_blocks = nn.ModuleList(ConvBlock(c, query_dim) for c in channels)
-        self.presence = PresenceHead(bottleneck, query_dim) if tells_presence else None
         self.out_norm = nn.BatchNorm2d(channels[0])
         self.out = nn.Conv2d(channels[0], 2 * fold, 3, 1, 1)
 
@@ -170,7 +166,7 @@ class ConditionedUNet(nn.Module):
                 x = self.downs[i](x)
         return EncodedMixture(spectrum, skips, mixture.shape[2])
 
-    def decode(self, encoded: EncodedMixture, embedding: Tensor) -> Answer:
+    def decode(self, encoded: EncodedMixture, embedding: Tensor) -> Tensor:
         """Embeddings [queries * batch, dim] to targets [queries * batch, channels, samples]."""
         query = self.query(embedding * self.embedding_dim**0.5)
         num_queries = len(embedding) // len(encoded.spectrum)
@@ -179,18 +175,12 @@ class ConditionedUNet(nn.Module):
         y = self.squeeze(x.reshape(b, c * height, frames))
         for block in self.temporal:
             y = block(y, query)
-        presence = None
-        if self.presence is not None:
-            # The last frames may lie beyond the mixture as a whole.
-            num_told = -(-encoded.num_samples // self.stride_samples)
-            presence = self.presence(y, query)[:, :num_told]
         x = x + self.unsqueeze(y).view(b, c, height, frames)
         x = self.up_blocks[-1](x.contiguous(memory_format=torch.channels_last), query)
         for i in reversed(range(len(self.ups))):
             x = self.ups[i](x) + for_each_query(encoded.skips[i], num_queries)
             x = self.up_blocks[i](x, query)
-        target = self.mask(encoded, self.out(F.relu(self.out_norm(x))).float())
-        return Answer(target, presence)
+        return self.mask(encoded, self.out(F.relu(self.out_norm(x))).float())
 
     def mask(self, encoded: EncodedMixture, maps: Tensor) -> Tensor:
         """A complex mask of magnitude below one, applied; the top bin is left to the residual."""
@@ -201,4 +191,4 @@ class ConditionedUNet(nn.Module):
 
     def forward(self, mixture: Tensor, embedding: Tensor) -> Tensor:
         """Mixture [batch, channels, samples], embedding [batch, dim] to targets of that shape."""
-        return self.decode(self.encode(mixture), embedding).target
+        return self.decode(self.encode(mixture), embedding)

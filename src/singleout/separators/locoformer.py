@@ -17,8 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from singleout.separators.presence import PresenceHead
-from singleout.separators.separator import Answer, downmix
+from singleout.separators.separator import downmix
 from singleout.separators.stft import MixtureStft, compressed, for_each_query
 
 KERNEL = 3
@@ -133,7 +132,6 @@ class Locoformer(nn.Module):
         free_blocks: how many of them, the first, do without the query.
         window: frames that see each other.
         query_dim: width of the query inside the network.
-        tells_presence: whether it also says, frame by frame, if the sound is there.
     """
 
     def __init__(
@@ -150,7 +148,6 @@ class Locoformer(nn.Module):
         free_blocks: int = 1,
         window: int = 32,
         query_dim: int = 256,
-        tells_presence: bool = False,
     ) -> None:
         super().__init__()
         self.embedding_dim, self.sample_rate = embedding_dim, sample_rate
@@ -166,7 +163,6 @@ class Locoformer(nn.Module):
             )
             for i in range(num_blocks)
         )
-        self.presence = PresenceHead(channels, query_dim) if tells_presence else None
         self.out_norm = RmsNorm(channels)
         self.out = nn.Conv2d(channels, 2 * fold, 3, padding=1)
 
@@ -193,22 +189,17 @@ class Locoformer(nn.Module):
             x = block(x)
         return EncodedGrid(spectrum, x, mixture.shape[2])
 
-    def decode(self, encoded: EncodedGrid, embedding: Tensor) -> Answer:
+    def decode(self, encoded: EncodedGrid, embedding: Tensor) -> Tensor:
         """Embeddings [queries * batch, dim] to targets [queries * batch, channels, samples]."""
         query = self.query(embedding * self.embedding_dim**0.5)
         x = for_each_query(encoded.features, len(embedding) // len(encoded.features))
         for block in self.blocks[self.free_blocks :]:
             x = block(x, query)
-        presence = None
-        if self.presence is not None:
-            every_frame = self.presence(x.mean(2), query)
-            windows = every_frame.view(len(x), -1, self.window).amax(2)
-            presence = windows[:, : -(-encoded.num_samples // self.stride_samples)]
         maps = self.out(self.out_norm(x)).float()
         b, _, height, frames = maps.shape
         maps = maps.view(b, 2, self.fold, height, frames).transpose(2, 3).flatten(2, 3)
-        return Answer(self.stft.masked(encoded.spectrum, maps, encoded.num_samples), presence)
+        return self.stft.masked(encoded.spectrum, maps, encoded.num_samples)
 
     def forward(self, mixture: Tensor, embedding: Tensor) -> Tensor:
         """Mixture [batch, channels, samples], embedding [batch, dim] to targets of that shape."""
-        return self.decode(self.encode(mixture), embedding).target
+        return self.decode(self.encode(mixture), embedding)

@@ -20,7 +20,6 @@ from torch.nn import functional as F
 
 from singleout.separators.resunet30_checkpoint import separator_tensors
 from singleout.separators.resunet30_inference import SLOPE, TIME_STRIDE, InferenceNetwork
-from singleout.separators.separator import Answer
 from singleout.weights import fill, has_fast_bfloat16
 
 POWER_FLOOR = 1e-10
@@ -224,7 +223,7 @@ class ResUNet30(nn.Module):
         )
         return Spectrum(spectrum.view(-1, channels, *spectrum.shape[1:]), num_samples)
 
-    def decode(self, encoded: Spectrum, embedding: Tensor) -> Answer:
+    def decode(self, encoded: Spectrum, embedding: Tensor) -> Tensor:
         """Unit embeddings [queries * batch, dim] to targets [queries * batch, channels, samples].
 
         The network hears magnitudes alone: of several channels the root mean square.
@@ -238,11 +237,11 @@ class ResUNet30(nn.Module):
         trained = self.training or torch.is_grad_enabled()
         maps = (self if trained else self.inference_network()).maps(magnitude, embedding)
         target = self.masked(spectrum, maps.transpose(2, 3))
-        return Answer(self.inverse(target, encoded.num_samples))
+        return self.inverse(target, encoded.num_samples)
 
     def forward(self, mixture: Tensor, embedding: Tensor) -> Tensor:
         """Mixture [batch, channels, samples], embedding [batch, dim] to targets of that shape."""
-        return self.decode(self.encode(mixture), embedding).target
+        return self.decode(self.encode(mixture), embedding)
 
     def maps(self, magnitude: Tensor, embedding: Tensor) -> Tensor:
         """Magnitude [batch, frames, bins] to three maps [batch, 3, frames, bins - 1]."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -11,25 +11,11 @@ CANCELLED = 1e-3
 """Channels whose sum is this far below their level cancel each other: its phase is rounding."""
 
 
-class Answer(NamedTuple):
-    """What a separator has to say to each query.
-
-    Attributes:
-        target: [queries * batch, channels, samples].
-        presence: logits [queries * batch, frames] of whether the sound is there, one frame per
-            ``stride_samples``, the last of which may reach beyond the mixture; None of a separator
-            that does not tell.
-    """
-
-    target: Tensor
-    presence: Tensor | None = None
-
-
 class Separator(Protocol):
     """A mixture and a query embedding to the target.
 
     ``encode`` does what does not depend on the query, once for several queries; ``decode`` the
-    rest. ``forward(mixture, embedding)`` is the target in ``decode(encode(mixture), embedding)``.
+    rest. ``forward(mixture, embedding)`` is ``decode(encode(mixture), embedding)``.
 
     The channels of a mixture share one mask, so that a target stays where it was between them.
 
@@ -50,8 +36,8 @@ class Separator(Protocol):
     def encode(self, mixture: Tensor) -> Any:
         """Mixture [batch, channels, samples] to whatever ``decode`` takes."""
 
-    def decode(self, encoded: Any, embedding: Tensor) -> Answer:
-        """Embedding [queries * batch, dim] to the answer.
+    def decode(self, encoded: Any, embedding: Tensor) -> Tensor:
+        """Embedding [queries * batch, dim] to targets [queries * batch, channels, samples].
 
         The first query of every mixture comes first, then the second of every mixture, and so on.
         """
@@ -60,7 +46,7 @@ class Separator(Protocol):
         """Mixture [batch, channels, samples], embedding [queries * batch, dim] to the targets."""
 
 
-def averaged(separator: Separator, encoded: Any, conditions: Tensor) -> Answer:
+def averaged(separator: Separator, encoded: Any, conditions: Tensor) -> Tensor:
     """The mean of what a separator answers to every member of a query.
 
     Args:
@@ -68,14 +54,15 @@ def averaged(separator: Separator, encoded: Any, conditions: Tensor) -> Answer:
         encoded: by it.
         conditions: [queries * batch, members, dim]. The members are decoded one after the other, in
             the memory of one.
+
+    Returns:
+        [queries * batch, channels, samples].
     """
-    target, presence = separator.decode(encoded, conditions[:, 0])
-    members = conditions.shape[1]
-    for number in range(1, members):
-        more, told = separator.decode(encoded, conditions[:, number])
-        target = target + more
-        presence = None if presence is None or told is None else presence + told
-    return Answer(target / members, None if presence is None else presence / members)
+    first, *others = conditions.unbind(1)
+    target = separator.decode(encoded, first)
+    for member in others:
+        target = target + separator.decode(encoded, member)
+    return target / (1 + len(others))
 
 
 def downmix(spectrum: Tensor) -> Tensor:

@@ -69,7 +69,6 @@ class TrainConfig(StrictConfig):
         query_audio: which sound is the query of an example, and how it is altered.
         queries: what is asked: for sounds that are there or not, with negative prompts or without.
         absent_weight: of an example whose target is silence, in the loss.
-        presence_weight: of the answer whether the sound is there, where the separator gives one.
         p_text: how often a captioned example is conditioned on its caption instead of a sound.
         query_mixup: condition captioned examples on a random point between sound and caption, as
             CLAPSep does (Ma et al., 2024), where ``p_text`` did not choose the caption alone.
@@ -99,7 +98,6 @@ class TrainConfig(StrictConfig):
     query_mixup: bool = False
     queries: QueriesConfig = added(QueriesConfig())
     absent_weight: Annotated[float, Field(ge=0)] = added(1.0)
-    presence_weight: Annotated[float, Field(ge=0)] = added(1.0)
     steps: Positive = 4_000
     batch_size: Positive = 8
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3

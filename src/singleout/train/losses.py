@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 CEILING = 1e-3
 """Errors 30 dB below the target are no longer rewarded."""
@@ -43,25 +42,3 @@ def separation_loss_db(estimate: Tensor, target: Tensor, mixture: Tensor) -> Ten
     silence = 10 * ((left + SILENCE_CEILING * power) / power).log10()
     is_silent = target.square().sum(-1) < SILENT_POWER
     return torch.where(is_silent, silence, negative_snr_db(estimate, target))
-
-
-HEARD = 1e-3
-"""A frame in which the target is less than 30 dB below the whole mixture's level has it in it."""
-
-
-def presence_loss(logits: Tensor, target: Tensor, mixture: Tensor, stride_samples: int) -> Tensor:
-    """Binary cross-entropy of whether the target is heard, frame by frame.
-
-    Args:
-        logits: [items, frames], one per ``stride_samples``, the last of which may reach beyond.
-        target, mixture: [items, channels, samples].
-
-    Returns:
-        The mean.
-    """
-    missing = logits.shape[-1] * stride_samples - target.shape[-1]
-    padded = F.pad(target, (0, missing))
-    frames = padded.reshape(*target.shape[:-1], logits.shape[-1], stride_samples)
-    level = mixture.square().mean((1, 2))[:, None]
-    is_heard = frames.square().mean((1, 3)) > HEARD * level + SILENT_POWER / target.shape[-1]
-    return F.binary_cross_entropy_with_logits(logits, is_heard.to(logits.dtype))

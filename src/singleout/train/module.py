@@ -17,7 +17,7 @@ from singleout.evaluate.metrics import score
 from singleout.model import QueriedSeparator
 from singleout.separators import Separator, averaged
 from singleout.train.config import TrainConfig
-from singleout.train.losses import SILENT_POWER, presence_loss, separation_loss_db
+from singleout.train.losses import SILENT_POWER, separation_loss_db
 
 
 def learning_rate_factor(step: int, config: TrainConfig) -> float:
@@ -111,17 +111,12 @@ class TrainingModule(lightning.LightningModule):
     def training_step(self, batch: Example, index: int) -> Tensor:
         with torch.autocast(self.device.type, enabled=False):  # as exact as at inference
             condition = self.condition(batch)
-        answer = self.model.answer(batch["mixture"], condition)
+        estimate = self.model(batch["mixture"], condition)
         target = batch["targets"].transpose(0, 1).flatten(0, 1)
         mixture = batch["mixture"].repeat(len(target) // len(batch["mixture"]), 1, 1)
-        losses = separation_loss_db(answer.target.float(), target, mixture)
+        losses = separation_loss_db(estimate.float(), target, mixture)
         is_silent = target.square().sum(-1) < SILENT_POWER
         loss = torch.where(is_silent, self.run.absent_weight * losses, losses).mean()
-        if answer.presence is not None:
-            stride = self.model.separator.stride_samples
-            told = presence_loss(answer.presence, target, mixture, stride)
-            self.log("presence", told)
-            loss = loss + self.run.presence_weight * told
         if not bool(torch.isfinite(loss)):
             raise TrainingError(
                 f"the loss is {loss.item()} at step {self.step_index}: lower the learning rate or "
@@ -155,7 +150,7 @@ class TrainingModule(lightning.LightningModule):
                 condition = self.model.conditions(embedding, is_text=kind == "text")
             separator: Separator = self.averaged.module  # type: ignore[assignment]
             encoded = separator.encode(batch["mixture"])
-            estimate = averaged(separator, encoded, condition).target
+            estimate = averaged(separator, encoded, condition)
             scores = score(estimate.float(), target, mixture)
             asked = scores.is_present[:, 0] & embedding.any(-1)
             improvement = scores.si_sdr_improvement[asked].float()

@@ -19,7 +19,7 @@ from singleout.data.dataset import MixtureDataset
 from singleout.data.embeddings import EmbeddingTable, embeddings_of, given_embeddings
 from singleout.data.manifest import Clip, read_manifest, scan_folder, share_of
 from singleout.errors import ConfigError, ManifestError, ModelError, one_line
-from singleout.evaluate.questions import ABSENT, ask, fit_presence
+from singleout.evaluate.questions import calibrated
 from singleout.evaluate.run import EvaluationConfig
 from singleout.model import QueriedSeparator
 from singleout.query import QueryEncoder, load_encoder
@@ -30,7 +30,7 @@ from singleout.train.module import TrainingModule
 from singleout.weights import has_fast_bfloat16
 
 VALIDATION_SEED = 1_000_000
-MIN_CALIBRATION_MIXTURES = 50
+MIN_CALIBRATION_MIXTURES = 200
 
 
 def split_clips(config: TrainConfig) -> tuple[list[Clip], list[Clip]]:
@@ -132,19 +132,15 @@ def calibrate_presence(
     model: QueriedSeparator, clips: list[Clip], config: ValidationConfig
 ) -> None:
     """Fit how the model's presence is read, by words, on mixtures of the validation sounds; without
-    captions, or of a separator that does not tell, it stays."""
-    captioned = [clip for clip in clips if clip.caption is not None]
-    if not getattr(model.separator, "presence", None) or len(captioned) < len(clips):
+    captions it is not told."""
+    if any(clip.caption is None for clip in clips):
         return
     mixtures = max(config.num_mixtures, MIN_CALIBRATION_MIXTURES)
-    scored = EvaluationConfig(
+    asked = EvaluationConfig(
         num_mixtures=mixtures, seed=VALIDATION_SEED + 1, mixtures=config.mixtures
     )
-    rows = ask(model, captioned, scored)
-    present = [row["presence_logit"] for row in rows if row["question"] == "text"]
-    absent = [row["presence_logit"] for row in rows if row["question"] in ABSENT]
-    if absent:
-        model.config = model.config.model_copy(update={"presence": fit_presence(present, absent)})
+    presence = calibrated(model, clips, asked)
+    model.config = model.config.model_copy(update={"presence": presence})
 
 
 def train(config: TrainConfig, encoder: QueryEncoder | None = None) -> Path:
