@@ -11,7 +11,7 @@ from typing import Any
 
 from recipes.documents import fill_in
 from singleout.config import load_config
-from singleout.query.manipulations import Dropout
+from singleout.query.manipulations import Dropout, Neighbours
 from singleout.train.config import TrainConfig
 
 
@@ -146,13 +146,20 @@ def main() -> None:
     unlabelled_hours = sum(row["seconds"] for row in unlabelled) / 3600
     held_out = sorted({row["origin"]["package"] for row in rows if row["split"] == "test"})
     seed = result["meta"]["config"]["seed"]
-    dropout = ", ".join(
-        f"p = {step.p}" for step in config.model.manipulation.steps if isinstance(step, Dropout)
+    steps = config.model.manipulation.steps
+    dropout = ", ".join(f"p = {step.p}" for step in steps if isinstance(step, Dropout))
+    near = [step for step in steps if isinstance(step, Neighbours)]
+    replaced = f", {100 * near[0].p:.0f} % of them of sounds near to it" if near else ""
+    answered = (
+        f" Words are\n  answered by the {near[0].sounds} sounds nearest to them, one decoding each "
+        "([how](../../../docs/questions.md))."
+        if near
+        else ""
     )
     low, high = config.mixtures.num_sources
     condition = (
-        "**trained on sounds alone**: conditioned on audio embeddings of the target with dropout\n"
-        f"  ({dropout}), never on a caption"
+        f"**trained on sounds alone**: conditioned on audio embeddings of the target{replaced},\n"
+        f"  with dropout ({dropout}), never on a caption"
         if not config.p_text
         else f"conditioned on a caption of the target ({100 * config.p_text:.0f} % of the queries\n"
         f"  for captioned sounds) or on its audio embedding, with dropout ({dropout})"
@@ -169,8 +176,8 @@ The joint text-audio encoder (`encoder/`) and the extractor (`extractor/`) of si
 by `python -m recipes.builtin.card`; the recipe is `make builtin`.
 
 ## What it is
-- Extractor: `ConditionedUNet` at 32 kHz, {condition}. It takes negative prompts and tells whether a
-  sound is there. {config.steps:,} steps of {config.batch_size} four-second mixtures of {low} to
+- Extractor: `ConditionedUNet` at 32 kHz, {condition}.{answered} It takes
+  negative prompts. {config.steps:,} steps of {config.batch_size} four-second mixtures of {low} to
   {high} sounds with two queries each, on a 2-core CPU, seed {config.seed}, {beginning}:
   {len(train):,} captioned sounds, {hours:.1f} hours (`make sounds TIER=full`), and
   {len(unlabelled):,} without captions, {unlabelled_hours:.1f} hours (`--unlabelled`).
@@ -193,7 +200,8 @@ Questions of every kind, on mixtures of the same sounds (`results/builtin_questi
 
 {questions_table(asked)}
 
-Presence tells sounds that are there from absent ones with an area under the curve of
+Presence, which the encoder tells, is higher for sounds that are there than for absent ones with an
+area under the curve of
 {decibels(two["presence_auroc"]["absent"])}, from near misses with
 {decibels(two["presence_auroc"]["near miss"])}; calibration error
 {two["presence_calibration_error"]:.3f}. A negative prompt adds
