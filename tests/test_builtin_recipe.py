@@ -45,8 +45,9 @@ from singleout.model import ModelConfig, QueriedSeparator
 from singleout.query import BuiltinEncoder
 from singleout.query.audio_tower import SAMPLE_RATE
 from singleout.query.builtin import BuiltinNetwork
+from singleout.query.manipulations import Chain, Neighbours
 from singleout.train.config import TrainConfig
-from singleout.train.run import train
+from singleout.train.run import calibrate_presence, split_clips, train
 from singleout.types import Query
 
 
@@ -326,7 +327,8 @@ def test_what_ships_is_what_was_trained_and_answers_words_as_the_config_says_now
     output = str(tmp_path / "run")
     steps = [{"type": "neighbours", "sounds": 4}, {"type": "dropout"}]
     config = tiny_config(tmp_path, tmp_path / "encoder", output, manipulation={"steps": steps})
-    trained = QueriedSeparator.from_pretrained(train(load_config(TrainConfig, config, ["steps=2"])))
+    run = load_config(TrainConfig, config, ["steps=2"])
+    trained = QueriedSeparator.from_pretrained(train(run))
     steps[0]["sounds"] = 2
     tiny_config(tmp_path, tmp_path / "encoder", output, manipulation={"steps": steps})
     package = tmp_path / "package"
@@ -343,7 +345,9 @@ def test_what_ships_is_what_was_trained_and_answers_words_as_the_config_says_now
     mixture = 0.1 * torch.randn(1, 1, 9_000)
     condition = shipped.embed(query)
     torch.testing.assert_close(shipped(mixture, condition), trained(mixture, condition))
-    assert shipped.config.presence is not None
+    told, before = shipped.config.presence, trained.config.presence
+    calibrate_presence(shipped, split_clips(run)[1], run.validation)
+    assert told == shipped.config.presence != before
 
     torch.nn.init.normal_(next(encoder.network.text_head.parameters()), std=0.1)
     encoder.save_pretrained(package / "encoder")
@@ -405,19 +409,21 @@ def test_a_stretch_of_a_sound_has_the_blocks_whose_middle_is_in_it() -> None:
 
 
 def test_the_next_extractor_answers_as_the_one_before(
-    debug_model: QueriedSeparator, debug_encoder: BuiltinEncoder
+    debug_model: QueriedSeparator, debug_encoder: BuiltinEncoder, tmp_path: Path
 ) -> None:
-    """In another space, with negative prompts that it had not."""
+    """In another space, with negative prompts that it had not; whatever it is to learn later."""
     torch.manual_seed(0)
     rotation = torch.linalg.qr(torch.randn(32, 32))[0]
     old = F.normalize(torch.randn(400, 32), dim=-1)
     new = old @ rotation
     to_old = warm_start.linear_map(new, old)
     torch.testing.assert_close(new @ to_old, old, atol=0.02, rtol=0.05)
-    model = QueriedSeparator(
-        ModelConfig(separator=TINY_SEPARATOR, negative=True), debug_encoder
-    ).eval()
-    warm_start.turned(model, debug_model, rotation.T)
+    config = ModelConfig(
+        separator=TINY_SEPARATOR, negative=True, manipulation=Chain(steps=(Neighbours(),))
+    )
+    made = warm_start.turned(config, debug_encoder, debug_model, rotation.T)
+    made.save_pretrained(tmp_path)
+    model = QueriedSeparator.from_pretrained(tmp_path, debug_encoder)
     mixture = torch.randn(2, 1, 8_000)
     expected = debug_model(mixture, old[:2])
     found = model(mixture, model.conditions(new[:2], is_text=False))
@@ -425,12 +431,10 @@ def test_the_next_extractor_answers_as_the_one_before(
     unaware = model.joined(new[:2], new[2:4])
     torch.testing.assert_close(model(mixture, unaware), expected, atol=1e-4, rtol=1e-3)
     with pytest.raises(ValueError, match="negative prompts"):
-        warm_start.turned(model, model, rotation)
-    wide = TINY_SEPARATOR.model_copy(update={"bottleneck": 24})
+        warm_start.turned(config, debug_encoder, model, rotation)
+    wide = ModelConfig(separator=TINY_SEPARATOR.model_copy(update={"bottleneck": 24}))
     with pytest.raises(ValueError, match="of other sizes"):
-        warm_start.turned(
-            QueriedSeparator(ModelConfig(separator=wide), debug_encoder), debug_model, rotation
-        )
+        warm_start.turned(wide, debug_encoder, debug_model, rotation)
 
 
 def test_most_crops_are_plain_and_come_with_what_was_heard(clips: list[Clip]) -> None:

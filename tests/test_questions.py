@@ -23,7 +23,7 @@ from typer.testing import CliRunner, Result
 
 from singleout import Example, Extractor, Query
 from singleout.cli import app
-from singleout.errors import AudioError, QueryError, SingleoutError
+from singleout.errors import AudioError, ModelError, QueryError, SingleoutError
 from singleout.extract.files import query_slugs
 from singleout.model import (
     ModelConfig,
@@ -31,6 +31,7 @@ from singleout.model import (
     QueriedSeparator,
     read_config,
 )
+from singleout.presence import Listener
 from singleout.query import BuiltinEncoder
 from singleout.query.manipulations import Chain, Examples, MeanShift, Neighbours
 
@@ -449,14 +450,57 @@ def test_silence_is_like_nothing(telling_model: QueriedSeparator) -> None:
     assert likeness[:3].tolist() == [-1, -1, -1]
     assert (likeness[3:] > -1).all()
     empty = telling_model.listener([telling_model.embed(Query("a dog"))])
-    with pytest.raises(ValueError, match="nothing was heard"):
-        empty.finish()
+    assert empty.finish().shape == (1, 0)
 
 
-def test_far_beyond_full_scale_there_is_still_a_likeness(telling_model: QueriedSeparator) -> None:
+def test_what_is_far_beyond_full_scale_is_refused_with_its_name(
+    telling: Extractor, telling_model: QueriedSeparator, tmp_path: Path
+) -> None:
     listener = telling_model.listener([telling_model.embed(Query("a dog"))])
     listener.push(np.full((1, RATE), 3e38, np.float32))
-    assert -1 <= float(listener.finish()[0, 0]) <= 1
+    listener.push(np.full((1, RATE), np.inf, np.float32))
+    loud, *beyond = listener.finish()[0].tolist()
+    assert -1 <= loud <= 1
+    assert beyond == [-1, -1]
+    # Resampling takes it beyond what a float holds.
+    alternating = np.where(np.arange(44_100) % 2, 3e38, -3e38)[None]
+    path = recorded(tmp_path / "loud.wav", alternating, 44_100)
+    with pytest.raises(ModelError, match=r"loud\.wav: the model's output is not finite"):
+        telling.extract_file(path, "a dog", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_recording_too_short_to_be_heard_has_no_presence(
+    telling: Extractor, tmp_path: Path
+) -> None:
+    """Which resamples to no samples."""
+    result = telling.extract(np.full((1, 1), 0.1, np.float32), "a dog", 384_000)
+    assert result.target.shape == (1, 1)
+    assert result.presence is None
+
+
+def test_many_channels_are_heard_a_few_clips_at_a_time(
+    debug_encoder: BuiltinEncoder, telling_model: QueriedSeparator
+) -> None:
+    """Or their memory would grow with their number."""
+    clips: list[int] = []
+
+    class Counting(BuiltinEncoder):
+        def embed_audio(self, audio: Any, *arguments: Any) -> Tensor:
+            clips.append(len(audio))
+            return super().embed_audio(audio, *arguments)
+
+    encoder = Counting(debug_encoder.network, debug_encoder.tokenizer_json, debug_encoder.config)
+    for channels, most in ((1, 32), (5, 30), (40, 40)):
+        clips.clear()
+        asked = [telling_model.manipulator.infer(encoder.embed_text("a dog"), True)]
+        listener = Listener(encoder, telling_model.manipulator, asked, RATE)
+        audio = noise(40 * RATE // 2 + RATE // 2, channels)
+        listener.push(audio)
+        found = listener.finish()
+        assert found.shape == (1, 40)
+        assert max(clips) == most
+        assert sum(clips) == 40 * channels
 
 
 @pytest.mark.parametrize("chunk_seconds", [0.05, 0.33, 100.0])

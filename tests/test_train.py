@@ -27,7 +27,7 @@ from singleout.config import validated
 from singleout.data.dataset import Example, MixtureDataset, QueryAudioConfig
 from singleout.data.embeddings import EmbeddingCache, EmbeddingTable, embeddings_of
 from singleout.data.manifest import Clip, scan_folder
-from singleout.data.plan import MixtureConfig, num_crops
+from singleout.data.plan import SCORED_MIXTURES, MixtureConfig, num_crops
 from singleout.data.queries import QueriesConfig
 from singleout.errors import ConfigError, ManifestError, ModelError, TrainingError
 from singleout.evaluate.metrics import score
@@ -50,6 +50,7 @@ from singleout.train.config import TrainConfig, UncaptionedConfig, ValidationCon
 from singleout.train.losses import negative_snr_db, separation_loss_db
 from singleout.train.module import TrainingModule, ema_update, learning_rate_factor
 from singleout.train.run import (
+    calibrate_presence,
     caption_embeddings,
     examples_of,
     split_clips,
@@ -1246,6 +1247,24 @@ def test_a_run_that_asked_everything_answers_everything(
     assert len(set(presences)) == 3
     for i, target in enumerate(targets):
         assert all(np.abs(target - other).max() > 1e-5 for other in targets[:i])
+
+
+def test_presence_is_told_only_where_all_validation_sounds_have_captions(
+    telling_model_folder: Path, sounds: Path
+) -> None:
+    """What another training has found does not stay."""
+    model = QueriedSeparator.from_pretrained(telling_model_folder)
+    found = scan_folder(sounds)
+    clips = [
+        dataclasses.replace(c, caption=f"sound {i}", label=f"a/{i}") for i, c in enumerate(found)
+    ]
+    short = SCORED_MIXTURES.model_copy(update={"segment_seconds": 0.5, "crop_hop_seconds": 0.25})
+    config = ValidationConfig(num_mixtures=2, mixtures=short)
+    before = model.config.presence
+    calibrate_presence(model, clips, config)
+    assert model.config.presence not in (before, None)
+    calibrate_presence(model, [*clips[:-1], dataclasses.replace(clips[-1], caption=None)], config)
+    assert model.config.presence is None
 
 
 def test_the_step_weighs_silence(

@@ -151,7 +151,7 @@ def main() -> None:
     near = [step for step in steps if isinstance(step, Neighbours)]
     replaced = f", {100 * near[0].p:.0f} % of them of sounds near to it" if near else ""
     answered = (
-        f" Words are\n  answered by the {near[0].sounds} sounds nearest to them, one decoding each "
+        f" Words are\n  answered by {near[0].sounds} sounds near to them, one decoding each "
         "([how](../../../docs/questions.md))."
         if near
         else ""

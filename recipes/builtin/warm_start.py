@@ -2,7 +2,7 @@
 
 Every weight is taken over but the query layer, which is turned: the linear map from the new
 encoder's embeddings of sounds to the old one's, fitted on training sounds, is folded into it.
-Negative prompts begin without effect, the presence head from nothing. So the hours that went into
+Negative prompts begin without effect. So the hours that went into
 an earlier model are not lost whenever the encoder gets better. No caption has a part in it.
 """
 
@@ -23,8 +23,9 @@ from singleout.data.embeddings import SAMPLE_RATE, given_embeddings
 from singleout.data.manifest import Clip, read_manifest
 from singleout.data.plan import MixtureConfig
 from singleout.data.render import read_crop
-from singleout.model import QueriedSeparator
+from singleout.model import ModelConfig, QueriedSeparator
 from singleout.query import BuiltinEncoder, QueryEncoder
+from singleout.query.manipulations import Chain
 from singleout.train.config import TrainConfig
 
 BASE = "3cf84ae65c21654d63d5772a39245139e5b8fec6"
@@ -66,12 +67,17 @@ def old_sounds(clips: list[Clip], config: MixtureConfig, encoder: QueryEncoder) 
     return torch.cat(rows)
 
 
-def turned(model: QueriedSeparator, previous: QueriedSeparator, to_old: Tensor) -> None:
-    """Give ``model`` the weights of ``previous``, its query layer behind ``to_old``.
+def turned(
+    config: ModelConfig, encoder: QueryEncoder, previous: QueriedSeparator, to_old: Tensor
+) -> QueriedSeparator:
+    """A model with the weights of ``previous``, its query layer behind ``to_old``, and without a
+    manipulation, which the next training fits.
 
     Raises:
         ValueError: the two have other sizes.
     """
+    plain = config.model_copy(update={"manipulation": Chain()})
+    model = QueriedSeparator(plain, encoder)
     state = model.separator.state_dict()  # type: ignore[attr-defined]
     old = previous.separator.state_dict()  # type: ignore[attr-defined]
     weight = old.pop("query.0.weight")
@@ -85,6 +91,7 @@ def turned(model: QueriedSeparator, previous: QueriedSeparator, to_old: Tensor) 
         raise ValueError(f"the previous model is of other sizes: {other[0]}")
     state.update(old, **{"query.0.weight": first})
     model.separator.load_state_dict(state)  # type: ignore[attr-defined]
+    return model
 
 
 def main() -> None:
@@ -113,8 +120,7 @@ def main() -> None:
     to_old = linear_map(new, old)
     cosine = torch.nn.functional.cosine_similarity(new @ to_old, old).mean()
     torch.manual_seed(config.seed)
-    model = QueriedSeparator(config.model, encoder)
-    turned(model, previous, to_old)
+    model = turned(config.model, encoder, previous, to_old)
     model.save_pretrained(config.init)
     print(f"saved {config.init}; cosine of the turned embeddings {float(cosine):.3f}")
 

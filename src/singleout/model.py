@@ -115,9 +115,7 @@ class QueriedSeparator(nn.Module):
                 f"this model cannot answer negative prompts ({', '.join(map(str, query.negative))})"
                 ": leave them out"
             )
-        positive, negative = self._side(query.positive), self._side(query.negative)
-        members = max(positive.shape[1], negative.shape[1])
-        return self.joined(positive.expand(1, members, -1), negative.expand(1, members, -1))
+        return self.joined(self._side(query.positive), self._side(query.negative))
 
     def conditions(self, embeddings: Tensor, is_text: bool) -> Tensor:
         """Of positive prompts alone, all words or all sounds: embeddings [queries, dim] to
@@ -126,27 +124,40 @@ class QueriedSeparator(nn.Module):
         return self.joined(positive, torch.zeros_like(positive))
 
     def joined(self, positive: Tensor, negative: Tensor) -> Tensor:
-        """Conditions [..., dim] of both sides to those of the separator."""
-        return torch.cat([positive, negative], -1) if self.config.negative else positive
+        """Of both sides, [..., members, dim] or one member of either, the separator's condition."""
+        if not self.config.negative:
+            return positive
+        shape = torch.broadcast_shapes(positive.shape, negative.shape)  # type: ignore[no-untyped-call]
+        return torch.cat([positive.expand(shape), negative.expand(shape)], -1)
 
     def _side(self, prompts: tuple[Prompt, ...]) -> Tensor:
-        """[1, members, dim]; words and sounds count as many times as there are of each."""
         texts = [prompt for prompt in prompts if isinstance(prompt, str)]
         examples = [prompt for prompt in prompts if isinstance(prompt, Example)]
+        return self.side(
+            self.encoder.embed_text(texts) if texts else None,
+            torch.cat([self._heard(example) for example in examples]) if examples else None,
+        )
+
+    def side(self, words: Tensor | None = None, sounds: Tensor | None = None) -> Tensor:
+        """What one side of a query asks, [1, members, dim], of the embeddings [number, dim] of its
+        words and of its examples, which count alike; zeros where there are none."""
+        embedded = [
+            (rows, is_text)
+            for rows, is_text in ((words, True), (sounds, False))
+            if rows is not None
+        ]
+        number = sum(len(rows) for rows, _ in embedded)
         total = torch.zeros(1, 1, self.manipulator.dim)
         size = torch.zeros(1, 1, 1)
-        embedded = [(self.encoder.embed_text(texts), True)] if texts else []
-        if examples:
-            embedded.append((torch.cat([self._heard(example) for example in examples]), False))
         for rows, is_text in embedded:
             mean = F.normalize(rows.mean(0, keepdim=True), dim=-1)
             condition = self.manipulator.members(mean, is_text)
             total = total + len(rows) * condition
             size = size + len(rows) * condition.norm(dim=-1, keepdim=True)
         if len(embedded) < 2:
-            return total / max(1, len(prompts))
+            return total / max(1, number)
         # As long as its parts: the mean of two directions is shorter than each.
-        return F.normalize(total, dim=-1) * (size / len(prompts))
+        return F.normalize(total, dim=-1) * (size / number)
 
     def _heard(self, example: Example) -> Tensor:
         """Embedding [1, dim] of an example, its channels averaged."""

@@ -25,7 +25,7 @@ SILENT_RMS = 1e-5
 NOTHING = -1.0
 """Likeness of silence: the least there is."""
 MAX_WINDOWS = 32
-"""Embedded at once."""
+"""Embedded at once, of all channels together."""
 
 
 class PresenceCalibration(StrictConfig):
@@ -88,7 +88,7 @@ class Listener:
         self._found: list[NDArray[np.float32]] = []
 
     def hearing(self, blocks: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
-        """The blocks, float32 [channels, samples], as they pass."""
+        """The blocks, float32 [channels, samples], as they pass; see ``push``."""
         for block in blocks:
             self.push(block)
             yield block
@@ -98,7 +98,8 @@ class Listener:
         waiting = self._waiting
         waiting = block if waiting is None else np.concatenate([waiting, block], axis=1)
         while waiting.shape[1] >= 2 * self._hop:
-            number = min(waiting.shape[1] // self._hop - 1, MAX_WINDOWS)
+            most = max(1, MAX_WINDOWS // len(waiting))
+            number = min(waiting.shape[1] // self._hop - 1, most)
             starts = range(0, number * self._hop, self._hop)
             windows = [waiting[:, start : start + 2 * self._hop] for start in starts]
             self._found.append(self._likeness(np.stack(windows)))
@@ -107,23 +108,19 @@ class Listener:
 
     def finish(self) -> NDArray[np.float32]:
         """Likeness [queries, frames], -1 to 1, of all that was heard; the last window ends with it
-        and may be shorter. What is like it in any channel is like it.
-
-        Raises:
-            ValueError: nothing was heard.
-        """
+        and may be shorter. What is like it in any channel is like it; no frames of no samples."""
         rest = self._waiting
-        if rest is None or (not rest.shape[1] and not self._found):
-            raise ValueError("nothing was heard")
-        if rest.shape[1] > self._hop or not self._found:
+        if rest is not None and rest.shape[1] > (self._hop if self._found else 0):
             self._found.append(self._likeness(rest[None]))
         self._waiting = None
-        return np.concatenate(self._found, axis=1)
+        return np.concatenate([np.zeros((len(self.asked), 0), np.float32), *self._found], axis=1)
 
     @torch.inference_mode()
     def _likeness(self, windows: NDArray[np.float32]) -> NDArray[np.float32]:
         """[windows, channels, samples] to [queries, windows]."""
         sounds = torch.from_numpy(windows.reshape(-1, windows.shape[2]))
+        # What is not finite, the separator will refuse with the recording's name.
+        sounds = torch.where(sounds.isfinite().all(1, keepdim=True), sounds, 0.0)
         embedded = self.manipulator.infer(self.encoder.embed_audio(sounds, self.sample_rate), False)
         heard = F.normalize(embedded.cpu(), dim=-1)
         likeness = torch.stack([(members @ heard.T).mean(0) for members in self.asked])

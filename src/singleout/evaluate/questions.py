@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +21,6 @@ from singleout.evaluate.statistics import Interval, bootstrap_interval, median, 
 from singleout.model import QueriedSeparator
 from singleout.presence import PresenceCalibration
 from singleout.progress import track
-from singleout.types import Example, Query
 
 LEVEL_TOLERANCE_DB = 3.0
 PRIOR = 1e-3
@@ -30,6 +29,24 @@ ABSENT = ("absent", "near miss")
 that is there."""
 
 ABSENT_SEED = 4
+NEGATIVE = ("text, not the other", "not the other")
+"""Questions with a negative prompt."""
+KINDS = ("text", "audio", "text and audio", *ABSENT, *NEGATIVE)
+
+
+class Question(NamedTuple):
+    """What is asked of a mixture.
+
+    Attributes:
+        kind: of ``KINDS``.
+        wanted, unwanted: sides of the query, [1, members, dim].
+        target: [samples].
+    """
+
+    kind: str
+    wanted: Tensor
+    unwanted: Tensor
+    target: Tensor
 
 
 @torch.inference_mode()
@@ -59,52 +76,54 @@ class _Asker:
         self.model, self.clips, self.config = model, clips, config
         self.planner = Planner(clips, config.mixtures, config.seed)
         self.questioner = Questioner(clips, QueriesConfig(), config.mixtures.class_balance)
+        self._captions: dict[str, Tensor] = {}
 
-    def questions(self, index: int, rendered: Mixture) -> list[tuple[str, Query, Tensor]]:
-        """Kind, what is asked, and the target."""
-        mixtures, spec = self.config.mixtures, self.planner.plan(0, index)
+    def questions(self, index: int, rendered: Mixture, kinds: Sequence[str]) -> list[Question]:
+        """Those of some kinds, in their order, as far as there are any."""
+        model, mixtures, spec = self.model, self.config.mixtures, self.planner.plan(0, index)
         mixture, sources = torch.from_numpy(rendered.mixture), torch.from_numpy(rendered.sources)
-        target, other = (self.clips[source.clip] for source in spec.sources[:2])
-        text, not_text = _caption(target), _caption(other)
-        audio = Example(read_crop(target, spec.sources[0].crop, mixtures, SAMPLE_RATE), SAMPLE_RATE)
-        questions = [
-            ("text", Query((text,)), sources[0]),
-            ("audio", Query((audio,)), sources[0]),
-            ("text and audio", Query((text, audio)), sources[0]),
-        ]
+        target, *others = (self.clips[source.clip] for source in spec.sources)
+        text = self._said(target)
+        none = model.side()
+        found: dict[str, Question] = {"text": Question("text", model.side(text), none, sources[0])}
+        if {"audio", "text and audio"} & set(kinds):
+            crop = read_crop(target, spec.sources[0].crop, mixtures, SAMPLE_RATE)
+            audio = model.encoder.embed_audio(crop, SAMPLE_RATE)
+            for kind, words in (("audio", None), ("text and audio", text)):
+                found[kind] = Question(kind, model.side(words, audio), none, sources[0])
         rng = np.random.default_rng([self.config.seed, 0, index, ABSENT_SEED])
         for kind in ABSENT:
             absent = self.questioner.absent(spec, kind == "near miss", rng)
             if absent is not None and absent.absent is not None:
-                in_vain = Query((_caption(self.clips[absent.absent]),))
-                questions.append((kind, in_vain, torch.zeros_like(mixture)))
-        if self.model.config.negative:
-            questions += [
-                ("text, not the other", Query((text,), (not_text,)), sources[0]),
-                ("not the other", Query((), (not_text,)), mixture - sources[1]),
-            ]
-        return questions
+                in_vain = model.side(self._said(self.clips[absent.absent]))
+                found[kind] = Question(kind, in_vain, none, torch.zeros_like(mixture))
+        if model.config.negative and others:
+            unwanted = model.side(self._said(others[0]))
+            asked = Question(NEGATIVE[0], model.side(text), unwanted, sources[0])
+            found[NEGATIVE[0]] = asked
+            found[NEGATIVE[1]] = Question(NEGATIVE[1], none, unwanted, mixture - sources[1])
+        return [found[kind] for kind in kinds if kind in found]
 
     def rows(self, index: int) -> Iterator[dict[str, Any]]:
         model, spec = self.model, self.planner.plan(0, index)
         rendered = render(spec, self.clips, self.config.mixtures, model.sample_rate)
         mixture = torch.from_numpy(rendered.mixture)
-        questions = self.questions(index, rendered)
-        conditions = [model.embed(query) for _, query, _ in questions]
-        estimates = model.answers(mixture[None, None], conditions)
-        likenesses = self.likenesses(rendered, conditions)
+        questions = self.questions(index, rendered, KINDS)
+        estimates = model.answers(
+            mixture[None, None], [model.joined(q.wanted, q.unwanted) for q in questions]
+        )
+        likenesses = self.likenesses(rendered, questions)
         target = self.clips[spec.sources[0].clip]
         calibration = model.config.presence
-        for number, (kind, query, wanted) in enumerate(questions):
-            estimate = estimates[number][0, 0].float()
-            likeness = likenesses[number] if query.positive else None
-            scores = score(estimate, wanted, mixture)
+        for question, found, likeness in zip(questions, estimates, likenesses, strict=True):
+            estimate = found[0, 0].float()
+            scores = score(estimate, question.target, mixture)
             is_there = bool(scores.is_present)
-            power, own = (float(w.square().mean()) for w in (estimate, wanted))
+            power, own = (float(w.square().mean()) for w in (estimate, question.target))
             level_db = 10 * float(np.log10(max(power, 1e-20) / own)) if is_there else None
             yield {
                 "mixture": index,
-                "question": kind,
+                "question": question.kind,
                 "target": target.path.name,
                 "family": target.family,
                 "si_sdri_db": float(scores.si_sdr_improvement) if is_there else None,
@@ -117,12 +136,22 @@ class _Asker:
                 else float(calibration.probability(likeness)),
             }
 
-    def likenesses(self, rendered: Mixture, conditions: Sequence[Tensor]) -> list[float]:
-        """How like each query the mixture sounds where it is most like it."""
-        listener = self.model.listener(conditions)
+    def likenesses(self, rendered: Mixture, questions: Sequence[Question]) -> list[float | None]:
+        """How like what is wanted the mixture sounds where it is most like it."""
+        listener = self.model.listener([question.wanted for question in questions])
         listener.push(rendered.mixture[None])
-        found: list[float] = listener.finish().max(1).tolist()
-        return found
+        return [
+            float(likeness.max()) if bool(question.wanted.any()) else None
+            for question, likeness in zip(questions, listener.finish(), strict=True)
+        ]
+
+    def _said(self, clip: Clip) -> Tensor:
+        """Embedding [1, dim] of what a clip is asked for by: its first caption."""
+        if clip.caption is None:
+            raise ManifestError(f"{clip.path}: has no caption to be asked for by text")
+        if clip.caption not in self._captions:
+            self._captions[clip.caption] = self.model.encoder.embed_text(clip.caption)
+        return self._captions[clip.caption]
 
 
 @torch.inference_mode()
@@ -140,24 +169,13 @@ def calibrated(
     for index in track(range(config.num_mixtures), "listening", config.num_mixtures):
         spec = asker.planner.plan(0, index)
         rendered = render(spec, clips, config.mixtures, model.sample_rate)
-        asked = [
-            (kind in ABSENT, query)
-            for kind, query, _ in asker.questions(index, rendered)
-            if kind in ("text", *ABSENT)
-        ]
-        conditions = [model.embed(query) for _, query in asked]
-        for (is_absent, _), likeness in zip(
-            asked, asker.likenesses(rendered, conditions), strict=True
+        questions = asker.questions(index, rendered, ("text", *ABSENT))
+        for question, likeness in zip(
+            questions, asker.likenesses(rendered, questions), strict=True
         ):
-            found[is_absent].append(likeness)
+            if likeness is not None:
+                found[question.kind in ABSENT].append(likeness)
     return fit_presence(found[False], found[True]) if found[True] else None
-
-
-def _caption(clip: Clip) -> str:
-    """What a clip is asked for by: its first caption."""
-    if clip.caption is None:
-        raise ManifestError(f"{clip.path}: has no caption to be asked for by text")
-    return clip.caption
 
 
 def auroc(positive: Sequence[float], negative: Sequence[float]) -> float:
@@ -232,8 +250,8 @@ def findings(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         found["questions"][kind] = entry
     text = by_question["text"]
     found["text_minus_audio_db"] = _difference(text, by_question["audio"])
-    if "text, not the other" in by_question:
-        found["negative_adds_db"] = _difference(by_question["text, not the other"], text)
+    if NEGATIVE[0] in by_question:
+        found["negative_adds_db"] = _difference(by_question[NEGATIVE[0]], text)
     found["presence_auroc"] = {
         kind: _auroc_interval(text, by_question[kind]) for kind in ABSENT if kind in by_question
     }

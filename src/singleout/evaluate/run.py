@@ -21,7 +21,6 @@ from singleout.evaluate.references import REFERENCES, Reference
 from singleout.evaluate.statistics import bootstrap_interval, summarise
 from singleout.model import QueriedSeparator
 from singleout.progress import track
-from singleout.types import Example, Query
 
 QUERY_KINDS = ("text", "audio")
 
@@ -105,9 +104,9 @@ def evaluate(
         assert task.target.caption is not None
         caption = task.target.caption
         if caption not in said:
-            said[caption] = model.embed(Query((caption,)))
+            said[caption] = model.conditions(model.encoder.embed_text(caption), is_text=True)
         example = read_crop(task.target, task.crop, config.mixtures, SAMPLE_RATE)
-        heard = model.embed(Query((Example(example, SAMPLE_RATE),)))
+        heard = model.conditions(model.encoder.embed_audio(example, SAMPLE_RATE), is_text=False)
         estimates = model.answers(mixture[None, None], [said[caption], heard])
         systems = {
             kind: estimate[0, 0].float()

@@ -220,13 +220,13 @@ class Extractor:
         wanted = FilesWanted(Path(folder), format, residual, plot)
         path = Path(path)
         with open_audio(path) as reader:
-            listener = self._listener(asked)
-            blocks = self._blocks(reader, asked, link_channels, progress, listener)
+            conditions, listener = self._conditions(asked)
+            blocks = self._blocks(reader, conditions, link_channels, progress, listener)
             files = PartFiles(wanted, name or path.stem, asked, reader.info, path)
             with files:
                 for mixture, targets in blocks:
                     files.write(mixture, targets)
-            presences = self._presences(listener, asked)
+                presences = self._presences(listener, asked)
             return [
                 written if presence is None else replace(written, presence=presence.probability)
                 for written, presence in zip(files.written(), presences, strict=True)
@@ -250,7 +250,8 @@ class Extractor:
             QueryError, AudioError, ModelError: see ``extract``.
         """
         with _reader(audio, sample_rate) as reader:
-            yield from self._blocks(reader, _queries(queries), link_channels, None)
+            conditions, _ = self._conditions(_queries(queries))
+            yield from self._blocks(reader, conditions, link_channels, None)
 
     def _extract_each(
         self,
@@ -263,8 +264,8 @@ class Extractor:
         source = Path(audio) if isinstance(audio, str | Path) else None
         with _reader(audio, sample_rate) as reader:
             info = reader.info
-            listener = self._listener(queries)
-            blocks = list(self._blocks(reader, queries, link_channels, progress, listener))
+            conditions, listener = self._conditions(queries)
+            blocks = list(self._blocks(reader, conditions, link_channels, progress, listener))
         mixture = np.concatenate([mixture for mixture, _ in blocks], axis=1)
         found = []
         presences = self._presences(listener, queries)
@@ -279,34 +280,34 @@ class Extractor:
     def _blocks(
         self,
         reader: AudioReader,
-        queries: Sequence[Query],
+        conditions: Sequence[Tensor],
         link_channels: bool,
         progress: Callable[[float], None] | None,
         listener: Listener | None = None,
     ) -> Iterator[tuple[NDArray[Any], NDArray[np.float32]]]:
-        """See ``parts``; queries are embedded at once, before anything is read or written."""
+        """See ``parts``."""
         info = reader.info
         if info.channels > MAX_CHANNELS:
             raise AudioError(
                 f"{reader.name}: has {info.channels} channels, the limit is {MAX_CHANNELS}"
             )
         _refuse_days(reader, info.num_frames or 0)
-        conditions = [self._condition(query) for query in queries]
         device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
-        conditions = [condition.to(device) for condition in conditions]
-        return self._followed(reader, conditions, link_channels, progress, listener)
+        at_hand = [condition.to(device) for condition in conditions]
+        return self._followed(reader, at_hand, link_channels, progress, listener)
 
-    def _listener(self, queries: Sequence[Query]) -> Listener | None:
-        """None where the model's likeness has not been calibrated."""
-        if self.model.config.presence is None:
-            return None
-        return self.model.listener([self._condition(query) for query in queries])
+    def _conditions(self, queries: Sequence[Query]) -> tuple[list[Tensor], Listener | None]:
+        """Of all queries, before anything is read or written; and what listens for them, None where
+        the model's likeness has not been calibrated."""
+        conditions = [self._condition(query) for query in queries]
+        is_told = self.model.config.presence is not None
+        return conditions, self.model.listener(conditions) if is_told else None
 
     def _presences(
         self, listener: Listener | None, queries: Sequence[Query]
     ) -> list[Presence | None]:
-        """After all has been heard; None of a model that does not tell, and of a query that only
-        takes away: nothing is asked to be there."""
+        """After all has been heard; None of a model that does not tell, of nothing heard, and of a
+        query that only takes away: nothing is asked to be there."""
         calibration = self.model.config.presence
         if listener is None or calibration is None:
             return [None] * len(queries)
@@ -316,7 +317,7 @@ class Extractor:
                 calibration.probability(likeness),
                 listener.frame_seconds,
             )
-            if query.positive
+            if query.positive and likeness.size
             else None
             for query, likeness in zip(queries, listener.finish(), strict=True)
         ]

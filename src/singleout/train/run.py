@@ -131,9 +131,10 @@ def _has_bfloat16(device: str) -> bool:
 def calibrate_presence(
     model: QueriedSeparator, clips: list[Clip], config: ValidationConfig
 ) -> None:
-    """Fit how the model's presence is read, by words, on mixtures of the validation sounds; without
-    captions it is not told."""
+    """Fit how the model's presence is read, by words, on mixtures of the validation sounds; if one
+    of these has no caption, presence is not told."""
     if any(clip.caption is None for clip in clips):
+        model.config = model.config.model_copy(update={"presence": None})
         return
     mixtures = max(config.num_mixtures, MIN_CALIBRATION_MIXTURES)
     asked = EvaluationConfig(
@@ -238,6 +239,7 @@ def train(config: TrainConfig, encoder: QueryEncoder | None = None) -> Path:
     model.separator.load_state_dict(averaged)  # type: ignore[attr-defined]
     if validation is not None:
         model.manipulator.to(torch.device("cpu"))  # where Lightning leaves the rest
+        model.save_pretrained(output / "model")  # before anything that could fail
         calibrate_presence(model.eval(), validation_clips, config.validation)
     model.save_pretrained(output / "model")
     return output / "model"

@@ -105,8 +105,9 @@ class Neighbours(Manipulation):
     and words are answered by sounds near to them, whose estimates are averaged.
 
     The separator is conditioned on embeddings of real sounds alone, in training as at inference,
-    and never on the very sound that it is to single out: what it learns to follow is what near
-    sounds have in common. Ours; the memory is what ``Projection`` has, after DeCap.
+    and mostly not on the very sound that it is to single out (which may be its own nearest): what
+    it learns to follow is what near sounds have in common. Ours; the memory is what ``Projection``
+    has, after DeCap.
 
     Args:
         p: share of the sounds that are replaced in training.
@@ -150,7 +151,7 @@ class Neighbours(Manipulation):
         closest = torch.zeros_like(likeness)  # to any that is chosen
         for _ in range(min(self.sounds, count)):
             best = (likeness - self.diversity * closest).argmax(-1)
-            found = candidates[torch.arange(len(best)), best]
+            found = candidates[torch.arange(len(best), device=best.device), best]
             near = (candidates @ found[:, :, None])[:, :, 0]
             closest = near if not chosen else torch.maximum(closest, near)
             likeness = likeness.scatter(1, best[:, None], -torch.inf)  # once is enough
