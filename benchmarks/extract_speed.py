@@ -86,8 +86,8 @@ def measure_parts(extractor: Extractor, runs: int) -> dict[str, float]:
     audio = noise(1, model.sample_rate)
     mixture = torch.from_numpy(audio).unsqueeze(0)
     asked = model.embed(Query(QUERY))
-    condition = asked[:, :1]  # several sounds may stand for words: a decoding each
-    found: dict[str, float] = {"text_query_decodings": asked.shape[1]}
+    condition = asked.embeddings[:, 0]  # several sounds may stand for words: a decoding each
+    found: dict[str, float] = {"text_query_decodings": asked.weights.shape[1]}
     for num_threads in (1, 2):
         torch.set_num_threads(num_threads)
         for name, one in (("separator", condition), ("text_query", asked)):

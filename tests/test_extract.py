@@ -18,6 +18,7 @@ from singleout.errors import AudioError, MissingExtraError, ModelError, QueryErr
 from singleout.extract import plotting
 from singleout.extract.chunking import FADE_SECONDS, separated
 from singleout.model import QueriedSeparator
+from singleout.query.manipulations import alone
 from singleout.separators import ConditionedUNetConfig, Identity
 
 RATE = 32_000
@@ -102,7 +103,7 @@ def test_chunks_of_the_full_size_separator_equal_the_whole() -> None:
     condition = torch.nn.functional.normalize(torch.randn(1, 8))
     with torch.inference_mode():
         whole, chunked = (
-            joined(separated(separator, [mixture], [condition[None]], length))
+            joined(separated(separator, [mixture], [alone(condition)], length))
             for length in (12 * RATE, RATE)
         )
     assert np.abs(chunked - whole).max() <= 1e-5 * np.abs(whole).max()
@@ -163,7 +164,7 @@ def test_chunks_of_the_identity_are_the_mixture(
     mixture /= max(1, mixture.size)
     separator = Watched(mixture, context, stride)
     blocks = np.split(mixture, np.cumsum(lengths)[:-1], axis=1)
-    conditions = list(torch.eye(2)[:, None, None])
+    conditions = [alone(row[None]) for row in torch.eye(2)]
     found = list(separated(separator, blocks, conditions, chunk, link_channels))
     if not total:
         assert not found

@@ -666,9 +666,14 @@ def test_words_are_answered_by_sounds_near_to_them_and_unlike_each_other() -> No
         return found
 
     for sounds, candidates, diversity in ((1, 30, 0.5), (6, 30, 0.0), (6, 30, 0.7), (9, 9, 2.0)):
-        step = Neighbours(sounds=sounds, candidates=candidates, diversity=diversity)
+        step = Neighbours(
+            sounds=sounds, candidates=candidates, diversity=diversity, temperature=0.2
+        )
         manipulator = fitted(step)
-        found = manipulator.members(EXAMPLES.text, is_text=True)
+        found, weights = manipulator.members(EXAMPLES.text, is_text=True)
+        likeness = (found * EXAMPLES.text[:, None]).sum(-1)
+        expected = torch.exp(likeness / 0.2)
+        close(weights, expected / expected.sum(1, keepdim=True))
         assert found.shape == (len(EXAMPLES.text), sounds, DIM)
         assert torch.equal(found[:, 0], manipulator.infer(EXAMPLES.text, True))
         for row, words in zip(found, EXAMPLES.text, strict=True):
@@ -677,20 +682,26 @@ def test_words_are_answered_by_sounds_near_to_them_and_unlike_each_other() -> No
 
 def test_a_small_memory_has_as_many_members_as_it_can() -> None:
     manipulator = fitted(Neighbours(sounds=8, candidates=600, memory=5))
-    found = manipulator.members(EXAMPLES.text, is_text=True)
-    assert found.shape[1] == 5
+    found, weights = manipulator.members(EXAMPLES.text, is_text=True)
+    assert found.shape[1] == weights.shape[1] == 5
     assert all(len(torch.unique(row, dim=0)) == 5 for row in found)
     assert manipulator.train(EXAMPLES.audio, False, seeded()).shape == EXAMPLES.audio.shape
 
 
 def test_sounds_have_one_member_and_later_steps_are_for_each() -> None:
     manipulator = fitted(Neighbours(sounds=4), Pca(k=6, centre="none"))
-    heard = manipulator.members(EXAMPLES.audio, is_text=False)
+    heard, weights = manipulator.members(EXAMPLES.audio, is_text=False)
+    assert torch.equal(weights, torch.ones(len(heard), 1))
     assert torch.equal(heard[:, 0], manipulator.infer(EXAMPLES.audio, False))
     assert heard.shape[1:] == (1, 6)
-    said = manipulator.members(EXAMPLES.text, is_text=True)
+    said, weights = manipulator.members(EXAMPLES.text, is_text=True)
     assert said.shape[1:] == (4, 6)
-    near = fitted(Neighbours(sounds=4)).members(EXAMPLES.text, is_text=True)
+    near, expected = fitted(Neighbours(sounds=4)).members(EXAMPLES.text, is_text=True)
+    close(weights, expected)
+    twice = fitted(Neighbours(sounds=4), Neighbours(sounds=3))
+    many, weights = twice.members(EXAMPLES.text, is_text=True)
+    assert many.shape[1] == weights.shape[1] == 12
+    close(weights.sum(1), torch.ones(len(many)))
     basis = (manipulator.state or {})["1.basis"]
     close(said, F.normalize(near @ basis.T, dim=-1))
 
@@ -852,6 +863,7 @@ def test_a_chain_that_learns_nothing_takes_no_tensors() -> None:
         ({"type": "neighbours", "p": 1.1}, "less than or equal to 1"),
         ({"type": "neighbours", "sounds": 0}, "greater than 0"),
         ({"type": "neighbours", "diversity": -1}, "greater than or equal to 0"),
+        ({"type": "neighbours", "temperature": 0}, "greater than 0"),
         ({"type": "mixup"}, "'mixup'"),
         ({"p": 0.5}, "type"),
     ],
@@ -888,9 +900,9 @@ def test_nothing_stays_behind_on_another_device(steps: tuple[Manipulation, ...])
         assert trained.device.type == "meta"
         assert trained.shape == manipulator.infer(given_, which).shape == (4, manipulator.dim)
         if isinstance(which, bool):
-            members = manipulator.members(given_, which)
-            assert members.device.type == "meta"
-            assert members.shape[::2] == (4, manipulator.dim)
+            members, weights = manipulator.members(given_, which)
+            assert members.device.type == weights.device.type == "meta"
+            assert members.shape == (*weights.shape, manipulator.dim)
 
 
 def test_text_is_corrupted_only_as_a_control() -> None:

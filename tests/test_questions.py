@@ -33,7 +33,7 @@ from singleout.model import (
 )
 from singleout.presence import Listener
 from singleout.query import BuiltinEncoder
-from singleout.query.manipulations import Chain, Examples, MeanShift, Neighbours
+from singleout.query.manipulations import Chain, Examples, MeanShift, Members, Neighbours
 
 RATE = 32_000
 DIM = 32
@@ -55,7 +55,7 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def close(found: Tensor, expected: Tensor) -> None:
+def close(found: Tensor | Members, expected: Tensor | Members) -> None:
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
 
 
@@ -63,9 +63,10 @@ def close(found: Tensor, expected: Tensor) -> None:
 
 
 def sides(model: QueriedSeparator, query: Query) -> tuple[Tensor, Tensor]:
-    condition = model.embed(query)
+    condition, weights = model.embed(query)
     assert condition.shape == (1, 1, model.condition_dim)
     assert condition.dtype == torch.float32
+    assert weights.tolist() == [[1.0]]
     positive, negative = condition[0].chunk(2, -1)
     return positive, negative
 
@@ -96,7 +97,7 @@ def test_an_example_is_asked_with_as_in_training(telling_model: QueriedSeparator
     close(sides(telling_model, Query((), (BARK,)))[1], heard)
     conditions = telling_model.conditions(heard, is_text=False)
     close(telling_model.embed(Query(BARK)), conditions)
-    assert not conditions[..., DIM:].any()
+    assert not conditions.embeddings[..., DIM:].any()
 
 
 def test_words_and_sounds_count_as_many_times_as_there_are_of_each(
@@ -183,15 +184,16 @@ def test_sounds_that_stand_for_words_are_asked_for_one_by_one(by_sounds: Queried
     dog, rain = (members(F.normalize(encoder.embed_text(t), dim=-1), True) for t in ("dog", "rain"))
     heard = encoder.embed_audio(torch.as_tensor(BARK.audio), RATE)[:, None]
     none = torch.zeros(1, 3, DIM)
-    for query, positive, negative in (
-        (Query("dog"), dog, none),
-        (Query((), "dog"), none, dog),
-        (Query("dog", "rain"), dog, rain),
-        (Query("dog", BARK), dog, heard.expand(1, 3, -1)),
-        (Query(("dog", BARK)), F.normalize(dog + heard, dim=-1), none),
-        (Query(BARK), heard, none[:, :1]),
+    both = dog.weights * rain.weights
+    for query, positive, negative, weights in (
+        (Query("dog"), dog.embeddings, none, dog.weights),
+        (Query((), "dog"), none, dog.embeddings, dog.weights),
+        (Query("dog", "rain"), dog.embeddings, rain.embeddings, both / both.sum()),
+        (Query("dog", BARK), dog.embeddings, heard.expand(1, 3, -1), dog.weights),
+        (Query(("dog", BARK)), F.normalize(dog.embeddings + heard, dim=-1), none, dog.weights),
+        (Query(BARK), heard, none[:, :1], torch.ones(1, 1)),
     ):
-        close(by_sounds.embed(query), torch.cat([positive, negative], -1))
+        close(by_sounds.embed(query), Members(torch.cat([positive, negative], -1), weights))
 
 
 def test_the_estimates_of_all_members_are_averaged(by_sounds: QueriedSeparator) -> None:
@@ -199,13 +201,13 @@ def test_the_estimates_of_all_members_are_averaged(by_sounds: QueriedSeparator) 
     mixture = noise(RATE)
     queries = [Query("dog"), Query(BARK), Query((BARK, "rain"), "dog")]
     conditions = [by_sounds.embed(query) for query in queries]
-    assert [condition.shape[1] for condition in conditions] == [3, 1, 3]
+    assert [condition.weights.shape[1] for condition in conditions] == [3, 1, 3]
     with torch.inference_mode():
         heard = torch.from_numpy(mixture)[None]
         together = by_sounds.answers(heard, conditions)
         for condition, target in zip(conditions, together, strict=True):
-            alone = torch.cat([by_sounds(heard, member[None]) for member in condition[0]])
-            close(target[0], alone.mean(0))
+            alone = torch.cat([by_sounds(heard, one[None]) for one in condition.embeddings[0]])
+            close(target[0], (condition.weights[0, :, None, None] * alone).sum(0))
             close(by_sounds(heard, condition), target)
             if len(alone) > 1:
                 assert (alone[0] - alone[1]).abs().max() > 1e-4
@@ -220,7 +222,7 @@ def test_a_model_that_takes_no_negative_prompts_says_so(
     debug_model: QueriedSeparator, extractor: Extractor
 ) -> None:
     close(
-        debug_model.embed(Query(("a dog", BARK)))[0],
+        debug_model.embed(Query(("a dog", BARK))).embeddings[0],
         F.normalize(
             F.normalize(debug_model.encoder.embed_text("a dog"), dim=-1)
             + debug_model.encoder.embed_audio(torch.as_tensor(BARK.audio), RATE),
@@ -268,7 +270,7 @@ def test_a_file_and_its_samples_are_the_same_example(
         for example in (Example(path), Example(str(path)), path):
             close(telling_model.embed(Query(example)), expected)  # type: ignore[arg-type]
         mean = telling_model.encoder.embed_audio(torch.from_numpy(audio.mean(0)), rate)
-        close(expected[0, :, :DIM], mean)
+        close(expected.embeddings[0, :, :DIM], mean)
 
 
 def test_all_kinds_of_arrays(telling_model: QueriedSeparator) -> None:
@@ -399,13 +401,14 @@ WINDOW, HOP = RATE, RATE // 2
 
 def wholly(model: QueriedSeparator, mixture: NDArray[np.float32], query: Query) -> list[float]:
     """Likeness of every window of one channel, by the definition."""
-    members = F.normalize(model.embed(query)[0, :, : model.manipulator.dim], dim=-1)
+    asked = model.embed(query)
+    members = F.normalize(asked.embeddings[0, :, : model.manipulator.dim], dim=-1)
     starts = range(0, max(1, mixture.shape[1] - HOP), HOP)
     found = []
     for start in starts:
         window = torch.from_numpy(mixture[0, start : start + WINDOW])
         heard = model.manipulator.infer(model.encoder.embed_audio(window, RATE), False)
-        found.append(float((F.normalize(heard, dim=-1) @ members.T).mean()))
+        found.append(float(asked.weights[0] @ (members @ F.normalize(heard, dim=-1)[0])))
     return found
 
 
@@ -493,7 +496,7 @@ def test_many_channels_are_heard_a_few_clips_at_a_time(
     encoder = Counting(debug_encoder.network, debug_encoder.tokenizer_json, debug_encoder.config)
     for channels, most in ((1, 32), (5, 30), (40, 40)):
         clips.clear()
-        asked = [telling_model.manipulator.infer(encoder.embed_text("a dog"), True)]
+        asked = [telling_model.manipulator.members(encoder.embed_text("a dog"), True)]
         listener = Listener(encoder, telling_model.manipulator, asked, RATE)
         audio = noise(40 * RATE // 2 + RATE // 2, channels)
         listener.push(audio)

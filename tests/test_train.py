@@ -740,7 +740,7 @@ def test_training_and_inference_join_the_sides_alike(
     module = module_of(taking_negatives(configure(tmp_path), MeanShift()), debug_encoder)
     one, two = (Sound(sound.numpy(), RATE) for sound in sounds)
     asked = [Query((one,)), Query((one,), (two,)), Query((), (one,)), Query((two,))]
-    expected = torch.cat([module.model.embed(query)[0] for query in asked])
+    expected = torch.cat([module.model.embed(query).embeddings[0] for query in asked])
     torch.testing.assert_close(module.condition(batch), expected, atol=1e-6, rtol=0)
 
 

@@ -26,7 +26,7 @@ from singleout.errors import ConfigError, ModelError, QueryError
 from singleout.hub import fetched, is_hub_id, split_revision, upload
 from singleout.presence import SILENT_RMS, Listener, PresenceCalibration
 from singleout.query import QueryEncoder, load_encoder
-from singleout.query.manipulations import Chain, Manipulator
+from singleout.query.manipulations import Chain, Manipulator, Members, alone
 from singleout.separators import (
     AnySeparator,
     ResUNet30,
@@ -99,8 +99,8 @@ class QueriedSeparator(nn.Module):
         """Length of what the separator is conditioned on."""
         return self.manipulator.dim * (2 if self.config.negative else 1)
 
-    def embed(self, query: Query) -> Tensor:
-        """The condition of one query, float32 [1, members, condition_dim].
+    def embed(self, query: Query) -> Members:
+        """The condition of one query: [1, members, condition_dim].
 
         Of each side of the query, the mean of its prompts; zeros where it has none. Words may have
         several members, sounds that stand for them, each of which is asked for (``Neighbours``).
@@ -115,22 +115,27 @@ class QueriedSeparator(nn.Module):
                 f"this model cannot answer negative prompts ({', '.join(map(str, query.negative))})"
                 ": leave them out"
             )
-        return self.joined(self._side(query.positive), self._side(query.negative))
+        return self.asked(self._side(query.positive), self._side(query.negative))
 
-    def conditions(self, embeddings: Tensor, is_text: bool) -> Tensor:
+    def conditions(self, embeddings: Tensor, is_text: bool) -> Members:
         """Of positive prompts alone, all words or all sounds: embeddings [queries, dim] to
         [queries, members, condition_dim]."""
         positive = self.manipulator.members(embeddings, is_text)
-        return self.joined(positive, torch.zeros_like(positive))
+        return self.asked(positive, alone(torch.zeros_like(positive.embeddings[:, 0])))
 
     def joined(self, positive: Tensor, negative: Tensor) -> Tensor:
-        """Of both sides, [..., members, dim] or one member of either, the separator's condition."""
-        if not self.config.negative:
-            return positive
-        shape = torch.broadcast_shapes(positive.shape, negative.shape)  # type: ignore[no-untyped-call]
-        return torch.cat([positive.expand(shape), negative.expand(shape)], -1)
+        """Of both sides, [..., dim], the separator's condition."""
+        return torch.cat([positive, negative], -1) if self.config.negative else positive
 
-    def _side(self, prompts: tuple[Prompt, ...]) -> Tensor:
+    def asked(self, positive: Members, negative: Members) -> Members:
+        """``joined``: of as many members the first of both, the second of both, and so on; of one
+        member this with each of the other side."""
+        members = max(positive.embeddings.shape[1], negative.embeddings.shape[1])
+        sides = [side.embeddings.expand(-1, members, -1) for side in (positive, negative)]
+        weights = positive.weights * negative.weights
+        return Members(self.joined(*sides), weights / weights.sum(1, keepdim=True))
+
+    def _side(self, prompts: tuple[Prompt, ...]) -> Members:
         texts = [prompt for prompt in prompts if isinstance(prompt, str)]
         examples = [prompt for prompt in prompts if isinstance(prompt, Example)]
         return self.side(
@@ -138,7 +143,7 @@ class QueriedSeparator(nn.Module):
             torch.cat([self._heard(example) for example in examples]) if examples else None,
         )
 
-    def side(self, words: Tensor | None = None, sounds: Tensor | None = None) -> Tensor:
+    def side(self, words: Tensor | None = None, sounds: Tensor | None = None) -> Members:
         """What one side of a query asks, [1, members, dim], of the embeddings [number, dim] of its
         words and of its examples, which count alike; zeros where there are none."""
         embedded = [
@@ -149,15 +154,17 @@ class QueriedSeparator(nn.Module):
         number = sum(len(rows) for rows, _ in embedded)
         total = torch.zeros(1, 1, self.manipulator.dim)
         size = torch.zeros(1, 1, 1)
+        weights = torch.ones(1, 1)
         for rows, is_text in embedded:
             mean = F.normalize(rows.mean(0, keepdim=True), dim=-1)
-            condition = self.manipulator.members(mean, is_text)
-            total = total + len(rows) * condition
-            size = size + len(rows) * condition.norm(dim=-1, keepdim=True)
+            found = self.manipulator.members(mean, is_text)
+            total = total + len(rows) * found.embeddings
+            size = size + len(rows) * found.embeddings.norm(dim=-1, keepdim=True)
+            weights = weights * found.weights  # examples have one member
         if len(embedded) < 2:
-            return total / max(1, number)
+            return Members(total / max(1, number), weights)
         # As long as its parts: the mean of two directions is shorter than each.
-        return F.normalize(total, dim=-1) * (size / number)
+        return Members(F.normalize(total, dim=-1) * (size / number), weights)
 
     def _heard(self, example: Example) -> Tensor:
         """Embedding [1, dim] of an example, its channels averaged."""
@@ -174,28 +181,28 @@ class QueriedSeparator(nn.Module):
             raise QueryError(f"{name}: is silent: give an example with the sound that is meant")
         return self.encoder.embed_audio(heard, rate)
 
-    def answers(self, mixture: Tensor, conditions: Sequence[Tensor]) -> list[Tensor]:
+    def answers(self, mixture: Tensor, conditions: Sequence[Members]) -> list[Tensor]:
         """``forward`` for queries that may have different numbers of members."""
         encoded = self.separator.encode(mixture)
-        return [averaged(self.separator, encoded, condition) for condition in conditions]
+        return [averaged(self.separator, encoded, *condition) for condition in conditions]
 
-    def listener(self, conditions: Sequence[Tensor]) -> Listener:
+    def listener(self, conditions: Sequence[Members]) -> Listener:
         """What compares a recording with the wanted side of queries, whose conditions ``embed``
         gave; a side without a prompt is like nothing in particular."""
         dim = self.manipulator.dim
-        asked = [condition[0, :, :dim] for condition in conditions]
+        asked = [Members(members[..., :dim], weights) for members, weights in conditions]
         return Listener(self.encoder, self.manipulator, asked, self.sample_rate)
 
-    def forward(self, mixture: Tensor, condition: Tensor) -> Tensor:
-        """Mixture [batch, 1, samples], condition [queries * batch, members, condition_dim] (or
-        without members, of one each) to the targets.
+    def forward(self, mixture: Tensor, condition: Tensor | Members) -> Tensor:
+        """Mixture [batch, 1, samples], conditions of queries * batch (tensors [queries * batch,
+        condition_dim] in training) to the targets.
 
         The first query of every mixture comes first, then the second of every mixture; the result
         is float32 [queries * batch, 1, samples], the mean over the members.
         """
-        if condition.ndim == 2:
-            condition = condition[:, None]
-        return averaged(self.separator, self.separator.encode(mixture), condition)
+        if isinstance(condition, Tensor):
+            return self.separator(mixture, condition)
+        return averaged(self.separator, self.separator.encode(mixture), *condition)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write ``config.json`` and ``model.safetensors`` (float16), each whole or not at all.

@@ -13,12 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor
 from torch.nn import functional as F
 
 from singleout.config import StrictConfig
 from singleout.query import QueryEncoder
-from singleout.query.manipulations import Manipulator
+from singleout.query.manipulations import Manipulator, Members
 
 SILENT_RMS = 1e-5
 """-100 dB: a sound as quiet as that is like nothing."""
@@ -66,7 +65,7 @@ class Listener:
         encoder: of the queries.
         manipulator: what the model makes of embeddings: both sides are compared as the separator
             would see them.
-        asked: of each query, what is wanted, [members, dim]; its likeness is the mean over them.
+        asked: of each query, what is wanted, [1, members, dim]; its likeness is the mean over them.
         sample_rate: of the recording, Hz.
 
     Attributes:
@@ -77,11 +76,13 @@ class Listener:
         self,
         encoder: QueryEncoder,
         manipulator: Manipulator,
-        asked: Sequence[Tensor],
+        asked: Sequence[Members],
         sample_rate: int,
     ) -> None:
         self.encoder, self.manipulator, self.sample_rate = encoder, manipulator, sample_rate
-        self.asked = [F.normalize(members.cpu(), dim=-1) for members in asked]
+        self.asked = [
+            Members(F.normalize(members.cpu(), dim=-1), weights.cpu()) for members, weights in asked
+        ]
         self._hop = max(1, round(encoder.window_seconds * sample_rate / 2))
         self.frame_seconds = self._hop / sample_rate
         self._waiting: NDArray[np.float32] | None = None
@@ -123,7 +124,7 @@ class Listener:
         sounds = torch.where(sounds.isfinite().all(1, keepdim=True), sounds, 0.0)
         embedded = self.manipulator.infer(self.encoder.embed_audio(sounds, self.sample_rate), False)
         heard = F.normalize(embedded.cpu(), dim=-1)
-        likeness = torch.stack([(members @ heard.T).mean(0) for members in self.asked])
+        likeness = torch.cat([w @ (members[0] @ heard.T) for members, w in self.asked])
         is_silent = sounds.double().square().mean(1).sqrt() < SILENT_RMS
         likeness = likeness.nan_to_num(NOTHING).masked_fill(is_silent, NOTHING)
         by_channel = likeness.reshape(len(self.asked), *windows.shape[:2])

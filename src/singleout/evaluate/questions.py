@@ -21,6 +21,7 @@ from singleout.evaluate.statistics import Interval, bootstrap_interval, median, 
 from singleout.model import QueriedSeparator
 from singleout.presence import PresenceCalibration
 from singleout.progress import track
+from singleout.query.manipulations import Members
 
 LEVEL_TOLERANCE_DB = 3.0
 PRIOR = 1e-3
@@ -39,13 +40,13 @@ class Question(NamedTuple):
 
     Attributes:
         kind: of ``KINDS``.
-        wanted, unwanted: sides of the query, [1, members, dim].
+        wanted, unwanted: sides of the query.
         target: [samples].
     """
 
     kind: str
-    wanted: Tensor
-    unwanted: Tensor
+    wanted: Members
+    unwanted: Members
     target: Tensor
 
 
@@ -110,7 +111,7 @@ class _Asker:
         mixture = torch.from_numpy(rendered.mixture)
         questions = self.questions(index, rendered, KINDS)
         estimates = model.answers(
-            mixture[None, None], [model.joined(q.wanted, q.unwanted) for q in questions]
+            mixture[None, None], [model.asked(q.wanted, q.unwanted) for q in questions]
         )
         likenesses = self.likenesses(rendered, questions)
         target = self.clips[spec.sources[0].clip]
@@ -141,7 +142,7 @@ class _Asker:
         listener = self.model.listener([question.wanted for question in questions])
         listener.push(rendered.mixture[None])
         return [
-            float(likeness.max()) if bool(question.wanted.any()) else None
+            float(likeness.max()) if bool(question.wanted.embeddings.any()) else None
             for question, likeness in zip(questions, listener.finish(), strict=True)
         ]
 

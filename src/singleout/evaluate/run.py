@@ -21,6 +21,7 @@ from singleout.evaluate.references import REFERENCES, Reference
 from singleout.evaluate.statistics import bootstrap_interval, summarise
 from singleout.model import QueriedSeparator
 from singleout.progress import track
+from singleout.query.manipulations import Members
 
 QUERY_KINDS = ("text", "audio")
 
@@ -96,7 +97,7 @@ def evaluate(
     """
     rows: list[dict[str, Any]] = []
     rate = model.sample_rate
-    said: dict[str, Tensor] = {}
+    said: dict[str, Members] = {}
     progress = track(tasks(clips, config, rate), "evaluating", config.num_mixtures)
     for number, task in enumerate(progress):
         mixture = torch.from_numpy(task.rendered.mixture)

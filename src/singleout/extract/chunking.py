@@ -14,8 +14,8 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
+from singleout.query.manipulations import Members
 from singleout.separators import Separator, averaged
 
 FADE_SECONDS = 0.02
@@ -24,7 +24,7 @@ FADE_SECONDS = 0.02
 def separated(
     separator: Separator,
     blocks: Iterable[NDArray[np.float32]],
-    conditions: Sequence[Tensor],
+    conditions: Sequence[Members],
     chunk_samples: int,
     link_channels: bool = True,
 ) -> Iterator[NDArray[np.float32]]:
@@ -33,7 +33,7 @@ def separated(
     Args:
         separator: in evaluation mode.
         blocks: of the mixture, float32 [channels, samples] at the separator's rate.
-        conditions: of every query, float32 [1, members, dim], on the separator's device.
+        conditions: of every query, [1, members, dim], on the separator's device.
         chunk_samples: the most that a chunk keeps, rounded up to a stride; bounds the memory.
         link_channels: one mask for all channels; without, each channel has its own.
 
@@ -84,7 +84,7 @@ def separated(
 def _answers(
     separator: Separator,
     mixture: NDArray[np.float32],
-    conditions: Sequence[Tensor],
+    conditions: Sequence[Members],
     link_channels: bool,
 ) -> NDArray[np.float32]:
     """[queries, channels, samples]: query by query and, unlinked, channel by channel, since a
@@ -93,8 +93,8 @@ def _answers(
     found = np.empty((len(conditions), *mixture.shape), np.float32)
     groups = [slice(None)] if link_channels else [slice(c, c + 1) for c in range(len(mixture))]
     for group in groups:
-        piece = torch.tensor(mixture[None, group], device=conditions[0].device)
+        piece = torch.tensor(mixture[None, group], device=conditions[0].weights.device)
         encoded = separator.encode(piece)
         for number, condition in enumerate(conditions):
-            found[number, group] = averaged(separator, encoded, condition)[0].cpu().numpy()
+            found[number, group] = averaged(separator, encoded, *condition)[0].cpu().numpy()
     return found

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor
 
 from singleout.audio import (
     MAX_CHANNELS,
@@ -29,6 +28,7 @@ from singleout.extract.streaming import parts
 from singleout.model import QueriedSeparator
 from singleout.presence import Listener, Presence
 from singleout.query import QueryEncoder
+from singleout.query.manipulations import Members
 from singleout.types import Example, Query
 
 MAX_HOURS = 24
@@ -280,7 +280,7 @@ class Extractor:
     def _blocks(
         self,
         reader: AudioReader,
-        conditions: Sequence[Tensor],
+        conditions: Sequence[Members],
         link_channels: bool,
         progress: Callable[[float], None] | None,
         listener: Listener | None = None,
@@ -296,7 +296,7 @@ class Extractor:
         at_hand = [condition.to(device) for condition in conditions]
         return self._followed(reader, at_hand, link_channels, progress, listener)
 
-    def _conditions(self, queries: Sequence[Query]) -> tuple[list[Tensor], Listener | None]:
+    def _conditions(self, queries: Sequence[Query]) -> tuple[list[Members], Listener | None]:
         """Of all queries, before anything is read or written; and what listens for them, None where
         the model's likeness has not been calibrated."""
         conditions = [self._condition(query) for query in queries]
@@ -322,14 +322,14 @@ class Extractor:
             for query, likeness in zip(queries, listener.finish(), strict=True)
         ]
 
-    def _embedded(self, query: Query) -> Tensor:
+    def _embedded(self, query: Query) -> Members:
         with torch.inference_mode():
             return self.model.embed(query)
 
     def _followed(
         self,
         reader: AudioReader,
-        conditions: Sequence[Tensor],
+        conditions: Sequence[Members],
         link_channels: bool,
         progress: Callable[[float], None] | None,
         listener: Listener | None,

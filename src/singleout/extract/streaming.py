@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from singleout.audio import AudioReader, ResampleStream
 from singleout.errors import ModelError
 from singleout.extract.chunking import separated
 from singleout.model import QueriedSeparator
 from singleout.presence import Listener
+from singleout.query.manipulations import Members
 
 MIN_CHUNK_SECONDS = 2.0
 FEW_CHANNELS = 2
@@ -23,7 +23,7 @@ FEW_CHANNELS = 2
 def parts(
     model: QueriedSeparator,
     reader: AudioReader,
-    conditions: Sequence[Tensor],
+    conditions: Sequence[Members],
     chunk_seconds: float,
     link_channels: bool,
     listener: Listener | None = None,
@@ -34,7 +34,7 @@ def parts(
     targets are known.
 
     Args:
-        conditions: of every query, float32 [1, members, dim], on the device of the separator.
+        conditions: of every query, [1, members, dim], on the device of the separator.
         chunk_seconds: kept per chunk of up to two channels; more of them share the memory.
         listener: hears the mixture at the model's rate as it passes.
 

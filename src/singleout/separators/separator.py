@@ -46,23 +46,27 @@ class Separator(Protocol):
         """Mixture [batch, channels, samples], embedding [queries * batch, dim] to the targets."""
 
 
-def averaged(separator: Separator, encoded: Any, conditions: Tensor) -> Tensor:
-    """The mean of what a separator answers to every member of a query.
+def averaged(separator: Separator, encoded: Any, members: Tensor, weights: Tensor) -> Tensor:
+    """The weighted mean of what a separator answers to every member of a query.
 
     Args:
-        separator: in evaluation mode, or in training with one member.
+        separator: in evaluation mode.
         encoded: by it.
-        conditions: [queries * batch, members, dim]. The members are decoded one after the other, in
-            the memory of one.
+        members: embeddings [queries * batch, members, dim], decoded one after the other, in the
+            memory of one.
+        weights: [queries * batch, members].
 
     Returns:
         [queries * batch, channels, samples].
     """
-    first, *others = conditions.unbind(1)
-    target = separator.decode(encoded, first)
-    for member in others:
-        target = target + separator.decode(encoded, member)
-    return target / (1 + len(others))
+    answers = (
+        weight[:, None, None] * separator.decode(encoded, member)
+        for member, weight in zip(members.unbind(1), weights.unbind(1), strict=True)
+    )
+    total = next(answers)
+    for answer in answers:
+        total = total + answer
+    return total
 
 
 def downmix(spectrum: Tensor) -> Tensor:

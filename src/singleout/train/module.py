@@ -150,7 +150,7 @@ class TrainingModule(lightning.LightningModule):
                 condition = self.model.conditions(embedding, is_text=kind == "text")
             separator: Separator = self.averaged.module  # type: ignore[assignment]
             encoded = separator.encode(batch["mixture"])
-            estimate = averaged(separator, encoded, condition)
+            estimate = averaged(separator, encoded, *condition)
             scores = score(estimate.float(), target, mixture)
             asked = scores.is_present[:, 0] & embedding.any(-1)
             improvement = scores.si_sdr_improvement[asked].float()

@@ -20,7 +20,7 @@ Sound Extraction", 2024. Rates, variances and sizes are our choices unless said 
 
 from __future__ import annotations
 
-from singleout.query.manipulations.base import Examples, Manipulation, State
+from singleout.query.manipulations.base import Examples, Manipulation, Members, State, alone
 from singleout.query.manipulations.chain import AnyManipulation, Chain, Manipulator
 from singleout.query.manipulations.corruptions import Dropout, Noise, NoManipulation
 from singleout.query.manipulations.memories import Neighbours, Projection, Retrieval
@@ -34,6 +34,7 @@ __all__ = [
     "Manipulation",
     "Manipulator",
     "MeanShift",
+    "Members",
     "Neighbours",
     "NoManipulation",
     "Noise",
@@ -42,4 +43,5 @@ __all__ = [
     "Projection",
     "Retrieval",
     "State",
+    "alone",
 ]

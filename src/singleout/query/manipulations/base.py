@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import torch
 from pydantic import Field
@@ -32,6 +32,27 @@ class Examples:
     audio: Tensor
     text: Tensor
     pairs: Tensor
+
+
+class Members(NamedTuple):
+    """What stands for each of some embeddings: the estimates of its members are averaged.
+
+    Attributes:
+        embeddings: [batch, members, dim].
+        weights: [batch, members], of the average; their sum is 1.
+    """
+
+    embeddings: Tensor
+    weights: Tensor
+
+    def to(self, device: torch.device) -> Members:
+        """There, if they are not."""
+        return Members(self.embeddings.to(device), self.weights.to(device))
+
+
+def alone(embeddings: Tensor) -> Members:
+    """Each of [batch, dim] stands for itself."""
+    return Members(embeddings[:, None], torch.ones_like(embeddings[:, :1]))
 
 
 class Manipulation(StrictConfig):
@@ -65,10 +86,10 @@ class Manipulation(StrictConfig):
         """The random part, in training only."""
         return embedding
 
-    def members(self, embedding: Tensor, is_text: bool, state: State) -> Tensor:
-        """[batch, members, dim_out]: what stands for each embedding at inference, all of one
-        modality; the estimates of the members are averaged. As a rule one, its ``map``."""
-        return self.map(embedding, for_all(is_text, embedding), state)[:, None]
+    def members(self, embedding: Tensor, is_text: bool, state: State) -> Members:
+        """What stands for each embedding at inference, all of one modality: as a rule its ``map``
+        alone."""
+        return alone(self.map(embedding, for_all(is_text, embedding), state))
 
 
 def for_all(is_text: bool | Tensor, embedding: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 
 from singleout.config import StrictConfig
 from singleout.errors import ModelError
-from singleout.query.manipulations.base import Examples, State, for_all
+from singleout.query.manipulations.base import Examples, Members, State, alone, for_all
 from singleout.query.manipulations.corruptions import Dropout, Noise, NoManipulation
 from singleout.query.manipulations.memories import Neighbours, Projection, Retrieval
 from singleout.query.manipulations.projections import MeanShift, Pca, Pls
@@ -109,21 +109,22 @@ class Manipulator:
             embedding = step.map(embedding, text, self._of(number))
         return embedding
 
-    def members(self, embedding: Tensor, is_text: bool) -> Tensor:
-        """What the separator sees at inference, one after the other, to average the estimates.
+    def members(self, embedding: Tensor, is_text: bool) -> Members:
+        """What the separator sees at inference, one after the other, to average the estimates: one
+        member, ``infer``, unless a step gives several.
 
         Args:
             embedding: [batch, encoder's dim].
             is_text: of all.
-
-        Returns:
-            [batch, members, dim]; one member, ``infer``, unless a step gives several.
         """
-        rows = embedding
+        found = alone(embedding)
         for number, step in enumerate(self.steps):
-            found = step.members(rows, is_text, self._of(number))
-            rows = found.flatten(0, 1)
-        return rows.reshape(len(embedding), -1, rows.shape[-1])
+            each = step.members(found.embeddings.flatten(0, 1), is_text, self._of(number))
+            weights = found.weights.reshape(-1, 1) * each.weights
+            found = Members(
+                *(t.reshape(len(embedding), -1, *t.shape[2:]) for t in (each.embeddings, weights))
+            )
+        return found
 
     def _of(self, number: int) -> State:
         if self.state is None:

@@ -13,8 +13,10 @@ from singleout.errors import ConfigError
 from singleout.query.manipulations.base import (
     Examples,
     Manipulation,
+    Members,
     Positive,
     State,
+    alone,
     mean_of,
 )
 
@@ -117,6 +119,8 @@ class Neighbours(Manipulation):
         candidates: sounds nearest to the words that those are chosen from.
         diversity: how much being like a chosen one counts against a candidate, over its likeness
             to the words.
+        temperature: of the softmax over the chosen ones' likeness to the words, by which their
+            estimates are weighted.
         memory: sounds that are kept at most.
     """
 
@@ -126,6 +130,7 @@ class Neighbours(Manipulation):
     sounds: Positive = 8
     candidates: Positive = 600
     diversity: Annotated[float, Field(ge=0)] = 0.5
+    temperature: Annotated[float, Field(gt=0)] = 0.1
     memory: Positive = 32_768
 
     def fit(self, examples: Examples) -> dict[str, Tensor]:
@@ -140,9 +145,9 @@ class Neighbours(Manipulation):
         nearest = memory[(embedding @ memory.T).argmax(-1)]
         return torch.where(is_text[:, None], nearest, embedding)
 
-    def members(self, embedding: Tensor, is_text: bool, state: State) -> Tensor:
+    def members(self, embedding: Tensor, is_text: bool, state: State) -> Members:
         if not is_text:
-            return embedding[:, None]
+            return alone(embedding)
         memory = state["memory"]
         count = min(self.candidates, len(memory))
         likeness, places = (embedding @ memory.T).topk(count, dim=-1)
@@ -156,7 +161,9 @@ class Neighbours(Manipulation):
             closest = near if not chosen else torch.maximum(closest, near)
             likeness = likeness.scatter(1, best[:, None], -torch.inf)  # once is enough
             chosen.append(found)
-        return torch.stack(chosen, 1)
+        members = torch.stack(chosen, 1)
+        weights = (members @ embedding[:, :, None])[:, :, 0].div(self.temperature).softmax(-1)
+        return Members(members, weights)
 
     def corrupt(self, embedding: Tensor, generator: Generator, state: State) -> Tensor:
         if not self.p:
