@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import TINY_SEPARATOR
 from typer.testing import CliRunner
 
 from singleout import Extractor
 from singleout.audio import write_wav
 from singleout.cli import app
+from singleout.model import QueriedSeparator
 
 RATE = 32_000
 
@@ -57,6 +59,32 @@ def test_trains_and_the_model_extracts(config: Path) -> None:
     result = Extractor.from_pretrained(folder / "model").extract(mixture, "noise", RATE)
     assert np.abs(result.target[0] + result.residual[0] - mixture).max() <= 1e-6
     assert np.abs(result.target).max() > 0
+
+
+def test_a_folder_of_sounds_goes_on_from_a_model(
+    telling_model_folder: Path, tmp_path: Path
+) -> None:
+    """Whatever that is: with its sizes, its manipulation and its kinds of queries."""
+    for i in range(4):
+        noise = np.random.default_rng(i).normal(0, 0.1, (1, RATE // 2)).astype(np.float32)
+        (tmp_path / "sounds").mkdir(exist_ok=True)
+        write_wav(tmp_path / "sounds" / f"{i}.wav", noise, RATE)
+    where = ["--audio", str(tmp_path / "sounds"), "--output", str(tmp_path / "run")]
+    run = CliRunner().invoke(
+        app, ["train", *where, "--init", str(telling_model_folder), "--steps", "1"]
+    )
+    assert run.exit_code == 0, run.output
+    before, after = (
+        QueriedSeparator.from_pretrained(folder)
+        for folder in (telling_model_folder, tmp_path / "run" / "model")
+    )
+    assert after.config.model_copy(update={"sha256": None}) == before.config.model_copy(
+        update={"sha256": None}
+    )
+    changed = [
+        not torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True)
+    ]
+    assert any(changed)
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ RANDOM = st.one_of(
         kind=st.sampled_from(["gaussian", "ball"]),
         renormalise=st.booleans(),
     ),
-    st.builds(Neighbours, p=st.floats(0.1, 1), reach=st.integers(1, 100)),
+    st.builds(Neighbours, p=st.floats(0.1, 1), reach=st.floats(0.01, 1)),
 )
 MAPS = st.one_of(
     st.just(NoManipulation()),
@@ -713,7 +713,7 @@ def test_a_share_of_the_sounds_is_replaced_by_near_ones(p: float) -> None:
     memory = F.normalize(torch.randn(500, DIM, generator=generator), dim=-1)
     given_ = embeddings(4_000, DIM)
     examples = Examples(memory, torch.zeros(0, DIM), torch.zeros(0, dtype=torch.long))
-    found = fitted(Neighbours(p=p, reach=100), examples=examples).train(given_, False, generator)
+    found = fitted(Neighbours(p=p, reach=0.2), examples=examples).train(given_, False, generator)
     replaced = (found != given_).any(-1)
     assert float(replaced.float().mean()) == pytest.approx(p, abs=0.03)
     if not p:
@@ -861,6 +861,7 @@ def test_a_chain_that_learns_nothing_takes_no_tensors() -> None:
         ({"type": "projection", "blend": 0}, "greater than 0"),
         ({"type": "projection", "blend": 1.1}, "less than or equal to 1"),
         ({"type": "neighbours", "p": 1.1}, "less than or equal to 1"),
+        ({"type": "neighbours", "reach": 0}, "greater than 0"),
         ({"type": "neighbours", "sounds": 0}, "greater than 0"),
         ({"type": "neighbours", "diversity": -1}, "greater than or equal to 0"),
         ({"type": "neighbours", "temperature": 0}, "greater than 0"),

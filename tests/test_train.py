@@ -40,6 +40,7 @@ from singleout.query.manipulations import (
     Dropout,
     Manipulator,
     MeanShift,
+    Neighbours,
     Noise,
     Pca,
     Retrieval,
@@ -1249,10 +1250,9 @@ def test_a_run_that_asked_everything_answers_everything(
         assert all(np.abs(target - other).max() > 1e-5 for other in targets[:i])
 
 
-def test_presence_is_told_only_where_all_validation_sounds_have_captions(
+def test_presence_is_calibrated_where_all_validation_sounds_have_captions(
     telling_model_folder: Path, sounds: Path
 ) -> None:
-    """What another training has found does not stay."""
     model = QueriedSeparator.from_pretrained(telling_model_folder)
     found = scan_folder(sounds)
     clips = [
@@ -1261,10 +1261,29 @@ def test_presence_is_told_only_where_all_validation_sounds_have_captions(
     short = SCORED_MIXTURES.model_copy(update={"segment_seconds": 0.5, "crop_hop_seconds": 0.25})
     config = ValidationConfig(num_mixtures=2, mixtures=short)
     before = model.config.presence
+    mute = [*clips[:-1], dataclasses.replace(clips[-1], caption=None)]
+    calibrate_presence(model, mute, config)
+    assert model.config.presence == before
     calibrate_presence(model, clips, config)
     assert model.config.presence not in (before, None)
-    calibrate_presence(model, [*clips[:-1], dataclasses.replace(clips[-1], caption=None)], config)
-    assert model.config.presence is None
+
+
+def test_what_a_manipulation_has_learnt_goes_on_with_the_weights(
+    configure: Callable[..., TrainConfig], sounds: Path, tmp_path: Path
+) -> None:
+    """Where it is the same manipulation; another one learns anew, from the sounds of now."""
+    few = tmp_path / "few"
+    few.mkdir()
+    for path in sorted(sounds.glob("*.wav"))[:4]:
+        shutil.copy(path, few)
+    steps = Neighbours(sounds=2)
+    first = with_steps(configure(tmp_path / "first", steps=1, audio=few), steps)
+    learnt = load_file(train(first) / "model.safetensors")["manipulation.0.memory"]
+    for step, is_same in ((steps, True), (Neighbours(sounds=1), False)):
+        again = with_steps(configure(tmp_path / f"again {is_same}", steps=1), step)
+        again = again.model_copy(update={"init": first.output / "model"})
+        found = load_file(train(again) / "model.safetensors")["manipulation.0.memory"]
+        assert torch.equal(found, learnt) == is_same
 
 
 def test_the_step_weighs_silence(

@@ -38,7 +38,7 @@ def main() -> None:
         )
     model = QueriedSeparator.from_pretrained(args.model or config.output / "model", trained_with)
     chain = config.model.manipulation
-    changes = {"encoder": EncoderReference(), "manipulation": chain}
+    changes = {"encoder": EncoderReference(), "manipulation": chain, "presence": None}
     shipped = QueriedSeparator(model.config.model_copy(update=changes), encoder)
     shipped.manipulator = Manipulator(chain, encoder.dim, model.manipulator.state)
     shipped.separator.load_state_dict(model.separator.state_dict())  # type: ignore[attr-defined]

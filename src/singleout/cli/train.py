@@ -7,6 +7,12 @@ from typing import Annotated
 
 import typer
 
+FROM_NOTHING = {
+    "separator": {"type": "conditioned_unet"},
+    "manipulation": {"steps": [{"type": "neighbours"}, {"type": "dropout", "p": 0.25}]},
+}
+"""The model that a folder of sounds trains where it does not go on from another one."""
+
 
 def train(
     config: Annotated[
@@ -53,18 +59,13 @@ def train(
     elif audio is not None:
         if output is None:
             raise ConfigError("--audio needs --output: the folder that the run is written to")
-        values: dict[str, object] = {
-            "audio": audio,
-            "output": output,
-            "model": {
-                "separator": {"type": "conditioned_unet"},
-                "manipulation": {"steps": [{"type": "dropout", "p": 0.5}]},
-            },
-        }
+        values: dict[str, object] = {"audio": audio, "output": output, "model": FROM_NOTHING}
         if steps is not None:
             values |= {"steps": steps, "warmup_steps": min(200, steps // 10)}
-        if init is not None:
-            values["init"] = _init(init)
+        if (start := _init(init)) is not None:
+            from singleout.model import read_config
+
+            values |= {"init": start, "model": read_config(start).model_dump(exclude={"sha256"})}
         settings = validated(TrainConfig, values, "the options")
     else:
         raise ConfigError("nothing to train on: give a config, or --audio FOLDER --output DIR")

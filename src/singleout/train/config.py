@@ -60,7 +60,8 @@ class TrainConfig(StrictConfig):
         audio: a folder of sounds instead of a manifest; a twentieth of them is scored.
         output: folder of the model, its checkpoint and its logs.
         model: what is trained.
-        init: folder of a model whose weights to start from.
+        init: folder of a model whose weights to start from; where it has the same manipulation,
+            also with what that has learnt.
         embeddings: file of an ``EmbeddingCache`` to condition on instead of the encoder's own
             embeddings (the built-in model's recipe makes a cross-fitted one).
         mixtures: how training mixtures are drawn.

@@ -132,9 +132,8 @@ def calibrate_presence(
     model: QueriedSeparator, clips: list[Clip], config: ValidationConfig
 ) -> None:
     """Fit how the model's presence is read, by words, on mixtures of the validation sounds; if one
-    of these has no caption, presence is not told."""
+    of these has no caption, it stays as it is."""
     if any(clip.caption is None for clip in clips):
-        model.config = model.config.model_copy(update={"presence": None})
         return
     mixtures = max(config.num_mixtures, MIN_CALIBRATION_MIXTURES)
     asked = EvaluationConfig(
@@ -188,10 +187,10 @@ def train(config: TrainConfig, encoder: QueryEncoder | None = None) -> Path:
 
     torch.manual_seed(config.seed)
     model = QueriedSeparator(config.model, encoder)
-    if model.manipulator.state is None:
-        model.manipulator.fit(examples_of(dataset.table, dataset.captions))
     if config.init is not None:
         initial = QueriedSeparator.from_pretrained(config.init, encoder)
+        if initial.config.manipulation == config.model.manipulation:
+            model.manipulator = initial.manipulator
         try:
             model.separator.load_state_dict(initial.separator.state_dict())  # type: ignore[attr-defined]
         except RuntimeError as error:
@@ -199,6 +198,8 @@ def train(config: TrainConfig, encoder: QueryEncoder | None = None) -> Path:
             raise ModelError(
                 f"{config.init}: its weights do not fit the model of this run: {reason}"
             ) from None
+    if model.manipulator.state is None:
+        model.manipulator.fit(examples_of(dataset.table, dataset.captions))
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     module = TrainingModule(model, config)
     bfloat16 = config.precision == "bfloat16" or (

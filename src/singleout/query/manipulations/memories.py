@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 import torch
@@ -113,8 +114,8 @@ class Neighbours(Manipulation):
 
     Args:
         p: share of the sounds that are replaced in training.
-        reach: of the nearest sounds, at most which one replaces; nearer ones are likelier: number
-            ``reach * u ** 3`` for an even u.
+        reach: share of the memory that is near enough to replace a sound; nearer ones are likelier:
+            number ``n * u ** 3`` of n, for an even u.
         sounds: how many stand for words.
         candidates: sounds nearest to the words that those are chosen from.
         diversity: how much being like a chosen one counts against a candidate, over its likeness
@@ -126,7 +127,7 @@ class Neighbours(Manipulation):
 
     type: Literal["neighbours"] = "neighbours"
     p: Annotated[float, Field(ge=0, le=1)] = 0.8
-    reach: Positive = 1_500
+    reach: Annotated[float, Field(gt=0, le=1)] = 0.08
     sounds: Positive = 8
     candidates: Positive = 600
     diversity: Annotated[float, Field(ge=0)] = 0.5
@@ -170,7 +171,7 @@ class Neighbours(Manipulation):
             return embedding
         memory = state["memory"]
         is_replaced, place = torch.rand((2, len(embedding)), generator=generator)
-        reach = min(self.reach, len(memory))
+        reach = math.ceil(self.reach * len(memory))
         nearest = (embedding @ memory.T).topk(reach, dim=-1).indices
         drawn = (reach * place**3).long().clamp(max=reach - 1).to(embedding.device)
         near = memory[nearest.gather(1, drawn[:, None])[:, 0]]
