@@ -240,7 +240,7 @@ def test_calibration_finds_the_scale_and_bias_that_drew() -> None:
 def test_presence_is_calibrated_on_what_is_said_of_validation_sounds(
     debug_encoder: BuiltinEncoder, clips: list[Clip]
 ) -> None:
-    """As the rows of all questions would have it, without separating anything."""
+    """As the rows of all questions would have it."""
     model = asked_model(debug_encoder)
     rows = ask(model, clips, SHORT)
     by_question = {
@@ -248,7 +248,6 @@ def test_presence_is_calibrated_on_what_is_said_of_validation_sounds(
         for kind in ("text", "absent", "near miss")
     }
     expected = fit_presence(by_question["text"], by_question["absent"] + by_question["near miss"])
-    model.separator = Identity(RATE)  # type: ignore[assignment]
     found = calibrated(model, clips, SHORT)
     assert found is not None
     assert (found.scale, found.bias) == pytest.approx((expected.scale, expected.bias), rel=1e-3)

@@ -187,8 +187,8 @@ class QueriedSeparator(nn.Module):
         return [averaged(self.separator, encoded, *condition) for condition in conditions]
 
     def listener(self, conditions: Sequence[Members]) -> Listener:
-        """What compares a recording with the wanted side of queries, whose conditions ``embed``
-        gave; a side without a prompt is like nothing in particular."""
+        """What compares targets with the wanted side of queries, whose conditions ``embed`` gave; a
+        side without a prompt is like nothing in particular."""
         dim = self.manipulator.dim
         asked = [Members(members[..., :dim], weights) for members, weights in conditions]
         return Listener(self.encoder, self.manipulator, asked, self.sample_rate)

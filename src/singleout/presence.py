@@ -1,14 +1,14 @@
-"""Whether a sound is in a recording: how like what is asked the recording sounds, second by second.
+"""Whether a sound is in a recording: how like what is asked that sounds which was singled out.
 
-The query encoder tells it, without the separator: a window of the recording is embedded as a query
-sound is, and compared with what is asked. So every model tells presence whose likeness has been
-calibrated, and the work is done once for all queries.
+The query encoder tells it: the target is embedded window by window, as a query sound is, and
+compared with what is asked. So every model tells presence whose likeness has been calibrated.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,8 +23,10 @@ SILENT_RMS = 1e-5
 """-100 dB: a sound as quiet as that is like nothing."""
 NOTHING = -1.0
 """Likeness of silence: the least there is."""
-MAX_WINDOWS = 32
-"""Embedded at once, of all channels together."""
+MAX_CLIPS = 32
+"""Embedded at once."""
+QUIET = 1e-3
+"""Where the target is 30 dB below its loudest window, it is as good as not there."""
 
 
 class PresenceCalibration(StrictConfig):
@@ -58,15 +60,29 @@ class Presence:
     frame_seconds: float
 
 
+class Heard(NamedTuple):
+    """How like what is asked a target sounds, -1 to 1.
+
+    Attributes:
+        likeness: [queries], of the whole: its windows count by their power. So neither silence nor
+            the length of a recording makes a difference.
+        over_time: [queries, frames], window by window; -1 where the target is 30 dB below its
+            loudest window.
+    """
+
+    likeness: NDArray[np.float32]
+    over_time: NDArray[np.float32]
+
+
 class Listener:
-    """Compares a recording, as it comes, with what is asked.
+    """Compares targets, as they come, with what was asked.
 
     Args:
         encoder: of the queries.
         manipulator: what the model makes of embeddings: both sides are compared as the separator
             would see them.
         asked: of each query, what is wanted, [1, members, dim]; its likeness is the mean over them.
-        sample_rate: of the recording, Hz.
+        sample_rate: of the targets, Hz.
 
     Attributes:
         frame_seconds: from one window to the next: half a window of the encoder's.
@@ -86,46 +102,63 @@ class Listener:
         self._hop = max(1, round(encoder.window_seconds * sample_rate / 2))
         self.frame_seconds = self._hop / sample_rate
         self._waiting: NDArray[np.float32] | None = None
-        self._found: list[NDArray[np.float32]] = []
+        self._likeness: list[NDArray[np.float64]] = []  # [queries, frames, channels]
+        self._power: list[NDArray[np.float64]] = []
 
-    def hearing(self, blocks: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
-        """The blocks, float32 [channels, samples], as they pass; see ``push``."""
-        for block in blocks:
-            self.push(block)
-            yield block
-
-    def push(self, block: NDArray[np.float32]) -> None:
-        """Listen to what comes next, float32 [channels, samples]."""
+    def push(self, targets: NDArray[np.float32]) -> None:
+        """Listen to what comes next, float32 [queries, channels, samples]."""
         waiting = self._waiting
-        waiting = block if waiting is None else np.concatenate([waiting, block], axis=1)
-        while waiting.shape[1] >= 2 * self._hop:
-            most = max(1, MAX_WINDOWS // len(waiting))
-            number = min(waiting.shape[1] // self._hop - 1, most)
-            starts = range(0, number * self._hop, self._hop)
-            windows = [waiting[:, start : start + 2 * self._hop] for start in starts]
-            self._found.append(self._likeness(np.stack(windows)))
-            waiting = waiting[:, number * self._hop :]
-        self._waiting = waiting
+        waiting = targets if waiting is None else np.concatenate([waiting, targets], axis=2)
+        number = max(0, waiting.shape[2] // self._hop - 1)
+        for start in range(0, number * self._hop, self._hop):
+            self._hear(waiting[:, :, start : start + 2 * self._hop])
+        self._waiting = waiting[:, :, number * self._hop :].copy()
 
-    def finish(self) -> NDArray[np.float32]:
-        """Likeness [queries, frames], -1 to 1, of all that was heard; the last window ends with it
-        and may be shorter. What is like it in any channel is like it; no frames of no samples."""
+    def finish(self) -> Heard:
+        """Of all that was heard, no frames of no samples; the last window ends with it and may be
+        shorter."""
         rest = self._waiting
-        if rest is not None and rest.shape[1] > (self._hop if self._found else 0):
-            self._found.append(self._likeness(rest[None]))
+        if rest is not None and rest.shape[2] > (self._hop if self._power else 0):
+            self._hear(rest)
         self._waiting = None
-        return np.concatenate([np.zeros((len(self.asked), 0), np.float32), *self._found], axis=1)
+        queries = len(self.asked)
+        if not self._power:
+            return Heard(np.full(queries, NOTHING, np.float32), np.zeros((queries, 0), np.float32))
+        power, likeness = (np.stack(parts, 1) for parts in (self._power, self._likeness))
+        level = power.sum(2)
+        over_time = _mean(likeness, power, 2)
+        over_time[level < QUIET * level.max(1, keepdims=True)] = NOTHING
+        whole = _mean(likeness, power, (1, 2))
+        return Heard(whole.astype(np.float32), over_time.astype(np.float32))
 
     @torch.inference_mode()
-    def _likeness(self, windows: NDArray[np.float32]) -> NDArray[np.float32]:
-        """[windows, channels, samples] to [queries, windows]."""
-        sounds = torch.from_numpy(windows.reshape(-1, windows.shape[2]))
-        # What is not finite, the separator will refuse with the recording's name.
-        sounds = torch.where(sounds.isfinite().all(1, keepdim=True), sounds, 0.0)
-        embedded = self.manipulator.infer(self.encoder.embed_audio(sounds, self.sample_rate), False)
-        heard = F.normalize(embedded.cpu(), dim=-1)
-        likeness = torch.cat([w @ (members[0] @ heard.T) for members, w in self.asked])
-        is_silent = sounds.double().square().mean(1).sqrt() < SILENT_RMS
-        likeness = likeness.nan_to_num(NOTHING).masked_fill(is_silent, NOTHING)
-        by_channel = likeness.reshape(len(self.asked), *windows.shape[:2])
-        return by_channel.amax(2).numpy().astype(np.float32)
+    def _hear(self, window: NDArray[np.float32]) -> None:
+        """[queries, channels, samples]."""
+        sounds = torch.tensor(window)
+        # What is not finite, the extractor refuses with the recording's name.
+        power = sounds.double().square().mean(2).nan_to_num(0.0, 0.0)
+        power[power.sqrt() < SILENT_RMS] = 0.0
+        heard = torch.where((power > 0)[..., None], sounds, 0.0).flatten(0, 1)
+        rows = [
+            self.encoder.embed_audio(heard[first : first + MAX_CLIPS], self.sample_rate)
+            for first in range(0, len(heard), MAX_CLIPS)
+        ]
+        embedded = self.manipulator.infer(torch.cat(rows), False).cpu()
+        by_query = F.normalize(embedded, dim=-1).reshape(*window.shape[:2], -1)
+        likeness = torch.cat(
+            [
+                weights @ (members[0] @ channels.T)
+                for (members, weights), channels in zip(self.asked, by_query, strict=True)
+            ]
+        )
+        self._power.append(power.numpy())
+        self._likeness.append(likeness.double().nan_to_num(NOTHING).numpy())
+
+
+def _mean(
+    likeness: NDArray[np.float64], power: NDArray[np.float64], axes: int | tuple[int, ...]
+) -> NDArray[np.float64]:
+    """Weighted by power; of silence, the least there is."""
+    total = power.sum(axes)
+    mean = (likeness * power).sum(axes) / np.where(total > 0, total, 1.0)
+    return np.where(total > 0, mean, NOTHING)

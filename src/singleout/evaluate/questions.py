@@ -105,19 +105,32 @@ class _Asker:
             found[NEGATIVE[1]] = Question(NEGATIVE[1], none, unwanted, mixture - sources[1])
         return [found[kind] for kind in kinds if kind in found]
 
-    def rows(self, index: int) -> Iterator[dict[str, Any]]:
-        model, spec = self.model, self.planner.plan(0, index)
+    def answered(
+        self, index: int, kinds: Sequence[str]
+    ) -> tuple[Tensor, list[tuple[Question, Tensor, float | None]]]:
+        """The mixture [samples]; questions, their estimates [samples], and how like what is wanted
+        these sound."""
+        model = self.model
+        spec = self.planner.plan(0, index)
         rendered = render(spec, self.clips, self.config.mixtures, model.sample_rate)
+        questions = self.questions(index, rendered, kinds)
+        conditions = [model.asked(question.wanted, question.unwanted) for question in questions]
         mixture = torch.from_numpy(rendered.mixture)
-        questions = self.questions(index, rendered, KINDS)
-        estimates = model.answers(
-            mixture[None, None], [model.asked(q.wanted, q.unwanted) for q in questions]
-        )
-        likenesses = self.likenesses(rendered, questions)
-        target = self.clips[spec.sources[0].clip]
-        calibration = model.config.presence
-        for question, found, likeness in zip(questions, estimates, likenesses, strict=True):
-            estimate = found[0, 0].float()
+        estimates = [e[0].float() for e in model.answers(mixture[None, None], conditions)]
+        listener = model.listener(conditions)
+        listener.push(torch.stack(estimates).numpy())
+        return mixture, [
+            (question, estimate[0], like if bool(question.wanted.embeddings.any()) else None)
+            for question, estimate, like in zip(
+                questions, estimates, listener.finish().likeness.tolist(), strict=True
+            )
+        ]
+
+    def rows(self, index: int) -> Iterator[dict[str, Any]]:
+        target = self.clips[self.planner.plan(0, index).sources[0].clip]
+        mixture, answered = self.answered(index, KINDS)
+        calibration = self.model.config.presence
+        for question, estimate, likeness in answered:
             scores = score(estimate, question.target, mixture)
             is_there = bool(scores.is_present)
             power, own = (float(w.square().mean()) for w in (estimate, question.target))
@@ -137,15 +150,6 @@ class _Asker:
                 else float(calibration.probability(likeness)),
             }
 
-    def likenesses(self, rendered: Mixture, questions: Sequence[Question]) -> list[float | None]:
-        """How like what is wanted the mixture sounds where it is most like it."""
-        listener = self.model.listener([question.wanted for question in questions])
-        listener.push(rendered.mixture[None])
-        return [
-            float(likeness.max()) if bool(question.wanted.embeddings.any()) else None
-            for question, likeness in zip(questions, listener.finish(), strict=True)
-        ]
-
     def _said(self, clip: Clip) -> Tensor:
         """Embedding [1, dim] of what a clip is asked for by: its first caption."""
         if clip.caption is None:
@@ -159,8 +163,8 @@ class _Asker:
 def calibrated(
     model: QueriedSeparator, clips: Sequence[Clip], config: EvaluationConfig
 ) -> PresenceCalibration | None:
-    """From the likeness of sounds in words that are there, and that are not; None where every sound
-    is there.
+    """From the likeness of what is singled out by words for sounds that are there, and that are
+    not; None where every sound is there.
 
     Raises:
         ManifestError: a sound has no caption.
@@ -168,12 +172,7 @@ def calibrated(
     asker = _Asker(model, clips, config)
     found: dict[bool, list[float]] = {True: [], False: []}
     for index in track(range(config.num_mixtures), "listening", config.num_mixtures):
-        spec = asker.planner.plan(0, index)
-        rendered = render(spec, clips, config.mixtures, model.sample_rate)
-        questions = asker.questions(index, rendered, ("text", *ABSENT))
-        for question, likeness in zip(
-            questions, asker.likenesses(rendered, questions), strict=True
-        ):
+        for question, _, likeness in asker.answered(index, ("text", *ABSENT))[1]:
             if likeness is not None:
                 found[question.kind in ABSENT].append(likeness)
     return fit_presence(found[False], found[True]) if found[True] else None

@@ -313,13 +313,13 @@ class Extractor:
             return [None] * len(queries)
         return [
             Presence(
-                float(calibration.probability(likeness.max())),
-                calibration.probability(likeness),
+                float(calibration.probability(likeness)),
+                calibration.probability(over_time),
                 listener.frame_seconds,
             )
-            if query.positive and likeness.size
+            if query.positive and over_time.size
             else None
-            for query, likeness in zip(queries, listener.finish(), strict=True)
+            for query, likeness, over_time in zip(queries, *listener.finish(), strict=True)
         ]
 
     def _embedded(self, query: Query) -> Members:

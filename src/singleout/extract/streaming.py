@@ -36,7 +36,7 @@ def parts(
     Args:
         conditions: of every query, [1, members, dim], on the device of the separator.
         chunk_seconds: kept per chunk of up to two channels; more of them share the memory.
-        listener: hears the mixture at the model's rate as it passes.
+        listener: hears the targets at the model's rate.
 
     Yields:
         The mixture, [channels, samples] in the recording's type, and float32 targets
@@ -59,8 +59,6 @@ def parts(
 
     chunk_samples = max(1, round(chunk_seconds * model.sample_rate))
     at_rate = _resampled(heard(), info.sample_rate, model.sample_rate, info.channels)
-    if listener is not None:
-        at_rate = listener.hearing(at_rate)
     chunks = separated(model.separator, at_rate, conditions, chunk_samples, link_channels)
     back = [ResampleStream(model.sample_rate, info.sample_rate, info.channels) for _ in conditions]
     targets = Queue()
@@ -71,6 +69,8 @@ def parts(
         if found is None:
             break
         _refuse_not_finite(found, waiting, reader.name)
+        if listener is not None:
+            listener.push(found)
         targets.push(np.stack([stream.push(c) for stream, c in zip(back, found, strict=True)]))
         if ready := min(len(targets), len(waiting)):
             yield waiting.pop(ready), targets.pop(ready)

@@ -30,7 +30,7 @@ from singleout.train.module import TrainingModule
 from singleout.weights import has_fast_bfloat16
 
 VALIDATION_SEED = 1_000_000
-MIN_CALIBRATION_MIXTURES = 200
+MIN_CALIBRATION_MIXTURES = 100
 
 
 def split_clips(config: TrainConfig) -> tuple[list[Clip], list[Clip]]:
