@@ -1244,8 +1244,7 @@ def test_a_run_that_asked_everything_answers_everything(
         assert result.presence is not None
         assert 0 <= result.presence <= 1
         presences.append(result.presence)
-    assert presences[0] == presences[2]  # what is not wanted has no part in it
-    assert len(set(presences)) == 3
+    assert len(set(presences)) == len(presences)
     for i, target in enumerate(targets):
         assert all(np.abs(target - other).max() > 1e-5 for other in targets[:i])
 
