@@ -299,6 +299,7 @@ def test_an_experiment_is_a_line_and_a_row(
     for name, change in (("one", "learning_rate=0.002"), ("two", "absent_weight=0.3")):
         arguments = [name, change, "--tried", f"what {name}", "--config", str(config)]
         budget = ["--minutes", "0.0001", "--mixtures", "4", "--folder", str(tmp_path / "runs")]
+        budget += ["--encoder", str(debug_encoder_folder)]
         monkeypatch.setattr(sys, "argv", ["experiment", *arguments, *budget])
         experiment.main()
     lines = [json.loads(line) for line in (tmp_path / "experiments.jsonl").read_text().splitlines()]

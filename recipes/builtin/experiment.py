@@ -125,7 +125,7 @@ def run(name: str, args: argparse.Namespace) -> dict[str, Any]:
     budget = [f"steps={steps}", f"warmup_steps={steps // 10}", f"validation.every_steps={steps}"]
     config = load_config(TrainConfig, args.config, [*given, *budget, *args.overrides])
     started = time.perf_counter()
-    model = QueriedSeparator.from_pretrained(train(config))
+    model = QueriedSeparator.from_pretrained(train(config), args.encoder)
     trained_s = time.perf_counter() - started
     assert config.manifest is not None
     return {
@@ -199,6 +199,11 @@ def main() -> None:
     parser.add_argument("--config", type=Path, default=Path("configs/builtin.yaml"))
     parser.add_argument("--minutes", type=float, default=12.0)
     parser.add_argument("--mixtures", type=int, default=300)
+    parser.add_argument(
+        "--encoder",
+        default="builtin",
+        help="what asks: the config's may not hear, only its teachers",
+    )
     parser.add_argument("--folder", type=Path, default=Path("~/.cache/singleout/builtin/search"))
     args = parser.parse_args()
     torch.set_num_threads(1)
