@@ -18,7 +18,15 @@ from conftest import TINY_SEPARATOR
 from torch.nn import functional as F
 from typer.testing import CliRunner
 
-from recipes.builtin import card, experiment, heads_quality, ship, showcase, warm_start
+from recipes.builtin import (
+    card,
+    experiment,
+    heads_quality,
+    members,
+    ship,
+    showcase,
+    warm_start,
+)
 from recipes.builtin import features as features_module
 from recipes.builtin.alignment import RANKS, Split, fit, pair_accuracy
 from recipes.builtin.distil import CROP_SECONDS, draw, plain, sampling_weight, start_from
@@ -45,7 +53,7 @@ from singleout.model import ModelConfig, QueriedSeparator
 from singleout.query import BuiltinEncoder
 from singleout.query.audio_tower import SAMPLE_RATE
 from singleout.query.builtin import BuiltinNetwork
-from singleout.query.manipulations import Chain, Neighbours
+from singleout.query.manipulations import Chain, Examples, Manipulator, Neighbours
 from singleout.train.config import TrainConfig
 from singleout.train.run import calibrate_presence, split_clips, train
 from singleout.types import Query
@@ -356,6 +364,34 @@ def test_what_ships_is_what_was_trained_and_answers_words_as_the_config_says_now
         SystemExit, match=r"text side differs by .* run recipes\.builtin\.distil again"
     ):
         ship.main()
+
+
+def test_settings_of_neighbours_are_compared_as_the_model_would_answer(
+    tmp_path: Path, debug_encoder: BuiltinEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though each sound is decoded once."""
+    clips = read_manifest(write_corpus(tmp_path), "validation")
+    steps = Chain(steps=(Neighbours(sounds=2),))
+    model = QueriedSeparator(
+        ModelConfig(separator=TINY_SEPARATOR, manipulation=steps), debug_encoder
+    ).eval()
+    generator = torch.Generator().manual_seed(0)
+    memory = F.normalize(torch.randn(30, 32, generator=generator), dim=-1)
+    model.manipulator.fit(Examples(memory, torch.zeros(0, 32), torch.zeros(0, dtype=torch.long)))
+    words = debug_encoder.embed_text("tone 3")
+    mixture = 0.1 * torch.randn(9_000, generator=generator)
+    state = model.manipulator.state or {}
+    with torch.inference_mode():
+        found = list(members.answers(model, state["0.memory"], words, mixture))
+        for step, estimate in zip(members.GRID, found, strict=True):
+            model.manipulator = Manipulator(Chain(steps=(step,)), 32, state)
+            expected = model(mixture[None, None], model.embed(Query(("tone 3",))))[0, 0]
+            torch.testing.assert_close(estimate, expected, atol=1e-5, rtol=1e-4)
+    rows = members.scored(model, clips, 2)
+    assert [row["sounds"] for row in rows] == [step.sounds for step in members.GRID]
+    text = members.table(rows, members.GRID[5])
+    assert text.count("**2**") == 0
+    assert text.count("| **4** | **0.5** | **0.1** |") == 1
 
 
 def test_cases_to_listen_to(
