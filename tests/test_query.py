@@ -559,13 +559,23 @@ def test_a_damaged_manipulation_is_one_line(
         assert caught.match(message)
 
 
-def test_the_packaged_model_has_learnt_nothing_beside_its_weights() -> None:
-    """It is older than what is learnt."""
+def test_the_packaged_model_answers_words_by_its_training_sounds() -> None:
+    """And takes a second side of a query, empty where nothing is to be left out."""
     model = QueriedSeparator.from_pretrained()
-    assert model.manipulator.state == {}
-    assert model.manipulator.dim == model.encoder.dim
-    expected = F.normalize(model.encoder.embed_text(["a dog barking"]), dim=-1)
-    assert torch.equal(only(model.embed(Query(("a dog barking",)))), expected)
+    assert model.manipulator.state is not None
+    memory = model.manipulator.state["0.memory"]
+    said = F.normalize(model.encoder.embed_text(["a dog barking"]), dim=-1)
+    asked, weights = model.embed(Query(("a dog barking",)))
+    sounds, nothing = asked[0].chunk(2, -1)
+    assert not nothing.any()
+    assert torch.equal((sounds[:, None] == memory).all(-1).sum(1), torch.ones(len(sounds)))
+    likeness = (sounds @ said.T)[:, 0]
+    assert float(likeness[0]) == float((memory @ said.T).max())
+    assert int(weights.argmax()) == int(likeness.argmax()) == 0
+    sound = torch.randn(1, 32_000, generator=torch.Generator().manual_seed(0))
+    heard = model.encoder.embed_audio(sound[0], 32_000)
+    assert torch.equal(only(model.conditions(heard, is_text=False)), F.pad(heard, (0, 96)))
+    assert model.config.presence is not None
 
 
 def test_the_encoder_is_not_saved_with_the_model(debug_model: QueriedSeparator) -> None:
