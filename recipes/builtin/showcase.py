@@ -111,8 +111,8 @@ def main() -> None:
             f"| {case.credits} |"
         )
     head = (
-        f"# Cases to listen to\n\nOf {len(cases)} mixtures (seed {SEED}) of the test sounds that may "
-        "be passed on freely, asked by words: the worst, those around the median, the best. "
+        f"# Cases to listen to\n\nOf {len(cases)} mixtures (seed {SEED}) of the test sounds that "
+        "may be passed on freely, asked by words: the worst, those around the median, the best. "
         "Written by `python -m recipes.builtin.showcase`.\n\n"
     )
     (args.output / "README.md").write_text(head + "\n".join(table) + "\n", encoding="utf-8")
