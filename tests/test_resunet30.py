@@ -24,6 +24,7 @@ from singleout.extract.chunking import separated
 from singleout.model import QueriedSeparator
 from singleout.query import BuiltinEncoder
 from singleout.query.laion import from_laion
+from singleout.query.manipulations import alone as stands_alone
 from singleout.separators import ResUNet30
 from singleout.separators.resunet30 import VARIANTS
 
@@ -106,7 +107,7 @@ def test_chunks_equal_the_whole(small_model: ResUNet30) -> None:
     with torch.inference_mode():
         whole, chunked = (
             np.concatenate(
-                [c.targets for c in separated(small_model, [mixture], embedding, length)], axis=2
+                list(separated(small_model, [mixture], [stands_alone(embedding)], length)), axis=2
             )
             for length in (mixture.shape[1], 20_000)
         )
