@@ -31,7 +31,7 @@ from singleout.extract.extractor import Recording
 from singleout.extract.files import FilesWanted, PartFiles
 from singleout.extract.spectrogram import NUM_COLUMNS, NUM_ROWS, Spectrogram, mel
 from singleout.model import QueriedSeparator
-from singleout.query.manipulations import alone
+from singleout.query.manipulations import alone as stands_alone
 from singleout.separators import Identity
 
 RATE = 44_100
@@ -454,7 +454,7 @@ class Moody(Identity):
 
 def test_chunks_that_differ_are_faded_into_each_other() -> None:
     audio = noise(1, 5 * RATE)
-    found = list(separated(Moody(), [audio], [alone(torch.zeros(1, 1))], RATE))
+    found = list(separated(Moody(), [audio], [stands_alone(torch.zeros(1, 1))], RATE))
     assert len(found) == 5
     target = np.concatenate(found, axis=2)[0, 0]
     assert (target.min(), target.max()) == (-1, 1)
