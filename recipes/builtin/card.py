@@ -219,6 +219,10 @@ between classes; text-to-audio hit@1 {encoder["hit_at_1"]:.2f} and hit@5 {encode
 over {encoder["num_classes"]} classes; matched cosine {encoder["matched_cosine"]:.2f}.
 
 ## What it cannot do
+- Fall silent where the sound is absent: what comes out is
+  {two["questions"]["absent"]["suppression_db"]["estimate"]:.0f} dB below the mixture (median).
+  Presence is a hint and no more.
+- Answer words as well as sounds: see the query gap. Negative prompts are taken, and hardly help.
 - Two sounds of one kind (two voices, two dogs) are not told apart.
 - Everything above 16 kHz goes to the residual.
 - Music, speech in many voices and dense real scenes are far from its training mixtures of a few
