@@ -11,7 +11,7 @@ from torch import Tensor
 
 from singleout.data.embeddings import SAMPLE_RATE
 from singleout.data.manifest import Clip
-from singleout.data.plan import Planner
+from singleout.data.plan import MixtureSpec, Planner
 from singleout.data.queries import QueriesConfig, Questioner
 from singleout.data.render import Mixture, read_crop, render
 from singleout.errors import ManifestError
@@ -79,9 +79,11 @@ class _Asker:
         self.questioner = Questioner(clips, QueriesConfig(), config.mixtures.class_balance)
         self._captions: dict[str, Tensor] = {}
 
-    def questions(self, index: int, rendered: Mixture, kinds: Sequence[str]) -> list[Question]:
+    def questions(
+        self, index: int, spec: MixtureSpec, rendered: Mixture, kinds: Sequence[str]
+    ) -> list[Question]:
         """Those of some kinds, in their order, as far as there are any."""
-        model, mixtures, spec = self.model, self.config.mixtures, self.planner.plan(0, index)
+        model, mixtures = self.model, self.config.mixtures
         mixture, sources = torch.from_numpy(rendered.mixture), torch.from_numpy(rendered.sources)
         target, *others = (self.clips[source.clip] for source in spec.sources)
         text = self._said(target)
@@ -106,14 +108,13 @@ class _Asker:
         return [found[kind] for kind in kinds if kind in found]
 
     def answered(
-        self, index: int, kinds: Sequence[str]
+        self, index: int, spec: MixtureSpec, kinds: Sequence[str]
     ) -> tuple[Tensor, list[tuple[Question, Tensor, float | None]]]:
         """The mixture [samples]; questions, their estimates [samples], and how like what is wanted
         these sound."""
         model = self.model
-        spec = self.planner.plan(0, index)
         rendered = render(spec, self.clips, self.config.mixtures, model.sample_rate)
-        questions = self.questions(index, rendered, kinds)
+        questions = self.questions(index, spec, rendered, kinds)
         conditions = [model.asked(question.wanted, question.unwanted) for question in questions]
         mixture = torch.from_numpy(rendered.mixture)
         estimates = [e[0].float() for e in model.answers(mixture[None, None], conditions)]
@@ -127,8 +128,9 @@ class _Asker:
         ]
 
     def rows(self, index: int) -> Iterator[dict[str, Any]]:
-        target = self.clips[self.planner.plan(0, index).sources[0].clip]
-        mixture, answered = self.answered(index, KINDS)
+        spec = self.planner.plan(0, index)
+        target = self.clips[spec.sources[0].clip]
+        mixture, answered = self.answered(index, spec, KINDS)
         calibration = self.model.config.presence
         for question, estimate, likeness in answered:
             scores = score(estimate, question.target, mixture)
@@ -172,7 +174,8 @@ def calibrated(
     asker = _Asker(model, clips, config)
     found: dict[bool, list[float]] = {True: [], False: []}
     for index in track(range(config.num_mixtures), "listening", config.num_mixtures):
-        for question, _, likeness in asker.answered(index, ("text", *ABSENT))[1]:
+        spec = asker.planner.plan(0, index)
+        for question, _, likeness in asker.answered(index, spec, ("text", *ABSENT))[1]:
             if likeness is not None:
                 found[question.kind in ABSENT].append(likeness)
     return fit_presence(found[False], found[True]) if found[True] else None
