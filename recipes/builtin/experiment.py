@@ -38,8 +38,8 @@ FROM_NOTHING = ("init=null", "learning_rate=1e-3")
 """Where the config goes on from an earlier model, at a lower rate."""
 RESULTS = Path("results/experiments.jsonl")
 DOCUMENT = Path("docs/experiments.md")
-SHORT_STEPS, LONG_STEPS = 3, 15
-"""Of the trials that tell how long a step takes."""
+TRIALS, TRIAL_S = (1, 3, 15), 20.0
+"""Steps of the trials that tell how long a step takes, and what more steps are to take at least."""
 SEED = 7
 """Of the mixtures that are asked."""
 
@@ -88,8 +88,9 @@ def scores(model: QueriedSeparator, manifest: Path, num_mixtures: int) -> dict[s
 
 def seconds_per_step(config: TrainConfig) -> float:
     """Of real training, with its data and its optimiser: what more steps take longer."""
-    took = []
-    for steps in (SHORT_STEPS, LONG_STEPS):
+    shorter, took = 0, 0.0
+    per_step = 0.0
+    for steps in TRIALS:
         with tempfile.TemporaryDirectory() as folder:
             changes = {
                 "output": Path(folder),
@@ -98,8 +99,12 @@ def seconds_per_step(config: TrainConfig) -> float:
             }
             started = time.perf_counter()
             train(config.model_copy(update=changes))
-            took.append(time.perf_counter() - started)
-    return max((took[1] - took[0]) / (LONG_STEPS - SHORT_STEPS), 1e-3)
+            longer = time.perf_counter() - started
+        per_step = (longer - took) / (steps - shorter)
+        if shorter and longer - took > TRIAL_S:
+            break
+        shorter, took = steps, longer
+    return max(per_step, 1e-3)
 
 
 def run(name: str, args: argparse.Namespace) -> dict[str, Any]:
