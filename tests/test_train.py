@@ -186,6 +186,17 @@ def test_a_resumed_run_ends_as_one_that_was_never_stopped(
     assert any(not torch.equal(before[name], after[name]) for name in before)
 
 
+def test_a_resumed_run_of_muon_ends_as_one_that_was_never_stopped(
+    configure: Callable[..., TrainConfig], tmp_path: Path
+) -> None:
+    whole = configure(tmp_path / "whole", optimizer="muon")
+    (tmp_path / "resumed").mkdir()
+    train_and_copy(whole, tmp_path / "resumed")
+    resumed = configure(tmp_path / "resumed", optimizer="muon")
+    train(resumed)
+    assert_same(load_file(resumed.output / FILE_NAME), load_file(whole.output / FILE_NAME))
+
+
 def test_the_same_run_gives_the_same_model(
     trained: tuple[TrainConfig, Path], configure: Callable[..., TrainConfig], tmp_path: Path
 ) -> None:
@@ -411,8 +422,12 @@ def test_manipulations_that_cannot_learn_are_one_line(
     assert not (tmp_path / "model").exists()
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_the_loss_falls_on_an_easy_problem(
-    configure: Callable[..., TrainConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    optimizer: str,
+    configure: Callable[..., TrainConfig],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Tones and noises at 0 dB, without manipulation."""
     losses: list[float] = []
@@ -425,7 +440,8 @@ def test_the_loss_falls_on_an_easy_problem(
 
     monkeypatch.setattr(TrainingModule, "training_step", record)
     easy = MIXTURES.model_copy(update={"num_sources": (2, 2), "snr_db": (0.0, 0.0)})
-    config = configure(tmp_path, steps=40, learning_rate=3e-3, mixtures=easy)
+    changes = {"steps": 40, "learning_rate": 3e-3, "mixtures": easy, "optimizer": optimizer}
+    config = configure(tmp_path, **changes)
     model = config.model.model_copy(update={"manipulation": Chain()})
     train(config.model_copy(update={"model": model, "checkpoint_every": 1_000}))
     assert len(losses) == 40

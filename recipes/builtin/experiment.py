@@ -210,7 +210,7 @@ def main() -> None:
         help="what asks: the config's may not hear, only its teachers",
     )
     parser.add_argument("--folder", type=Path, default=Path("~/.cache/singleout/builtin/search"))
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()  # overrides may stand after options
     torch.set_num_threads(1)
     if args.name is not None:
         if args.name in [line["name"] for line in read_lines(RESULTS)]:

@@ -74,7 +74,8 @@ class TrainConfig(StrictConfig):
         query_mixup: condition captioned examples on a random point between sound and caption, as
             CLAPSep does (Ma et al., 2024), where ``p_text`` did not choose the caption alone.
         steps, batch_size: optimiser steps, and mixtures in each (two queries per mixture).
-        learning_rate, warmup_steps, weight_decay, clip_norm: of AdamW; cosine decay to a
+        optimizer: ``muon`` needs fewer steps, and has AdamW for vectors and the output alone.
+        learning_rate, warmup_steps, weight_decay, clip_norm: of the optimiser; cosine decay to a
             hundredth.
         ema_decay: of the averaged weights that are validated and saved.
         device: where to train; ``auto`` is the best there is. The encoder stays on the CPU. Another
@@ -99,6 +100,7 @@ class TrainConfig(StrictConfig):
     query_mixup: bool = False
     queries: QueriesConfig = added(QueriesConfig())
     absent_weight: Annotated[float, Field(ge=0)] = added(1.0)
+    optimizer: Literal["adamw", "muon"] = added("adamw")
     steps: Positive = 4_000
     batch_size: Positive = 8
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3

@@ -18,6 +18,7 @@ from singleout.model import QueriedSeparator
 from singleout.separators import Separator, averaged
 from singleout.train.config import TrainConfig
 from singleout.train.losses import SILENT_POWER, separation_loss_db
+from singleout.train.muon import MuonAdamW
 
 
 def learning_rate_factor(step: int, config: TrainConfig) -> float:
@@ -167,6 +168,8 @@ class TrainingModule(lightning.LightningModule):
             self.log(f"{kind}_improved", improved.mean(), on_epoch=True, batch_size=len(improved))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
+        if self.run.optimizer == "muon":
+            return MuonAdamW(self.model.parameters(), self.run.learning_rate, self.run.weight_decay)
         decayed = [p for p in self.model.parameters() if p.ndim > 1]
         others = [p for p in self.model.parameters() if p.ndim <= 1]
         return torch.optim.AdamW(
