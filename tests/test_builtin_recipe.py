@@ -53,7 +53,7 @@ from singleout.query.audio_tower import SAMPLE_RATE
 from singleout.query.builtin import BuiltinNetwork
 from singleout.query.manipulations import Chain, Examples, Manipulator, Neighbours
 from singleout.train.config import TrainConfig
-from singleout.train.run import calibrate_presence, split_clips, train
+from singleout.train.run import calibrate, split_clips, train
 from singleout.types import Query
 
 
@@ -353,7 +353,7 @@ def test_what_ships_is_what_was_trained_and_answers_words_as_the_config_says_now
     condition = shipped.embed(query)
     torch.testing.assert_close(shipped(mixture, condition), trained(mixture, condition))
     told, before = shipped.config.presence, trained.config.presence
-    calibrate_presence(shipped, split_clips(run)[1], run.validation)
+    calibrate(shipped, split_clips(run)[1], run.validation)
     assert told == shipped.config.presence != before
 
     torch.nn.init.normal_(next(encoder.network.text_head.parameters()), std=0.1)

@@ -28,6 +28,7 @@ from singleout.evaluate.questions import (
     calibrated,
     calibration_error,
     findings,
+    fit_gate,
     fit_presence,
 )
 from singleout.evaluate.run import EvaluationConfig
@@ -248,14 +249,16 @@ def test_presence_is_calibrated_on_what_is_said_of_validation_sounds(
         for kind in ("text", "absent", "near miss")
     }
     expected = fit_presence(by_question["text"], by_question["absent"] + by_question["near miss"])
-    found = calibrated(model, clips, SHORT)
+    found, gate = calibrated(model, clips, SHORT)
     assert found is not None
+    levels = [row["level_db"] for row in rows if row["question"] == "text"]
+    assert gate == fit_gate(found, by_question["text"], levels)
     assert (found.scale, found.bias) == pytest.approx((expected.scale, expected.bias), rel=1e-3)
     auc = findings(rows)["presence_auroc"]["absent"]["estimate"]
     assert auc == pytest.approx(auroc(by_question["text"], by_question["absent"]))
     # Of two classes, both are there.
     alone = [replace(clip, label=f"tone/{i % 2}") for i, clip in enumerate(clips)]
-    assert calibrated(asked_model(debug_encoder), alone, SHORT) is None
+    assert calibrated(asked_model(debug_encoder), alone, SHORT) == (None, None)
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ from singleout.train.config import TrainConfig, UncaptionedConfig, ValidationCon
 from singleout.train.losses import negative_snr_db, separation_loss_db
 from singleout.train.module import TrainingModule, ema_update, learning_rate_factor
 from singleout.train.run import (
-    calibrate_presence,
+    calibrate,
     caption_embeddings,
     examples_of,
     split_clips,
@@ -1277,9 +1277,9 @@ def test_presence_is_calibrated_where_all_validation_sounds_have_captions(
     config = ValidationConfig(num_mixtures=2, mixtures=short)
     before = model.config.presence
     mute = [*clips[:-1], dataclasses.replace(clips[-1], caption=None)]
-    calibrate_presence(model, mute, config)
+    calibrate(model, mute, config)
     assert model.config.presence == before
-    calibrate_presence(model, clips, config)
+    calibrate(model, clips, config)
     assert model.config.presence not in (before, None)
 
 

@@ -14,7 +14,7 @@ from singleout.model import EncoderReference, QueriedSeparator
 from singleout.query import BuiltinEncoder
 from singleout.query.manipulations import Manipulator
 from singleout.train.config import TrainConfig
-from singleout.train.run import calibrate_presence, split_clips
+from singleout.train.run import calibrate, split_clips
 
 PACKAGE = Path("src/singleout/builtin")
 
@@ -38,11 +38,11 @@ def main() -> None:
         )
     model = QueriedSeparator.from_pretrained(args.model or config.output / "model", trained_with)
     chain = config.model.manipulation
-    changes = {"encoder": EncoderReference(), "manipulation": chain, "presence": None}
+    changes = {"encoder": EncoderReference(), "manipulation": chain, "presence": None, "gate": None}
     shipped = QueriedSeparator(model.config.model_copy(update=changes), encoder)
     shipped.manipulator = Manipulator(chain, encoder.dim, model.manipulator.state)
     shipped.separator.load_state_dict(model.separator.state_dict())  # type: ignore[attr-defined]
-    calibrate_presence(shipped.eval(), split_clips(config)[1], config.validation)
+    calibrate(shipped.eval(), split_clips(config)[1], config.validation)
     shipped.save_pretrained(args.package / "extractor")
     print(f"saved {args.package / 'extractor'}")
 

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from singleout.audio import checked_array, open_audio, read_audio
 from singleout.config import StrictConfig, added, validated
 from singleout.errors import ConfigError, ModelError, QueryError
+from singleout.gate import Gate, GatedStream
 from singleout.hub import fetched, is_hub_id, split_revision, upload
 from singleout.presence import SILENT_RMS, Listener, PresenceCalibration
 from singleout.query import QueryEncoder, load_encoder
@@ -67,6 +68,7 @@ class ModelConfig(StrictConfig):
         encoder: reference to the query encoder.
         negative: whether it takes negative prompts: conditions are then twice as long.
         presence: how likeness becomes the probability that a sound is there; None: it is not told.
+        gate: at which level targets are given, by their likeness; None: as they are.
         sha256: of ``model.safetensors``; checked when the model is loaded.
     """
 
@@ -76,6 +78,7 @@ class ModelConfig(StrictConfig):
     encoder: EncoderReference = EncoderReference()
     negative: bool = added(False)
     presence: PresenceCalibration | None = added(None)
+    gate: Gate | None = added(None)
     sha256: str | None = None
 
 
@@ -189,9 +192,27 @@ class QueriedSeparator(nn.Module):
     def listener(self, conditions: Sequence[Members]) -> Listener:
         """What compares targets with the wanted side of queries, whose conditions ``embed`` gave; a
         side without a prompt is like nothing in particular."""
+        return Listener(self.encoder, self.manipulator, self._wanted(conditions), self.sample_rate)
+
+    def gated(self, conditions: Sequence[Members], is_gated: bool = True) -> GatedStream:
+        """What gives targets at their level, if the model has a gate and it is not to be left out,
+        and listens to them as they come; a query that only takes away is left as it is."""
+        asks = [bool(members.any()) for members, _ in self._wanted(conditions)]
+        return GatedStream(self.config.gate if is_gated else None, self.listener(conditions), asks)
+
+    def singled_out(self, mixture: Tensor, conditions: Sequence[Members]) -> Tensor:
+        """``answers`` at their level: of a mixture [1, channels, samples] float32 targets
+        [queries, channels, samples], as ``Extractor`` gives them."""
+        found = torch.stack([answer[0].float() for answer in self.answers(mixture, conditions)])
+        if self.config.gate is None:
+            return found
+        stream = self.gated(conditions)
+        return torch.from_numpy(np.concatenate([stream.push(found.numpy()), stream.finish()], 2))
+
+    def _wanted(self, conditions: Sequence[Members]) -> list[Members]:
+        """Their positive sides."""
         dim = self.manipulator.dim
-        asked = [Members(members[..., :dim], weights) for members, weights in conditions]
-        return Listener(self.encoder, self.manipulator, asked, self.sample_rate)
+        return [Members(members[..., :dim], weights) for members, weights in conditions]
 
     def forward(self, mixture: Tensor, condition: Tensor | Members) -> Tensor:
         """Mixture [batch, 1, samples], conditions of queries * batch (tensors [queries * batch,

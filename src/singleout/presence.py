@@ -85,7 +85,7 @@ class Listener:
         sample_rate: of the targets, Hz.
 
     Attributes:
-        frame_seconds: from one window to the next: half a window of the encoder's.
+        hop_samples, frame_seconds: from one window to the next: half a window of the encoder's.
     """
 
     def __init__(
@@ -99,8 +99,8 @@ class Listener:
         self.asked = [
             Members(F.normalize(members.cpu(), dim=-1), weights.cpu()) for members, weights in asked
         ]
-        self._hop = max(1, round(encoder.window_seconds * sample_rate / 2))
-        self.frame_seconds = self._hop / sample_rate
+        self.hop_samples = max(1, round(encoder.window_seconds * sample_rate / 2))
+        self.frame_seconds = self.hop_samples / sample_rate
         self._waiting: NDArray[np.float32] | None = None
         self._likeness: list[NDArray[np.float64]] = []  # [queries, frames, channels]
         self._power: list[NDArray[np.float64]] = []
@@ -109,16 +109,17 @@ class Listener:
         """Listen to what comes next, float32 [queries, channels, samples]."""
         waiting = self._waiting
         waiting = targets if waiting is None else np.concatenate([waiting, targets], axis=2)
-        number = max(0, waiting.shape[2] // self._hop - 1)
-        for start in range(0, number * self._hop, self._hop):
-            self._hear(waiting[:, :, start : start + 2 * self._hop])
-        self._waiting = waiting[:, :, number * self._hop :].copy()
+        hop = self.hop_samples
+        number = max(0, waiting.shape[2] // hop - 1)
+        for start in range(0, number * hop, hop):
+            self._hear(waiting[:, :, start : start + 2 * hop])
+        self._waiting = waiting[:, :, number * hop :].copy()
 
     def finish(self) -> Heard:
         """Of all that was heard, no frames of no samples; the last window ends with it and may be
         shorter."""
         rest = self._waiting
-        if rest is not None and rest.shape[2] > (self._hop if self._power else 0):
+        if rest is not None and rest.shape[2] > (self.hop_samples if self._power else 0):
             self._hear(rest)
         self._waiting = None
         queries = len(self.asked)
@@ -130,6 +131,22 @@ class Listener:
         over_time[level < QUIET * level.max(1, keepdims=True)] = NOTHING
         whole = _mean(likeness, power, (1, 2))
         return Heard(whole.astype(np.float32), over_time.astype(np.float32))
+
+    @property
+    def num_frames(self) -> int:
+        """Windows that have been heard."""
+        return len(self._power)
+
+    def around(self, first: int, last: int, reach: int) -> NDArray[np.float64]:
+        """[queries, frames], of windows ``first`` to ``last`` as far as there are any: likeness of
+        all up to ``reach`` windows away, by their power and the less the farther they are."""
+        there = slice(max(0, first - reach), last + 1 + reach)
+        power, likeness = (np.stack(p[there], 1) for p in (self._power, self._likeness))
+        heard = np.arange(there.start, there.start + power.shape[1])
+        frames = np.arange(max(0, first), min(last, self.num_frames - 1) + 1)
+        near = np.maximum(0, 1 - np.abs(frames[:, None] - heard) / (reach + 1))
+        weight = near[None, :, :, None] * power[:, None]
+        return _mean(likeness[:, None], weight, (2, 3))
 
     @torch.inference_mode()
     def _hear(self, window: NDArray[np.float32]) -> None:

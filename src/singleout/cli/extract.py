@@ -64,6 +64,14 @@ def extract(
             help="One decision for all channels, so that the target stays where it was.",
         ),
     ] = True,
+    gate: Annotated[
+        bool,
+        typer.Option(
+            "--gate/--no-gate",
+            help="Bring targets to their level, nearly to silence where what is asked for seems "
+            "not to be there; without, they are as loud as the separator found them.",
+        ),
+    ] = True,
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Recordings at a time.")] = 1,
     skip_existing: Annotated[
         bool, typer.Option("--skip-existing", help="Leave out what is there already.")
@@ -115,7 +123,7 @@ def extract(
             raise AudioError(f"{report}: is a recording: choose another file for the report")
     if jobs > 1:
         torch.set_num_threads(max(1, torch.get_num_threads() // jobs))
-    extractor = Extractor.from_pretrained(model, encoder, device=device)
+    extractor = Extractor.from_pretrained(model, encoder, device=device, gate=gate)
     extractor.prepare(asked)  # or every recording would be refused for it
     outcomes: list[Outcome] = []
     with (

@@ -168,10 +168,10 @@ def _extract(
 ) -> Tensor:
     """The model's estimate [samples], of the mixture's rate and length."""
     heard = torch.from_numpy(resample(mixture, rate, model.sample_rate))
-    found = model(heard[None, None], model.embed(Query((item.caption,))))[0, 0]
+    found = model.singled_out(heard[None, None], [model.embed(Query((item.caption,)))])[0, 0]
     if not found.isfinite().all():
         raise ModelError(f"{item.origin}: the model's output is not finite: are its weights whole?")
-    estimate = resample(found.float().numpy(), model.sample_rate, rate)
+    estimate = resample(found.numpy(), model.sample_rate, rate)
     missing = max(0, len(mixture) - len(estimate))  # rates may not divide
     return torch.from_numpy(np.pad(estimate, (0, missing))[: len(mixture)])
 

@@ -18,6 +18,7 @@ from singleout.errors import ManifestError
 from singleout.evaluate.metrics import score, suppression
 from singleout.evaluate.run import EvaluationConfig
 from singleout.evaluate.statistics import Interval, bootstrap_interval, median, summarise
+from singleout.gate import LIKEST, Gate
 from singleout.model import QueriedSeparator
 from singleout.presence import PresenceCalibration
 from singleout.progress import track
@@ -25,6 +26,12 @@ from singleout.query.manipulations import Members
 
 LEVEL_TOLERANCE_DB = 3.0
 PRIOR = 1e-3
+CLOSED, OPEN = 0.3, 0.4
+"""Probabilities of presence between which a gate opens: below a third. Where both are alike likely,
+as in calibration, half are there; of what people ask for, most is."""
+FLOOR_DB = -20.0
+GAINS_DB = tuple(float(gain) for gain in np.arange(0.0, 6.01, 0.25))
+"""Of a gate, from which one is chosen."""
 ABSENT = ("absent", "near miss")
 """Questions for a sound that is not there: of any other class, or of another class of a family
 that is there."""
@@ -108,23 +115,23 @@ class _Asker:
         return [found[kind] for kind in kinds if kind in found]
 
     def answered(
-        self, index: int, spec: MixtureSpec, kinds: Sequence[str]
+        self, index: int, spec: MixtureSpec, kinds: Sequence[str], is_gated: bool = True
     ) -> tuple[Tensor, list[tuple[Question, Tensor, float | None]]]:
         """The mixture [samples]; questions, their estimates [samples], and how like what is wanted
-        these sound."""
+        these sound as the separator gives them."""
         model = self.model
         rendered = render(spec, self.clips, self.config.mixtures, model.sample_rate)
         questions = self.questions(index, spec, rendered, kinds)
         conditions = [model.asked(question.wanted, question.unwanted) for question in questions]
         mixture = torch.from_numpy(rendered.mixture)
-        estimates = [e[0].float() for e in model.answers(mixture[None, None], conditions)]
-        listener = model.listener(conditions)
-        listener.push(torch.stack(estimates).numpy())
+        answers = [e[0].float() for e in model.answers(mixture[None, None], conditions)]
+        stream = model.gated(conditions, is_gated)
+        parts = [stream.push(torch.stack(answers).numpy()), stream.finish()]
+        estimates = torch.from_numpy(np.concatenate(parts, 2))
+        likeness = stream.listener.finish().likeness.tolist()
         return mixture, [
             (question, estimate[0], like if bool(question.wanted.embeddings.any()) else None)
-            for question, estimate, like in zip(
-                questions, estimates, listener.finish().likeness.tolist(), strict=True
-            )
+            for question, estimate, like in zip(questions, estimates, likeness, strict=True)
         ]
 
     def rows(self, index: int) -> Iterator[dict[str, Any]]:
@@ -135,8 +142,7 @@ class _Asker:
         for question, estimate, likeness in answered:
             scores = score(estimate, question.target, mixture)
             is_there = bool(scores.is_present)
-            power, own = (float(w.square().mean()) for w in (estimate, question.target))
-            level_db = 10 * float(np.log10(max(power, 1e-20) / own)) if is_there else None
+            level_db = _level_db(estimate, question.target) if is_there else None
             yield {
                 "mixture": index,
                 "question": question.kind,
@@ -161,24 +167,53 @@ class _Asker:
         return self._captions[clip.caption]
 
 
+def _level_db(estimate: Tensor, target: Tensor) -> float:
+    """Of an estimate over its target, which is not silent."""
+    power, own = (float(wave.square().mean()) for wave in (estimate, target))
+    return 10 * float(np.log10(max(power, 1e-20) / own))
+
+
+class Calibration(NamedTuple):
+    """What a model is to make of likeness.
+
+    Attributes:
+        presence: None where every sound is there.
+        gate: None where likeness does not tell what is there.
+    """
+
+    presence: PresenceCalibration | None
+    gate: Gate | None
+
+
 @torch.inference_mode()
 def calibrated(
     model: QueriedSeparator, clips: Sequence[Clip], config: EvaluationConfig
-) -> PresenceCalibration | None:
-    """From the likeness of what is singled out by words for sounds that are there, and that are
-    not; None where every sound is there.
+) -> Calibration:
+    """From the likeness, and the level, of what is singled out by words for sounds that are there,
+    and that are not.
 
     Raises:
         ManifestError: a sound has no caption.
     """
     asker = _Asker(model, clips, config)
-    found: dict[bool, list[float]] = {True: [], False: []}
+    present: list[float] = []
+    levels_db: list[float] = []
+    absent: list[float] = []
     for index in track(range(config.num_mixtures), "listening", config.num_mixtures):
         spec = asker.planner.plan(0, index)
-        for question, _, likeness in asker.answered(index, spec, ("text", *ABSENT))[1]:
-            if likeness is not None:
-                found[question.kind in ABSENT].append(likeness)
-    return fit_presence(found[False], found[True]) if found[True] else None
+        answers = asker.answered(index, spec, ("text", *ABSENT), is_gated=False)[1]
+        for question, estimate, likeness in answers:
+            if likeness is None:
+                continue
+            if question.kind in ABSENT:
+                absent.append(likeness)
+            else:
+                present.append(likeness)
+                levels_db.append(_level_db(estimate, question.target))
+    if not absent:
+        return Calibration(None, None)
+    presence = fit_presence(present, absent)
+    return Calibration(presence, fit_gate(presence, present, levels_db))
 
 
 def auroc(positive: Sequence[float], negative: Sequence[float]) -> float:
@@ -213,6 +248,33 @@ def fit_presence(
         solution = solution - step / max(1.0, float(np.abs(step).max()))
     scale = float(solution[0]) / spread
     return PresenceCalibration(scale=scale, bias=float(solution[1]) - scale * float(middle))
+
+
+def fit_gate(
+    presence: PresenceCalibration, likeness: Sequence[float], levels_db: Sequence[float]
+) -> Gate | None:
+    """Closed where a sound is probably not there, and loud enough to bring most of those that are
+    there to their level.
+
+    Args:
+        presence: tells the likeness at which it closes and opens.
+        likeness, levels_db: of sounds that are there; their level over that of the targets.
+
+    Returns:
+        None where more likeness is not more presence, or never enough.
+    """
+    if presence.scale <= 0:
+        return None
+    low, high = (
+        (float(np.log(p / (1 - p))) - presence.bias) / presence.scale for p in (CLOSED, OPEN)
+    )
+    if high >= LIKEST:
+        return None
+    gates = [Gate(low=low, high=high, floor_db=FLOOR_DB, gain_db=gain) for gain in GAINS_DB]
+    close = [
+        np.mean(np.abs(levels_db + gate.decibels(likeness)) <= LEVEL_TOLERANCE_DB) for gate in gates
+    ]
+    return gates[int(np.argmax(close))]
 
 
 def calibration_error(

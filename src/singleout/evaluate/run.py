@@ -108,11 +108,8 @@ def evaluate(
             said[caption] = model.conditions(model.encoder.embed_text(caption), is_text=True)
         example = read_crop(task.target, task.crop, config.mixtures, SAMPLE_RATE)
         heard = model.conditions(model.encoder.embed_audio(example, SAMPLE_RATE), is_text=False)
-        estimates = model.answers(mixture[None, None], [said[caption], heard])
-        systems = {
-            kind: estimate[0, 0].float()
-            for kind, estimate in zip(QUERY_KINDS, estimates, strict=True)
-        }
+        estimates = model.singled_out(mixture[None, None], [said[caption], heard])[:, 0]
+        systems = dict(zip(QUERY_KINDS, estimates, strict=True))
         systems |= {name: estimate(mixture, target) for name, estimate in references.items()}
         rows += [{"mixture": number, **_row(n, e, task)} for n, e in systems.items()]
     return rows

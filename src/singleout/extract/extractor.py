@@ -25,8 +25,9 @@ from singleout.errors import AudioError, ModelError, QueryError, SingleoutError,
 from singleout.extract.extraction import Extraction
 from singleout.extract.files import FilesWanted, PartFiles, Written
 from singleout.extract.streaming import parts
+from singleout.gate import GatedStream
 from singleout.model import QueriedSeparator
-from singleout.presence import Listener, Presence
+from singleout.presence import Presence
 from singleout.query import QueryEncoder
 from singleout.query.manipulations import Members
 from singleout.types import Example, Query
@@ -45,7 +46,7 @@ class Extractor:
     """Singles out described sounds.
 
     Channels share one decision about what is the target, so that it stays where it was between
-    them; on request each is separated on its own. Nothing is rescaled:
+    them; on request each is separated on its own. However loud a target is,
     ``target + residual`` is the mixture within 1e-6 of full scale. What lies above the model's
     band (16 kHz for the model in the package) is never part of a target: it goes to the residual.
     Digital silence gives a silent target. Several threads may use one extractor at once.
@@ -56,16 +57,23 @@ class Extractor:
             memory is bounded; the result does not depend on it.
         device: of the separator, such as ``cuda`` or ``cpu``; ``auto`` is a GPU where there is one,
             None leaves the model where it is.
+        gate: bring targets to the level of what is asked, and nearly to silence where it seems not
+            to be there, if the model has learnt to (``singleout.gate``); without, they are as the
+            separator gives them.
 
     Raises:
         ModelError: there is no such device.
     """
 
     def __init__(
-        self, model: QueriedSeparator, chunk_seconds: float = 20.0, device: str | None = None
+        self,
+        model: QueriedSeparator,
+        chunk_seconds: float = 20.0,
+        device: str | None = None,
+        gate: bool = True,
     ) -> None:
         self.model = model.eval()
-        self.chunk_seconds = chunk_seconds
+        self.chunk_seconds, self.gate = chunk_seconds, gate
         # A batch asks the same of every recording.
         self._condition = lru_cache(NUM_CONDITIONS)(self._embedded)
         if device is not None:
@@ -79,6 +87,7 @@ class Extractor:
         revision: str | None = None,
         *,
         device: str | None = "auto",
+        gate: bool = True,
     ) -> Extractor:
         """With the model in the package, or another one.
 
@@ -88,14 +97,14 @@ class Extractor:
             encoder: the query encoder, or its name, where the model holds and names none: a CLAP's
                 folder, hub id or LAION file.
             revision: of a hub id.
-            device: see ``Extractor``.
+            device, gate: see ``Extractor``.
 
         Raises:
             ModelError: no such model, encoder or device, or its files are corrupt or of another
                 architecture.
         """
         model = QueriedSeparator.from_pretrained(name_or_path, encoder, revision)
-        return cls(model, device=device)
+        return cls(model, device=device, gate=gate)
 
     def extract(
         self,
@@ -220,13 +229,13 @@ class Extractor:
         wanted = FilesWanted(Path(folder), format, residual, plot)
         path = Path(path)
         with open_audio(path) as reader:
-            conditions, listener = self._conditions(asked)
-            blocks = self._blocks(reader, conditions, link_channels, progress, listener)
+            conditions, gated = self._conditions(asked)
+            blocks = self._blocks(reader, conditions, link_channels, progress, gated)
             files = PartFiles(wanted, name or path.stem, asked, reader.info, path)
             with files:
                 for mixture, targets in blocks:
                     files.write(mixture, targets)
-                presences = self._presences(listener, asked)
+                presences = self._presences(gated, asked)
             return [
                 written if presence is None else replace(written, presence=presence.probability)
                 for written, presence in zip(files.written(), presences, strict=True)
@@ -250,8 +259,10 @@ class Extractor:
             QueryError, AudioError, ModelError: see ``extract``.
         """
         with _reader(audio, sample_rate) as reader:
-            conditions, _ = self._conditions(_queries(queries))
-            yield from self._blocks(reader, conditions, link_channels, None)
+            conditions, gated = self._conditions(_queries(queries))
+            if gated is not None and gated.gate is None:
+                gated = None  # nobody asks whether it is there
+            yield from self._blocks(reader, conditions, link_channels, None, gated)
 
     def _extract_each(
         self,
@@ -264,11 +275,11 @@ class Extractor:
         source = Path(audio) if isinstance(audio, str | Path) else None
         with _reader(audio, sample_rate) as reader:
             info = reader.info
-            conditions, listener = self._conditions(queries)
-            blocks = list(self._blocks(reader, conditions, link_channels, progress, listener))
+            conditions, gated = self._conditions(queries)
+            blocks = list(self._blocks(reader, conditions, link_channels, progress, gated))
         mixture = np.concatenate([mixture for mixture, _ in blocks], axis=1)
         found = []
-        presences = self._presences(listener, queries)
+        presences = self._presences(gated, queries)
         for number, (query, presence) in enumerate(zip(queries, presences, strict=True)):
             target = np.concatenate([targets[number] for _, targets in blocks], axis=1)
             residual = (mixture - target).astype(np.float32, copy=False)
@@ -283,7 +294,7 @@ class Extractor:
         conditions: Sequence[Members],
         link_channels: bool,
         progress: Callable[[float], None] | None,
-        listener: Listener | None = None,
+        gated: GatedStream | None,
     ) -> Iterator[tuple[NDArray[Any], NDArray[np.float32]]]:
         """See ``parts``."""
         info = reader.info
@@ -294,23 +305,25 @@ class Extractor:
         _refuse_days(reader, info.num_frames or 0)
         device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
         at_hand = [condition.to(device) for condition in conditions]
-        return self._followed(reader, at_hand, link_channels, progress, listener)
+        return self._followed(reader, at_hand, link_channels, progress, gated)
 
-    def _conditions(self, queries: Sequence[Query]) -> tuple[list[Members], Listener | None]:
+    def _conditions(self, queries: Sequence[Query]) -> tuple[list[Members], GatedStream | None]:
         """Of all queries, before anything is read or written; and what listens for them, None where
         the model's likeness has not been calibrated."""
         conditions = [self._condition(query) for query in queries]
-        is_told = self.model.config.presence is not None
-        return conditions, self.model.listener(conditions) if is_told else None
+        config = self.model.config
+        is_heard = config.presence is not None or config.gate is not None
+        return conditions, self.model.gated(conditions, self.gate) if is_heard else None
 
     def _presences(
-        self, listener: Listener | None, queries: Sequence[Query]
+        self, gated: GatedStream | None, queries: Sequence[Query]
     ) -> list[Presence | None]:
         """After all has been heard; None of a model that does not tell, of nothing heard, and of a
         query that only takes away: nothing is asked to be there."""
         calibration = self.model.config.presence
-        if listener is None or calibration is None:
+        if gated is None or calibration is None:
             return [None] * len(queries)
+        listener = gated.listener
         return [
             Presence(
                 float(calibration.probability(likeness)),
@@ -332,11 +345,11 @@ class Extractor:
         conditions: Sequence[Members],
         link_channels: bool,
         progress: Callable[[float], None] | None,
-        listener: Listener | None,
+        gated: GatedStream | None,
     ) -> Iterator[tuple[NDArray[Any], NDArray[np.float32]]]:
         """``parts`` with progress."""
         info, num_done = reader.info, 0
-        found = parts(self.model, reader, conditions, self.chunk_seconds, link_channels, listener)
+        found = parts(self.model, reader, conditions, self.chunk_seconds, link_channels, gated)
         for part in found:
             num_done += part[0].shape[1]
             _refuse_days(reader, num_done)

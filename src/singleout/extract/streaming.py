@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from singleout.audio import AudioReader, ResampleStream
 from singleout.errors import ModelError
 from singleout.extract.chunking import separated
+from singleout.gate import GatedStream
 from singleout.model import QueriedSeparator
-from singleout.presence import Listener
 from singleout.query.manipulations import Members
 
 MIN_CHUNK_SECONDS = 2.0
@@ -26,17 +26,17 @@ def parts(
     conditions: Sequence[Members],
     chunk_seconds: float,
     link_channels: bool,
-    listener: Listener | None = None,
+    gated: GatedStream | None = None,
 ) -> Iterator[tuple[NDArray[Any], NDArray[np.float32]]]:
     """The mixture as it was read, and the target of every query in it.
 
-    Read → resample → separate in chunks → resample back, each a stream. The mixture waits until its
-    targets are known.
+    Read → resample → separate in chunks → bring to level → resample back, each a stream. The
+    mixture waits until its targets are known.
 
     Args:
         conditions: of every query, [1, members, dim], on the device of the separator.
         chunk_seconds: kept per chunk of up to two channels; more of them share the memory.
-        listener: hears the targets at the model's rate.
+        gated: hears the targets at the model's rate, and gives them their level.
 
     Yields:
         The mixture, [channels, samples] in the recording's type, and float32 targets
@@ -69,11 +69,11 @@ def parts(
         if found is None:
             break
         _refuse_not_finite(found, waiting, reader.name)
-        if listener is not None:
-            listener.push(found)
-        targets.push(np.stack([stream.push(c) for stream, c in zip(back, found, strict=True)]))
+        targets.push(_at_rate(found if gated is None else gated.push(found), back))
         if ready := min(len(targets), len(waiting)):
             yield waiting.pop(ready), targets.pop(ready)
+    if gated is not None and (last := gated.finish()).size:
+        targets.push(_at_rate(last, back))
     targets.push(np.stack([stream.finish() for stream in back]))
     if rest := len(waiting):
         yield waiting.pop(rest), targets.pop(rest)
@@ -86,6 +86,11 @@ def _resampled(
     for block in blocks:
         yield stream.push(block)
     yield stream.finish()
+
+
+def _at_rate(found: NDArray[np.float32], back: Sequence[ResampleStream]) -> NDArray[np.float32]:
+    """[queries, channels, samples], each query by its own stream."""
+    return np.stack([stream.push(target) for stream, target in zip(back, found, strict=True)])
 
 
 def _refuse_not_finite(output: NDArray[np.float32], waiting: Queue, name: str) -> None:

@@ -128,19 +128,16 @@ def _has_bfloat16(device: str) -> bool:
     return has_fast_bfloat16()
 
 
-def calibrate_presence(
-    model: QueriedSeparator, clips: list[Clip], config: ValidationConfig
-) -> None:
-    """Fit how the model's presence is read, by words, on mixtures of the validation sounds; if one
-    of these has no caption, it stays as it is."""
+def calibrate(model: QueriedSeparator, clips: list[Clip], config: ValidationConfig) -> None:
+    """Fit what the model makes of likeness, its presence and its gate, by words, on mixtures of the
+    validation sounds; if one of these has no caption, it stays as it is."""
     if any(clip.caption is None for clip in clips):
         return
     mixtures = max(config.num_mixtures, MIN_CALIBRATION_MIXTURES)
     asked = EvaluationConfig(
         num_mixtures=mixtures, seed=VALIDATION_SEED + 1, mixtures=config.mixtures
     )
-    presence = calibrated(model, clips, asked)
-    model.config = model.config.model_copy(update={"presence": presence})
+    model.config = model.config.model_copy(update=calibrated(model, clips, asked)._asdict())
 
 
 def train(config: TrainConfig, encoder: QueryEncoder | None = None) -> Path:
@@ -241,6 +238,6 @@ def train(config: TrainConfig, encoder: QueryEncoder | None = None) -> Path:
     if validation is not None:
         model.manipulator.to(torch.device("cpu"))  # where Lightning leaves the rest
         model.save_pretrained(output / "model")  # before anything that could fail
-        calibrate_presence(model.eval(), validation_clips, config.validation)
+        calibrate(model.eval(), validation_clips, config.validation)
     model.save_pretrained(output / "model")
     return output / "model"

@@ -1,0 +1,106 @@
+"""The level at which a target is given: its own where it sounds like what is asked, else none.
+
+A separator that is taught to be near the target errs on the quiet side where it is unsure which
+sound is meant, and never dares to be silent where none is. What tells these apart is heard
+afterwards (``singleout.presence``): so the level follows the likeness.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from pydantic import model_validator
+
+from singleout.config import StrictConfig
+from singleout.presence import Listener
+
+REACH_SECONDS = 4.0
+"""How far around a moment is listened for the level that it is given."""
+LIKEST = 1.0
+"""Likeness of a sound and itself."""
+
+
+class Gate(StrictConfig):
+    """Gain by likeness, fitted on validation mixtures (``evaluate.questions``).
+
+    Args:
+        low, high: likeness up to which it is ``floor_db``, and at which it is ``gain_db``; straight
+            between them, and on to 0 dB at a likeness of 1, where there is no doubt.
+        floor_db, gain_db: of the amplitude.
+    """
+
+    low: float
+    high: float
+    floor_db: float
+    gain_db: float
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Gate:
+        if not (self.low < self.high < LIKEST and self.floor_db <= self.gain_db):
+            raise ValueError("low is below high, which is below 1, and floor_db not above gain_db")
+        return self
+
+    def decibels(self, likeness: ArrayLike) -> NDArray[np.float64]:
+        """Gain in dB, of the same shape."""
+        points, gains = (self.low, self.high, LIKEST), (self.floor_db, self.gain_db, 0.0)
+        return np.asarray(np.interp(np.asarray(likeness, np.float64), points, gains))
+
+
+class GatedStream:
+    """Targets as they come, at the level of their likeness, some seconds later.
+
+    Around every window of the listener the likeness of its neighbours counts, by their power and
+    the less the farther they are; between windows the gain is straight in dB.
+
+    Args:
+        gate: what the level is; None leaves it as it is, and only listens.
+        listener: hears the targets as they came.
+        is_gated: of each query; one that asks for nothing is not.
+    """
+
+    def __init__(self, gate: Gate | None, listener: Listener, is_gated: Sequence[bool]) -> None:
+        self.gate, self.listener = gate, listener
+        self._is_gated = np.array(is_gated)
+        self._hop = listener.hop_samples
+        self._reach = max(1, round(REACH_SECONDS / listener.frame_seconds))
+        self._waiting: NDArray[np.float32] | None = None
+        self._given = 0  # samples
+
+    def push(self, targets: NDArray[np.float32]) -> NDArray[np.float32]:
+        """What can be given of float32 [queries, channels, samples] and what came before, which may
+        be nothing."""
+        self.listener.push(targets)
+        if self.gate is None:
+            return targets
+        waiting = self._waiting
+        self._waiting = targets if waiting is None else np.concatenate([waiting, targets], axis=2)
+        # Up to the middle of the last window whose neighbours all have been heard.
+        known = self.listener.num_frames - self._reach
+        return self._give(max(0, known * self._hop - self._given))
+
+    def finish(self) -> NDArray[np.float32]:
+        """The rest; the listener has been told that it is the end."""
+        self.listener.finish()
+        if self._waiting is None:
+            return np.zeros((len(self._is_gated), 1, 0), np.float32)
+        return self._give(self._waiting.shape[2])
+
+    def _give(self, num_samples: int) -> NDArray[np.float32]:
+        assert self._waiting is not None
+        assert self.gate is not None
+        given, self._waiting = np.split(self._waiting, [num_samples], axis=2)
+        if num_samples == 0:
+            return given
+        start = self._given
+        self._given += num_samples
+        first = max(0, start // self._hop - 1)
+        last = (self._given - 1) // self._hop
+        likeness = self.listener.around(first, last, self._reach)
+        middles = (first + 1 + np.arange(likeness.shape[1])) * self._hop
+        samples = np.arange(start, self._given)
+        gains = np.stack([np.interp(samples, middles, g) for g in self.gate.decibels(likeness)])
+        amplitude = np.where(self._is_gated[:, None], 10 ** (gains / 20), 1.0)
+        gated: NDArray[np.float32] = given * amplitude[:, None].astype(np.float32)
+        return gated

@@ -1,0 +1,252 @@
+"""The level of targets, by how like what is asked they sound."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from pydantic import ValidationError
+from torch.nn import functional as F
+from typer.testing import CliRunner
+
+from singleout import Example, Extractor, Query
+from singleout.audio import read_audio, write_wav
+from singleout.cli import app
+from singleout.evaluate.questions import fit_gate
+from singleout.gate import Gate
+from singleout.model import QueriedSeparator, read_config
+from singleout.presence import PresenceCalibration
+
+RATE = 32_000
+WINDOW, HOP, REACH = RATE, RATE // 2, 8
+GATE = Gate(low=-0.1, high=0.3, floor_db=-20.0, gain_db=3.0)
+
+
+def noise(num_samples: int, channels: int = 1, seed: int = 0) -> NDArray[np.float32]:
+    drawn = np.random.default_rng(seed).normal(0, 0.1, (channels, num_samples))
+    return drawn.clip(-0.9, 0.9).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def gated_folder(telling_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    model = QueriedSeparator.from_pretrained(telling_model_folder)
+    model.config = model.config.model_copy(update={"gate": GATE})
+    folder = tmp_path_factory.mktemp("gated")
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def gated_model(gated_folder: Path) -> QueriedSeparator:
+    return QueriedSeparator.from_pretrained(gated_folder)
+
+
+@pytest.mark.parametrize(
+    ("likeness", "decibels"),
+    [(-1, -20), (-0.1, -20), (0.1, -8.5), (0.3, 3), (0.65, 1.5), (1, 0), (1.1, 0)],
+)
+def test_the_gain_is_straight_between_its_points(likeness: float, decibels: float) -> None:
+    assert float(GATE.decibels(likeness)) == pytest.approx(decibels)
+
+
+@pytest.mark.parametrize("changes", [{"low": 0.3}, {"high": 1.0}, {"floor_db": 4.0}])
+def test_gates_that_cannot_be_are_refused(changes: dict[str, float]) -> None:
+    with pytest.raises(ValidationError, match="low is below high"):
+        Gate(**{**GATE.model_dump(), **changes})
+
+
+def test_a_gate_is_saved_with_the_model(gated_folder: Path, telling_model_folder: Path) -> None:
+    assert read_config(gated_folder).gate == GATE
+    assert read_config(telling_model_folder).gate is None
+    assert "gate" not in (telling_model_folder / "config.json").read_text()
+
+
+def defined(
+    model: QueriedSeparator, target: NDArray[np.float32], query: Query
+) -> NDArray[np.float64]:
+    """Amplitude [samples] of a target [channels, samples], by the definition."""
+    asked = model.embed(query)
+    members = F.normalize(asked.embeddings[0, :, : model.manipulator.dim], dim=-1)
+    power, like = [], []
+    for start in range(0, max(1, target.shape[1] - HOP), HOP):
+        window = torch.from_numpy(target[:, start : start + WINDOW])
+        heard = model.manipulator.infer(model.encoder.embed_audio(window, RATE), False)
+        cosines = (asked.weights[0] @ (members @ F.normalize(heard, dim=-1).T)).double()
+        powers = window.double().square().mean(1)
+        power.append(float(powers.sum()))
+        like.append(float((cosines * powers).sum() / powers.sum()))
+    decibels = []
+    for frame in range(len(power)):
+        nearness = [max(0.0, 1 - abs(frame - other) / (REACH + 1)) for other in range(len(power))]
+        weights = np.array(nearness) * power
+        decibels.append(float(GATE.decibels((weights * like).sum() / weights.sum())))
+    middles = HOP * (1 + np.arange(len(power)))
+    return 10 ** (np.interp(np.arange(target.shape[1]), middles, decibels) / 20)
+
+
+@settings(
+    deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    num_samples=st.integers(1, 9 * RATE),
+    splits=st.lists(st.integers(0, 9 * RATE), max_size=5),
+    channels=st.integers(1, 2),
+)
+def test_the_level_is_that_of_the_likeness_around_however_they_come(
+    gated_model: QueriedSeparator, num_samples: int, splits: list[int], channels: int
+) -> None:
+    queries = [Query("a dog"), Query(Example(noise(9_000, seed=1)[0], RATE), "rain")]
+    targets = np.stack([noise(num_samples, channels, seed) for seed in (5, 6)])
+    targets *= np.linspace(0.2, 2, num_samples, dtype=np.float32)
+    stream = gated_model.gated([gated_model.embed(query) for query in queries])
+    blocks = np.split(targets, sorted(min(split, num_samples) for split in splits), axis=2)
+    given_blocks = [stream.push(block) for block in blocks]
+    found = np.concatenate([*given_blocks, stream.finish()], axis=2)
+    assert found.dtype == np.float32
+    for number, query in enumerate(queries):
+        expected = targets[number] * defined(gated_model, targets[number], query)
+        np.testing.assert_allclose(found[number], expected, rtol=1e-3, atol=1e-6)
+
+
+def test_what_waits_does_not_grow(gated_model: QueriedSeparator) -> None:
+    stream = gated_model.gated([gated_model.embed(Query("a dog"))])
+    taken = given_samples = 0
+    for seed in range(40):
+        block = noise(RATE, seed=seed)[None]
+        taken += RATE
+        given_samples += stream.push(block).shape[2]
+        assert taken - given_samples <= (REACH + 2) * HOP
+    assert stream.finish().shape[2] == taken - given_samples
+
+
+def test_nothing_is_gated_to_nothing(gated_model: QueriedSeparator) -> None:
+    stream = gated_model.gated([gated_model.embed(Query("a dog"))] * 2)
+    assert stream.finish().shape == (2, 1, 0)
+
+
+def test_silence_stays_silent(gated_model: QueriedSeparator) -> None:
+    result = Extractor(gated_model).extract(np.zeros((2, 3 * RATE), np.float32), "a dog", RATE)
+    assert not result.target.any()
+
+
+QUERIES = [
+    Query("a dog"),
+    Query(Example(noise(9_000, seed=1)[0], RATE)),
+    Query("rain", "a dog"),
+    Query((), ("a dog",)),
+]
+
+
+@pytest.mark.parametrize("rate", [RATE, 44_100])
+def test_targets_are_given_at_their_level(
+    gated_model: QueriedSeparator, telling_model: QueriedSeparator, rate: int
+) -> None:
+    """Of all kinds of queries; together with the residual they are the mixture."""
+    mixture = noise(5 * rate, 2)
+    plain = list(Extractor(telling_model).extract_many([mixture], QUERIES, rate))
+    found = list(Extractor(gated_model).extract_many([mixture], QUERIES, rate))
+    for number, (gated, as_found) in enumerate(zip(found, plain, strict=True)):
+        assert gated.presence == as_found.presence
+        assert gated.target.shape == mixture.shape
+        assert np.abs(gated.target + gated.residual - mixture).max() <= 1e-6
+        if number == 3:  # only takes away
+            np.testing.assert_array_equal(gated.target, as_found.target)
+        elif rate == RATE:
+            amplitude = defined(telling_model, as_found.target, QUERIES[number])
+            np.testing.assert_allclose(gated.target, as_found.target * amplitude, atol=1e-5)
+        else:
+            assert np.abs(gated.target - as_found.target).max() > 1e-4
+
+
+def test_the_gate_can_be_left_out(
+    gated_folder: Path, gated_model: QueriedSeparator, telling_model: QueriedSeparator
+) -> None:
+    mixture = noise(2 * RATE)
+    expected = Extractor(telling_model).extract(mixture, "a dog", RATE)
+    for extractor in (
+        Extractor(gated_model, gate=False),
+        Extractor.from_pretrained(gated_folder, gate=False),
+    ):
+        result = extractor.extract(mixture, "a dog", RATE)
+        np.testing.assert_array_equal(result.target, expected.target)
+        assert result.presence == expected.presence
+        ((_, targets),) = extractor.extract_blocks(mixture, "a dog", RATE)
+        np.testing.assert_array_equal(targets[0], expected.target)
+
+
+@pytest.mark.parametrize("chunk_seconds", [0.3, 1.7])
+def test_the_level_does_not_depend_on_the_chunks(
+    gated_model: QueriedSeparator, chunk_seconds: float
+) -> None:
+    mixture = noise(7 * RATE + 777)
+    whole = Extractor(gated_model, 100.0).extract(mixture, "a dog", RATE)
+    chunked = Extractor(gated_model, chunk_seconds)
+    result = chunked.extract(mixture, "a dog", RATE)
+    np.testing.assert_allclose(result.target, whole.target, atol=1e-5)
+    blocks = list(chunked.extract_blocks(mixture, "a dog", RATE))
+    assert len(blocks) > 1
+    np.testing.assert_array_equal(np.concatenate([m for m, _ in blocks], axis=1), mixture)
+    targets = np.concatenate([t[0] for _, t in blocks], axis=1)
+    np.testing.assert_allclose(targets, result.target, atol=1e-6)
+
+
+def test_evaluation_hears_what_is_given(gated_model: QueriedSeparator) -> None:
+    mixture = noise(3 * RATE)
+    conditions = [gated_model.embed(query) for query in QUERIES]
+    with torch.inference_mode():
+        found = gated_model.singled_out(torch.from_numpy(mixture)[None], conditions)
+    results = Extractor(gated_model).extract_many([mixture], QUERIES, RATE)
+    for target, result in zip(found, results, strict=True):
+        np.testing.assert_allclose(target.numpy(), result.target, atol=1e-5)
+
+
+def run(*arguments: str | Path) -> Any:
+    return CliRunner().invoke(app, ["extract", *map(str, arguments)])
+
+
+def test_the_command_leaves_the_gate_out(gated_folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "x.wav"
+    write_wav(path, noise(2 * RATE), RATE)
+    levels = []
+    for option in ("--gate", "--no-gate"):
+        out = tmp_path / option
+        assert run(path, "a dog", option, "-o", out, "--model", gated_folder).exit_code == 0
+        target, _ = read_audio(out / "x.a-dog.target.wav")
+        expected = Extractor.from_pretrained(gated_folder, gate=option == "--gate")
+        np.testing.assert_allclose(target, expected.extract(path, "a dog").target, atol=1e-6)
+        levels.append(float(np.square(target).mean()))
+    assert levels[0] != pytest.approx(levels[1], rel=0.01)
+
+
+# How it is fitted.
+
+
+def levels_of(likeness: Sequence[float], gain_db: float, high: float) -> list[float]:
+    """As quiet as a gate of that gain makes up for."""
+    gate = Gate(low=high - 0.1, high=high, floor_db=-20, gain_db=gain_db)
+    return [-float(gate.decibels(like)) for like in likeness]
+
+
+def test_a_gate_is_fitted_to_presence_and_level() -> None:
+    presence = PresenceCalibration(scale=4.0, bias=-1.0)
+    likeness = np.linspace(0.2, 0.9, 50).tolist()
+    spread = np.where(np.arange(50) % 2, 2.9, -2.9)
+    gate = fit_gate(presence, likeness, (levels_of(likeness, 4.5, 0.15) + spread).tolist())
+    assert gate is not None
+    edges = presence.probability([gate.low, gate.high])
+    assert edges.tolist() == pytest.approx([0.3, 0.4], abs=1e-6)
+    assert gate.gain_db == pytest.approx(4.5, abs=0.25)
+    assert gate.floor_db == -20
+
+
+@pytest.mark.parametrize(("scale", "bias"), [(0.0, 0.0), (-3.0, 0.0), (3.0, -4.0)])
+def test_where_likeness_tells_nothing_there_is_no_gate(scale: float, bias: float) -> None:
+    """The last would open beyond all likeness."""
+    assert fit_gate(PresenceCalibration(scale=scale, bias=bias), [0.5], [0.0]) is None
