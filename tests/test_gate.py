@@ -25,7 +25,7 @@ from singleout.model import QueriedSeparator, read_config
 from singleout.presence import PresenceCalibration
 
 RATE = 32_000
-WINDOW, HOP, REACH = RATE, RATE // 2, 8
+WINDOW, HOP, REACH = RATE, RATE // 2, 16
 GATE = Gate(low=-0.1, high=0.3, floor_db=-20.0, gain_db=3.0)
 
 
@@ -69,7 +69,10 @@ def test_a_gate_is_saved_with_the_model(gated_folder: Path, telling_model_folder
 
 
 def defined(
-    model: QueriedSeparator, target: NDArray[np.float32], query: Query
+    model: QueriedSeparator,
+    target: NDArray[np.float32],
+    mixture: NDArray[np.float32],
+    query: Query,
 ) -> NDArray[np.float64]:
     """Amplitude [samples] of a target [channels, samples], by the definition."""
     asked = model.embed(query)
@@ -86,7 +89,14 @@ def defined(
     for frame in range(len(power)):
         nearness = [max(0.0, 1 - abs(frame - other) / (REACH + 1)) for other in range(len(power))]
         weights = np.array(nearness) * power
-        decibels.append(float(GATE.decibels((weights * like).sum() / weights.sum())))
+        gain_db = float(GATE.decibels((weights * like).sum() / weights.sum()))
+        below_db = 0.0
+        for wave, sign in ((mixture, 1), (target, -1)):
+            hops = [wave[:, start : start + HOP] for start in range(0, wave.shape[1], HOP)]
+            near = [max(0.0, 1 - abs(frame + 0.5 - j) / (REACH + 1)) for j in range(len(hops))]
+            energies = [float(np.square(hop, dtype=np.float64).sum()) for hop in hops]
+            below_db += sign * 10 * np.log10(np.dot(near, energies))
+        decibels.append(max(gain_db, min(0.0, below_db - 35)))
     middles = HOP * (1 + np.arange(len(power)))
     return 10 ** (np.interp(np.arange(target.shape[1]), middles, decibels) / 20)
 
@@ -95,23 +105,32 @@ def defined(
     deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(
-    num_samples=st.integers(1, 9 * RATE),
-    splits=st.lists(st.integers(0, 9 * RATE), max_size=5),
+    num_samples=st.integers(1, 15 * RATE),
+    splits=st.lists(st.integers(0, 15 * RATE), max_size=5),
     channels=st.integers(1, 2),
+    loudness=st.sampled_from([1.0, 0.03, 0.005]),
 )
 def test_the_level_is_that_of_the_likeness_around_however_they_come(
-    gated_model: QueriedSeparator, num_samples: int, splits: list[int], channels: int
+    gated_model: QueriedSeparator,
+    num_samples: int,
+    splits: list[int],
+    channels: int,
+    loudness: float,
 ) -> None:
     queries = [Query("a dog"), Query(Example(noise(9_000, seed=1)[0], RATE), "rain")]
     targets = np.stack([noise(num_samples, channels, seed) for seed in (5, 6)])
     targets *= np.linspace(0.2, 2, num_samples, dtype=np.float32)
+    targets[1] *= loudness
+    mixture = noise(num_samples, channels, 7)
     stream = gated_model.gated([gated_model.embed(query) for query in queries])
-    blocks = np.split(targets, sorted(min(split, num_samples) for split in splits), axis=2)
-    given_blocks = [stream.push(block) for block in blocks]
+    places = sorted(min(split, num_samples) for split in splits)
+    blocks = (np.split(targets, places, axis=2), np.split(mixture, places, axis=1))
+    given_blocks = [stream.push(block, beside) for block, beside in zip(*blocks, strict=True)]
     found = np.concatenate([*given_blocks, stream.finish()], axis=2)
     assert found.dtype == np.float32
     for number, query in enumerate(queries):
-        expected = targets[number] * defined(gated_model, targets[number], query)
+        amplitude = defined(gated_model, targets[number], mixture, query)
+        expected = targets[number] * amplitude
         np.testing.assert_allclose(found[number], expected, rtol=1e-3, atol=1e-6)
 
 
@@ -121,7 +140,7 @@ def test_what_waits_does_not_grow(gated_model: QueriedSeparator) -> None:
     for seed in range(40):
         block = noise(RATE, seed=seed)[None]
         taken += RATE
-        given_samples += stream.push(block).shape[2]
+        given_samples += stream.push(block, block[0]).shape[2]
         assert taken - given_samples <= (REACH + 2) * HOP
     assert stream.finish().shape[2] == taken - given_samples
 
@@ -159,7 +178,7 @@ def test_targets_are_given_at_their_level(
         if number == 3:  # only takes away
             np.testing.assert_array_equal(gated.target, as_found.target)
         elif rate == RATE:
-            amplitude = defined(telling_model, as_found.target, QUERIES[number])
+            amplitude = defined(telling_model, as_found.target, mixture, QUERIES[number])
             np.testing.assert_allclose(gated.target, as_found.target * amplitude, atol=1e-5)
         else:
             assert np.abs(gated.target - as_found.target).max() > 1e-4
@@ -185,7 +204,7 @@ def test_the_gate_can_be_left_out(
 def test_the_level_does_not_depend_on_the_chunks(
     gated_model: QueriedSeparator, chunk_seconds: float
 ) -> None:
-    mixture = noise(7 * RATE + 777)
+    mixture = noise(19 * RATE + 777)
     whole = Extractor(gated_model, 100.0).extract(mixture, "a dog", RATE)
     chunked = Extractor(gated_model, chunk_seconds)
     result = chunked.extract(mixture, "a dog", RATE)
@@ -234,11 +253,31 @@ def levels_of(likeness: Sequence[float], gain_db: float, high: float) -> list[fl
     return [-float(gate.decibels(like)) for like in likeness]
 
 
+def test_what_is_silence_beside_its_mixture_is_not_made_quieter(
+    gated_model: QueriedSeparator,
+) -> None:
+    closed = Gate(low=0.9, high=0.95, floor_db=-20, gain_db=0)
+    gated_model.config, before = (
+        gated_model.config.model_copy(update={"gate": closed}),
+        gated_model.config,
+    )
+    stream = gated_model.gated([gated_model.embed(Query("a dog"))] * 3)
+    gated_model.config = before
+    mixture, target = noise(3 * RATE), noise(3 * RATE, seed=1)
+    targets = np.stack([target * 10 ** (level / 20) for level in (-10, -25, -38)])
+    found = np.concatenate([stream.push(targets, mixture), stream.finish()], axis=2)
+    power = [float(np.square(wave).mean()) for wave in (*found, mixture)]
+    below_db = [10 * np.log10(power[-1] / own) for own in power[:-1]]
+    assert below_db == pytest.approx([30, 35, 38], abs=0.2)
+
+
 def test_a_gate_is_fitted_to_presence_and_level() -> None:
     presence = PresenceCalibration(scale=4.0, bias=-1.0)
     likeness = np.linspace(0.2, 0.9, 50).tolist()
-    spread = np.where(np.arange(50) % 2, 2.9, -2.9)
-    gate = fit_gate(presence, likeness, (levels_of(likeness, 4.5, 0.15) + spread).tolist())
+    levels = levels_of(likeness, 4.5, 0.15)
+    levels[10:20] = [level - 30 for level in levels[10:20]]  # failures
+    # Those that are closed do not count.
+    gate = fit_gate(presence, [*likeness, *[-0.5] * 80], [*levels, *[-12.0] * 80])
     assert gate is not None
     edges = presence.probability([gate.low, gate.high])
     assert edges.tolist() == pytest.approx([0.3, 0.4], abs=1e-6)
@@ -246,7 +285,7 @@ def test_a_gate_is_fitted_to_presence_and_level() -> None:
     assert gate.floor_db == -20
 
 
-@pytest.mark.parametrize(("scale", "bias"), [(0.0, 0.0), (-3.0, 0.0), (3.0, -4.0)])
+@pytest.mark.parametrize(("scale", "bias"), [(0.0, 0.0), (-3.0, 0.0), (3.0, -4.0), (3.0, -3.0)])
 def test_where_likeness_tells_nothing_there_is_no_gate(scale: float, bias: float) -> None:
-    """The last would open beyond all likeness."""
+    """The last two would open beyond all likeness, or beyond all that was heard."""
     assert fit_gate(PresenceCalibration(scale=scale, bias=bias), [0.5], [0.0]) is None

@@ -16,8 +16,10 @@ from pydantic import model_validator
 from singleout.config import StrictConfig
 from singleout.presence import Listener
 
-REACH_SECONDS = 4.0
+REACH_SECONDS = 8.0
 """How far around a moment is listened for the level that it is given."""
+SILENCE_DB = -35.0
+"""Of a target to its mixture: quieter serves nobody, and some metrics count it as no answer."""
 LIKEST = 1.0
 """Likeness of a sound and itself."""
 
@@ -52,7 +54,8 @@ class GatedStream:
     """Targets as they come, at the level of their likeness, some seconds later.
 
     Around every window of the listener the likeness of its neighbours counts, by their power and
-    the less the farther they are; between windows the gain is straight in dB.
+    the less the farther they are; between windows the gain is straight in dB. What is silence
+    beside its mixture is not made any quieter.
 
     Args:
         gate: what the level is; None leaves it as it is, and only listens.
@@ -65,15 +68,19 @@ class GatedStream:
         self._is_gated = np.array(is_gated)
         self._hop = listener.hop_samples
         self._reach = max(1, round(REACH_SECONDS / listener.frame_seconds))
+        self._energies = _Energies(self._hop)
         self._waiting: NDArray[np.float32] | None = None
         self._given = 0  # samples
 
-    def push(self, targets: NDArray[np.float32]) -> NDArray[np.float32]:
+    def push(
+        self, targets: NDArray[np.float32], mixture: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
         """What can be given of float32 [queries, channels, samples] and what came before, which may
-        be nothing."""
+        be nothing; of a mixture [channels, samples]."""
         self.listener.push(targets)
         if self.gate is None:
             return targets
+        self._energies.push(np.concatenate([targets, mixture[None]]))
         waiting = self._waiting
         self._waiting = targets if waiting is None else np.concatenate([waiting, targets], axis=2)
         # Up to the middle of the last window whose neighbours all have been heard.
@@ -89,18 +96,59 @@ class GatedStream:
 
     def _give(self, num_samples: int) -> NDArray[np.float32]:
         assert self._waiting is not None
-        assert self.gate is not None
         given, self._waiting = np.split(self._waiting, [num_samples], axis=2)
         if num_samples == 0:
             return given
         start = self._given
         self._given += num_samples
-        first = max(0, start // self._hop - 1)
-        last = (self._given - 1) // self._hop
-        likeness = self.listener.around(first, last, self._reach)
-        middles = (first + 1 + np.arange(likeness.shape[1])) * self._hop
+        first, last = max(0, start // self._hop - 1), (self._given - 1) // self._hop
+        gains_db = self._gains_db(first, last)
+        middles = (first + 1 + np.arange(gains_db.shape[1])) * self._hop
         samples = np.arange(start, self._given)
-        gains = np.stack([np.interp(samples, middles, g) for g in self.gate.decibels(likeness)])
+        gains = np.stack([np.interp(samples, middles, own) for own in gains_db])
         amplitude = np.where(self._is_gated[:, None], 10 ** (gains / 20), 1.0)
         gated: NDArray[np.float32] = given * amplitude[:, None].astype(np.float32)
         return gated
+
+    def _gains_db(self, first: int, last: int) -> NDArray[np.float64]:
+        """[queries, frames], of windows ``first`` to ``last`` as far as there are any."""
+        assert self.gate is not None
+        likeness = self.listener.around(first, last, self._reach)
+        last = first + likeness.shape[1] - 1
+        *targets, mixture = self._energies.around(first, last, self._reach)
+        levels_db = 10 * np.log10(np.maximum(targets, 1e-20) / np.maximum(mixture, 1e-20))
+        quietest_db = np.minimum(0.0, SILENCE_DB - levels_db)
+        gains_db: NDArray[np.float64] = np.maximum(self.gate.decibels(likeness), quietest_db)
+        return gains_db
+
+
+class _Energies:
+    """Of every hop of what comes."""
+
+    def __init__(self, hop: int) -> None:
+        self._hop, self._count = hop, 0
+        self._sums: list[NDArray[np.float64]] = []
+
+    def push(self, waves: NDArray[np.float32]) -> None:
+        """[rows, channels, samples]."""
+        if not waves.shape[2]:
+            return
+        squares = np.square(waves, dtype=np.float64).sum(1)
+        begun = self._count % self._hop
+        starts = [0, *range(self._hop - begun, waves.shape[2], self._hop)]
+        sums = list(np.add.reduceat(squares, starts, axis=1).T)
+        if begun:
+            self._sums[-1] = self._sums[-1] + sums.pop(0)
+        self._sums += sums
+        self._count += waves.shape[2]
+
+    def around(self, first: int, last: int, reach: int) -> NDArray[np.float64]:
+        """[rows, windows] of two hops each, and up to ``reach`` to either side, the less the
+        farther."""
+        there = slice(max(0, first - reach), last + 2 + reach)
+        energies = np.stack(self._sums[there], 1)
+        hops = there.start + np.arange(energies.shape[1])
+        windows = np.arange(first, last + 1)
+        near = np.maximum(0, 1 - np.abs(windows[:, None] + 0.5 - hops) / (reach + 1))
+        found: NDArray[np.float64] = energies @ near.T
+        return found

@@ -207,7 +207,9 @@ class QueriedSeparator(nn.Module):
         if self.config.gate is None:
             return found
         stream = self.gated(conditions)
-        return torch.from_numpy(np.concatenate([stream.push(found.numpy()), stream.finish()], 2))
+        return torch.from_numpy(
+            np.concatenate([stream.push(found.numpy(), mixture[0].numpy()), stream.finish()], 2)
+        )
 
     def _wanted(self, conditions: Sequence[Members]) -> list[Members]:
         """Their positive sides."""

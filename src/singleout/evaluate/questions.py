@@ -126,7 +126,7 @@ class _Asker:
         mixture = torch.from_numpy(rendered.mixture)
         answers = [e[0].float() for e in model.answers(mixture[None, None], conditions)]
         stream = model.gated(conditions, is_gated)
-        parts = [stream.push(torch.stack(answers).numpy()), stream.finish()]
+        parts = [stream.push(torch.stack(answers).numpy(), rendered.mixture[None]), stream.finish()]
         estimates = torch.from_numpy(np.concatenate(parts, 2))
         likeness = stream.listener.finish().likeness.tolist()
         return mixture, [
@@ -253,8 +253,8 @@ def fit_presence(
 def fit_gate(
     presence: PresenceCalibration, likeness: Sequence[float], levels_db: Sequence[float]
 ) -> Gate | None:
-    """Closed where a sound is probably not there, and loud enough to bring most of those that are
-    there to their level.
+    """Closed where a sound is probably not there, and as loud as brings those for which it is open
+    nearest to their level.
 
     Args:
         presence: tells the likeness at which it closes and opens.
@@ -271,10 +271,12 @@ def fit_gate(
     if high >= LIKEST:
         return None
     gates = [Gate(low=low, high=high, floor_db=FLOOR_DB, gain_db=gain) for gain in GAINS_DB]
-    close = [
-        np.mean(np.abs(levels_db + gate.decibels(likeness)) <= LEVEL_TOLERANCE_DB) for gate in gates
-    ]
-    return gates[int(np.argmax(close))]
+    is_open = np.asarray(likeness) >= high
+    if not is_open.any():
+        return None
+    found = np.asarray(likeness)[is_open], np.asarray(levels_db)[is_open]
+    off_db = [np.abs(found[1] + gate.decibels(found[0])).mean() for gate in gates]
+    return gates[int(np.argmin(off_db))]
 
 
 def calibration_error(

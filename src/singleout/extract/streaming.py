@@ -59,7 +59,20 @@ def parts(
 
     chunk_samples = max(1, round(chunk_seconds * model.sample_rate))
     at_rate = _resampled(heard(), info.sample_rate, model.sample_rate, info.channels)
-    chunks = separated(model.separator, at_rate, conditions, chunk_samples, link_channels)
+    beside = Queue()
+
+    def followed() -> Iterator[NDArray[np.float32]]:
+        for block in at_rate:
+            beside.push(block)
+            yield block
+
+    chunks = separated(
+        model.separator,
+        at_rate if gated is None else followed(),
+        conditions,
+        chunk_samples,
+        link_channels,
+    )
     back = [ResampleStream(model.sample_rate, info.sample_rate, info.channels) for _ in conditions]
     targets = Queue()
     while True:
@@ -69,7 +82,9 @@ def parts(
         if found is None:
             break
         _refuse_not_finite(found, waiting, reader.name)
-        targets.push(_at_rate(found if gated is None else gated.push(found), back))
+        if gated is not None:
+            found = gated.push(found, beside.pop(found.shape[2]))
+        targets.push(_at_rate(found, back))
         if ready := min(len(targets), len(waiting)):
             yield waiting.pop(ready), targets.pop(ready)
     if gated is not None and (last := gated.finish()).size:
