@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,6 +16,7 @@ import pytest
 import soundfile
 import torch
 from conftest import TINY_SEPARATOR
+from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from recipes.builtin import (
@@ -463,11 +465,62 @@ def test_the_next_extractor_answers_as_the_one_before(
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
     unaware = model.joined(new[:2], new[2:4])
     torch.testing.assert_close(model(mixture, unaware), expected, atol=1e-4, rtol=1e-3)
-    with pytest.raises(ValueError, match="negative prompts"):
-        warm_start.turned(config, debug_encoder, model, rotation)
+    asked = model.joined(torch.zeros_like(new[:2]), new[2:4])
+    with torch.no_grad():
+        model.separator.query[0].weight[:, 32:] = torch.randn(32)  # now negative prompts count
+    back = warm_start.turned(config, debug_encoder, model, rotation).eval()
+    torch.testing.assert_close(
+        back(mixture, back.joined(torch.zeros_like(old[:2]), old[2:4])),
+        model(mixture, asked),
+        atol=1e-4,
+        rtol=1e-3,
+    )
+    plain = config.model_copy(update={"negative": False})
+    with pytest.raises(ValueError, match="takes negative prompts, and this one does not"):
+        warm_start.turned(plain, debug_encoder, model, rotation)
     wide = ModelConfig(separator=TINY_SEPARATOR.model_copy(update={"bottleneck": 24}))
     with pytest.raises(ValueError, match="of other sizes"):
         warm_start.turned(wide, debug_encoder, debug_model, rotation)
+
+
+def test_in_the_same_space_the_next_extractor_starts_as_the_one_before(
+    tmp_path: Path,
+    debug_encoder_folder: Path,
+    debug_model_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Out of the history, where it has another encoder's name."""
+    package = tmp_path / warm_start.PACKAGE
+    shutil.copytree(debug_encoder_folder, package / "encoder")
+    shutil.copytree(debug_model_folder, package / "extractor")
+    git = ["git", "-c", "user.name=nobody", "-c", "user.email=nobody@example.org"]
+    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "a package"]):
+        subprocess.run([*git, *command], cwd=tmp_path, check=True)
+    shutil.rmtree(tmp_path / "src")
+    work = tmp_path / "work"
+    shutil.copytree(debug_encoder_folder, work / "encoder")
+    config = tiny_config(tmp_path, work / "encoder", str(work / "run"))
+    values = json.loads(config.read_text())
+    values |= {"init": str(work / "init"), "embeddings": str(work / "embeddings.sqlite")}
+    config.write_text(json.dumps(values))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["warm_start", "--config", str(config), "--commit", "HEAD"])
+    warm_start.main()
+    made = load_file(work / "init" / "model.safetensors")
+    before = load_file(debug_model_folder / "model.safetensors")
+    assert made.keys() == before.keys()
+    assert all(torch.equal(made[name], tensor) for name, tensor in before.items())
+
+
+def test_words_tell_whether_two_encoders_have_the_same_space(
+    debug_encoder: BuiltinEncoder, debug_encoder_folder: Path
+) -> None:
+    again = BuiltinEncoder.from_pretrained(debug_encoder_folder)
+    assert warm_start.text_difference(debug_encoder, again) == 0
+    torch.nn.init.normal_(next(again.network.text_head.parameters()), std=0.1)
+    assert warm_start.text_difference(debug_encoder, again) > warm_start.SAME_WORDS
+    again.dim = 16
+    assert warm_start.text_difference(debug_encoder, again) == float("inf")
 
 
 def test_most_crops_are_plain_and_come_with_what_was_heard(clips: list[Clip]) -> None:

@@ -36,7 +36,7 @@ from recipes.builtin.features import (
 )
 from recipes.builtin.heads import Recipe, TaggerHead, TaggerView, Words, read_phrases
 from recipes.builtin.teachers import YamNet
-from recipes.builtin.warm_start import base
+from recipes.builtin.warm_start import V0, packaged
 from singleout.config import load_config
 from singleout.data.manifest import Clip, read_manifest
 from singleout.data.render import low_pass
@@ -318,7 +318,7 @@ def main() -> None:
     )
     encoder = BuiltinEncoder.from_pretrained(work / "encoder")
     if config.init is not None:  # the run goes on from an earlier model
-        start_from(encoder, BuiltinEncoder.from_pretrained(base(work) / "encoder"))
+        start_from(encoder, BuiltinEncoder.from_pretrained(packaged(V0, work) / "encoder"))
     said = [encoder.embed_text(texts).clone() for texts in track_phrases()]
     distil(encoder, shards, Words([], said), args.passes, 2e-3, work / f"distil-{key}.pt")
     encoder.save_pretrained(args.output)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from recipes.builtin.warm_start import SAME_WORDS, text_difference
 from singleout.config import load_config
 from singleout.model import EncoderReference, QueriedSeparator
 from singleout.query import BuiltinEncoder
@@ -29,11 +30,9 @@ def main() -> None:
     config = load_config(TrainConfig, args.config)
     trained_with = BuiltinEncoder.from_pretrained(config.output.parent / "encoder")
     encoder = BuiltinEncoder.from_pretrained(args.package / "encoder")
-    prompts = ["a dog barking", "an engine running", "rain falling on leaves"]
-    difference = (encoder.embed_text(prompts) - trained_with.embed_text(prompts)).abs().max()
-    if difference > 1e-3:
+    if (difference := text_difference(encoder, trained_with)) > SAME_WORDS:
         raise SystemExit(
-            f"error: the shipped encoder's text side differs by {float(difference):.4f} from the "
+            f"error: the shipped encoder's text side differs by {difference:.4f} from the "
             "one of this run: run recipes.builtin.distil again"
         )
     model = QueriedSeparator.from_pretrained(args.model or config.output / "model", trained_with)

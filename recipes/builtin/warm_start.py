@@ -1,9 +1,10 @@
-"""Start the next model from an earlier one, in the space of another encoder.
+"""Start the next model from an earlier one, in the space of another encoder or of the same.
 
-Every weight is taken over but the query layer, which is turned: the linear map from the new
-encoder's embeddings of sounds to the old one's, fitted on training sounds, is folded into it.
-Negative prompts begin without effect. So the hours that went into
-an earlier model are not lost whenever the encoder gets better. No caption has a part in it.
+In the same space, which is where words are embedded alike, the model is taken over as it is. Else
+every weight is taken over but the query layer, which is turned: the linear map from the new
+encoder's embeddings of sounds to the old one's, fitted on training sounds, is folded into it. So
+the hours that went into an earlier model are not lost whenever the encoder gets better. No caption
+has a part in it.
 """
 
 from __future__ import annotations
@@ -28,20 +29,33 @@ from singleout.query import BuiltinEncoder, QueryEncoder
 from singleout.query.manipulations import Chain
 from singleout.train.config import TrainConfig
 
-BASE = "3cf84ae65c21654d63d5772a39245139e5b8fec6"
-"""The commit whose packaged model is started from: v0, 6,500 steps from nothing."""
+V0 = "3cf84ae65c21654d63d5772a39245139e5b8fec6"
+"""The commit of the first packaged model, 6,500 steps from nothing; its tower starts the next."""
+V1 = "418ceb88edd4eca62e767529eb85c73c6dad43e7"
+"""The commit whose packaged extractor is gone on from."""
 PACKAGE = "src/singleout/builtin"
 NUM_CLIPS = 1_500
 RIDGE = 1e-2
 """Of the mean square of an entry."""
+PROMPTS = ("a dog barking", "an engine running", "rain falling on leaves")
+SAME_WORDS = 1e-3
+"""Two encoders that differ by less embed words alike."""
 
 
-def base(work: Path) -> Path:
-    """Folder with the ``encoder`` and the ``extractor`` of ``BASE``, taken out of the history."""
-    folder = work / f"base-{BASE[:12]}"
+def text_difference(one: QueryEncoder, other: QueryEncoder) -> float:
+    """The most that an entry of the embedding of some words differs; infinite where their lengths
+    do."""
+    if one.dim != other.dim:
+        return float("inf")
+    return float((one.embed_text(PROMPTS) - other.embed_text(PROMPTS)).abs().max())
+
+
+def packaged(commit: str, work: Path) -> Path:
+    """Folder with the ``encoder`` and the ``extractor`` of a commit, out of the history."""
+    folder = work / f"base-{commit[:12]}"
     if not (folder / PACKAGE).exists():
         archive = subprocess.run(
-            ["git", "archive", BASE, f"{PACKAGE}/encoder", f"{PACKAGE}/extractor"],
+            ["git", "archive", commit, f"{PACKAGE}/encoder", f"{PACKAGE}/extractor"],
             check=True,
             capture_output=True,
         ).stdout
@@ -81,11 +95,12 @@ def turned(
     state = model.separator.state_dict()  # type: ignore[attr-defined]
     old = previous.separator.state_dict()  # type: ignore[attr-defined]
     weight = old.pop("query.0.weight")
-    if previous.config.negative:
-        raise ValueError("the previous model takes negative prompts: turning these is not built")
+    if previous.config.negative and not config.negative:
+        raise ValueError("the previous model takes negative prompts, and this one does not")
     ratio = (previous.condition_dim / model.condition_dim) ** 0.5
-    first = torch.zeros_like(state["query.0.weight"])
-    first[:, : len(to_old)] = ratio * weight @ to_old.T
+    first = torch.zeros_like(state["query.0.weight"])  # negative prompts begin without effect
+    for number, side in enumerate(weight.split(to_old.shape[1], 1)):
+        first[:, number * len(to_old) :][:, : len(to_old)] = ratio * side @ to_old.T
     other = [k for k, v in old.items() if k not in state or state[k].shape != v.shape]
     if other:
         raise ValueError(f"the previous model is of other sizes: {other[0]}")
@@ -98,6 +113,7 @@ def main() -> None:
     """Write the model that the config's ``init`` names."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--config", type=Path, default=Path("configs/builtin.yaml"))
+    parser.add_argument("--commit", default=V1, help="of the packaged model to go on from")
     args = parser.parse_args()
     config = load_config(TrainConfig, args.config)
     if config.init is None:
@@ -107,9 +123,13 @@ def main() -> None:
     assert config.embeddings is not None
     work = config.output.parent
     encoder = BuiltinEncoder.from_pretrained(work / "encoder")
-    earlier = base(work)
+    earlier = packaged(args.commit, work)
     old_encoder = BuiltinEncoder.from_pretrained(earlier / "encoder")
     previous = QueriedSeparator.from_pretrained(earlier / "extractor", old_encoder)
+    if text_difference(encoder, old_encoder) < SAME_WORDS:
+        previous.save_pretrained(config.init)
+        print(f"saved {config.init}; of the same space")
+        return
     sounds = read_manifest(config.manifest, "train")
     order = torch.randperm(len(sounds), generator=torch.Generator().manual_seed(0)).tolist()
     clips = [sounds[i] for i in order[:NUM_CLIPS]]
