@@ -354,9 +354,10 @@ def test_what_ships_is_what_was_trained_and_answers_words_as_the_config_says_now
     mixture = 0.1 * torch.randn(1, 1, 9_000)
     condition = shipped.embed(query)
     torch.testing.assert_close(shipped(mixture, condition), trained(mixture, condition))
-    told, before = shipped.config.presence, trained.config.presence
+    told, gate, before = shipped.config.presence, shipped.config.gate, trained.config.presence
     calibrate(shipped, split_clips(run)[1], run.validation)
     assert told == shipped.config.presence != before
+    assert gate == shipped.config.gate
 
     torch.nn.init.normal_(next(encoder.network.text_head.parameters()), std=0.1)
     encoder.save_pretrained(package / "encoder")

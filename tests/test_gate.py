@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,11 @@ from typer.testing import CliRunner
 from singleout import Example, Extractor, Query
 from singleout.audio import read_audio, write_wav
 from singleout.cli import app
-from singleout.evaluate.questions import fit_gate
-from singleout.gate import Gate
+from singleout.data.manifest import Clip, scan_folder
+from singleout.data.plan import SCORED_MIXTURES
+from singleout.evaluate.questions import ask, calibrated, fit_gate
+from singleout.evaluate.run import EvaluationConfig, evaluate
+from singleout.gate import Gate, GatedStream
 from singleout.model import QueriedSeparator, read_config
 from singleout.presence import PresenceCalibration
 
@@ -77,7 +82,7 @@ def defined(
     """Amplitude [samples] of a target [channels, samples], by the definition."""
     asked = model.embed(query)
     members = F.normalize(asked.embeddings[0, :, : model.manipulator.dim], dim=-1)
-    power, like = [], []
+    power, beside, like = [], [], []
     for start in range(0, max(1, target.shape[1] - HOP), HOP):
         window = torch.from_numpy(target[:, start : start + WINDOW])
         heard = model.manipulator.infer(model.encoder.embed_audio(window, RATE), False)
@@ -85,18 +90,16 @@ def defined(
         powers = window.double().square().mean(1)
         power.append(float(powers.sum()))
         like.append(float((cosines * powers).sum() / powers.sum()))
+        around = mixture[:, start : start + WINDOW]
+        beside.append(float(np.square(around, dtype=np.float64).mean(1).sum()))
     decibels = []
     for frame in range(len(power)):
-        nearness = [max(0.0, 1 - abs(frame - other) / (REACH + 1)) for other in range(len(power))]
-        weights = np.array(nearness) * power
+        near = [max(0.0, 1 - abs(frame - other) / (REACH + 1)) for other in range(len(power))]
+        weights = np.array(near) * power
         gain_db = float(GATE.decibels((weights * like).sum() / weights.sum()))
-        below_db = 0.0
-        for wave, sign in ((mixture, 1), (target, -1)):
-            hops = [wave[:, start : start + HOP] for start in range(0, wave.shape[1], HOP)]
-            near = [max(0.0, 1 - abs(frame + 0.5 - j) / (REACH + 1)) for j in range(len(hops))]
-            energies = [float(np.square(hop, dtype=np.float64).sum()) for hop in hops]
-            below_db += sign * 10 * np.log10(np.dot(near, energies))
-        decibels.append(max(gain_db, min(0.0, below_db - 35)))
+        level_db = 10 * np.log10(weights.sum() / np.dot(near, beside))
+        gain_db = max(gain_db, min(0.0, -35 - level_db))
+        decibels.append(min(gain_db, max(0.0, -level_db)))
     middles = HOP * (1 + np.arange(len(power)))
     return 10 ** (np.interp(np.arange(target.shape[1]), middles, decibels) / 20)
 
@@ -269,6 +272,112 @@ def test_what_is_silence_beside_its_mixture_is_not_made_quieter(
     power = [float(np.square(wave).mean()) for wave in (*found, mixture)]
     below_db = [10 * np.log10(power[-1] / own) for own in power[:-1]]
     assert below_db == pytest.approx([30, 35, 38], abs=0.2)
+
+
+def test_nothing_is_made_louder_than_its_mixture(telling_model: QueriedSeparator) -> None:
+    """The sound alone, of which nothing is to be left."""
+    loud = Gate(low=-0.99, high=-0.98, floor_db=-20, gain_db=6)
+    query = [telling_model.embed(Query("a dog"))]
+    mixture = noise(3 * RATE)
+    for level_db, louder_db in ((0.0, 0.0), (-1.0, 1.0), (-20.0, 1.5)):
+        stream = GatedStream(loud, telling_model.listener(query), [True])
+        target = mixture * np.float32(10 ** (level_db / 20))
+        found = np.concatenate([stream.push(target[None], mixture), stream.finish()], axis=2)
+        gain_db = 20 * np.log10(np.abs(found[0]).max() / np.abs(target).max())
+        if level_db > -10:
+            assert gain_db == pytest.approx(louder_db, abs=1e-3)
+        else:
+            assert gain_db >= louder_db
+
+
+def test_linked_channels_have_one_level_and_others_their_own(
+    gated_model: QueriedSeparator, telling_model: QueriedSeparator
+) -> None:
+    tone = 0.3 * np.sin(2 * np.pi * 440 * np.arange(4 * RATE) / RATE).astype(np.float32)
+    mixture = np.stack([noise(4 * RATE)[0], tone])
+    query = Query(Example(tone[:RATE], RATE))
+    gated, plain = Extractor(gated_model), Extractor(telling_model)
+    apart = gated.extract(mixture, query, RATE, link_channels=False).target
+    for channel in range(2):
+        own = gated.extract(mixture[channel : channel + 1], query, RATE).target
+        np.testing.assert_allclose(apart[channel], own[0], atol=1e-5)
+    together = gated.extract(mixture, query, RATE).target
+    as_found = plain.extract(mixture, query, RATE).target
+    ratio = [np.dot(a, b) / np.dot(b, b) for a, b in zip(together, as_found, strict=True)]
+    assert ratio[0] == pytest.approx(ratio[1], rel=0.02)
+
+
+def test_another_encoders_likeness_opens_no_gate(gated_folder: Path) -> None:
+    encoder = QueriedSeparator.from_pretrained(gated_folder).encoder
+    encoder.fingerprint = "another"
+    config = QueriedSeparator.from_pretrained(gated_folder, encoder).config
+    assert config.gate is config.presence is None
+    assert config.encoder.fingerprint == "another"
+
+
+# What is scored is what is given.
+
+MIXTURES = SCORED_MIXTURES.model_copy(update={"segment_seconds": 0.5, "crop_hop_seconds": 0.25})
+FEW = EvaluationConfig(num_mixtures=6, mixtures=MIXTURES)
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Clip]:
+    """Nine tones, one of them with silence in front."""
+    folder = tmp_path_factory.mktemp("tones")
+    for i in range(9):
+        tone = 0.3 * np.sin(2 * np.pi * 300 * 1.4**i * np.arange(RATE) / RATE).astype(np.float32)
+        write_wav(folder / f"{i}.wav", tone[None], RATE)
+    found = scan_folder(folder)
+    return [replace(c, caption=f"tone {i}", label=f"a {i % 3}/{i}") for i, c in enumerate(found)]
+
+
+def with_gate(model: QueriedSeparator, gate: Gate | None) -> QueriedSeparator:
+    model = copy.copy(model)
+    model.config = model.config.model_copy(update={"gate": gate})
+    return model
+
+
+CLOSED = Gate(low=0.998, high=0.999, floor_db=-6.0, gain_db=-6.0)
+
+
+def test_evaluation_scores_what_is_given(
+    telling_model: QueriedSeparator, clips: list[Clip]
+) -> None:
+    """A closed gate takes 6 dB from all, which SI-SDR does not see and SDR does."""
+    closed = with_gate(telling_model, CLOSED)
+    for given_rows, plain_rows in zip(
+        evaluate(closed, clips, FEW, {}), evaluate(telling_model, clips, FEW, {}), strict=True
+    ):
+        assert given_rows["si_sdr_db"] == pytest.approx(plain_rows["si_sdr_db"], abs=1e-2)
+        assert given_rows["sdr_db"] != pytest.approx(plain_rows["sdr_db"], abs=1e-3)
+    rows = zip(ask(closed, clips, FEW), ask(telling_model, clips, FEW), strict=True)
+    for given_row, plain in rows:
+        taken_db = given_row["suppression_db"] - plain["suppression_db"]
+        expected = 0 if plain["question"] == "not the other" else 6
+        assert taken_db == pytest.approx(expected, abs=1e-2)
+        assert given_row["likeness"] == plain["likeness"]
+
+
+def test_calibration_does_not_hear_the_gate_that_is_there(
+    telling_model: QueriedSeparator, clips: list[Clip]
+) -> None:
+    found = calibrated(telling_model, clips, FEW)
+    assert found.presence is not None
+    assert calibrated(with_gate(telling_model, CLOSED), clips, FEW) == found
+
+
+def test_a_silent_crop_has_no_level_and_is_passed_over(
+    telling_model: QueriedSeparator, clips: list[Clip], tmp_path: Path
+) -> None:
+    write_wav(tmp_path / "silent.wav", np.zeros((1, RATE), np.float32), RATE)
+    silent = [replace(clips[0], path=tmp_path / "silent.wav"), *clips[1:]]
+    found = calibrated(telling_model, silent, EvaluationConfig(num_mixtures=20, mixtures=MIXTURES))
+    assert found.presence is not None
+    presence = PresenceCalibration(scale=4.0, bias=-1.0)
+    gates = [fit_gate(presence, [0.5, 0.6], [-1.0, -1.0])]
+    gates.append(fit_gate(presence, [0.5, 0.6, 0.7], [-1.0, -1.0, float("nan")]))
+    assert gates[0] == gates[1] is not None
 
 
 def test_a_gate_is_fitted_to_presence_and_level() -> None:

@@ -31,6 +31,8 @@ from singleout.data.plan import SCORED_MIXTURES, MixtureConfig, num_crops
 from singleout.data.queries import QueriesConfig
 from singleout.errors import ConfigError, ManifestError, ModelError, TrainingError
 from singleout.evaluate.metrics import score
+from singleout.evaluate.questions import calibrated
+from singleout.evaluate.run import EvaluationConfig
 from singleout.model import EncoderReference, ModelConfig, QueriedSeparator
 from singleout.query import BuiltinEncoder
 from singleout.query.audio_manipulations import Mixup, SpecAugment
@@ -51,6 +53,7 @@ from singleout.train.config import TrainConfig, UncaptionedConfig, ValidationCon
 from singleout.train.losses import negative_snr_db, separation_loss_db
 from singleout.train.module import TrainingModule, ema_update, learning_rate_factor
 from singleout.train.run import (
+    VALIDATION_SEED,
     calibrate,
     caption_embeddings,
     examples_of,
@@ -1281,6 +1284,9 @@ def test_presence_is_calibrated_where_all_validation_sounds_have_captions(
     assert model.config.presence == before
     calibrate(model, clips, config)
     assert model.config.presence not in (before, None)
+    asked = EvaluationConfig(num_mixtures=100, seed=VALIDATION_SEED + 1, mixtures=short)
+    expected = calibrated(model, clips, asked)
+    assert (model.config.presence, model.config.gate) == expected
 
 
 def test_what_a_manipulation_has_learnt_goes_on_with_the_weights(

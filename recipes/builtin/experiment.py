@@ -32,7 +32,7 @@ from singleout.evaluate.run import EvaluationConfig
 from singleout.model import QueriedSeparator
 from singleout.separators import AnySeparator
 from singleout.train.config import TrainConfig
-from singleout.train.run import train
+from singleout.train.run import calibrate, split_clips, train
 
 FROM_NOTHING = ("init=null", "learning_rate=1e-3")
 """Where the config goes on from an earlier model, at a lower rate."""
@@ -132,6 +132,7 @@ def run(name: str, args: argparse.Namespace) -> dict[str, Any]:
     started = time.perf_counter()
     model = QueriedSeparator.from_pretrained(train(config), args.encoder)
     trained_s = time.perf_counter() - started
+    calibrate(model, split_clips(config)[1], config.validation)  # of what asks
     assert config.manifest is not None
     return {
         "name": name,

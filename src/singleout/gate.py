@@ -14,14 +14,16 @@ from numpy.typing import ArrayLike, NDArray
 from pydantic import model_validator
 
 from singleout.config import StrictConfig
-from singleout.presence import Listener
+from singleout.presence import Listener, Windows, nearby
 
 REACH_SECONDS = 8.0
-"""How far around a moment is listened for the level that it is given."""
+"""How far to either side of a moment is listened for its level, in whole windows."""
 SILENCE_DB = -35.0
 """Of a target to its mixture: quieter serves nobody, and some metrics count it as no answer."""
 LIKEST = 1.0
 """Likeness of a sound and itself."""
+PIECE_HOPS = 64
+"""Brought to level at a time, so that the memory is bounded."""
 
 
 class Gate(StrictConfig):
@@ -55,20 +57,28 @@ class GatedStream:
 
     Around every window of the listener the likeness of its neighbours counts, by their power and
     the less the farther they are; between windows the gain is straight in dB. What is silence
-    beside its mixture is not made any quieter.
+    beside its mixture is not made any quieter, and nothing is made louder than its mixture.
 
     Args:
         gate: what the level is; None leaves it as it is, and only listens.
         listener: hears the targets as they came.
         is_gated: of each query; one that asks for nothing is not.
+        link_channels: one level for all channels; without, each has its own.
     """
 
-    def __init__(self, gate: Gate | None, listener: Listener, is_gated: Sequence[bool]) -> None:
-        self.gate, self.listener = gate, listener
-        self._is_gated = np.array(is_gated)
+    def __init__(
+        self,
+        gate: Gate | None,
+        listener: Listener,
+        is_gated: Sequence[bool],
+        link_channels: bool = True,
+    ) -> None:
+        self.gate, self.listener, self._link_channels = gate, listener, link_channels
+        self._is_gated = list(is_gated)
         self._hop = listener.hop_samples
         self._reach = max(1, round(REACH_SECONDS / listener.frame_seconds))
-        self._energies = _Energies(self._hop)
+        self._windows = Windows(self._hop)
+        self._power: list[NDArray[np.float64]] = []  # of the mixture, [channels]
         self._waiting: NDArray[np.float32] | None = None
         self._given = 0  # samples
 
@@ -80,7 +90,7 @@ class GatedStream:
         self.listener.push(targets)
         if self.gate is None:
             return targets
-        self._energies.push(np.concatenate([targets, mixture[None]]))
+        self._power += [_power(window) for window in self._windows.push(mixture)]
         waiting = self._waiting
         self._waiting = targets if waiting is None else np.concatenate([waiting, targets], axis=2)
         # Up to the middle of the last window whose neighbours all have been heard.
@@ -90,6 +100,7 @@ class GatedStream:
     def finish(self) -> NDArray[np.float32]:
         """The rest; the listener has been told that it is the end."""
         self.listener.finish()
+        self._power += [_power(window) for window in self._windows.finish()]
         if self._waiting is None:
             return np.zeros((len(self._is_gated), 1, 0), np.float32)
         return self._give(self._waiting.shape[2])
@@ -97,58 +108,43 @@ class GatedStream:
     def _give(self, num_samples: int) -> NDArray[np.float32]:
         assert self._waiting is not None
         given, self._waiting = np.split(self._waiting, [num_samples], axis=2)
-        if num_samples == 0:
-            return given
-        start = self._given
-        self._given += num_samples
-        first, last = max(0, start // self._hop - 1), (self._given - 1) // self._hop
-        gains_db = self._gains_db(first, last)
-        middles = (first + 1 + np.arange(gains_db.shape[1])) * self._hop
-        samples = np.arange(start, self._given)
-        gains = np.stack([np.interp(samples, middles, own) for own in gains_db])
-        amplitude = np.where(self._is_gated[:, None], 10 ** (gains / 20), 1.0)
-        gated: NDArray[np.float32] = given * amplitude[:, None].astype(np.float32)
+        gated = given.copy()
+        piece = PIECE_HOPS * self._hop
+        for start in range(0, num_samples, piece):
+            self._to_level(gated[:, :, start : start + piece])
         return gated
 
+    def _to_level(self, targets: NDArray[np.float32]) -> None:
+        """In place, of what comes next."""
+        start = self._given
+        self._given += targets.shape[2]
+        first = max(0, start // self._hop - 1)
+        gains_db = self._gains_db(first, (self._given - 1) // self._hop)
+        middles = (first + 1 + np.arange(gains_db.shape[2])) * self._hop
+        samples = np.arange(start, self._given)
+        for target, gains, is_gated in zip(targets, gains_db, self._is_gated, strict=True):
+            if is_gated:
+                by_channel = [np.interp(samples, middles, gain) for gain in gains]
+                target *= (10 ** (np.stack(by_channel) / 20)).astype(np.float32)
+
     def _gains_db(self, first: int, last: int) -> NDArray[np.float64]:
-        """[queries, frames], of windows ``first`` to ``last`` as far as there are any."""
+        """[queries, channels or 1, frames], of windows ``first`` to ``last`` as far as there are
+        any."""
         assert self.gate is not None
-        likeness = self.listener.around(first, last, self._reach)
-        last = first + likeness.shape[1] - 1
-        *targets, mixture = self._energies.around(first, last, self._reach)
-        levels_db = 10 * np.log10(np.maximum(targets, 1e-20) / np.maximum(mixture, 1e-20))
-        quietest_db = np.minimum(0.0, SILENCE_DB - levels_db)
-        gains_db: NDArray[np.float64] = np.maximum(self.gate.decibels(likeness), quietest_db)
-        return gains_db
+        last = min(last, self.listener.num_frames - 1)
+        likeness, power = self.listener.around(first, last, self._reach)
+        heard = np.stack(self._power[max(0, first - self._reach) : last + 1 + self._reach], 1)
+        mixture = heard @ nearby(first, last, self._reach, heard.shape[1])
+        if self._link_channels:
+            total = power.sum(1, keepdims=True)
+            likeness = (likeness * power).sum(1, keepdims=True) / np.where(total > 0, total, 1.0)
+            power, mixture = total, mixture.sum(0, keepdims=True)
+        level_db = 10 * np.log10(np.maximum(power, 1e-20) / np.maximum(mixture, 1e-20))
+        gains_db = np.maximum(self.gate.decibels(likeness), np.minimum(0, SILENCE_DB - level_db))
+        loudest: NDArray[np.float64] = np.minimum(gains_db, np.maximum(0, -level_db))
+        return loudest
 
 
-class _Energies:
-    """Of every hop of what comes."""
-
-    def __init__(self, hop: int) -> None:
-        self._hop, self._count = hop, 0
-        self._sums: list[NDArray[np.float64]] = []
-
-    def push(self, waves: NDArray[np.float32]) -> None:
-        """[rows, channels, samples]."""
-        if not waves.shape[2]:
-            return
-        squares = np.square(waves, dtype=np.float64).sum(1)
-        begun = self._count % self._hop
-        starts = [0, *range(self._hop - begun, waves.shape[2], self._hop)]
-        sums = list(np.add.reduceat(squares, starts, axis=1).T)
-        if begun:
-            self._sums[-1] = self._sums[-1] + sums.pop(0)
-        self._sums += sums
-        self._count += waves.shape[2]
-
-    def around(self, first: int, last: int, reach: int) -> NDArray[np.float64]:
-        """[rows, windows] of two hops each, and up to ``reach`` to either side, the less the
-        farther."""
-        there = slice(max(0, first - reach), last + 2 + reach)
-        energies = np.stack(self._sums[there], 1)
-        hops = there.start + np.arange(energies.shape[1])
-        windows = np.arange(first, last + 1)
-        near = np.maximum(0, 1 - np.abs(windows[:, None] + 0.5 - hops) / (reach + 1))
-        found: NDArray[np.float64] = energies @ near.T
-        return found
+def _power(window: NDArray[np.float32]) -> NDArray[np.float64]:
+    power: NDArray[np.float64] = np.square(window, dtype=np.float64).mean(-1)
+    return power

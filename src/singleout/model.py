@@ -194,11 +194,14 @@ class QueriedSeparator(nn.Module):
         side without a prompt is like nothing in particular."""
         return Listener(self.encoder, self.manipulator, self._wanted(conditions), self.sample_rate)
 
-    def gated(self, conditions: Sequence[Members], is_gated: bool = True) -> GatedStream:
+    def gated(
+        self, conditions: Sequence[Members], is_gated: bool = True, link_channels: bool = True
+    ) -> GatedStream:
         """What gives targets at their level, if the model has a gate and it is not to be left out,
         and listens to them as they come; a query that only takes away is left as it is."""
         asks = [bool(members.any()) for members, _ in self._wanted(conditions)]
-        return GatedStream(self.config.gate if is_gated else None, self.listener(conditions), asks)
+        gate = self.config.gate if is_gated else None
+        return GatedStream(gate, self.listener(conditions), asks, link_channels)
 
     def singled_out(self, mixture: Tensor, conditions: Sequence[Members]) -> Tensor:
         """``answers`` at their level: of a mixture [1, channels, samples] float32 targets
@@ -207,9 +210,9 @@ class QueriedSeparator(nn.Module):
         if self.config.gate is None:
             return found
         stream = self.gated(conditions)
-        return torch.from_numpy(
-            np.concatenate([stream.push(found.numpy(), mixture[0].numpy()), stream.finish()], 2)
-        )
+        targets, beside = (wave.detach().cpu().numpy() for wave in (found, mixture[0]))
+        parts = [stream.push(targets, beside), stream.finish()]
+        return torch.from_numpy(np.concatenate(parts, 2)).to(found.device)
 
     def _wanted(self, conditions: Sequence[Members]) -> list[Members]:
         """Their positive sides."""
@@ -335,7 +338,9 @@ The training data, the licence and the measured quality are for the author to ad
             encoder = load_encoder(config.encoder.name, config.encoder.fingerprint)
         elif encoder.fingerprint != config.encoder.fingerprint:
             reference = EncoderReference(name=encoder.name, fingerprint=encoder.fingerprint)
-            config = config.model_copy(update={"encoder": reference})
+            # Likeness is another encoder's, to which nothing has been calibrated.
+            changes = {"encoder": reference, "presence": None, "gate": None}
+            config = config.model_copy(update=changes)
         weights = path / "model.safetensors"
         if config.sha256 is not None and weights.is_file():
             digest = hashlib.sha256(weights.read_bytes()).hexdigest()

@@ -74,6 +74,30 @@ class Heard(NamedTuple):
     over_time: NDArray[np.float32]
 
 
+class Windows:
+    """Windows of two hops, one hop apart, of waves [..., samples] as they come."""
+
+    def __init__(self, hop: int) -> None:
+        self._hop, self._count = hop, 0
+        self._waiting: NDArray[np.float32] | None = None
+
+    def push(self, waves: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        """Those that are complete."""
+        hop, waiting = self._hop, self._waiting
+        waiting = waves if waiting is None else np.concatenate([waiting, waves], axis=-1)
+        number = max(0, waiting.shape[-1] // hop - 1)
+        self._count += number
+        self._waiting = waiting[..., number * hop :].copy()
+        return [waiting[..., i * hop : (i + 2) * hop] for i in range(number)]
+
+    def finish(self) -> list[NDArray[np.float32]]:
+        """The last, which ends with all and may be shorter; none where the one before it did."""
+        rest, self._waiting = self._waiting, None
+        if rest is None or rest.shape[-1] <= (self._hop if self._count else 0):
+            return []
+        return [rest]
+
+
 class Listener:
     """Compares targets, as they come, with what was asked.
 
@@ -101,27 +125,19 @@ class Listener:
         ]
         self.hop_samples = max(1, round(encoder.window_seconds * sample_rate / 2))
         self.frame_seconds = self.hop_samples / sample_rate
-        self._waiting: NDArray[np.float32] | None = None
+        self._windows = Windows(self.hop_samples)
         self._likeness: list[NDArray[np.float64]] = []  # [queries, frames, channels]
         self._power: list[NDArray[np.float64]] = []
 
     def push(self, targets: NDArray[np.float32]) -> None:
         """Listen to what comes next, float32 [queries, channels, samples]."""
-        waiting = self._waiting
-        waiting = targets if waiting is None else np.concatenate([waiting, targets], axis=2)
-        hop = self.hop_samples
-        number = max(0, waiting.shape[2] // hop - 1)
-        for start in range(0, number * hop, hop):
-            self._hear(waiting[:, :, start : start + 2 * hop])
-        self._waiting = waiting[:, :, number * hop :].copy()
+        for window in self._windows.push(targets):
+            self._hear(window)
 
     def finish(self) -> Heard:
-        """Of all that was heard, no frames of no samples; the last window ends with it and may be
-        shorter."""
-        rest = self._waiting
-        if rest is not None and rest.shape[2] > (self.hop_samples if self._power else 0):
-            self._hear(rest)
-        self._waiting = None
+        """Of all that was heard, no frames of no samples."""
+        for window in self._windows.finish():
+            self._hear(window)
         queries = len(self.asked)
         if not self._power:
             return Heard(np.full(queries, NOTHING, np.float32), np.zeros((queries, 0), np.float32))
@@ -137,16 +153,15 @@ class Listener:
         """Windows that have been heard."""
         return len(self._power)
 
-    def around(self, first: int, last: int, reach: int) -> NDArray[np.float64]:
-        """[queries, frames], of windows ``first`` to ``last`` as far as there are any: likeness of
-        all up to ``reach`` windows away, by their power and the less the farther they are."""
+    def around(
+        self, first: int, last: int, reach: int
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Likeness and power [queries, channels, frames] around windows ``first`` to ``last``:
+        ``nearby`` of the power, and of the likeness by it."""
         there = slice(max(0, first - reach), last + 1 + reach)
-        power, likeness = (np.stack(p[there], 1) for p in (self._power, self._likeness))
-        heard = np.arange(there.start, there.start + power.shape[1])
-        frames = np.arange(max(0, first), min(last, self.num_frames - 1) + 1)
-        near = np.maximum(0, 1 - np.abs(frames[:, None] - heard) / (reach + 1))
-        weight = near[None, :, :, None] * power[:, None]
-        return _mean(likeness[:, None], weight, (2, 3))
+        power, likeness = (np.stack(p[there], 2) for p in (self._power, self._likeness))
+        near = nearby(first, last, reach, power.shape[2])
+        return _ratio((likeness * power) @ near, power @ near), power @ near
 
     @torch.inference_mode()
     def _hear(self, window: NDArray[np.float32]) -> None:
@@ -172,10 +187,21 @@ class Listener:
         self._likeness.append(likeness.double().nan_to_num(NOTHING).numpy())
 
 
+def nearby(first: int, last: int, reach: int, count: int) -> NDArray[np.float64]:
+    """Weights [windows, frames] of the ``count`` windows from ``first - reach`` on around each of
+    ``first`` to ``last``, up to ``reach`` to either side: the less the farther, none beyond."""
+    windows = max(0, first - reach) + np.arange(count)
+    frames = np.arange(first, last + 1)
+    weights: NDArray[np.float64] = 1 - np.abs(windows[:, None] - frames) / (reach + 1)
+    return weights.clip(0)
+
+
 def _mean(
     likeness: NDArray[np.float64], power: NDArray[np.float64], axes: int | tuple[int, ...]
 ) -> NDArray[np.float64]:
     """Weighted by power; of silence, the least there is."""
-    total = power.sum(axes)
-    mean = (likeness * power).sum(axes) / np.where(total > 0, total, 1.0)
-    return np.where(total > 0, mean, NOTHING)
+    return _ratio((likeness * power).sum(axes), power.sum(axes))
+
+
+def _ratio(weighted: NDArray[np.float64], power: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.where(power > 0, weighted / np.where(power > 0, power, 1.0), NOTHING)

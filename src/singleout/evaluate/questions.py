@@ -27,7 +27,7 @@ from singleout.query.manipulations import Members
 LEVEL_TOLERANCE_DB = 3.0
 PRIOR = 1e-3
 CLOSED, OPEN = 0.3, 0.4
-"""Probabilities of presence between which a gate opens: below a third. Where both are alike likely,
+"""Probabilities of presence between which a gate opens, about a third. Where both are alike likely,
 as in calibration, half are there; of what people ask for, most is."""
 FLOOR_DB = -20.0
 GAINS_DB = tuple(float(gain) for gain in np.arange(0.0, 6.01, 0.25))
@@ -209,7 +209,9 @@ def calibrated(
                 absent.append(likeness)
             else:
                 present.append(likeness)
-                levels_db.append(_level_db(estimate, question.target))
+                is_silent = not bool(question.target.any())  # as a crop may be
+                level_db = float("nan") if is_silent else _level_db(estimate, question.target)
+                levels_db.append(level_db)
     if not absent:
         return Calibration(None, None)
     presence = fit_presence(present, absent)
@@ -258,7 +260,8 @@ def fit_gate(
 
     Args:
         presence: tells the likeness at which it closes and opens.
-        likeness, levels_db: of sounds that are there; their level over that of the targets.
+        likeness, levels_db: of sounds that are there; their level over that of the targets, NaN of
+            silent ones.
 
     Returns:
         None where more likeness is not more presence, or never enough.
@@ -271,7 +274,7 @@ def fit_gate(
     if high >= LIKEST:
         return None
     gates = [Gate(low=low, high=high, floor_db=FLOOR_DB, gain_db=gain) for gain in GAINS_DB]
-    is_open = np.asarray(likeness) >= high
+    is_open = (np.asarray(likeness) >= high) & np.isfinite(levels_db)
     if not is_open.any():
         return None
     found = np.asarray(likeness)[is_open], np.asarray(levels_db)[is_open]

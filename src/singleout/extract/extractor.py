@@ -229,7 +229,7 @@ class Extractor:
         wanted = FilesWanted(Path(folder), format, residual, plot)
         path = Path(path)
         with open_audio(path) as reader:
-            conditions, gated = self._conditions(asked)
+            conditions, gated = self._conditions(asked, link_channels)
             blocks = self._blocks(reader, conditions, link_channels, progress, gated)
             files = PartFiles(wanted, name or path.stem, asked, reader.info, path)
             with files:
@@ -249,7 +249,8 @@ class Extractor:
         *,
         link_channels: bool = True,
     ) -> Iterator[tuple[NDArray[Any], NDArray[np.float32]]]:
-        """The recording block by block with the targets in it, as they come.
+        """The recording block by block with the targets in it, as they come; of a model with a
+        gate about ten seconds later.
 
         Yields:
             Mixture [channels, samples] (float64 where the file's samples need it) and float32
@@ -259,7 +260,7 @@ class Extractor:
             QueryError, AudioError, ModelError: see ``extract``.
         """
         with _reader(audio, sample_rate) as reader:
-            conditions, gated = self._conditions(_queries(queries))
+            conditions, gated = self._conditions(_queries(queries), link_channels)
             if gated is not None and gated.gate is None:
                 gated = None  # nobody asks whether it is there
             yield from self._blocks(reader, conditions, link_channels, None, gated)
@@ -275,7 +276,7 @@ class Extractor:
         source = Path(audio) if isinstance(audio, str | Path) else None
         with _reader(audio, sample_rate) as reader:
             info = reader.info
-            conditions, gated = self._conditions(queries)
+            conditions, gated = self._conditions(queries, link_channels)
             blocks = list(self._blocks(reader, conditions, link_channels, progress, gated))
         mixture = np.concatenate([mixture for mixture, _ in blocks], axis=1)
         found = []
@@ -307,13 +308,16 @@ class Extractor:
         at_hand = [condition.to(device) for condition in conditions]
         return self._followed(reader, at_hand, link_channels, progress, gated)
 
-    def _conditions(self, queries: Sequence[Query]) -> tuple[list[Members], GatedStream | None]:
+    def _conditions(
+        self, queries: Sequence[Query], link_channels: bool
+    ) -> tuple[list[Members], GatedStream | None]:
         """Of all queries, before anything is read or written; and what listens for them, None where
-        the model's likeness has not been calibrated."""
+        the model makes nothing of likeness."""
         conditions = [self._condition(query) for query in queries]
         config = self.model.config
-        is_heard = config.presence is not None or config.gate is not None
-        return conditions, self.model.gated(conditions, self.gate) if is_heard else None
+        if config.presence is None and not (self.gate and config.gate is not None):
+            return conditions, None
+        return conditions, self.model.gated(conditions, self.gate, link_channels)
 
     def _presences(
         self, gated: GatedStream | None, queries: Sequence[Query]

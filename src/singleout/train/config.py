@@ -74,7 +74,7 @@ class TrainConfig(StrictConfig):
         query_mixup: condition captioned examples on a random point between sound and caption, as
             CLAPSep does (Ma et al., 2024), where ``p_text`` did not choose the caption alone.
         steps, batch_size: optimiser steps, and mixtures in each (two queries per mixture).
-        optimizer: ``muon`` needs fewer steps, and has AdamW for vectors and the output alone.
+        optimizer: see ``singleout.train.muon``; ``weight_decay`` is then of what Muon steps.
         learning_rate, warmup_steps, weight_decay, clip_norm: of the optimiser; cosine decay to a
             hundredth.
         ema_decay: of the averaged weights that are validated and saved.

@@ -40,7 +40,8 @@ def orthogonalised(matrix: Tensor) -> Tensor:
 
 class MuonAdamW(torch.optim.AdamW):
     """Muon for weights of two and more dimensions, of which all but the first are taken as one;
-    AdamW for vectors and for the last matrix, which is the output's.
+    AdamW for vectors and for the last matrix, which is the output's in the U-Net and
+    the Locoformer.
 
     Args:
         weights: in the order of the network.
