@@ -131,13 +131,11 @@ class Listener:
 
     def push(self, targets: NDArray[np.float32]) -> None:
         """Listen to what comes next, float32 [queries, channels, samples]."""
-        for window in self._windows.push(targets):
-            self._hear(window)
+        self._hear(self._windows.push(targets))
 
     def finish(self) -> Heard:
         """Of all that was heard, no frames of no samples."""
-        for window in self._windows.finish():
-            self._hear(window)
+        self._hear(self._windows.finish())
         queries = len(self.asked)
         if not self._power:
             return Heard(np.full(queries, NOTHING, np.float32), np.zeros((queries, 0), np.float32))
@@ -164,27 +162,30 @@ class Listener:
         return _ratio((likeness * power) @ near, power @ near), power @ near
 
     @torch.inference_mode()
-    def _hear(self, window: NDArray[np.float32]) -> None:
-        """[queries, channels, samples]."""
-        sounds = torch.tensor(window)
+    def _hear(self, windows: Sequence[NDArray[np.float32]]) -> None:
+        """Each [queries, channels, samples], all of one length."""
+        if not windows:
+            return
+        sounds = torch.from_numpy(np.stack(windows))
         # What is not finite, the extractor refuses with the recording's name.
-        power = sounds.double().square().mean(2).nan_to_num(0.0, 0.0)
+        power = sounds.double().square().mean(3).nan_to_num(0.0, 0.0)
         power[power.sqrt() < SILENT_RMS] = 0.0
-        heard = torch.where((power > 0)[..., None], sounds, 0.0).flatten(0, 1)
+        heard = torch.where((power > 0)[..., None], sounds, 0.0).flatten(0, 2)
         rows = [
             self.encoder.embed_audio(heard[first : first + MAX_CLIPS], self.sample_rate)
             for first in range(0, len(heard), MAX_CLIPS)
         ]
         embedded = self.manipulator.infer(torch.cat(rows), False).cpu()
-        by_query = F.normalize(embedded, dim=-1).reshape(*window.shape[:2], -1)
-        likeness = torch.cat(
+        by_window = F.normalize(embedded, dim=-1).reshape(*power.shape, -1)
+        likeness = torch.stack(
             [
-                weights @ (members[0] @ channels.T)
-                for (members, weights), channels in zip(self.asked, by_query, strict=True)
-            ]
+                by_window[:, number] @ members[0].T @ weights[0]
+                for number, (members, weights) in enumerate(self.asked)
+            ],
+            1,
         )
-        self._power.append(power.numpy())
-        self._likeness.append(likeness.double().nan_to_num(NOTHING).numpy())
+        self._power += list(power.numpy())
+        self._likeness += list(likeness.double().nan_to_num(NOTHING).numpy())
 
 
 def nearby(first: int, last: int, reach: int, count: int) -> NDArray[np.float64]:
