@@ -278,8 +278,10 @@ def fit_gate(
     if not is_open.any():
         return None
     found = np.asarray(likeness)[is_open], np.asarray(levels_db)[is_open]
-    off_db = [np.abs(found[1] + gate.decibels(found[0])).mean() for gate in gates]
-    return gates[int(np.argmin(off_db))]
+    off_db = [np.abs(found[1] + gate.decibels(found[0])) for gate in gates]
+    # What is farther off is a failure, which no gain mends.
+    missed = [np.minimum(off, 2 * LEVEL_TOLERANCE_DB).mean() for off in off_db]
+    return gates[int(np.argmin(missed))]
 
 
 def calibration_error(
