@@ -4,7 +4,8 @@
 
 The command line is measured from outside, start-up included: wall time and peak memory of
 ``singleout extract`` on 10 s at 48 kHz. The parts are measured in this process: the separator on
-one and two threads, a text query and an audio query on one. Medians; run it on an idle machine.
+one and two threads, for one sound and for words, then all of an extraction; embedding words and a
+sound on one. Medians; run it on an idle machine.
 """
 
 from __future__ import annotations
@@ -90,8 +91,14 @@ def measure_parts(extractor: Extractor, runs: int) -> dict[str, float]:
     found: dict[str, float] = {"text_query_decodings": asked.weights.shape[1]}
     for num_threads in (1, 2):
         torch.set_num_threads(num_threads)
-        for name, one in (("separator", condition), ("text_query", asked)):
-            seconds = median_seconds(lambda one=one: model(mixture, one), runs)  # type: ignore[misc]
+        works: dict[str, Callable[[], Any]] = {
+            "separator": lambda: model(mixture, condition),
+            "text_query": lambda: model(mixture, asked),
+            # Whether it is there, and its level, as well; the words are known by then.
+            "extract": lambda: extractor.extract(audio, QUERY, model.sample_rate),
+        }
+        for name, work in works.items():
+            seconds = median_seconds(work, runs)
             found[f"{name}_real_time_factor_{num_threads}_threads"] = seconds / SECONDS
     torch.set_num_threads(1)
     found["text_query_ms"] = 1e3 * median_seconds(lambda: encoder.embed_text(QUERY), 4 * runs)

@@ -576,6 +576,7 @@ def test_the_packaged_model_answers_words_by_its_training_sounds() -> None:
     heard = model.encoder.embed_audio(sound[0], 32_000)
     assert torch.equal(only(model.conditions(heard, is_text=False)), F.pad(heard, (0, 96)))
     assert model.config.presence is not None
+    assert model.config.gate is not None
 
 
 def test_the_encoder_is_not_saved_with_the_model(debug_model: QueriedSeparator) -> None:
