@@ -308,7 +308,8 @@ The training data, the licence and the measured quality are for the author to ad
             name_or_path: nothing is the model in the package. Or the folder of a saved model; a
                 checkpoint of AudioSep's layout (a file, or a folder as hubs lay it out); or a hub
                 id, ``owner/name`` or ``owner/name@revision``.
-            encoder: or its name, instead of the one that the model names or holds.
+            encoder: or its name, instead of the one that the model names or holds; presence and
+                gate, which are calibrated to its own, are left out of another.
             revision: branch, tag or commit on the hub.
 
         Raises:
