@@ -151,6 +151,9 @@ def test_what_waits_does_not_grow(gated_model: QueriedSeparator) -> None:
 def test_nothing_is_gated_to_nothing(gated_model: QueriedSeparator) -> None:
     stream = gated_model.gated([gated_model.embed(Query("a dog"))] * 2)
     assert stream.finish().shape == (2, 1, 0)
+    targets = np.stack([noise(RATE, 2)] * 2)
+    open_stream = gated_model.gated([gated_model.embed(Query("a dog"))] * 2, is_gated=False)
+    assert np.array_equal(open_stream.whole(targets, targets[0]), targets)
 
 
 def test_silence_stays_silent(gated_model: QueriedSeparator) -> None:

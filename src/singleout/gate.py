@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from pydantic import model_validator
 
 from singleout.config import StrictConfig
-from singleout.presence import Listener, Windows, nearby
+from singleout.presence import Listener, Windows, mean_likeness, nearby
 
 REACH_SECONDS = 8.0
 """How far to either side of a moment is listened for its level, in whole windows."""
@@ -105,6 +105,13 @@ class GatedStream:
             return np.zeros((len(self._is_gated), 1, 0), np.float32)
         return self._give(self._waiting.shape[2])
 
+    def whole(
+        self, targets: NDArray[np.float32], mixture: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """``push`` and ``finish`` of all at once."""
+        given, rest = self.push(targets, mixture), self.finish()
+        return np.concatenate([given, rest], axis=2) if rest.size else given
+
     def _give(self, num_samples: int) -> NDArray[np.float32]:
         assert self._waiting is not None
         given, self._waiting = np.split(self._waiting, [num_samples], axis=2)
@@ -136,9 +143,8 @@ class GatedStream:
         heard = np.stack(self._power[max(0, first - self._reach) : last + 1 + self._reach], 1)
         mixture = heard @ nearby(first, last, self._reach, heard.shape[1])
         if self._link_channels:
-            total = power.sum(1, keepdims=True)
-            likeness = (likeness * power).sum(1, keepdims=True) / np.where(total > 0, total, 1.0)
-            power, mixture = total, mixture.sum(0, keepdims=True)
+            likeness = mean_likeness(likeness, power, 1)[:, None]
+            power, mixture = power.sum(1, keepdims=True), mixture.sum(0, keepdims=True)
         level_db = 10 * np.log10(np.maximum(power, 1e-20) / np.maximum(mixture, 1e-20))
         gains_db = np.maximum(self.gate.decibels(likeness), np.minimum(0, SILENCE_DB - level_db))
         loudest: NDArray[np.float64] = np.minimum(gains_db, np.maximum(0, -level_db))

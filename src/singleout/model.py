@@ -211,8 +211,7 @@ class QueriedSeparator(nn.Module):
             return found
         stream = self.gated(conditions)
         targets, beside = (wave.detach().cpu().numpy() for wave in (found, mixture[0]))
-        parts = [stream.push(targets, beside), stream.finish()]
-        return torch.from_numpy(np.concatenate(parts, 2)).to(found.device)
+        return torch.from_numpy(stream.whole(targets, beside)).to(found.device)
 
     def _wanted(self, conditions: Sequence[Members]) -> list[Members]:
         """Their positive sides."""

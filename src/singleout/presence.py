@@ -141,9 +141,9 @@ class Listener:
             return Heard(np.full(queries, NOTHING, np.float32), np.zeros((queries, 0), np.float32))
         power, likeness = (np.stack(parts, 1) for parts in (self._power, self._likeness))
         level = power.sum(2)
-        over_time = _mean(likeness, power, 2)
+        over_time = mean_likeness(likeness, power, 2)
         over_time[level < QUIET * level.max(1, keepdims=True)] = NOTHING
-        whole = _mean(likeness, power, (1, 2))
+        whole = mean_likeness(likeness, power, (1, 2))
         return Heard(whole.astype(np.float32), over_time.astype(np.float32))
 
     @property
@@ -197,7 +197,7 @@ def nearby(first: int, last: int, reach: int, count: int) -> NDArray[np.float64]
     return weights.clip(0)
 
 
-def _mean(
+def mean_likeness(
     likeness: NDArray[np.float64], power: NDArray[np.float64], axes: int | tuple[int, ...]
 ) -> NDArray[np.float64]:
     """Weighted by power; of silence, the least there is."""

@@ -126,8 +126,8 @@ class _Asker:
         mixture = torch.from_numpy(rendered.mixture)
         answers = [e[0].float() for e in model.answers(mixture[None, None], conditions)]
         stream = model.gated(conditions, is_gated)
-        parts = [stream.push(torch.stack(answers).numpy(), rendered.mixture[None]), stream.finish()]
-        estimates = torch.from_numpy(np.concatenate(parts, 2))
+        found = stream.whole(torch.stack(answers).numpy(), rendered.mixture[None])
+        estimates = torch.from_numpy(found)
         likeness = stream.listener.finish().likeness.tolist()
         return mixture, [
             (question, estimate[0], like if bool(question.wanted.embeddings.any()) else None)
