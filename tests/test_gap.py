@@ -25,8 +25,8 @@ from singleout.evaluate.gap import (
     effective_rank,
     modality_gap,
     pair_accuracy,
-    save_picture,
 )
+from singleout.evaluate.gap_picture import save_picture
 from singleout.evaluate.statistics import bootstrap_interval
 
 RATE = 32_000

@@ -58,7 +58,8 @@ def gap(
     from singleout.audio import replacing
     from singleout.data.manifest import read_manifest
     from singleout.errors import ManifestError
-    from singleout.evaluate.gap import embed_pairs, modality_gap, save_picture
+    from singleout.evaluate.gap import embed_pairs, modality_gap
+    from singleout.evaluate.gap_picture import save_picture
     from singleout.query import load_encoder
 
     found = read_manifest(manifest, split)
