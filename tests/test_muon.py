@@ -57,7 +57,7 @@ def _weights() -> list[torch.Tensor]:
 
 def test_vectors_and_the_output_are_stepped_as_by_adamw() -> None:
     ours, theirs = _weights(), _weights()
-    MuonAdamW(ours, 1e-2, 0.5).step()
+    MuonAdamW(ours, ours[3:], 1e-2, 0.5).step()
     torch.optim.AdamW(theirs, lr=1e-2, weight_decay=0.0).step()
     for number in (1, 3):
         torch.testing.assert_close(ours[number], theirs[number], rtol=0, atol=0)
@@ -68,7 +68,7 @@ def test_vectors_and_the_output_are_stepped_as_by_adamw() -> None:
 def test_a_matrix_moves_as_far_as_by_adamw() -> None:
     """At the root mean square, 0.2 per unit of learning rate."""
     weights, before = _weights(), _weights()
-    MuonAdamW(weights, 1e-2, 0.0).step()
+    MuonAdamW(weights, weights[3:], 1e-2, 0.0).step()
     for number in (0, 2):
         moved = (weights[number] - before[number]).detach().square().mean().sqrt() / 1e-2
         assert 0.1 < moved < 0.3
@@ -76,15 +76,15 @@ def test_a_matrix_moves_as_far_as_by_adamw() -> None:
 
 def test_weights_decay() -> None:
     weights, kept = _weights(), _weights()
-    MuonAdamW(weights, 1e-2, 0.5).step()
-    MuonAdamW(kept, 1e-2, 0.0).step()
+    MuonAdamW(weights, weights[3:], 1e-2, 0.5).step()
+    MuonAdamW(kept, kept[3:], 1e-2, 0.0).step()
     torch.testing.assert_close(weights[0], kept[0] - 0.005 * _weights()[0])
 
 
 def test_weights_without_a_gradient_stay() -> None:
     weights = _weights()
     weights[0].grad = None
-    MuonAdamW(weights, 1e-2, 0.5).step()
+    MuonAdamW(weights, weights[3:], 1e-2, 0.5).step()
     assert torch.equal(weights[0], _weights()[0])
 
 
@@ -94,7 +94,7 @@ def test_the_layout_of_a_weight_does_not_count() -> None:
     last[0] = last[0].detach().contiguous(memory_format=torch.channels_last).requires_grad_()
     last[0].grad = _weights()[0].grad
     for weights in (plain, last):
-        MuonAdamW(weights, 1e-2, 0.5).step()
+        MuonAdamW(weights, weights[3:], 1e-2, 0.5).step()
     assert torch.equal(plain[0], last[0])
 
 
@@ -108,5 +108,5 @@ def test_closures_are_called() -> None:
         return loss
 
     before = weight.detach().clone()
-    assert MuonAdamW([weight, output], 0.1, 0.0).step(closure) == 4
+    assert MuonAdamW([weight, output], [output], 0.1, 0.0).step(closure) == 4
     assert not torch.equal(weight, before)

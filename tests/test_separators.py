@@ -19,6 +19,7 @@ from singleout.separators import (
     ConditionedUNetConfig,
     IdentityConfig,
     LocoformerConfig,
+    ResUNet30Config,
 )
 from singleout.separators.band_split import band_edges
 from singleout.separators.separator import downmix
@@ -84,6 +85,27 @@ every = pytest.mark.parametrize("separator", SEPARATORS.values(), ids=SEPARATORS
 
 def embeddings(number: int, seed: int = 5) -> Tensor:
     return torch.nn.functional.normalize(seeded(seed, number, DIM), dim=-1)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [TINY_SEPARATOR, BANDS, LOCOFORMER, ResUNet30Config(sample_rate=16_000, num_fft=256, hop=64)],
+    ids=lambda config: config.type,
+)
+def test_all_goes_through_the_output_layers(config: Any) -> None:
+    """Where they give nothing, nobody is heard."""
+    separator = built(config)
+    mixture, asked = 0.1 * seeded(0, 1, 1, 9000), embeddings(2)
+
+    def differ() -> bool:
+        one, other = separator(mixture, asked)
+        return not torch.equal(one, other)
+
+    assert differ()
+    for layer in separator.output_layers:
+        for weight in layer.parameters():
+            weight.zero_()
+    assert not differ()
 
 
 @every

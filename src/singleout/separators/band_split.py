@@ -120,6 +120,10 @@ class BandSplit(nn.Module):
         """How far an output sample may look to either side."""
         return sum(self.dilations) * self.hop + 2 * self.num_fft
 
+    @property
+    def output_layers(self) -> tuple[nn.Module, ...]:
+        return tuple(self.outputs)
+
     def encode(self, mixture: Tensor) -> EncodedBands:
         """The part that does not depend on the query; mixture [batch, channels, samples]."""
         spectrum = self.stft(mixture)

@@ -146,6 +146,10 @@ class ConditionedUNet(nn.Module):
         frames += (low_frames + 1) * self.time_stride
         return frames * self.hop + self.num_fft
 
+    @property
+    def output_layers(self) -> tuple[nn.Module, ...]:
+        return (self.out,)
+
     def features(self, spectrum: Tensor) -> Tensor:
         """Compressed spectrum [batch, 3 * fold, bins / fold, frames], about unit variance."""
         parts = compressed(spectrum)

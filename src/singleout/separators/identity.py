@@ -10,6 +10,7 @@ class Identity(nn.Module):
 
     stride_samples = 1
     context_samples = 0
+    output_layers = ()
 
     def __init__(self, sample_rate: int = 32_000) -> None:
         super().__init__()

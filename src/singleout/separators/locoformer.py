@@ -178,6 +178,10 @@ class Locoformer(nn.Module):
         frames = len(self.blocks) * (self.window + 4 * (KERNEL // 2)) + 4
         return frames * self.hop + self.num_fft
 
+    @property
+    def output_layers(self) -> tuple[nn.Module, ...]:
+        return (self.out,)
+
     def encode(self, mixture: Tensor) -> EncodedGrid:
         """The part that does not depend on the query; mixture [batch, channels, samples]."""
         spectrum = self.stft(mixture)

@@ -210,6 +210,10 @@ class ResUNet30(nn.Module):
         frames = sum(4 * stride for stride in levels) + 2 * 32 + TIME_STRIDE
         return frames * self.hop + 2 * self.num_fft
 
+    @property
+    def output_layers(self) -> tuple[nn.Module, ...]:
+        return (self.base.after_conv,)
+
     def encode(self, mixture: Tensor) -> Spectrum:
         """The STFT; all of the network depends on the query. Mixture [batch, channels, samples]."""
         channels, num_samples = mixture.shape[1:]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 CANCELLED = 1e-3
 """Channels whose sum is this far below their level cancel each other: its phase is rounding."""
@@ -23,6 +23,7 @@ class Separator(Protocol):
         sample_rate: Hz.
         stride_samples: a chunk that starts at a multiple of it sees the same frames as the whole.
         context_samples: how far an output sample may look to either side.
+        output_layers: the last, which make masks of features.
     """
 
     sample_rate: int
@@ -32,6 +33,9 @@ class Separator(Protocol):
 
     @property
     def context_samples(self) -> int: ...
+
+    @property
+    def output_layers(self) -> tuple[nn.Module, ...]: ...
 
     def encode(self, mixture: Tensor) -> Any:
         """Mixture [batch, channels, samples] to whatever ``decode`` takes."""

@@ -169,7 +169,13 @@ class TrainingModule(lightning.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         if self.run.optimizer == "muon":
-            return MuonAdamW(self.model.parameters(), self.run.learning_rate, self.run.weight_decay)
+            layers = self.model.separator.output_layers
+            return MuonAdamW(
+                self.model.parameters(),
+                [weight for layer in layers for weight in layer.parameters()],
+                self.run.learning_rate,
+                self.run.weight_decay,
+            )
         decayed = [p for p in self.model.parameters() if p.ndim > 1]
         others = [p for p in self.model.parameters() if p.ndim <= 1]
         return torch.optim.AdamW(

@@ -40,22 +40,26 @@ def orthogonalised(matrix: Tensor) -> Tensor:
 
 class MuonAdamW(torch.optim.AdamW):
     """Muon for weights of two and more dimensions, of which all but the first are taken as one;
-    AdamW for vectors and for the last matrix, which is the output's in the U-Net and
-    the Locoformer.
+    AdamW for vectors and for what the network ends with.
 
     Args:
-        weights: in the order of the network.
+        weights: all.
+        outputs: those of them that AdamW steps whatever their shape.
         lr: of both.
         weight_decay: of what Muon steps.
     """
 
-    def __init__(self, weights: Iterable[Tensor], lr: float, weight_decay: float) -> None:
-        weights = list(weights)
-        matrices = [number for number, weight in enumerate(weights) if weight.ndim > 1][:-1]
-        others = sorted(set(range(len(weights))) - set(matrices))
+    def __init__(
+        self, weights: Iterable[Tensor], outputs: Iterable[Tensor], lr: float, weight_decay: float
+    ) -> None:
+        last = {id(weight) for weight in outputs}
+        matrices: list[Tensor] = []
+        others: list[Tensor] = []
+        for weight in weights:
+            (matrices if weight.ndim > 1 and id(weight) not in last else others).append(weight)
         groups: list[dict[str, Any]] = [
-            {"params": [weights[i] for i in numbers], "weight_decay": decay, "is_orthogonal": muon}
-            for numbers, decay, muon in ((matrices, weight_decay, True), (others, 0.0, False))
+            {"params": own, "weight_decay": decay, "is_orthogonal": is_orthogonal}
+            for own, decay, is_orthogonal in ((matrices, weight_decay, True), (others, 0.0, False))
         ]
         super().__init__(groups, lr=lr)
 
