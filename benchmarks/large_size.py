@@ -2,7 +2,8 @@
 
 ``configs/large.yaml`` is meant for a GPU and a CLAP that no registry carries. Here its separator
 trains a few steps on the real corpus, conditioned on the built-in encoder's embeddings: run
-``python -m benchmarks.large_size`` after ``python -m recipes.builtin.embed``.
+``python -m benchmarks.large_size`` after ``python -m recipes.builtin.embed``. It takes an hour or
+more; started again, it goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import csv
 import json
 import platform
 import resource
-import tempfile
 import time
 from pathlib import Path
 
@@ -36,6 +36,18 @@ def _mean(values: list[float]) -> dict[str, float]:
     return {"mean": round(float(np.mean(values)), 2), "standard_error": round(error, 2)}
 
 
+def losses_of(run: Path) -> list[float]:
+    """Of all steps that were logged; a run that went on has a log for each of its parts, and may
+    have taken the steps since its last checkpoint again."""
+    found: dict[int, float] = {}
+    parts = sorted(run.glob("logs/version_*/metrics.csv"), key=lambda path: path.stat().st_mtime)
+    for part in parts:
+        with part.open(newline="") as file:
+            rows = [row for row in csv.DictReader(file) if row["loss"]]
+        found |= {int(row["step"]): float(row["loss"]) for row in rows}
+    return [found[step] for step in sorted(found)]
+
+
 def main() -> None:
     """Train, print and write ``results/large_size.json``."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -44,26 +56,26 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--output", type=Path, default=Path("results/large_size.json"))
+    parser.add_argument("--folder", type=Path, default=Path("~/.cache/singleout/large-size"))
     args = parser.parse_args()
     torch.set_num_threads(args.jobs)
     builtin = load_config(TrainConfig, args.config.with_name("builtin.yaml"))
     assert builtin.uncaptioned is not None
-    with tempfile.TemporaryDirectory() as folder:
-        overrides = [
-            f"output={folder}",
-            f"steps={args.steps}",
-            f"batch_size={args.batch_size}",
-            "warmup_steps=20",
-            "num_workers=0",
-            "validation.num_mixtures=0",
-            f"embeddings={builtin.embeddings}",
-            f"uncaptioned.manifest={builtin.uncaptioned.manifest}",
-            f"model.encoder.name={builtin.model.encoder.name}",
-        ]
-        config = load_config(TrainConfig, args.config, overrides)
-        train(config)
-        with next(Path(folder).glob("logs/**/metrics.csv")).open(newline="") as file:
-            losses = [float(row["loss"]) for row in csv.DictReader(file) if row.get("loss")]
+    overrides = [
+        f"output={args.folder}",
+        f"steps={args.steps}",
+        f"batch_size={args.batch_size}",
+        "warmup_steps=20",
+        "checkpoint_every=5",
+        "num_workers=0",
+        "validation.num_mixtures=0",
+        f"embeddings={builtin.embeddings}",
+        f"uncaptioned.manifest={builtin.uncaptioned.manifest}",
+        f"model.encoder.name={builtin.model.encoder.name}",
+    ]
+    config = load_config(TrainConfig, args.config, overrides)
+    train(config)
+    losses = losses_of(config.output)
     part = max(2, len(losses) // 4)
     step_s = seconds_per_step(config)
     model = QueriedSeparator(config.model, load_encoder(config.model.encoder.name)).eval()
