@@ -593,7 +593,7 @@ def test_a_report_that_cannot_be_written(tmp_path: Path, debug_model_folder: Pat
     before = (tmp_path / "a.wav").read_bytes()
     result = run(tmp_path / "a.wav", "a dog", *model, "--report", tmp_path / "a.wav")
     assert result.stderr == (
-        f"error: {tmp_path / 'a.wav'}: is a recording: choose another file for the report\n"
+        f"error: {tmp_path / 'a.wav'}: would overwrite {tmp_path / 'a.wav'}: choose another file\n"
     )
     assert (tmp_path / "a.wav").read_bytes() == before
 

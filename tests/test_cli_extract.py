@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from singleout.audio import read_audio, write_wav
 from singleout.cli import app, main
 from singleout.extract.batch import Task
 from singleout.extract.files import query_slug
+from singleout.types import Query
 
 RATE = 48_000
 
@@ -263,6 +265,17 @@ def test_read_only_folder(street: Path, tmp_path: Path, monkeypatch: pytest.Monk
     check_refused(run("extract", street, "a dog", "-o", tmp_path / "new"), "cannot be written")
 
 
+def test_what_may_not_be_read_is_not_called_damaged(
+    street: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    allowed = os.access
+    monkeypatch.setattr(  # root may read everything
+        os, "access", lambda path, mode: mode != os.R_OK and allowed(path, mode)
+    )
+    result = run("extract", street, "a dog", "-o", street.parent / "out")
+    check_refused(result, "street.wav: may not be read: permission denied")
+
+
 def test_plot_without_matplotlib_is_refused_before_any_work(
     street: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -333,8 +346,45 @@ def test_help_and_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     assert capsys.readouterr().out == f"singleout {singleout.__version__}\n"
 
 
-@given(st.text(max_size=300))
-def test_slugs_are_safe_file_names(query: str) -> None:
+def test_an_empty_name_is_not_the_current_folder(
+    street: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(street.parent)
+    check_refused(run("extract", "", "a dog"), "the name of a recording is empty")
+    assert names(street.parent) == ["street.wav"]
+
+
+@pytest.mark.parametrize(("option", "instead"), [("--not", "--not-like"), ("-q", "--like")])
+def test_files_are_not_taken_for_words(street: Path, option: str, instead: str) -> None:
+    result = run("extract", street, option, street)
+    assert result.exit_code == 2
+    assert f"is a file: give it with {instead}" in " ".join(result.stderr.split())
+
+
+def test_a_report_does_not_take_the_place_of_the_output(street: Path) -> None:
+    out = street.parent / "out"
+    result = run("extract", street, "a dog", "-o", out, "--report", out)
+    check_refused(result, "would overwrite")
+    assert not out.exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+def test_a_full_standard_output_is_one_line(street: Path, debug_model_folder: Path) -> None:
+    code = "from singleout.cli import main; main()"
+    command = [sys.executable, "-c", code, "extract", street, "a dog", "--json"]
+    options = ["-o", street.parent / "out", "--model", debug_model_folder]
+    with Path("/dev/full").open("w") as full:
+        found = subprocess.run(
+            [*map(str, command), *map(str, options)],
+            stdout=full, stderr=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+    assert found.returncode == 1
+    assert found.stderr == "error: stdout cannot be written: no space is left\n"
+
+
+@given(st.text(st.characters(codec="utf-8"), max_size=300).filter(lambda text: text.strip()))
+def test_slugs_are_safe_file_names(text: str) -> None:
+    query = Query(text)  # type: ignore[arg-type]
     slug = query_slug(query)
     assert 1 <= len(slug) <= 60
     assert set(slug) <= set("abcdefghijklmnopqrstuvwxyz0123456789-")
@@ -344,11 +394,29 @@ def test_slugs_are_safe_file_names(query: str) -> None:
 
 
 def test_slugs() -> None:
-    assert query_slug("A dog, barking!") == "a-dog-barking"
-    assert query_slug("Café / Über") == "cafe-uber"
-    assert query_slug("犬") != query_slug("猫")
-    assert query_slug("word " * 30) == "-".join(["word"] * 12)
-    assert query_slug("x" * 100) == "x" * 60
+    def slug(query: str | Path) -> str:
+        return query_slug(Query.of(query))
+
+    assert slug("A dog, barking!") == "a-dog-barking"
+    assert slug("Café / Über") == "cafe-uber"
+    assert slug("犬") != slug("猫")
+    assert re.fullmatch(r"(word-){10}[0-9a-f]{8}", slug("word " * 30))
+    assert re.fullmatch(r"x{51}-[0-9a-f]{8}", slug("x" * 100))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("C++ noise", "c noise"),
+        ("a dog " * 20 + "in a village", "a dog " * 20 + "in a city"),
+        (Path("dogs/1.wav"), Path("rain/1.wav")),
+        ("a dog 犬", "a dog 猫"),
+    ],
+)
+def test_what_is_asked_later_gets_files_of_its_own(one: str | Path, other: str | Path) -> None:
+    slugs = [query_slug(Query.of(query)) for query in (one, other)]
+    assert slugs[0] != slugs[1]
+    assert slugs == [query_slug(Query.of(query)) for query in (one, other)]
 
 
 # As users run it.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +88,18 @@ def test_a_folder_of_sounds_goes_on_from_a_model(
     assert any(changed)
 
 
+def test_standard_output_is_the_model_and_progress_goes_to_the_other(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("singleout.train.progress.SECONDS_PER_LINE", 0.0)
+    run = CliRunner().invoke(app, ["train", str(config)])
+    assert run.exit_code == 0, run.output
+    assert run.stdout == f"model: {config.parent / 'run' / 'model'}\n"
+    lines = [line for line in run.stderr.splitlines() if line.startswith("step ")]
+    assert [line.split(":")[0] for line in lines] == ["step 1 of 2", "step 2 of 2"]
+    assert all(re.search(r" steps/s, .*loss -?\d", line) for line in lines)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -99,6 +112,8 @@ def test_a_folder_of_sounds_goes_on_from_a_model(
         (["{config}", "audio=nowhere"], "nowhere: not a folder"),
         (["{config}", "--init", "nowhere"], "model 'nowhere' does not exist"),
         (["{config}x"], "cannot be read as a config"),
+        (["{config}", "-o", "{config}"], "cannot be written: File exists"),
+        (["{config}", "-o", "{config}/run"], "Not a directory"),
     ],
 )
 def test_bad_input_is_one_line(config: Path, arguments: list[str], message: str) -> None:

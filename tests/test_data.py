@@ -162,6 +162,9 @@ def test_a_folder_is_scanned_below_and_in_order(folder: Path, tmp_path: Path) ->
     (tmp_path / "deep" / "b.WAV").write_bytes((folder / "0.wav").read_bytes())
     (tmp_path / "a.wav").write_bytes((folder / "2.wav").read_bytes())
     (tmp_path / "notes.txt").write_text("")
+    (tmp_path / "deep" / "._b.wav").write_bytes(b"of macOS")
+    (tmp_path / ".trash").mkdir()
+    (tmp_path / ".trash" / "c.wav").write_bytes(b"")
     found = scan_folder(tmp_path)
     assert [clip.label for clip in found] == ["a.wav", "deep/b.WAV"]
     assert [clip.seconds for clip in found] == pytest.approx([1.2, 0.2])
@@ -277,7 +280,10 @@ def test_class_balance_draws_classes_alike() -> None:
 @pytest.mark.parametrize("field", ["label", "group"])
 def test_too_few_classes_or_groups_are_refused(field: str) -> None:
     clips = [replace(clip_of(i), **{field: str(i % 2)}) for i in range(6)]
-    with pytest.raises(ManifestError, match="mixtures of 3 sounds need as many classes"):
+    with pytest.raises(
+        ManifestError,
+        match=r"need as many kinds .*without a manifest, 3 files",
+    ):
         Planner(clips, MixtureConfig(), 0)
     Planner(clips, MixtureConfig(num_sources=(2, 2)), 0)
 

@@ -143,9 +143,25 @@ def test_command_writes_summary_and_rows(manifest: Path, debug_model_folder: Pat
     assert "query gap" in table.stdout
 
 
+@pytest.mark.parametrize("name", ["mixed.jsonl", "mixed.json"])
+def test_results_do_not_overwrite_what_they_are_of(manifest: Path, name: str) -> None:
+    """Neither by the summary nor by its rows."""
+    mine = manifest.rename(manifest.with_name("mixed.rows.jsonl" if "jsonl" not in name else name))
+    before = mine.read_bytes()
+    output = str(mine.with_name(name))
+    run = CliRunner().invoke(app, ["evaluate", str(mine), "-o", output])
+    assert run.exit_code == 1
+    assert "would overwrite" in run.stderr
+    run = CliRunner().invoke(app, ["benchmark", "mix", "--data", str(mine), "-o", output])
+    assert run.exit_code == 1
+    assert "would overwrite" in run.stderr
+    assert mine.read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["{manifest}", "-o", "{folder}"], "is a folder: give the name of a file"),
         (["{manifest}", "--split", "nowhere"], "no sounds of the split 'nowhere'"),
         (["{manifest}x"], "cannot be read as a manifest"),
         (["{manifest}", "--model", "missing"], "model 'missing' does not exist"),
@@ -154,7 +170,7 @@ def test_command_writes_summary_and_rows(manifest: Path, debug_model_folder: Pat
 def test_bad_input_is_one_line(
     manifest: Path, debug_model_folder: Path, arguments: list[str], message: str
 ) -> None:
-    given = [argument.format(manifest=manifest) for argument in arguments]
+    given = [argument.format(manifest=manifest, folder=manifest.parent) for argument in arguments]
     if "--model" not in given:
         given += ["--model", str(debug_model_folder)]
     run = CliRunner().invoke(app, ["evaluate", *given])

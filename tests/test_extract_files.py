@@ -336,7 +336,7 @@ def test_many_recordings_in_order(extractor: Extractor, tmp_path: Path) -> None:
         np.testing.assert_allclose(
             result.target + result.residual, audio[number // 2], rtol=0, atol=1e-6
         )
-    (one,) = extractor.extract_many([str(path)], "a dog")
+    (one,) = extractor.extract_many(str(path), "a dog")
     np.testing.assert_array_equal(one.target, results[2].target)
 
 

@@ -311,6 +311,8 @@ def test_another_encoder_and_figures_that_do_not_exist(
         ({}, ["{manifest}", "--encoder", "missing"], "missing: not a query encoder's folder"),
         ({}, ["{manifest}", "-o", "{manifest}/gap.json"], "is a file, the output needs a folder"),
         ({}, ["{manifest}", "--plot", "{manifest}/gap.png"], "is a file, the output needs"),
+        ({}, ["{manifest}", "-o", "{manifest}"], "would overwrite"),
+        ({}, ["{manifest}", "--plot", "a.png", "-o", "a.png"], "would overwrite a.png"),
     ],
 )
 def test_bad_input_is_one_line(

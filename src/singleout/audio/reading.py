@@ -70,6 +70,8 @@ def open_audio(path: str | Path) -> Iterator[AudioReader]:
             raise AudioError(f"{path}: is not a regular file")
         if found.st_size == 0:
             raise AudioError(f"{path}: is empty (0 bytes)")
+        if not os.access(path, os.R_OK):  # libsndfile only says that there is an error
+            raise AudioError(f"{path}: may not be read: permission denied")
         source = _opened(path)
     try:
         yield _Checked(path, source, found)

@@ -7,6 +7,7 @@ stderr and exit code 1, wrong usage exits with 2, Ctrl-C with 130.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -38,6 +39,11 @@ class Commands(TyperGroup):
         except KeyboardInterrupt:
             typer.echo("interrupted", err=True)
             raise typer.Exit(INTERRUPTED) from None
+        except OSError as error:
+            if error.errno != errno.ENOSPC or error.filename is not None:
+                raise
+            typer.echo("error: stdout cannot be written: no space is left", err=True)
+            raise typer.Exit(1) from None
 
 
 app = typer.Typer(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from singleout.cli.options import AsJson, Encoder, Model, Results
+from singleout.cli.results import check_results, provenance, write_results
 
 if TYPE_CHECKING:
     from singleout.evaluate.protocols import Protocol
@@ -70,15 +71,13 @@ def benchmark(
     import json
     from time import perf_counter
 
-    from singleout.cli.extract import check_folder
-    from singleout.cli.results import provenance, write_results
     from singleout.evaluate.benchmark import Extras, by_label, run, summary
     from singleout.model import QueriedSeparator
     from singleout.query import load_encoder
 
     started = perf_counter()
     if output is not None:
-        check_folder(output.parent)  # before any work
+        check_results(output, data)  # before any work
     options = {"split": split, "snr_db": snr, "num_mixtures": mixtures, "seed": seed}
     options = {key: value for key, value in options.items() if value is not None}
     protocol = _protocol(name, options | ({"absent": True} if absent else {}))

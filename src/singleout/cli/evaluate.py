@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from singleout.cli.options import AsJson, Encoder, Model, Results
+from singleout.cli.results import check_results, provenance, write_results
 
 
 def evaluate(
@@ -32,8 +33,6 @@ def evaluate(
     import json
     from time import perf_counter
 
-    from singleout.cli.extract import check_folder
-    from singleout.cli.results import provenance, write_results
     from singleout.data.manifest import read_manifest
     from singleout.data.plan import SCORED_MIXTURES
     from singleout.evaluate.questions import ask, findings
@@ -43,7 +42,7 @@ def evaluate(
 
     started = perf_counter()
     if output is not None:
-        check_folder(output.parent)  # before any work
+        check_results(output, manifest)  # before any work
     loaded = QueriedSeparator.from_pretrained(model, encoder)
     clips = read_manifest(manifest, split)
     scored = SCORED_MIXTURES.model_copy(update={"num_sources": (sources, sources)})

@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from singleout.cli.options import Encoder, Model
+from singleout.cli.outputs import check_file, check_folder
 
 if TYPE_CHECKING:
     from singleout.extract.batch import Outcome, Task
 
 PATIENCE_SECONDS = 2.0
 """The progress bar appears after this time."""
-LIKELY = 0.5
-"""Presence below it is worth a word."""
+DOUBTS = ((0.35, ": probably not in this recording"), (0.5, ": maybe not in this recording"))
+"""Presence below these is worth a word. At the first a gate is half closed: most of what people ask
+for is there."""
 SOME_FAILED = 3
 """Exit code where some recordings worked and others did not."""
 
@@ -43,6 +45,10 @@ def extract(
     unwanted: Annotated[
         list[str] | None,
         typer.Option("--not", help="What is not meant; alone, it is what to take away."),
+    ] = None,
+    unlike: Annotated[
+        list[Path] | None,
+        typer.Option("--not-like", help="Recording of what is not meant."),
     ] = None,
     output: Annotated[
         Path,
@@ -98,14 +104,21 @@ def extract(
     from singleout.types import Example, Query
 
     # What fails at once comes first, before torch is loaded.
-    is_asked = bool(query or like or unwanted)
+    is_asked = bool(query or like or unwanted or unlike)
+    for option, texts, instead in (
+        ("--query", query, "--like"),
+        ("--not", unwanted, "--not-like"),
+    ):
+        _refuse_files(option, texts or (), instead)
     places, texts = _arguments(recordings_and_query, query, is_asked)
     beside = tuple(Example(path) for path in like or ())
     wanted: list[tuple[str | Example, ...]] = [(text, *beside) for text in texts] or [beside]
-    asked = [Query(prompts, tuple(unwanted or ())) for prompts in wanted]
+    negative = (*(unwanted or ()), *(Example(path) for path in unlike or ()))
+    asked = [Query(prompts, negative) for prompts in wanted]
     output_kind(AudioInfo(1, 1), format)  # type: ignore[arg-type]  # refuses what there is not
-    for folder in (output, *([report.parent] if report else [])):
-        check_folder(folder)
+    check_folder(output)
+    if report is not None:
+        check_file(report, output)
     if plot:
         from singleout.extract.plotting import require_matplotlib
 
@@ -118,9 +131,8 @@ def extract(
     from singleout.extract.files import FilesWanted
 
     tasks = tasks_of(find_recordings(places), output, asked)
-    for task in tasks:
-        if report and report.exists() and task.path.exists() and report.samefile(task.path):
-            raise AudioError(f"{report}: is a recording: choose another file for the report")
+    if report is not None:
+        check_file(report, *(task.path for task in tasks))
     if jobs > 1:
         torch.set_num_threads(max(1, torch.get_num_threads() // jobs))
     extractor = Extractor.from_pretrained(model, encoder, device=device, gate=gate)
@@ -145,7 +157,7 @@ def extract(
                 outcomes.append(outcome)
                 lines = list(_lines(outcome))
                 tell(lines)
-                if outcome.error is not None and len(tasks) == 1:
+                if outcome.error is not None and len(tasks) == 1 and not as_json:
                     raise AudioError(outcome.error)
                 show(outcome, lines, as_json)
         except KeyboardInterrupt:
@@ -186,6 +198,17 @@ def _arguments(
     return list(positional[:-1]), [positional[-1]]
 
 
+def _refuse_files(option: str, texts: Sequence[str], instead: str) -> None:
+    """Sounds that are taken for words."""
+    for text in texts:
+        with suppress(OSError, ValueError):  # too long for a name
+            if Path(text).suffix and Path(text).is_file():
+                raise typer.BadParameter(
+                    f"'{text}' is a file: give it with {instead}, or say what it sounds like",
+                    param_hint=f"'{option}'",
+                )
+
+
 def _names_recordings(text: str) -> bool:
     """Where an argument may be a query as well."""
     from glob import has_magic
@@ -194,26 +217,6 @@ def _names_recordings(text: str) -> bool:
         if Path(text).exists():
             return True
     return " " not in text and (has_magic(text) or bool(Path(text).suffix))
-
-
-def check_folder(folder: Path) -> None:
-    """Refuse, before any work, a folder that cannot be written; create nothing yet.
-
-    Raises:
-        AudioError: it is a file, or may not be written or created.
-    """
-    import os
-
-    from singleout.errors import AudioError
-
-    try:
-        existing = next(path for path in (folder, *folder.parents) if path.exists())
-    except (OSError, ValueError, StopIteration) as error:
-        raise AudioError(f"{folder}: cannot be the output folder: {error}") from None
-    if not existing.is_dir():
-        raise AudioError(f"{existing}: is a file, the output needs a folder")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise AudioError(f"{existing}: cannot be written, choose another folder with -o")
 
 
 def _lines(outcome: Outcome) -> Iterator[dict[str, Any]]:
@@ -301,12 +304,12 @@ def _progress_bar(num_tasks: int) -> Iterator[tuple[Any, Any]]:
 def _print(outcome: Outcome, lines: Sequence[dict[str, Any]], as_json: bool) -> None:
     import json
 
+    if outcome.error is not None:
+        typer.echo(f"error: {_shown(outcome.error)}", err=True)
     if as_json:
         for line in lines:
             typer.echo(json.dumps(line))
         return
-    if outcome.error is not None:
-        typer.echo(f"error: {_shown(outcome.error)}", err=True)
     for query in outcome.skipped:
         typer.echo(f"'{query}' in {_shown(outcome.task.path)}: there already")
     for written in outcome.written:
@@ -316,7 +319,7 @@ def _print(outcome: Outcome, lines: Sequence[dict[str, Any]], as_json: bool) -> 
             f"in {share:.1f} s"
         )
         if written.presence is not None:
-            doubt = "" if written.presence >= LIKELY else ": probably not in this recording"
+            doubt = next((words for below, words in DOUBTS if written.presence < below), "")
             typer.echo(f"  presence  {written.presence:9.0%}{doubt}")
         for kind in ("target", "residual", "plot"):
             if (path := getattr(written, kind)) is not None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from singleout.cli.options import AsJson
+from singleout.cli.outputs import check_file
 from singleout.cli.results import provenance
 
 if TYPE_CHECKING:
@@ -43,17 +44,18 @@ def gap(
     from contextlib import ExitStack
     from time import perf_counter
 
-    from singleout.cli.extract import check_folder
-
     started = perf_counter()
     # What fails at once comes first.
     if plot is not None:
         from singleout.extract.plotting import require_matplotlib
 
         require_matplotlib()
+        if plot.suffix.lower() != ".png":
+            raise typer.BadParameter(f"'{plot}': the picture is a PNG", param_hint="'--plot'")
+        check_file(plot, manifest, *([output] if output else []))
+    if output is not None:
+        check_file(output, manifest)
     paths = [path for path in (output, plot) if path is not None]
-    for path in paths:
-        check_folder(path.parent)
 
     from singleout.audio import replacing
     from singleout.data.manifest import read_manifest

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from singleout.cli.extract import check_folder
+from singleout.cli.outputs import check_file
 
 if TYPE_CHECKING:
     from singleout.query import QueryEncoder
@@ -31,6 +31,20 @@ def provenance(command: str, encoder: QueryEncoder, seconds: float) -> dict[str,
     }
 
 
+def check_results(output: Path, *read: Path) -> None:
+    """Refuse, before any work, files that ``write_results`` cannot write or that are read.
+
+    Raises:
+        AudioError: see ``check_file``.
+    """
+    for path in (output, _rows_of(output)):
+        check_file(path, *read)
+
+
+def _rows_of(output: Path) -> Path:
+    return output.with_suffix(".rows.jsonl")
+
+
 def write_results(output: Path, text: str, rows: Sequence[dict[str, Any]]) -> None:
     """The summary as ``output`` and the rows as JSONL beside it, both whole or neither.
 
@@ -39,9 +53,8 @@ def write_results(output: Path, text: str, rows: Sequence[dict[str, Any]]) -> No
     """
     from singleout.audio import replacing
 
-    check_folder(output.parent)
     output.parent.mkdir(parents=True, exist_ok=True)
     lines = "".join(json.dumps(row) + "\n" for row in rows)
-    with replacing(output) as partial, replacing(output.with_suffix(".rows.jsonl")) as table:
+    with replacing(output) as partial, replacing(_rows_of(output)) as table:
         partial.write_text(text + "\n", encoding="utf-8")
         table.write_text(lines, encoding="utf-8")

@@ -51,7 +51,10 @@ def train(
 
     given: list[str] = list(overrides or ())
     if config is not None and audio is not None:
-        raise ConfigError("give either a config or --audio, not both")
+        raise ConfigError(
+            "give either a config or --audio, not both: changes such as steps=100 are of a config, "
+            "with --audio there are --steps and --init"
+        )
     if config is not None:
         options = (("output", output), ("steps", steps), ("init", _init(init)))
         given += [f"{key}={value}" for key, value in options if value is not None]

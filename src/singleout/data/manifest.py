@@ -126,12 +126,14 @@ def _check(row: dict[str, Any], seconds: float) -> None:
 def scan_folder(folder: Path) -> list[Clip]:
     """Every audio file below ``folder`` as an uncaptioned clip, sorted by path.
 
+    Hidden ones, such as those that macOS leaves on other disks, are left out.
+
     Raises:
         ManifestError: not a folder, a file that cannot be read, or no audio files.
     """
     if not folder.is_dir():
         raise ManifestError(f"{folder}: not a folder of audio files")
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES)
+    paths = sorted(p for p in folder.rglob("*") if _is_sound(p.relative_to(folder)))
     if not paths:
         raise ManifestError(f"{folder}: holds no audio files ({', '.join(AUDIO_SUFFIXES)})")
     clips = []
@@ -143,6 +145,11 @@ def scan_folder(folder: Path) -> list[Clip]:
         name = str(path.relative_to(folder))
         clips.append(Clip(path, seconds, None, (), name, name, "train", has_class=False))
     return clips
+
+
+def _is_sound(path: Path) -> bool:
+    is_hidden = any(part.startswith(".") for part in path.parts)
+    return path.suffix.lower() in AUDIO_SUFFIXES and not is_hidden
 
 
 def share_of(*names: str) -> float:

@@ -181,8 +181,9 @@ class Planner:
         needed = config.num_sources[1]
         if min(len(labels), len(groups)) < needed or not _has_mixture(clips, needed):
             raise ManifestError(
-                f"mixtures of {needed} sounds need as many classes of sounds; there are "
-                f"{len(clips)} sounds of {len(labels)} classes in {len(groups)} groups"
+                f"mixtures of {needed} sounds need as many kinds of sounds, each of recordings of "
+                f"its own (without a manifest, {needed} files); there are {len(clips)} sounds of "
+                f"{len(labels)} kinds (classes) in {len(groups)} recordings (groups)"
             )
         weight = clip_weights(clips, config.class_balance)
         self._cumulative = np.cumsum(weight / weight.sum())

@@ -83,9 +83,12 @@ def find_recordings(places: Sequence[str | Path]) -> list[Found]:
     below it.
 
     Raises:
-        AudioError: a folder or a pattern has no recordings.
+        AudioError: a folder or a pattern has no recordings; or a name is empty.
     """
     found: dict[Path, Found] = {}
+    if any(str(place) == "" for place in places):
+        # Such as of a variable that is not set; as a path it would be the current folder.
+        raise AudioError("the name of a recording is empty: give a file, a folder or a pattern")
     for place in map(Path, places):
         if _is(place, Path.is_dir):
             paths = [path for path in sorted(place.rglob("*")) if _is_recording(path, place)]
@@ -166,7 +169,7 @@ def still_to_do(task: Task, queries: Sequence[Query], wanted: FilesWanted) -> li
 
     if not _is(task.path, Path.is_file):
         return list(queries)
-    names = [query_slug(str(query)) for query in queries]
+    names = [query_slug(query) for query in queries]
     slugs = query_slugs(queries)
     missing = {name for name, slug in zip(names, slugs, strict=True) if not is_done(slug)}
     return [query for query, name in zip(queries, names, strict=True) if name in missing]

@@ -146,7 +146,7 @@ class Extractor:
 
     def extract_many(
         self,
-        recordings: Iterable[Recording],
+        recordings: str | Path | Iterable[Recording],
         queries: Asked | Sequence[Asked],
         sample_rate: int | None = None,
         *,
@@ -156,7 +156,8 @@ class Extractor:
         """Every query of every recording; the queries of a recording share the mixture's work.
 
         Args:
-            recordings: paths, or arrays as in ``extract``; one is read at a time.
+            recordings: paths, or arrays as in ``extract``; one is read at a time. A bare path is
+                one recording.
             queries: one, or several.
             sample_rate: of arrays, Hz.
             link_channels: see ``extract``.
@@ -172,7 +173,8 @@ class Extractor:
         """
         asked = _queries(queries)
         self.prepare(asked)  # what it cannot answer is no fault of the recordings
-        for recording in recordings:
+        several = [recordings] if isinstance(recordings, str | Path) else recordings
+        for recording in several:
             try:
                 found = self._extract_each(recording, asked, sample_rate, link_channels, None)
             except SingleoutError as error:

@@ -26,13 +26,15 @@ from singleout.audio import (
     replacing,
 )
 from singleout.errors import AudioError, ConfigError
-from singleout.types import Query
+from singleout.types import Example, Query
 
 if TYPE_CHECKING:
     from singleout.extract.plotting import Picture
 
 MAX_SLUG_CHARACTERS = 60
 MAX_NAME_BYTES = 150
+UNNAMED = re.compile(r"""[^A-Za-z0-9\s.,;:!?'"()/_-]""")
+"""What a name leaves out although it says something."""
 
 
 @dataclass(frozen=True)
@@ -83,18 +85,28 @@ class Written:
         return {k: str(v) if isinstance(v, Path) else v for k, v in fields.items()}
 
 
-def query_slug(query: str) -> str:
+def query_slug(query: Query) -> str:
     """A query as part of a file name: ``A dog, barking!`` is ``a-dog-barking``.
 
-    ASCII lower-case words joined by hyphens, 1 to 60 characters. A query without any such word
-    (another script, say) gets a short hash.
+    ASCII lower-case words joined by hyphens, 1 to 60 characters. Where these are not all that was
+    asked (a long query, another script, ``C++``, a file that is called like others elsewhere), a
+    short hash of it follows: what is asked later must not take the place of something else.
     """
-    ascii_text = unicodedata.normalize("NFKD", query).encode("ascii", "ignore").decode()
-    slug = "-".join(re.findall(r"[a-z0-9]+", ascii_text.lower()))
-    if len(slug) > MAX_SLUG_CHARACTERS:
-        whole_words = slug[: MAX_SLUG_CHARACTERS + 1].rpartition("-")[0]
-        slug = whole_words or slug[:MAX_SLUG_CHARACTERS]
-    return slug or _short_hash(query)
+    text = str(query)
+    plain = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
+    slug = "-".join(re.findall(r"[a-z0-9]+", plain.lower()))
+    files = [
+        str(Path(prompt.audio).absolute())
+        for prompt in (*query.positive, *query.negative)
+        if isinstance(prompt, Example) and isinstance(prompt.audio, str | Path)
+    ]
+    if slug and len(slug) <= MAX_SLUG_CHARACTERS and not files and not UNNAMED.search(plain):
+        return slug
+    end = _short_hash("\n".join([text, *files]))
+    room = MAX_SLUG_CHARACTERS - len(end) - 1
+    if len(slug) > room:
+        slug = slug[: room + 1].rpartition("-")[0] or slug[:room]
+    return f"{slug}-{end}" if slug else end
 
 
 def query_slugs(queries: Sequence[Query]) -> list[str]:
@@ -103,7 +115,7 @@ def query_slugs(queries: Sequence[Query]) -> list[str]:
     Raises:
         AudioError: two queries are the same.
     """
-    slugs = [query_slug(str(query)) for query in queries]
+    slugs = [query_slug(query) for query in queries]
     for number, query in enumerate(queries):
         if query in queries[:number]:
             raise AudioError(f"the query '{query}' is asked twice: its files would be the same")

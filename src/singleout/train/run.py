@@ -11,7 +11,6 @@ from pathlib import Path
 import lightning
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch.utils.data import DataLoader
 
@@ -27,6 +26,7 @@ from singleout.query.manipulations import Examples, Manipulator
 from singleout.train.checkpoint import FILE_NAME, Checkpoint, restore, saved_step
 from singleout.train.config import TrainConfig, UncaptionedConfig, ValidationConfig
 from singleout.train.module import TrainingModule
+from singleout.train.progress import RunProgress
 from singleout.weights import has_fast_bfloat16
 
 VALIDATION_SEED = 1_000_000
@@ -163,8 +163,13 @@ def train(config: TrainConfig, encoder: QueryEncoder | None = None) -> Path:
     key = hashlib.sha256((text + made_with).encode()).hexdigest()[:16]
     start = saved_step(output / FILE_NAME, key)
     train_clips, validation_clips = split_clips(config)
-    output.mkdir(parents=True, exist_ok=True)
-    (output / "config.json").write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        written = config.model_dump_json(indent=2) + "\n"
+        (output / "config.json").write_text(written, encoding="utf-8")
+    except OSError as error:
+        reason = error.strerror or one_line(error)
+        raise ConfigError(f"output: {output} cannot be written: {reason}") from None
     if config.uncaptioned is not None:
         train_clips = train_clips + uncaptioned_clips(config.uncaptioned)
     dataset = _dataset(
@@ -218,9 +223,10 @@ def train(config: TrainConfig, encoder: QueryEncoder | None = None) -> Path:
             ],
             callbacks=[
                 Checkpoint(output, config.checkpoint_every, key),
-                TQDMProgressBar(refresh_rate=10),
+                RunProgress(start, config.steps),
             ],
             enable_checkpointing=False,
+            enable_progress_bar=False,
             enable_model_summary=False,
             log_every_n_steps=max(1, min(20, config.steps // 100)),
             num_sanity_val_steps=0,
