@@ -5,14 +5,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from recipes.documents import fill_in
 from singleout.config import load_config
-from singleout.data.render import REFERENCE_RMS
 from singleout.evaluate.questions import CLOSED, OPEN
 from singleout.query.manipulations import Dropout, Neighbours
 from singleout.train.config import TrainConfig
@@ -165,8 +163,6 @@ def main() -> None:
         else ""
     )
     low, high = config.mixtures.num_sources
-    level_db = 20 * math.log10(REFERENCE_RMS)
-    quiet_db, loud_db = (level_db + gain for gain in config.mixtures.gain_db)
     condition = (
         f"**trained on sounds alone**: conditioned on audio embeddings of the target{replaced},\n"
         f"  with dropout ({dropout}), never on a caption"
@@ -235,8 +231,6 @@ over {encoder["num_classes"]} classes; matched cosine {encoder["matched_cosine"]
   and given nearly silent ([how](../../../docs/questions.md#the-level-of-a-target)).
 - Answer words as well as sounds: see the query gap. Negative prompts are taken, and hardly help.
 - Two sounds of one kind (two voices, two dogs) are not told apart.
-- Recordings far from the level of its training, {quiet_db:.0f} to {loud_db:.0f} dBFS RMS, are
-  separated less well the quieter they are: raise the level of very quiet ones first.
 - Everything above 16 kHz goes to the residual.
 - Music, speech in many voices and dense real scenes are far from its training mixtures of a few
   isolated sounds, echoes and noise added.

@@ -15,7 +15,7 @@ from singleout.model import EncoderReference, QueriedSeparator
 from singleout.query import BuiltinEncoder
 from singleout.query.manipulations import Manipulator
 from singleout.train.config import TrainConfig
-from singleout.train.run import calibrate, split_clips
+from singleout.train.run import calibrate, quietest_db, split_clips
 
 PACKAGE = Path("src/singleout/builtin")
 
@@ -37,7 +37,13 @@ def main() -> None:
         )
     model = QueriedSeparator.from_pretrained(args.model or config.output / "model", trained_with)
     chain = config.model.manipulation
-    changes = {"encoder": EncoderReference(), "manipulation": chain, "presence": None, "gate": None}
+    changes = {
+        "encoder": EncoderReference(),
+        "manipulation": chain,
+        "presence": None,
+        "gate": None,
+        "quietest_db": quietest_db(config.mixtures),
+    }
     shipped = QueriedSeparator(model.config.model_copy(update=changes), encoder)
     shipped.manipulator = Manipulator(chain, encoder.dim, model.manipulator.state)
     shipped.separator.load_state_dict(model.separator.state_dict())  # type: ignore[attr-defined]

@@ -69,6 +69,8 @@ class ModelConfig(StrictConfig):
         negative: whether it takes negative prompts: conditions are then twice as long.
         presence: how likeness becomes the probability that a sound is there; None: it is not told.
         gate: at which level targets are given, by their likeness; None: as they are.
+        quietest_db: RMS over full scale of the quietest mixtures it was trained with; an
+            ``Extractor`` brings quieter recordings up to it. None: all are heard as they are.
         sha256: of ``model.safetensors``; checked when the model is loaded.
     """
 
@@ -79,6 +81,7 @@ class ModelConfig(StrictConfig):
     negative: bool = added(False)
     presence: PresenceCalibration | None = added(None)
     gate: Gate | None = added(None)
+    quietest_db: float | None = added(None)
     sha256: str | None = None
 
 

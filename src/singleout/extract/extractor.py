@@ -24,6 +24,7 @@ from singleout.audio import (
 from singleout.errors import AudioError, ModelError, QueryError, SingleoutError, one_line
 from singleout.extract.extraction import Extraction
 from singleout.extract.files import FilesWanted, PartFiles, Written
+from singleout.extract.level import lift
 from singleout.extract.streaming import parts
 from singleout.gate import GatedStream
 from singleout.model import QueriedSeparator
@@ -49,6 +50,7 @@ class Extractor:
     them; on request each is separated on its own. However loud a target is,
     ``target + residual`` is the mixture within 1e-6 of full scale. What lies above the model's
     band (16 kHz for the model in the package) is never part of a target: it goes to the residual.
+    Quieter recordings than those of its training the model hears louder (``quietest_db``).
     Digital silence gives a silent target. Several threads may use one extractor at once.
 
     Args:
@@ -232,7 +234,8 @@ class Extractor:
         path = Path(path)
         with open_audio(path) as reader:
             conditions, gated = self._conditions(asked, link_channels)
-            blocks = self._blocks(reader, conditions, link_channels, progress, gated)
+            gain = self._gain(path, None)
+            blocks = self._blocks(reader, conditions, link_channels, progress, gated, gain)
             files = PartFiles(wanted, name or path.stem, asked, reader.info, path)
             with files:
                 for mixture, targets in blocks:
@@ -265,7 +268,8 @@ class Extractor:
             conditions, gated = self._conditions(_queries(queries), link_channels)
             if gated is not None and gated.gate is None:
                 gated = None  # nobody asks whether it is there
-            yield from self._blocks(reader, conditions, link_channels, None, gated)
+            gain = self._gain(audio, sample_rate)
+            yield from self._blocks(reader, conditions, link_channels, None, gated, gain)
 
     def _extract_each(
         self,
@@ -279,7 +283,8 @@ class Extractor:
         with _reader(audio, sample_rate) as reader:
             info = reader.info
             conditions, gated = self._conditions(queries, link_channels)
-            blocks = list(self._blocks(reader, conditions, link_channels, progress, gated))
+            gain = self._gain(audio, sample_rate)
+            blocks = list(self._blocks(reader, conditions, link_channels, progress, gated, gain))
         mixture = np.concatenate([mixture for mixture, _ in blocks], axis=1)
         found = []
         presences = self._presences(gated, queries)
@@ -298,6 +303,7 @@ class Extractor:
         link_channels: bool,
         progress: Callable[[float], None] | None,
         gated: GatedStream | None,
+        gain: float,
     ) -> Iterator[tuple[NDArray[Any], NDArray[np.float32]]]:
         """See ``parts``."""
         info = reader.info
@@ -308,7 +314,14 @@ class Extractor:
         _refuse_days(reader, info.num_frames or 0)
         device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
         at_hand = [condition.to(device) for condition in conditions]
-        return self._followed(reader, at_hand, link_channels, progress, gated)
+        return self._followed(reader, at_hand, link_channels, progress, gated, gain)
+
+    def _gain(self, audio: Recording, sample_rate: int | None) -> float:
+        """At which the model is to hear a recording."""
+        if self.model.config.quietest_db is None:
+            return 1.0
+        with _reader(audio, sample_rate) as reader:
+            return lift(reader, self.model.config.quietest_db)
 
     def _conditions(
         self, queries: Sequence[Query], link_channels: bool
@@ -352,10 +365,11 @@ class Extractor:
         link_channels: bool,
         progress: Callable[[float], None] | None,
         gated: GatedStream | None,
+        gain: float,
     ) -> Iterator[tuple[NDArray[Any], NDArray[np.float32]]]:
         """``parts`` with progress."""
-        info, num_done = reader.info, 0
-        found = parts(self.model, reader, conditions, self.chunk_seconds, link_channels, gated)
+        info, num_done, seconds = reader.info, 0, self.chunk_seconds
+        found = parts(self.model, reader, conditions, seconds, link_channels, gated, gain)
         for part in found:
             num_done += part[0].shape[1]
             _refuse_days(reader, num_done)

@@ -27,6 +27,7 @@ def parts(
     chunk_seconds: float,
     link_channels: bool,
     gated: GatedStream | None = None,
+    gain: float = 1.0,
 ) -> Iterator[tuple[NDArray[Any], NDArray[np.float32]]]:
     """The mixture as it was read, and the target of every query in it.
 
@@ -37,6 +38,7 @@ def parts(
         conditions: of every query, [1, members, dim], on the device of the separator.
         chunk_seconds: kept per chunk of up to two channels; more of them share the memory.
         gated: hears the targets at the model's rate, and gives them their level.
+        gain: at which the model hears the recording; the targets have its own level again.
 
     Yields:
         The mixture, [channels, samples] in the recording's type, and float32 targets
@@ -55,7 +57,8 @@ def parts(
     def heard() -> Iterator[NDArray[np.float32]]:
         for block in reader.blocks():
             waiting.push(block)
-            yield block.astype(np.float32, copy=False)
+            heard_at = block if gain == 1.0 else block * gain
+            yield heard_at.astype(np.float32, copy=False)
 
     chunk_samples = max(1, round(chunk_seconds * model.sample_rate))
     at_rate = _resampled(heard(), info.sample_rate, model.sample_rate, info.channels)
@@ -84,12 +87,12 @@ def parts(
         _refuse_not_finite(found, waiting, reader.name)
         if gated is not None:
             found = gated.push(found, beside.pop(found.shape[2]))
-        targets.push(_at_rate(found, back))
+        targets.push(_at_rate(found, back) / np.float32(gain))
         if ready := min(len(targets), len(waiting)):
             yield waiting.pop(ready), targets.pop(ready)
     if gated is not None and (last := gated.finish()).size:
-        targets.push(_at_rate(last, back))
-    targets.push(np.stack([stream.finish() for stream in back]))
+        targets.push(_at_rate(last, back) / np.float32(gain))
+    targets.push(np.stack([stream.finish() for stream in back]) / np.float32(gain))
     if rest := len(waiting):
         yield waiting.pop(rest), targets.pop(rest)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
+import math
 import warnings
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from torch.utils.data import DataLoader
 from singleout.data.dataset import MixtureDataset
 from singleout.data.embeddings import EmbeddingTable, embeddings_of, given_embeddings
 from singleout.data.manifest import Clip, read_manifest, scan_folder, share_of
+from singleout.data.plan import MixtureConfig
+from singleout.data.render import REFERENCE_RMS
 from singleout.errors import ConfigError, ManifestError, ModelError, one_line
 from singleout.evaluate.questions import calibrated
 from singleout.evaluate.run import EvaluationConfig
@@ -122,6 +125,11 @@ def _dataset(
     )  # fmt: skip
 
 
+def quietest_db(mixtures: MixtureConfig) -> float:
+    """RMS over full scale of the quietest mixtures."""
+    return round(20 * math.log10(REFERENCE_RMS) + mixtures.gain_db[0], 2)
+
+
 def _has_bfloat16(device: str) -> bool:
     if device != "cpu" and torch.cuda.is_available():
         return bool(torch.cuda.is_bf16_supported())
@@ -188,7 +196,8 @@ def train(config: TrainConfig, encoder: QueryEncoder | None = None) -> Path:
         )
 
     torch.manual_seed(config.seed)
-    model = QueriedSeparator(config.model, encoder)
+    learns_at = {"quietest_db": quietest_db(config.mixtures)}
+    model = QueriedSeparator(config.model.model_copy(update=learns_at), encoder)
     if config.init is not None:
         initial = QueriedSeparator.from_pretrained(config.init, encoder)
         if initial.config.manipulation == config.model.manipulation:
