@@ -173,10 +173,11 @@ def main() -> None:
     beginning = (
         "from nothing"
         if config.init is None
-        else "on from v1 (`warm_start`; 6,500 steps from nothing made v0, 3,100 more v1)"
+        else "on from v2 (`warm_start`; 6,500 steps from nothing made v0, 3,100 more v1, 3,000\n"
+        "  more v2) and 1,000 steps with nearer sounds"
     )
     args.output.write_text(
-        f"""# The built-in model, v2
+        f"""# The built-in model, v3
 
 The joint text-audio encoder (`encoder/`) and the extractor (`extractor/`) of singleout. Generated
 by `python -m recipes.builtin.card`; the recipe is `make builtin`.

@@ -31,7 +31,7 @@ from singleout.train.config import TrainConfig
 
 V0 = "3cf84ae65c21654d63d5772a39245139e5b8fec6"
 """The commit of the first packaged model, 6,500 steps from nothing; its tower starts the next."""
-V1 = "418ceb88edd4eca62e767529eb85c73c6dad43e7"
+V2 = "e26fac7297951d23486379305f7b391b50a3b9e5"
 """The commit whose packaged extractor is gone on from."""
 PACKAGE = "src/singleout/builtin"
 NUM_CLIPS = 1_500
@@ -113,7 +113,7 @@ def main() -> None:
     """Write the model that the config's ``init`` names."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--config", type=Path, default=Path("configs/builtin.yaml"))
-    parser.add_argument("--commit", default=V1, help="of the packaged model to go on from")
+    parser.add_argument("--commit", default=V2, help="of the packaged model to go on from")
     args = parser.parse_args()
     config = load_config(TrainConfig, args.config)
     if config.init is None:

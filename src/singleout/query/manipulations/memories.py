@@ -127,7 +127,7 @@ class Neighbours(Manipulation):
 
     type: Literal["neighbours"] = "neighbours"
     p: Annotated[float, Field(ge=0, le=1)] = 0.8
-    reach: Annotated[float, Field(gt=0, le=1)] = 0.08
+    reach: Annotated[float, Field(gt=0, le=1)] = 0.25
     sounds: Positive = 4
     candidates: Positive = 600
     diversity: Annotated[float, Field(ge=0)] = 0.5
