@@ -230,7 +230,7 @@ over {encoder["num_classes"]} classes; matched cosine {encoder["matched_cosine"]
   {near_db:.0f} dB below the mixture (median; for other absent sounds {absent_db:.0f}). Presence
   is a hint and no more: {100 * closed:.0f} % of the sounds that are there are taken for absent,
   and given nearly silent ([how](../../../docs/questions.md#the-level-of-a-target)).
-- Answer words as well as sounds: see the query gap. Negative prompts are taken, and hardly help.
+- Answer words as well as sounds: see the query gap. A negative prompt helps a little.
 - Two sounds of one kind (two voices, two dogs) are not told apart.
 - Everything above 16 kHz goes to the residual.
 - Music, speech in many voices and dense real scenes are far from its training mixtures of a few
