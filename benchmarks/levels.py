@@ -58,6 +58,7 @@ def improvements(
                 own, both = (torch.from_numpy(x) for x in (rendered.sources[0], rendered.mixture))
                 scores = score(torch.from_numpy(target / gain), own, both)
                 found[name][f"{level_db:g}"].append(float(scores.si_sdr_improvement))
+        extractor.model.config = configs["lifted"]
     return found
 
 
