@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 PATIENCE_SECONDS = 2.0
 """The progress bar appears after this time."""
-DOUBTS = ((0.35, ": probably not in this recording"), (0.5, ": maybe not in this recording"))
-"""Presence below these is worth a word. At the first a gate is half closed: most of what people ask
-for is there."""
+LIKELY = 0.35
+"""Presence below it is worth a word: there a gate is half closed. Most of what people ask for is
+there, while calibration has as much that is not."""
 SOME_FAILED = 3
 """Exit code where some recordings worked and others did not."""
 
@@ -319,7 +319,7 @@ def _print(outcome: Outcome, lines: Sequence[dict[str, Any]], as_json: bool) -> 
             f"in {share:.1f} s"
         )
         if written.presence is not None:
-            doubt = next((words for below, words in DOUBTS if written.presence < below), "")
+            doubt = "" if written.presence >= LIKELY else ": probably not in this recording"
             typer.echo(f"  presence  {written.presence:9.0%}{doubt}")
         for kind in ("target", "residual", "plot"):
             if (path := getattr(written, kind)) is not None:
