@@ -105,11 +105,8 @@ def extract(
 
     # What fails at once comes first, before torch is loaded.
     is_asked = bool(query or like or unwanted or unlike)
-    for option, texts, instead in (
-        ("--query", query, "--like"),
-        ("--not", unwanted, "--not-like"),
-    ):
-        _refuse_files(option, texts or (), instead)
+    _refuse_files("--query", query or (), "--like")
+    _refuse_files("--not", unwanted or (), "--not-like")
     places, texts = _arguments(recordings_and_query, query, is_asked)
     beside = tuple(Example(path) for path in like or ())
     wanted: list[tuple[str | Example, ...]] = [(text, *beside) for text in texts] or [beside]
@@ -132,7 +129,7 @@ def extract(
 
     tasks = tasks_of(find_recordings(places), output, asked)
     if report is not None:
-        check_file(report, *(task.path for task in tasks))
+        check_file(report, *(task.path for task in tasks), *(like or ()), *(unlike or ()))
     if jobs > 1:
         torch.set_num_threads(max(1, torch.get_num_threads() // jobs))
     extractor = Extractor.from_pretrained(model, encoder, device=device, gate=gate)

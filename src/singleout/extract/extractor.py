@@ -234,8 +234,7 @@ class Extractor:
         path = Path(path)
         with open_audio(path) as reader:
             conditions, gated = self._conditions(asked, link_channels)
-            gain = self._gain(path, None)
-            blocks = self._blocks(reader, conditions, link_channels, progress, gated, gain)
+            blocks = self._blocks(reader, conditions, link_channels, progress, gated)
             files = PartFiles(wanted, name or path.stem, asked, reader.info, path)
             with files:
                 for mixture, targets in blocks:
@@ -268,8 +267,7 @@ class Extractor:
             conditions, gated = self._conditions(_queries(queries), link_channels)
             if gated is not None and gated.gate is None:
                 gated = None  # nobody asks whether it is there
-            gain = self._gain(audio, sample_rate)
-            yield from self._blocks(reader, conditions, link_channels, None, gated, gain)
+            yield from self._blocks(reader, conditions, link_channels, None, gated)
 
     def _extract_each(
         self,
@@ -283,8 +281,7 @@ class Extractor:
         with _reader(audio, sample_rate) as reader:
             info = reader.info
             conditions, gated = self._conditions(queries, link_channels)
-            gain = self._gain(audio, sample_rate)
-            blocks = list(self._blocks(reader, conditions, link_channels, progress, gated, gain))
+            blocks = list(self._blocks(reader, conditions, link_channels, progress, gated))
         mixture = np.concatenate([mixture for mixture, _ in blocks], axis=1)
         found = []
         presences = self._presences(gated, queries)
@@ -303,7 +300,6 @@ class Extractor:
         link_channels: bool,
         progress: Callable[[float], None] | None,
         gated: GatedStream | None,
-        gain: float,
     ) -> Iterator[tuple[NDArray[Any], NDArray[np.float32]]]:
         """See ``parts``."""
         info = reader.info
@@ -314,14 +310,18 @@ class Extractor:
         _refuse_days(reader, info.num_frames or 0)
         device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
         at_hand = [condition.to(device) for condition in conditions]
+        gain = self._gain(reader)
         return self._followed(reader, at_hand, link_channels, progress, gated, gain)
 
-    def _gain(self, audio: Recording, sample_rate: int | None) -> float:
-        """At which the model is to hear a recording."""
-        if self.model.config.quietest_db is None:
+    def _gain(self, reader: AudioReader) -> float:
+        """At which the model is to hear a recording: by a first look, with a reader of its own."""
+        quietest_db = self.model.config.quietest_db
+        if quietest_db is None:
             return 1.0
-        with _reader(audio, sample_rate) as reader:
-            return lift(reader, self.model.config.quietest_db)
+        if isinstance(reader, _Array):
+            return lift(reader, quietest_db)
+        with open_audio(reader.name) as first_look:
+            return lift(first_look, quietest_db)
 
     def _conditions(
         self, queries: Sequence[Query], link_channels: bool

@@ -20,7 +20,7 @@ def lift(reader: AudioReader, quietest_db: float) -> float:
 
     Args:
         reader: of the recording, which is used up.
-        quietest_db: RMS over full scale, of the whole, channels averaged. Where the peak would
+        quietest_db: RMS over full scale, of all samples of all channels. Where the peak would
             exceed full scale, the gain is less.
 
     Raises:

@@ -9,6 +9,8 @@ from typing import Any
 from lightning.pytorch.callbacks import Callback
 
 SECONDS_PER_LINE = 60.0
+SECONDS_PER_DRAWING = 0.5
+"""Of the bar: its figures have to come from the device."""
 
 
 class RunProgress(Callback):
@@ -39,15 +41,16 @@ class RunProgress(Callback):
     def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
         done = self.start + trainer.global_step
         now = monotonic()
-        if self._bar is None and now - self._told < SECONDS_PER_LINE:
+        pause = SECONDS_PER_LINE if self._bar is None else SECONDS_PER_DRAWING
+        if now - self._told < pause:
             return
+        self._told = now
         speed = trainer.global_step / max(now - self._began, 1e-9)
         scores = (f"{name} {float(v):.2f}" for name, v in trainer.progress_bar_metrics.items())
         said = ", ".join([f"{speed:.2f} steps/s", *scores])
         if self._bar is not None:
             self._bar.update(0, completed=done, said=said)
         else:
-            self._told = now
             print(f"step {done:,} of {self.steps:,}: {said}", file=sys.stderr, flush=True)
 
     def on_train_end(self, *_: Any) -> None:
