@@ -545,12 +545,14 @@ def test_json_and_report_are_the_same_lines(tmp_path: Path, debug_model_folder: 
     assert result.exit_code == 3, result.output
     lines = [json.loads(line) for line in result.stdout.splitlines()]
     assert [json.loads(line) for line in report.read_text().splitlines()] == lines
-    assert len(lines) == 2 * 2 + 1
-    (error,) = [line for line in lines if "error" in line]
-    assert set(error) == {"input", "error"}
-    assert error["input"] == str(bad)
-    assert "cannot be read as audio" in error["error"]
-    assert "\n" not in error["error"]
+    assert len(lines) == 3 * 2
+    errors = [line for line in lines if "error" in line]
+    assert [line["query"] for line in errors] == ["a dog", "Rain, heavy"]
+    for error in errors:
+        assert set(error) == {"input", "query", "error"}
+        assert error["input"] == str(bad)
+        assert "cannot be read as audio" in error["error"]
+        assert "\n" not in error["error"]
     for line in (line for line in lines if "error" not in line):
         assert Path(line["input"]).is_file()
         assert line["query"] in ("a dog", "Rain, heavy")
@@ -570,7 +572,7 @@ def test_json_and_report_are_the_same_lines(tmp_path: Path, debug_model_folder: 
     assert again.stderr.endswith("0 done, 2 skipped, 1 failed\n")
     lines = [json.loads(line) for line in report.read_text().splitlines()]
     assert sum(line.get("skipped", False) for line in lines) == 4
-    assert sum("error" in line for line in lines) == 1
+    assert sum("error" in line for line in lines) == 2
     with pytest.raises(json.JSONDecodeError):
         json.loads(again.stdout.splitlines()[0])
 

@@ -88,6 +88,20 @@ def test_a_folder_of_sounds_goes_on_from_a_model(
     assert any(changed)
 
 
+def test_what_training_cannot_read_is_told(config: Path) -> None:
+    folder = config.parent / "sounds"
+    (folder / "phone").mkdir()
+    for name in ("phone/a.m4a", "phone/b.M4A", "c.mp4", "phone/._d.m4a", "notes.txt"):
+        (folder / name).write_bytes(b"")
+    (folder / "broken.WAV").write_bytes(b"")  # so that nothing is trained
+    for arguments in (["--audio", str(folder), "-o", str(config.parent / "run")], [str(config)]):
+        run = CliRunner().invoke(app, ["train", *arguments])
+        assert run.exit_code == 1
+        warning, error = run.stderr.splitlines()
+        assert warning.startswith(f"warning: {folder}: 3 files are left out (.m4a, .mp4): convert")
+        assert error.startswith(f"error: {folder / 'broken.WAV'}: cannot be read as audio")
+
+
 def test_standard_output_is_the_model_and_progress_goes_to_the_other(
     config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -270,9 +270,47 @@ def test_another_config_in_the_same_folder_is_refused(
     with pytest.raises(ModelError, match="another config") as caught:
         train(configure(config.output, learning_rate=2e-3))
     assert "\n" not in str(caught.value)
+    assert f"(learning_rate: {config.learning_rate}, now 0.002)" in str(caught.value)
     assert before == {
         path: path.read_bytes() for path in sorted(config.output.rglob("*")) if path.is_file()
     }
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"batch_size": 3, "clip_norm": 2.0, "seed": 5, "warmup_steps": 1},
+            r"\(batch_size: 2, now 3; .*: .*; .*: .*; and 1 more\)",
+        ),
+        (
+            {"mixtures": MIXTURES.model_copy(update={"segment_seconds": 0.5})},
+            r"\(mixtures\.segment_seconds: [\d.]+, now 0\.5\)",
+        ),
+    ],
+)
+def test_what_differs_is_named_a_few_keys_at_most(
+    changes: dict[str, Any],
+    said: str,
+    trained: tuple[TrainConfig, Path],
+    configure: Callable[..., TrainConfig],
+) -> None:
+    with pytest.raises(ModelError, match=said):
+        train(configure(trained[0].output, **changes))
+
+
+@pytest.mark.parametrize("left", [None, "[1]", "{"])
+def test_without_the_config_of_the_run_it_is_refused_all_the_same(
+    left: str | None,
+    trained: tuple[TrainConfig, Path],
+    configure: Callable[..., TrainConfig],
+    tmp_path: Path,
+) -> None:
+    (tmp_path / FILE_NAME).write_bytes((trained[1] / FILE_NAME).read_bytes())
+    if left is not None:
+        (tmp_path / "config.json").write_text(left)
+    with pytest.raises(ModelError, match=r"another config \(.*config\.json cannot be read"):
+        train(configure(tmp_path, learning_rate=2e-3))
 
 
 @pytest.mark.parametrize("content", [b"", b"nonsense", b"\xff" * 100])

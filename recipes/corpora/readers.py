@@ -16,7 +16,7 @@ from typing import Any
 
 import soundfile
 
-from singleout.data.manifest import AUDIO_SUFFIXES
+from singleout.audio import SOUND_SUFFIXES
 from singleout.errors import ManifestError
 
 Row = dict[str, Any]
@@ -86,7 +86,7 @@ def audiocaps(folder: Path) -> Found:
         audio = {
             path.stem: path
             for path in sorted((folder / name).glob("*"))
-            if path.suffix.lower() in AUDIO_SUFFIXES
+            if path.suffix.lower() in SOUND_SUFFIXES
         }
         captions: dict[tuple[str, str], list[str]] = {}
         for row in table(folder / f"{name}.csv", "youtube_id", "start_time", "caption"):

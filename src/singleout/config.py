@@ -65,6 +65,17 @@ def load_config(kind: type[ConfigT], path: Path, overrides: Sequence[str] = ()) 
     return validated(kind, values, str(path))
 
 
+def differences(old: object, new: object, key: str = "") -> list[str]:
+    """Where two dumped configs differ, as ``key.subkey: 1, now 2``."""
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return [] if old == new else [f"{key}: {json.dumps(old)}, now {json.dumps(new)}"]
+    return [
+        line
+        for name in {**old, **new}
+        for line in differences(old.get(name), new.get(name), f"{key}.{name}".lstrip("."))
+    ]
+
+
 def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")

@@ -1,13 +1,22 @@
 """The only code that opens media: reading, resampling, writing."""
 
 from singleout.audio.arrays import MAX_CHANNELS, checked_array
-from singleout.audio.info import AudioInfo, OutputFormat, OutputKind, output_kind
+from singleout.audio.info import (
+    MEDIA_SUFFIXES,
+    SOUND_SUFFIXES,
+    AudioInfo,
+    OutputFormat,
+    OutputKind,
+    output_kind,
+)
 from singleout.audio.reading import AudioReader, open_audio, read_audio
 from singleout.audio.resampling import ResampleStream, resample
 from singleout.audio.writing import AudioWriter, new_audio, quantised, replacing, write_wav
 
 __all__ = [
     "MAX_CHANNELS",
+    "MEDIA_SUFFIXES",
+    "SOUND_SUFFIXES",
     "AudioInfo",
     "AudioReader",
     "AudioWriter",

@@ -12,6 +12,17 @@ from singleout.errors import ConfigError
 OutputFormat = Literal["auto", "wav", "flac", "aiff", "ogg", "mp3"]
 OUTPUT_FORMATS: tuple[str, ...] = get_args(OutputFormat)
 
+SOUND_SUFFIXES = (
+    ".wav", ".wave", ".w64", ".rf64", ".bwf", ".flac", ".aif", ".aiff", ".aifc", ".caf", ".au",
+    ".snd", ".ogg", ".oga", ".opus", ".mp3",
+)  # fmt: skip
+"""Of files that libsndfile reads, of which any place is found at once."""
+MEDIA_SUFFIXES = (
+    *SOUND_SUFFIXES, ".mp2", ".m4a", ".m4b", ".aac", ".mp4", ".m4v", ".mov", ".mkv", ".mka",
+    ".webm", ".avi", ".3gp", ".wma", ".wv", ".ape", ".tta", ".amr", ".ac3",
+)  # fmt: skip
+"""Of all files that are taken for recordings in a folder."""
+
 LOSSLESS_BITS = {"PCM_S8": 8, "PCM_U8": 8, "PCM_16": 16, "PCM_24": 24, "PCM_32": 32}
 """Bits of the integer subtypes of libsndfile."""
 

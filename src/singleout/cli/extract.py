@@ -219,8 +219,9 @@ def _names_recordings(text: str) -> bool:
 def _lines(outcome: Outcome) -> Iterator[dict[str, Any]]:
     """What became of a recording, one object per query."""
     source = {"input": str(outcome.task.path)}
-    if outcome.error is not None:
-        yield {**source, "error": " ".join(outcome.error.split())}
+    for query in outcome.failed:
+        assert outcome.error is not None
+        yield {**source, "query": str(query), "error": " ".join(outcome.error.split())}
     for query in outcome.skipped:
         yield {**source, "query": str(query), "skipped": True}
     for written in outcome.written:

@@ -72,7 +72,21 @@ def train(
         settings = validated(TrainConfig, values, "the options")
     else:
         raise ConfigError("nothing to train on: give a config, or --audio FOLDER --output DIR")
+    if settings.audio is not None:
+        _tell_left_out(settings.audio)
     typer.echo(f"model: {run(settings)}")
+
+
+def _tell_left_out(folder: Path) -> None:
+    from singleout.data.manifest import needing_ffmpeg
+
+    if paths := needing_ffmpeg(folder):
+        kinds = ", ".join(sorted({path.suffix.lower() for path in paths}))
+        typer.echo(
+            f"warning: {folder}: {len(paths):,} files are left out ({kinds}): convert them first, "
+            "such as with ffmpeg -i FILE FILE.flac",
+            err=True,
+        )
 
 
 def _init(name: str | None) -> Path | None:

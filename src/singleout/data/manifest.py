@@ -10,16 +10,15 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import soundfile
 
+from singleout.audio import MEDIA_SUFFIXES, SOUND_SUFFIXES
 from singleout.errors import ManifestError
-
-AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".opus", ".aif", ".aiff")
 
 
 @dataclass(frozen=True)
@@ -126,16 +125,17 @@ def _check(row: dict[str, Any], seconds: float) -> None:
 def scan_folder(folder: Path) -> list[Clip]:
     """Every audio file below ``folder`` as an uncaptioned clip, sorted by path.
 
-    Hidden ones, such as those that macOS leaves on other disks, are left out.
+    Hidden ones, such as those that macOS leaves on other disks, are left out, and so are media that
+    only FFmpeg reads (``needing_ffmpeg``).
 
     Raises:
         ManifestError: not a folder, a file that cannot be read, or no audio files.
     """
     if not folder.is_dir():
         raise ManifestError(f"{folder}: not a folder of audio files")
-    paths = sorted(p for p in folder.rglob("*") if _is_sound(p.relative_to(folder)))
+    paths = _below(folder, SOUND_SUFFIXES)
     if not paths:
-        raise ManifestError(f"{folder}: holds no audio files ({', '.join(AUDIO_SUFFIXES)})")
+        raise ManifestError(f"{folder}: holds no audio files ({', '.join(SOUND_SUFFIXES)})")
     clips = []
     for path in paths:
         try:
@@ -147,9 +147,20 @@ def scan_folder(folder: Path) -> list[Clip]:
     return clips
 
 
-def _is_sound(path: Path) -> bool:
-    is_hidden = any(part.startswith(".") for part in path.parts)
-    return path.suffix.lower() in AUDIO_SUFFIXES and not is_hidden
+def needing_ffmpeg(folder: Path) -> list[Path]:
+    """Media below ``folder`` that are no clips as they are: training reads crops at random places,
+    which takes a file that libsndfile reads."""
+    return _below(folder, [suffix for suffix in MEDIA_SUFFIXES if suffix not in SOUND_SUFFIXES])
+
+
+def _below(folder: Path, suffixes: Sequence[str]) -> list[Path]:
+    """Files that are not hidden, sorted."""
+
+    def is_wanted(path: Path) -> bool:
+        is_hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        return path.suffix.lower() in suffixes and not is_hidden
+
+    return sorted(filter(is_wanted, folder.rglob("*")))
 
 
 def share_of(*names: str) -> float:

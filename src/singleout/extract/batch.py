@@ -11,20 +11,11 @@ from pathlib import Path
 from threading import Event
 from time import perf_counter
 
+from singleout.audio import MEDIA_SUFFIXES
 from singleout.errors import AudioError, SingleoutError, one_line
 from singleout.extract.extractor import Extractor
 from singleout.extract.files import FilesWanted, Written, part_paths, query_slug, query_slugs
 from singleout.types import Query
-
-SUFFIXES = frozenset(
-    {
-        ".wav", ".wave", ".w64", ".rf64", ".bwf", ".flac", ".aif", ".aiff", ".aifc", ".caf", ".au",
-        ".snd", ".ogg", ".oga", ".opus", ".mp3", ".mp2", ".m4a", ".m4b", ".aac", ".mp4", ".m4v",
-        ".mov", ".mkv", ".mka", ".webm", ".avi", ".3gp", ".wma", ".wv", ".ape", ".tta", ".amr",
-        ".ac3",
-    }
-)  # fmt: skip
-"""Of the files that are taken from folders."""
 
 OURS = (".target", ".residual")
 """Ends of the names, before the suffix, of files that an extraction wrote."""
@@ -64,6 +55,7 @@ class Outcome:
         task: which one.
         written: the files of every query that was asked.
         skipped: queries whose files were there already.
+        failed: queries that were asked without an answer.
         error: why nothing was written.
         wall_seconds: spent on it.
     """
@@ -71,6 +63,7 @@ class Outcome:
     task: Task
     written: list[Written] = field(default_factory=list)
     skipped: list[Query] = field(default_factory=list)
+    failed: list[Query] = field(default_factory=list)
     error: str | None = None
     wall_seconds: float = 0.0
 
@@ -114,7 +107,7 @@ def _is(path: Path, kind: Callable[[Path], bool]) -> bool:
 
 def _is_recording(path: Path, folder: Path) -> bool:
     hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-    known = path.suffix.lower() in SUFFIXES and not path.stem.endswith(OURS)
+    known = path.suffix.lower() in MEDIA_SUFFIXES and not path.stem.endswith(OURS)
     return known and not hidden and path.is_file()
 
 
@@ -201,6 +194,11 @@ def run_batch(
 
     def work(task: Task) -> Outcome:
         started = perf_counter()
+        to_do = list(queries)
+
+        def failed(reason: str) -> Outcome:
+            skipped = [query for query in queries if query not in to_do]
+            return Outcome(task, [], skipped, to_do, reason, perf_counter() - started)
 
         def go_on(share: float) -> None:
             if stop.is_set():
@@ -210,8 +208,8 @@ def run_batch(
 
         try:
             go_on(0.0)
-            to_do = still_to_do(task, queries, wanted) if skip_existing else list(queries)
-            skipped = [query for query in queries if query not in to_do]
+            if skip_existing:
+                to_do = still_to_do(task, queries, wanted)
             written = to_do and extractor.extract_file(
                 task.path,
                 to_do,
@@ -225,11 +223,11 @@ def run_batch(
             )
             go_on(1.0)
         except SingleoutError as error:
-            return Outcome(task, error=str(error), wall_seconds=perf_counter() - started)
+            return failed(str(error))
         except (MemoryError, RuntimeError) as error:  # torch has its own, with many lines
-            reason = f"{task.path}: cannot be separated: {one_line(error)[:200]}"
-            return Outcome(task, error=reason, wall_seconds=perf_counter() - started)
-        return Outcome(task, written or [], skipped, None, perf_counter() - started)
+            return failed(f"{task.path}: cannot be separated: {one_line(error)[:200]}")
+        skipped = [query for query in queries if query not in to_do]
+        return Outcome(task, written or [], skipped, wall_seconds=perf_counter() - started)
 
     pool = ThreadPoolExecutor(num_jobs, thread_name_prefix="singleout")
     try:

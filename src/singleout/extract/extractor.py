@@ -385,6 +385,11 @@ def _device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
+    except RuntimeError:  # whose message is a list of two dozen kinds
+        raise ModelError(
+            f"device '{name}' cannot be used: torch knows none of that name: try cpu"
+        ) from None
+    try:
         torch.zeros(1, device=device).cpu()  # it holds values, and gives them back
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ModelError(f"device '{name}' cannot be used: {one_line(error)}: try cpu") from None

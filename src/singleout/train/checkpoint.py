@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +69,13 @@ def save(module: TrainingModule, optimizer: torch.optim.Optimizer, path: Path, k
     write_safetensors(tensors, path, {"step": str(module.step_index), "key": key})
 
 
-def saved_step(path: Path, key: str) -> int:
+def saved_step(path: Path, key: str, changes: Callable[[], str] = str) -> int:
     """The step a checkpoint stands at; 0 where there is none.
+
+    Args:
+        path: of the checkpoint.
+        key: of the run that it must be of.
+        changes: says what is not as it was, where it is of another.
 
     Raises:
         ModelError: corrupt, or of a run with another config.
@@ -83,8 +89,8 @@ def saved_step(path: Path, key: str) -> int:
         raise ModelError(f"{path}: corrupt or truncated checkpoint ({error})") from None
     if metadata.get("key") != key:
         raise ModelError(
-            f"{path}: belongs to a run with another config: choose another output folder or "
-            "delete it to start anew"
+            f"{path}: belongs to a run with another config ({changes()}): choose another "
+            "output folder or delete it to start anew"
         )
     return int(metadata["step"])
 

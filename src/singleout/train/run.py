@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import logging
 import math
 import warnings
@@ -15,6 +16,7 @@ import torch
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch.utils.data import DataLoader
 
+from singleout.config import differences
 from singleout.data.dataset import MixtureDataset
 from singleout.data.embeddings import EmbeddingTable, embeddings_of, given_embeddings
 from singleout.data.manifest import Clip, read_manifest, scan_folder, share_of
@@ -32,6 +34,8 @@ from singleout.train.module import TrainingModule
 from singleout.train.progress import RunProgress
 from singleout.weights import has_fast_bfloat16
 
+CONFIG_NAME = "config.json"
+"""Of the run, in its folder."""
 VALIDATION_SEED = 1_000_000
 MIN_CALIBRATION_MIXTURES = 100
 
@@ -130,6 +134,17 @@ def quietest_db(mixtures: MixtureConfig) -> float:
     return round(20 * math.log10(REFERENCE_RMS) + mixtures.gain_db[0], 2)
 
 
+def _changes(path: Path, config: str) -> str:
+    """From the config that a run left in its folder to the one it is to go on with."""
+    try:
+        old, new = json.loads(path.read_text(encoding="utf-8")), json.loads(config)
+        found = differences({key: old.get(key) for key in new}, new)
+    except (OSError, ValueError, AttributeError):
+        return f"{path} cannot be read, so which keys is not known"
+    shown = found[:3] + ([f"and {len(found) - 3} more"] if len(found) > 3 else [])
+    return "; ".join(shown) or "its query encoder is another"
+
+
 def _has_bfloat16(device: str) -> bool:
     if device != "cpu" and torch.cuda.is_available():
         return bool(torch.cuda.is_bf16_supported())
@@ -169,12 +184,12 @@ def train(config: TrainConfig, encoder: QueryEncoder | None = None) -> Path:
     # A recipe makes the embeddings anew, under the same name, with an encoder of its own.
     made_with = "" if config.embeddings is None else encoder.fingerprint
     key = hashlib.sha256((text + made_with).encode()).hexdigest()[:16]
-    start = saved_step(output / FILE_NAME, key)
+    start = saved_step(output / FILE_NAME, key, lambda: _changes(output / CONFIG_NAME, text))
     train_clips, validation_clips = split_clips(config)
     try:
         output.mkdir(parents=True, exist_ok=True)
         written = config.model_dump_json(indent=2) + "\n"
-        (output / "config.json").write_text(written, encoding="utf-8")
+        (output / CONFIG_NAME).write_text(written, encoding="utf-8")
     except OSError as error:
         reason = error.strerror or one_line(error)
         raise ConfigError(f"output: {output} cannot be written: {reason}") from None
