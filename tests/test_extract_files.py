@@ -27,8 +27,8 @@ from singleout.audio import AudioInfo, OutputFormat
 from singleout.audio.riff import WavFile
 from singleout.errors import AudioError, ModelError, QueryError, SingleoutError
 from singleout.extract.chunking import FADE_SECONDS, separated
-from singleout.extract.extractor import Recording
 from singleout.extract.files import FilesWanted, PartFiles
+from singleout.extract.recordings import Recording
 from singleout.extract.spectrogram import NUM_COLUMNS, NUM_ROWS, Spectrogram, mel
 from singleout.model import QueriedSeparator
 from singleout.query.manipulations import alone as stands_alone

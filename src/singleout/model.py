@@ -15,18 +15,17 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from singleout.audio import checked_array, open_audio, read_audio
 from singleout.config import StrictConfig, added, validated
 from singleout.errors import ConfigError, ModelError, QueryError
 from singleout.gate import Gate, GatedStream
 from singleout.hub import fetched, is_hub_id, split_revision, upload
-from singleout.presence import SILENT_RMS, Listener, PresenceCalibration
+from singleout.presence import Listener, PresenceCalibration
 from singleout.query import QueryEncoder, load_encoder
+from singleout.query.examples import heard
 from singleout.query.manipulations import Chain, Manipulator, Members, alone
 from singleout.separators import (
     AnySeparator,
@@ -41,12 +40,10 @@ from singleout.separators.resunet30_checkpoint import (
     holds_checkpoint,
 )
 from singleout.types import Example, Prompt, Query
-from singleout.weights import load_tensors, read_tensors, save_tensors
+from singleout.weights import load_tensors, save_tensors
 
 PACKAGED = "builtin/extractor"
 """Folder of the shipped model, inside the package."""
-
-MAX_EXAMPLE_SECONDS = 60
 
 LEARNT = "manipulation."
 """Prefix, in ``model.safetensors``, of what the manipulation has learnt."""
@@ -146,7 +143,7 @@ class QueriedSeparator(nn.Module):
         examples = [prompt for prompt in prompts if isinstance(prompt, Example)]
         return self.side(
             self.encoder.embed_text(texts) if texts else None,
-            torch.cat([self._heard(example) for example in examples]) if examples else None,
+            torch.cat([heard(example, self.encoder) for example in examples]) if examples else None,
         )
 
     def side(self, words: Tensor | None = None, sounds: Tensor | None = None) -> Members:
@@ -171,21 +168,6 @@ class QueriedSeparator(nn.Module):
             return Members(total / max(1, number), weights)
         # As long as its parts: the mean of two directions is shorter than each.
         return Members(F.normalize(total, dim=-1) * (size / number), weights)
-
-    def _heard(self, example: Example) -> Tensor:
-        """Embedding [1, dim] of an example, its channels averaged."""
-        if isinstance(example.audio, str | Path):
-            name = str(example.audio)
-            with open_audio(name) as reader:  # one that says it is long is not read
-                _refuse_long(name, reader.info.num_frames or 0, reader.info.sample_rate)
-            audio, rate = read_audio(name)
-        else:
-            name, audio, rate = "the example", *checked_array(example.audio, example.sample_rate)
-        _refuse_long(name, audio.shape[1], rate)
-        heard = audio.mean(0)
-        if float(np.sqrt(np.square(heard, dtype=np.float64).mean())) < SILENT_RMS:
-            raise QueryError(f"{name}: is silent: give an example with the sound that is meant")
-        return self.encoder.embed_audio(heard, rate)
 
     def answers(self, mixture: Tensor, conditions: Sequence[Members]) -> list[Tensor]:
         """``forward`` for queries that may have different numbers of members."""
@@ -369,7 +351,9 @@ The training data, the licence and the measured quality are for the author to ad
     def _from_checkpoint(cls, path: Path, encoder: QueryEncoder | None) -> QueriedSeparator:
         separator = ResUNet30.from_checkpoint(path, inference_precision="auto")
         if encoder is None:
-            encoder = _encoder_inside(path)
+            from singleout.query.laion import encoder_inside
+
+            encoder = encoder_inside(checkpoint_file(path))
         if encoder.dim != separator.embedding_dim:
             raise ModelError(
                 f"{path}: takes embeddings of length {separator.embedding_dim}, the query encoder "
@@ -387,15 +371,6 @@ The training data, the licence and the measured quality are for the author to ad
         return model.eval()
 
 
-def _refuse_long(name: str, num_samples: int, sample_rate: int) -> None:
-    seconds = num_samples / sample_rate
-    if seconds > MAX_EXAMPLE_SECONDS:
-        raise QueryError(
-            f"{name}: lasts {seconds:,.0f} s, an example {MAX_EXAMPLE_SECONDS} s at most: cut out "
-            "the sound that is meant"
-        )
-
-
 def _is_ours(folder: Path) -> bool:
     """Whether a folder is one of ``save_pretrained``, whole or not, and no checkpoint of others."""
     try:
@@ -403,26 +378,6 @@ def _is_ours(folder: Path) -> bool:
         return not isinstance(config, dict) or "separator" in config
     except (OSError, ValueError):
         return not holds_checkpoint(folder)
-
-
-def _encoder_inside(path: Path) -> QueryEncoder:
-    """LAION's CLAP out of the checkpoint itself."""
-    from singleout.query.clap import has_tokenizer
-    from singleout.query.laion import AUDIOSEP_PREFIX, from_laion
-
-    file = checkpoint_file(path)
-    tensors = {
-        name.removeprefix(AUDIOSEP_PREFIX): tensor
-        for name, tensor in read_tensors(file).items()
-        if name.startswith(AUDIOSEP_PREFIX)
-    }
-    if not tensors:
-        raise ModelError(
-            f"{path}: holds no query encoder: give the CLAP it was trained with (--encoder on the "
-            "command line): a file of LAION's, a folder or a hub id"
-        )
-    beside = file.parent if has_tokenizer(file.parent) else None
-    return from_laion(tensors, tokenizer=beside, name=str(file))
 
 
 def read_config(folder: Path) -> ModelConfig:

@@ -15,12 +15,11 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch.nn import functional as F
 
+from singleout.audio import SILENT_RMS
 from singleout.config import StrictConfig
 from singleout.query import QueryEncoder
 from singleout.query.manipulations import Manipulator, Members
 
-SILENT_RMS = 1e-5
-"""-100 dB: a sound as quiet as that is like nothing."""
 NOTHING = -1.0
 """Likeness of silence: the least there is."""
 MAX_CLIPS = 32

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -11,20 +10,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from singleout.audio import (
-    MAX_CHANNELS,
-    AudioInfo,
-    AudioReader,
-    OutputFormat,
-    checked_array,
-    open_audio,
-)
-from singleout.errors import AudioError, ModelError, QueryError, SingleoutError, one_line
+from singleout.audio import AudioReader, OutputFormat, open_audio
+from singleout.errors import ModelError, QueryError, SingleoutError, one_line
 from singleout.extract.extraction import Extraction
 from singleout.extract.files import FilesWanted, PartFiles, Written
-from singleout.extract.level import lift
+from singleout.extract.recordings import (
+    Recording,
+    gain_of,
+    opened,
+    refuse_channels,
+    refuse_days,
+)
 from singleout.extract.streaming import parts
 from singleout.gate import GatedStream
 from singleout.model import QueriedSeparator
@@ -33,11 +31,7 @@ from singleout.query import QueryEncoder
 from singleout.query.manipulations import Members
 from singleout.types import Example, Query
 
-MAX_HOURS = 24
 NUM_CONDITIONS = 64
-
-Recording = str | Path | ArrayLike
-"""A path, or floats [samples] or [channels, samples] with full scale 1."""
 
 Asked = str | Path | Example | Query
 """What to single out; a ``Path`` is an ``Example``."""
@@ -263,7 +257,7 @@ class Extractor:
         Raises:
             QueryError, AudioError, ModelError: see ``extract``.
         """
-        with _reader(audio, sample_rate) as reader:
+        with opened(audio, sample_rate) as reader:
             conditions, gated = self._conditions(_queries(queries), link_channels)
             if gated is not None and gated.gate is None:
                 gated = None  # nobody asks whether it is there
@@ -278,7 +272,7 @@ class Extractor:
         progress: Callable[[float], None] | None,
     ) -> list[Extraction]:
         source = Path(audio) if isinstance(audio, str | Path) else None
-        with _reader(audio, sample_rate) as reader:
+        with opened(audio, sample_rate) as reader:
             info = reader.info
             conditions, gated = self._conditions(queries, link_channels)
             blocks = list(self._blocks(reader, conditions, link_channels, progress, gated))
@@ -302,26 +296,12 @@ class Extractor:
         gated: GatedStream | None,
     ) -> Iterator[tuple[NDArray[Any], NDArray[np.float32]]]:
         """See ``parts``."""
-        info = reader.info
-        if info.channels > MAX_CHANNELS:
-            raise AudioError(
-                f"{reader.name}: has {info.channels} channels, the limit is {MAX_CHANNELS}"
-            )
-        _refuse_days(reader, info.num_frames or 0)
+        refuse_channels(reader)
+        refuse_days(reader, reader.info.num_frames or 0)
         device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
         at_hand = [condition.to(device) for condition in conditions]
-        gain = self._gain(reader)
+        gain = gain_of(reader, self.model.config.quietest_db)
         return self._followed(reader, at_hand, link_channels, progress, gated, gain)
-
-    def _gain(self, reader: AudioReader) -> float:
-        """At which the model is to hear a recording: by a first look, with a reader of its own."""
-        quietest_db = self.model.config.quietest_db
-        if quietest_db is None:
-            return 1.0
-        if isinstance(reader, _Array):
-            return lift(reader, quietest_db)
-        with open_audio(reader.name) as first_look:
-            return lift(first_look, quietest_db)
 
     def _conditions(
         self, queries: Sequence[Query], link_channels: bool
@@ -372,7 +352,7 @@ class Extractor:
         found = parts(self.model, reader, conditions, seconds, link_channels, gated, gain)
         for part in found:
             num_done += part[0].shape[1]
-            _refuse_days(reader, num_done)
+            refuse_days(reader, num_done)
             yield part
             if progress is not None:
                 progress(min(num_done / info.num_frames, 1.0) if info.num_frames else 0.0)
@@ -401,40 +381,3 @@ def _queries(queries: Asked | Sequence[Asked]) -> list[Query]:
     if not asked:
         raise QueryError("no query: describe a sound, such as 'a dog barking'")
     return [Query.of(query) for query in asked]
-
-
-class _Array:
-    """An array as if it were a file."""
-
-    def __init__(self, mixture: NDArray[np.float32], sample_rate: int) -> None:
-        self._mixture = mixture
-        self.name = "audio"
-        self.info = AudioInfo(sample_rate, len(mixture), mixture.shape[1])
-
-    def blocks(self) -> Iterator[NDArray[np.float32]]:
-        yield self._mixture
-
-
-@contextmanager
-def _reader(audio: Recording, sample_rate: int | None) -> Iterator[AudioReader]:
-    if not isinstance(audio, str | Path):
-        yield _Array(*checked_array(audio, sample_rate))
-        return
-    with open_audio(audio) as reader:
-        rate = reader.info.sample_rate
-        if sample_rate is not None and sample_rate != rate:
-            raise AudioError(
-                f"{audio}: its sample rate is {rate} Hz, not {sample_rate}: leave sample_rate out"
-            )
-        yield reader
-
-
-def _refuse_days(reader: AudioReader, num_samples: int) -> None:
-    """A wrong rate in a header would otherwise fill the memory after resampling."""
-    rate = reader.info.sample_rate
-    hours = num_samples / rate / 3600
-    if hours > MAX_HOURS:
-        raise AudioError(
-            f"{reader.name}: lasts {hours:,.0f} hours at {rate} Hz, the limit is {MAX_HOURS}: "
-            "is its sample rate right?"
-        )

@@ -106,6 +106,26 @@ def from_laion(
     return ClapEncoder(model, _tokenizer(tokenizer, path, origin), extractor, origin)
 
 
+def encoder_inside(checkpoint: Path) -> ClapEncoder:
+    """The query encoder that a checkpoint of AudioSep's layout holds beside the separator.
+
+    Raises:
+        MissingExtraError, ModelError: see ``from_laion``; or there is none inside.
+    """
+    tensors = {
+        name.removeprefix(AUDIOSEP_PREFIX): tensor
+        for name, tensor in read_tensors(checkpoint).items()
+        if name.startswith(AUDIOSEP_PREFIX)
+    }
+    if not tensors:
+        raise ModelError(
+            f"{checkpoint}: holds no query encoder: give the CLAP it was trained with (--encoder "
+            "on the command line): a file of LAION's, a folder or a hub id"
+        )
+    beside = checkpoint.parent if has_tokenizer(checkpoint.parent) else None
+    return from_laion(tensors, tokenizer=beside, name=str(checkpoint))
+
+
 def renamed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """LAION's tensors under the names of transformers' ``ClapModel``; what it lacks is left out.
 
