@@ -35,7 +35,7 @@ card: $(VENV)/.recipes
 	$(BIN)/python -m recipes.builtin.showcase --manifest $(MANIFEST)
 	$(BIN)/python -m recipes.builtin.card --config $(CONFIG)
 
-# TIER=full fetches 8 GB of packages, the default core 1.7 GB.
+# TIER=full fetches 8.4 GB of packages, the default core 1.8 GB.
 TIER ?= core
 sounds: $(VENV)/.recipes
 	$(BIN)/python -m recipes.sounds --tier $(TIER)

@@ -68,7 +68,7 @@ def main() -> None:
         print(json.dumps(row), flush=True)
         rows.append(row)
     meta = {
-        "command": f"python benchmarks/separator_choice.py --minutes {args.minutes:g}",
+        "command": f"python -m benchmarks.separator_choice --minutes {args.minutes:g}",
         "machine": f"{platform.machine()}, 1 thread, bfloat16 autocast in training",
         "torch": torch.__version__,
         "seed": 0,

@@ -115,7 +115,7 @@ def test_half_the_mixture_earns_sdr_but_no_si_sdr_improvement() -> None:
     scores = score(mixture / 2, target.expand_as(mixture), mixture)
     closed_form = 10 * torch.log10(4 / (1 + 10 ** (snr_db / 10)))
     torch.testing.assert_close(scores.sdr_improvement, closed_form)
-    assert scores.sdr_improvement.mean().item() == pytest.approx(2.8, abs=0.05)  # METHOD.md
+    assert scores.sdr_improvement.mean().item() == pytest.approx(2.8, abs=0.05)
     assert scores.si_sdr_improvement.abs().max() < 1e-9
     assert not scores.improved.any()
 

@@ -146,7 +146,10 @@ def main() -> None:
         two["questions"][kind]["suppression_db"]["estimate"] for kind in ("near miss", "absent")
     )
     told = [row["presence"] for row in questions if row["question"] == "text"]
-    closed = sum(presence < (CLOSED + OPEN) / 2 for presence in told) / len(told)
+    half_closed, closed = (
+        sum(presence < edge for presence in told) / len(told)
+        for edge in ((CLOSED + OPEN) / 2, CLOSED)
+    )
     encoder = json.loads(Path("results/encoder_quality.json").read_text())["test"]
     hours = sum(row["seconds"] for row in train) / 3600
     unlabelled_hours = sum(row["seconds"] for row in unlabelled) / 3600
@@ -180,7 +183,8 @@ def main() -> None:
         f"""# The built-in model, v3
 
 The joint text-audio encoder (`encoder/`) and the extractor (`extractor/`) of singleout. Generated
-by `python -m recipes.builtin.card`; the recipe is `make builtin`.
+by `python -m recipes.builtin.card`; the recipe is `make builtin`, but for
+the 1,000 steps between v2 and its run.
 
 ## What it is
 - Extractor: `ConditionedUNet` at 32 kHz, {condition}.{answered} It takes
@@ -228,8 +232,9 @@ over {encoder["num_classes"]} classes; matched cosine {encoder["matched_cosine"]
 ## What it cannot do
 - Tell near misses: asked for another sound of a family that is there, what comes out is
   {near_db:.0f} dB below the mixture (median; for other absent sounds {absent_db:.0f}). Presence
-  is a hint and no more: {100 * closed:.0f} % of the sounds that are there are taken for absent,
-  and given nearly silent ([how](../../../docs/questions.md#the-level-of-a-target)).
+  is a hint and no more: {100 * half_closed:.0f} % of the sounds that are there are taken for
+  absent and given quieter, {100 * closed:.0f} % nearly silent
+  ([how](../../../docs/questions.md#the-level-of-a-target)).
 - Answer words as well as sounds: see the query gap. A negative prompt helps a little.
 - Two sounds of one kind (two voices, two dogs) are not told apart.
 - Everything above 16 kHz goes to the residual.
@@ -237,8 +242,9 @@ over {encoder["num_classes"]} classes; matched cosine {encoder["matched_cosine"]
   isolated sounds, echoes and noise added.
 
 ## Licences of the training sounds
-Most are CC-BY-SA or GPL. `make builtin CONFIG=configs/permissive.yaml` trains encoder and
-extractor on the permissively licensed ones alone.
+Most of the captioned ones are CC-BY-SA or GPL; those of the others are not told one by one.
+`make builtin CONFIG=configs/permissive.yaml` trains encoder and extractor on the
+permissively licensed ones alone.
 
 {licence_table(train + unlabelled)}
 """,

@@ -109,7 +109,7 @@ def main() -> None:
     )
     parser.add_argument("--config", type=Path, default=Path("configs/builtin.yaml"))
     parser.add_argument("--jobs", type=int, default=1)
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()  # overrides may stand after options
     lines = [json.loads(x) for x in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
     if args.name is not None:
         if args.name in [line["name"] for line in lines]:

@@ -74,7 +74,7 @@ def cases_of(model: QueriedSeparator, manifest: Path, num_mixtures: int) -> list
         sources = [clips[source.clip] for source in spec.sources]
         target, other = (clip.caption or "" for clip in sources[:2])
         mixture = torch.from_numpy(rendered.mixture)
-        output = model(mixture[None, None], model.embed(Query((target,))))[0, 0].float()
+        output = model.singled_out(mixture[None, None], [model.embed(Query((target,)))])[0, 0]
         gain = score(output, torch.from_numpy(rendered.sources[0]), mixture).si_sdr_improvement
         own = (facts[clip.path.name] for clip in sources)
         credits = dict.fromkeys(f"{f['origin']['package']} ({f['license']})" for f in own)
@@ -113,6 +113,7 @@ def main() -> None:
     head = (
         f"# Cases to listen to\n\nOf {len(cases)} mixtures (seed {SEED}) of the test sounds that "
         "may be passed on freely, asked by words: the worst, those around the median, the best. "
+        "What came out is as `singleout extract` gives it, at the level of the gate. "
         "Written by `python -m recipes.builtin.showcase`.\n\n"
     )
     (args.output / "README.md").write_text(head + "\n".join(table) + "\n", encoding="utf-8")

@@ -218,7 +218,7 @@ def _claim(
 
 
 def claims(study: Study, sets: Sets) -> dict[str, dict[str, Any]]:
-    """The four claims of METHOD.md as far as their rows are trained; decibels of SI-SDRi.
+    """The four claims of docs/paper.md as far as their rows are trained; decibels of SI-SDRi.
 
     The first three are judged in domain, the fourth out of domain.
     """

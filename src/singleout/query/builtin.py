@@ -60,9 +60,9 @@ class SideBySide(nn.Module):
 class Alignment(nn.Module):
     """Brings both modalities onto common ground: own mean removed, projected, unit norm again.
 
-    The PCA and mean shift of METHOD's table, fitted once on training sounds (``recipes/builtin/
-    alignment.py``) and part of the encoder: what is left are the directions in which sounds
-    differ, and on unseen packages text lies nearer to its sound in them than in the whole space.
+    The PCA and mean shift of the methods (docs/paper.md), fitted once on training sounds
+    (``recipes/builtin/alignment.py``) and part of the encoder: what is left are the
+    directions in which sounds differ, and on unseen packages text lies nearer to its sound in them than in the whole space.
     """
 
     audio_mean: Tensor
