@@ -62,7 +62,8 @@ class Alignment(nn.Module):
 
     The PCA and mean shift of the methods (docs/paper.md), fitted once on training sounds
     (``recipes/builtin/alignment.py``) and part of the encoder: what is left are the
-    directions in which sounds differ, and on unseen packages text lies nearer to its sound in them than in the whole space.
+    directions in which sounds differ, and on unseen packages text lies nearer to its sound in them
+    than in the whole space.
     """
 
     audio_mean: Tensor
