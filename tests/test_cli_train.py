@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
+import subprocess
+import time
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +104,28 @@ def test_what_training_cannot_read_is_told(config: Path) -> None:
         warning, error = run.stderr.splitlines()
         assert warning.startswith(f"warning: {folder}: 3 files are left out (.m4a, .mp4): convert")
         assert error.startswith(f"error: {folder / 'broken.WAV'}: cannot be read as audio")
+
+
+def test_a_folder_may_be_called_as_a_date(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(config.parent)
+    run = CliRunner().invoke(app, ["train", str(config), "-o", "2024-07-30", "--steps", "1"])
+    assert run.exit_code == 0, run.output
+    assert (config.parent / "2024-07-30" / "model" / "config.json").is_file()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+def test_ctrl_c_says_how_to_go_on(config: Path, command: list[str]) -> None:
+    arguments = ["train", str(config), "steps=100000", "checkpoint_every=1"]
+    with subprocess.Popen([*command, *arguments], stderr=subprocess.PIPE, text=True) as run:
+        checkpoint = config.parent / "run" / "checkpoint.safetensors"
+        while not checkpoint.exists() and run.poll() is None:
+            time.sleep(0.1)
+        run.send_signal(signal.SIGINT)
+        _, said = run.communicate(timeout=120)
+    assert run.returncode == 130
+    assert "the same command goes on from the last checkpoint in" in said
+    assert said.endswith("interrupted\n")
+    assert "Traceback" not in said
 
 
 def test_standard_output_is_the_model_and_progress_goes_to_the_other(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,15 @@ from numpy.typing import NDArray
 from singleout.audio import write_wav
 from singleout.data.dataset import MixtureDataset, QueryAudioConfig
 from singleout.data.embeddings import SAMPLE_RATE, EmbeddingTable, build_table
-from singleout.data.manifest import Clip, read_manifest, scan_folder, total_seconds
+from singleout.data.manifest import (
+    Clip,
+    check_splits,
+    held_out,
+    read_manifest,
+    scan_folder,
+    share_of,
+    total_seconds,
+)
 from singleout.data.plan import MixtureConfig, MixtureSpec, Planner, SourceSpec, num_crops
 from singleout.data.render import low_pass, read_crop, render
 from singleout.errors import AudioError, ManifestError
@@ -93,6 +102,45 @@ def test_what_is_not_said_falls_back(with_sound: Path) -> None:
     assert clip.split == "train"
 
 
+def test_blank_captions_are_none(with_sound: Path) -> None:
+    row = {**GOOD, "caption": " \t", "alternatives": ["", "a hound", " "]}
+    (clip,) = read_manifest(manifest_of(with_sound, row))
+    assert clip.caption is None
+    assert clip.captions == ("a hound",)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ([{}, {"split": "val"}], r"a\.wav is of the split 'val'.*call it 'validation'"),
+        ([{"split": "Train"}], "call it 'train'"),
+        ([{"split": " dev"}], "call it 'validation'"),
+        (
+            [{"group": "rex"}, {"group": "rex", "split": "test"}],
+            r"a\.wav \(train\) and a\.wav \(test\) are of one group, 'rex'",
+        ),
+        ([{"group": "rex", "split": "validation"}, {"group": "rex"}], "of one group"),
+    ],
+)
+def test_splits_that_are_not_meant_are_refused(
+    changes: list[dict[str, str]], message: str, with_sound: Path
+) -> None:
+    path = manifest_of(with_sound, *({**GOOD, **change} for change in changes))
+    with pytest.raises(ManifestError, match=message) as caught:
+        check_splits(path)
+    assert str(caught.value).startswith(f"{path}: ")
+
+
+def test_splits_of_other_names_are_nobodys_business(with_sound: Path) -> None:
+    rows = [{"group": "a"}, {"split": "validation"}, {"split": "test_far"}, {"split": "later"}]
+    rows = [{**GOOD, "group": f"g{i}", **row} for i, row in enumerate(rows)]
+    path = manifest_of(with_sound, *rows, {**GOOD, "group": "g3", "split": "test"})
+    check_splits(path)
+    files, groups = held_out(path)
+    assert groups == {"g1", "g2", "g3"}
+    assert files == {(with_sound / "a.wav").resolve()}
+
+
 def test_splits_are_apart_and_in_order(with_sound: Path) -> None:
     rows = [{**GOOD, "caption": str(i), "split": "ab"[i % 2]} for i in range(6)]
     path = manifest_of(with_sound, *rows)
@@ -124,6 +172,8 @@ def test_splits_are_apart_and_in_order(with_sound: Path) -> None:
         ({**GOOD, "group": 5}, "group is not text"),
         ({**GOOD, "alternatives": "a hound"}, "alternatives is not a list"),
         ({**GOOD, "alternatives": [1]}, "alternatives is not a list"),
+        ({**GOOD, "caption": "dog " * 300}, "1,200 characters, the limit is 1,000"),
+        ('{"path": "a.wav", "seconds": 1, "caption": "a \\ud800"}', "not valid text"),
         ({**GOOD, "path": "a" * 300}, "names a missing file|not a manifest line"),
         ({**GOOD, "path": "a\0b"}, "names a missing file|not a manifest line"),
     ],
@@ -152,7 +202,9 @@ def test_missing_manifests_and_empty_splits_are_refused(with_sound: Path) -> Non
         with pytest.raises(ManifestError, match="cannot be read as a manifest"):
             read_manifest(path)
     path = manifest_of(with_sound, GOOD)
-    with pytest.raises(ManifestError, match="holds no sounds of the split 'validation'"):
+    with pytest.raises(
+        ManifestError, match="holds no sounds of the split 'validation', but 1 of 'train'"
+    ):
         read_manifest(path, "validation")
     assert read_manifest(path, "validation", may_be_empty=True) == []
 
@@ -169,6 +221,16 @@ def test_a_folder_is_scanned_below_and_in_order(folder: Path, tmp_path: Path) ->
     assert [clip.label for clip in found] == ["a.wav", "deep/b.WAV"]
     assert [clip.seconds for clip in found] == pytest.approx([1.2, 0.2])
     assert {clip.caption for clip in found} == {None}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names are text there")
+def test_names_may_be_of_any_bytes(folder: Path, tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.wav")
+    (tmp_path / name).write_bytes((folder / "2.wav").read_bytes())
+    (clip,) = scan_folder(tmp_path)
+    assert clip.label == name
+    assert len(read_crop(clip, 0, SHORT, RATE)) == round(0.7 * RATE)
+    assert 0 <= share_of(clip.group) < 1
 
 
 def test_folders_that_cannot_be_used_are_one_line(tmp_path: Path) -> None:
@@ -422,11 +484,23 @@ def test_crops_are_resampled(clips: list[Clip]) -> None:
         assert len(read_crop(clip, 0, SHORT, RATE)) == pytest.approx(0.7 * RATE, abs=1)
 
 
+def test_a_manifest_that_promises_more_than_there_is(clips: list[Clip]) -> None:
+    """Milliseconds or samples for seconds; a rounded figure will do."""
+    long = replace(clips[2], seconds=1_000 * clips[2].seconds)
+    read_crop(long, 0, SHORT, RATE)
+    with pytest.raises(AudioError, match=r"lasts 1\.20 s, and not 1200\.00 s as its manifest says"):
+        read_crop(long, 7, SHORT, RATE)
+    rounded = replace(clips[2], seconds=clips[2].seconds + 0.05)
+    assert len(read_crop(rounded, 4, SHORT, RATE)) >= 1
+
+
 def test_sounds_that_cannot_be_rendered_are_one_line(tmp_path: Path) -> None:
     broken = tmp_path / "broken.wav"
     broken.write_bytes(b"RIFF")
     soundfile.write(tmp_path / "nan.wav", np.full(100, np.nan), RATE, "FLOAT")
+    soundfile.write(tmp_path / "empty.wav", np.zeros(0), RATE)
     for path, message in (
+        (tmp_path / "empty.wav", "has no samples"),
         (broken, "cannot be read as audio"),
         (tmp_path / "no.wav", "cannot be read as audio"),
         (tmp_path / "nan.wav", "has NaN or infinite samples"),

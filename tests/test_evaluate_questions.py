@@ -77,6 +77,11 @@ def asked_model(encoder: BuiltinEncoder) -> QueriedSeparator:
     return model.eval()
 
 
+@pytest.fixture
+def answering_model(debug_encoder: BuiltinEncoder) -> QueriedSeparator:
+    return asked_model(debug_encoder)
+
+
 class AllKnowing(Identity):
     """Knows what the conditions of captions and sounds mean, and answers accordingly."""
 
@@ -151,6 +156,50 @@ def test_who_knows_everything_scores_everything(
     assert "si_sdri_db" not in found["questions"]["absent"]
     for difference in ("text_minus_audio_db", "negative_adds_db"):
         assert found[difference]["estimate"] == pytest.approx(0, abs=1e-3)
+
+
+def test_what_is_said_of_a_sound_that_is_there_is_not_absent(
+    debug_model: QueriedSeparator, clips: list[Clip]
+) -> None:
+    """Of files without classes many may have the same caption."""
+    alike = [replace(clip, caption="a dog", label=clip.path.name) for clip in clips]
+    assert {row["question"] for row in ask(debug_model, alike, SHORT)} == {
+        "text",
+        "audio",
+        "text and audio",
+    }
+    others = [*alike[:-1], replace(alike[-1], caption="a cat", alternatives=("a dog",))]
+    rows = ask(debug_model, others, SHORT)
+    with_cat = {row["mixture"] for row in rows if row["question"] == "absent"}
+    assert with_cat  # where there are dogs, the cat is asked for in vain
+    assert not {row["target"] for row in rows if row["mixture"] in with_cat} & {"8.wav"}
+
+
+def test_silent_targets_count_nowhere(answering_model: QueriedSeparator, manifest: Path) -> None:
+    """A crop may be silent; the others are scored all the same, and calibrated on."""
+    clips = read_manifest(manifest, "test")
+    mute = clips[Planner(clips, MIXTURES, SHORT.seed).plan(0, 0).sources[0].clip].path
+    write_wav(mute, np.zeros((1, RATE), np.float32), RATE)
+    rows = ask(answering_model, clips, SHORT)
+    silent = [row for row in rows if row["question"] == "text" and row["target"] == mute.name]
+    assert 0 < len(silent) < 12
+    assert all(row["si_sdri_db"] is row["level_db"] is None for row in silent)
+    found = findings(rows)
+    assert found["num_mixtures"] == 12
+    assert found["questions"]["text"]["count"] == 12 - len(silent)
+    assert found["questions"]["text"]["si_sdri_db"]["count"] == 12 - len(silent)
+    assert found["presence_calibration_error"] <= 1
+    assert calibrated(answering_model, clips, SHORT).presence is not None
+
+
+def test_where_nothing_can_be_absent_presence_is_not_measured(
+    answering_model: QueriedSeparator, clips: list[Clip]
+) -> None:
+    rows = ask(answering_model, clips[:2], SHORT)
+    assert not {"absent", "near miss"} & {row["question"] for row in rows}
+    found = findings(rows)
+    assert found["presence_auroc"] == {}
+    assert "presence_calibration_error" not in found
 
 
 def test_a_model_that_answers_less_is_asked_less(

@@ -84,6 +84,38 @@ def test_references_are_the_callers_to_choose(
     assert all(row["improved"] for row in rows if row["system"] == "target")
 
 
+def test_a_silent_target_has_no_score_and_spares_the_others(
+    manifest: Path, identity_model: QueriedSeparator
+) -> None:
+    """A crop may be silent."""
+    write_wav(manifest.with_name("0.wav"), np.zeros((1, RATE), np.float32), RATE)
+    rows = evaluate(identity_model, read_manifest(manifest, "test"), SHORT)
+    text = [row for row in rows if row["system"] == "text"]
+    silent = [row for row in text if row["target"] == "0.wav"]
+    assert 0 < len(silent) < len(text)
+    assert {row["si_sdri_db"] for row in silent} == {None}
+    result = summary(rows)
+    scored = result["systems"]["text"]["si_sdri_db"]
+    assert scored["count"] == len(text) - len(silent)
+    assert scored["mean"]["estimate"] == pytest.approx(0, abs=1e-6)
+    assert result["num_mixtures"] == len(text)
+
+
+def test_intervals_are_over_recordings_whatever_their_files_are_called(
+    manifest: Path, debug_model: QueriedSeparator
+) -> None:
+    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
+    for i, row in enumerate(rows):
+        (manifest.parent / str(i)).mkdir()
+        (manifest.parent / row["path"]).rename(manifest.parent / str(i) / "audio.wav")
+    renamed = [{**row, "path": f"{i}/audio.wav"} for i, row in enumerate(rows)]
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in renamed))
+    clips = read_manifest(manifest, "test")
+    result = summary(evaluate(debug_model, clips, SHORT, references={}))
+    mean = result["systems"]["text"]["si_sdri_db"]["mean"]
+    assert mean["low"] < mean["estimate"] < mean["high"]
+
+
 def test_both_queries_pass_the_inference_face(
     manifest: Path, debug_encoder: BuiltinEncoder
 ) -> None:

@@ -727,6 +727,31 @@ def test_a_share_of_the_sounds_is_replaced_by_near_ones(p: float) -> None:
     assert float((rank == 0).float().mean()) == pytest.approx(0.01 ** (1 / 3), abs=0.04)
 
 
+@pytest.mark.parametrize("room", [500, 100])
+def test_new_sounds_join_a_memory(room: int) -> None:
+    """Those that are not in it already, however they were rounded."""
+    known = fitted(Neighbours(memory=room), Dropout())
+    before = (known.state or {})["0.memory"].clone()
+    new = embeddings(30, DIM)
+    rounded = F.normalize(EXAMPLES.audio.half().float(), dim=-1)
+    known.extend(replace(EXAMPLES, audio=torch.cat([rounded, new, new[:3]])))
+    after = (known.state or {})["0.memory"]
+    assert len(after) == min(room, len(before) + 30)
+    if room == 500:
+        assert torch.equal(after[: len(before)], before)
+        close((after[len(before) :] @ new.T).amax(0), torch.ones(30))
+    near, _ = known.members(new, is_text=True)
+    assert near.shape == (30, 4, DIM)
+
+
+def test_what_the_weights_were_trained_on_stays_where_sounds_join() -> None:
+    known = fitted(MeanShift(), Pca(k=5))
+    before = {name: tensor.clone() for name, tensor in (known.state or {}).items()}
+    known.extend(corpus(seed=8))
+    assert (known.state or {}).keys() == before.keys()
+    assert all(torch.equal((known.state or {})[name], before[name]) for name in before)
+
+
 # What is refused.
 
 MUTE = Examples(embeddings(20, DIM), torch.zeros(0, DIM), torch.zeros(0, dtype=torch.long))

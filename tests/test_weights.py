@@ -185,9 +185,10 @@ def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.M
         raise OSError("disk full")
 
     monkeypatch.setattr(Path, "write_bytes", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(ModelError, match=r"w\.safetensors: cannot be written: disk full"):
         save_tensors(network(1), path)
     assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]  # a part would keep the disk full
 
 
 def test_a_missing_file_is_one_line(tmp_path: Path) -> None:

@@ -44,9 +44,22 @@ SEED = 7
 """Of the mixtures that are asked."""
 
 
+def size(separator: torch.nn.Module, embedding_dim: int, seconds: int = 10) -> dict[str, float]:
+    """Parameters, and GFLOP per second of audio of one query: a multiply-add counts twice;
+    convolutions and matrix products only."""
+    clip = torch.zeros(1, 1, seconds * separator.sample_rate)  # type: ignore[operator]
+    separator.eval()
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        separator(clip, torch.zeros(1, embedding_dim))
+    return {
+        "parameters_millions": round(sum(p.numel() for p in separator.parameters()) / 1e6, 3),
+        "gflop_per_second": round(counter.get_total_flops() / seconds / 1e9, 3),
+    }
+
+
 def cost(config: AnySeparator, embedding_dim: int) -> dict[str, float]:
-    """Parameters, GFLOP and inference seconds per second of audio, and seconds for forward and
-    backward of a batch."""
+    """``size``, inference seconds per second of audio, and seconds for forward and backward of a
+    batch."""
     separator = config.build(embedding_dim)
     separator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     embedding = F.normalize(torch.randn(16, embedding_dim), dim=-1)
@@ -61,15 +74,12 @@ def cost(config: AnySeparator, embedding_dim: int) -> dict[str, float]:
         steps.append(time.perf_counter() - started)
     separator.eval()
     with torch.inference_mode():
-        with FlopCounterMode(display=False) as counter:
-            separator(clip, embedding[:1])
         for _ in range(4):
             started = time.perf_counter()
             separator(clip, embedding[:1])
             runs.append(time.perf_counter() - started)
     return {
-        "parameters_millions": round(sum(p.numel() for p in separator.parameters()) / 1e6, 3),
-        "gflop_per_second": round(counter.get_total_flops() / 10 / 1e9, 3),
+        **size(separator, embedding_dim),
         "real_time_factor": round(min(runs) / 10, 5),
         "seconds_per_step": round(min(steps), 4),
     }

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from singleout.audio import replacing
 from singleout.config import StrictConfig, added, validated
 from singleout.errors import ConfigError, ModelError, QueryError
 from singleout.gate import Gate, GatedStream
@@ -218,10 +219,14 @@ class QueriedSeparator(nn.Module):
         """Write ``config.json`` and ``model.safetensors`` (float16), each whole or not at all.
 
         Raises:
-            ModelError: the manipulation is still to be fitted, or a weight is not finite.
+            ModelError: the manipulation is still to be fitted, a weight is not finite, or the
+                folder cannot be written.
         """
         path = Path(folder)
-        path.mkdir(parents=True, exist_ok=True)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ModelError(f"{path}: cannot be written: {error.strerror or error}") from None
         learnt = self.manipulator.state
         if learnt is None:
             raise ModelError(f"{path}: not saved: the manipulation has not been fitted")
@@ -232,9 +237,8 @@ class QueriedSeparator(nn.Module):
         )
         digest = hashlib.sha256((path / "model.safetensors").read_bytes()).hexdigest()
         config = self.config.model_copy(update={"encoder": reference, "sha256": digest})
-        partial = path / "config.json.partial"
-        partial.write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        partial.replace(path / "config.json")
+        with replacing(path / "config.json") as partial:
+            partial.write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
     def push_to_hub(self, identifier: str, private: bool = False) -> str:
         """Save and put on the hub as ``owner/name``; returns the address.

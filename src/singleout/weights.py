@@ -7,6 +7,7 @@ import pathlib
 import pickle
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -68,11 +69,20 @@ def save_tensors(
 def write_safetensors(
     tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None
 ) -> None:
-    """Write to a temporary name beside ``path``, then rename."""
+    """Write to a temporary name beside ``path``, then rename.
+
+    Raises:
+        ModelError: it cannot be written; nothing of it stays.
+    """
     partial = path.with_name(path.name + ".partial")
-    # Through bytes: safetensors' own files are readable by their owner only.
-    partial.write_bytes(safetensors.torch.save(tensors, metadata))
-    partial.replace(path)
+    try:
+        # Through bytes: safetensors' own files are readable by their owner only.
+        partial.write_bytes(safetensors.torch.save(tensors, metadata))
+        partial.replace(path)
+    except OSError as error:  # such as of a full disk, which a part would keep full
+        with suppress(OSError):
+            partial.unlink()
+        raise ModelError(f"{path}: cannot be written: {error.strerror or error}") from None
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ from singleout.audio.info import (
     OutputFormat,
     OutputKind,
     output_kind,
+    sndfile_name,
 )
 from singleout.audio.reading import AudioReader, open_audio, read_audio
 from singleout.audio.resampling import ResampleStream, resample
@@ -32,5 +33,6 @@ __all__ = [
     "read_audio",
     "replacing",
     "resample",
+    "sndfile_name",
     "write_wav",
 ]

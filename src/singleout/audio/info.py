@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
@@ -40,6 +42,11 @@ MAX_FLAC_CHANNELS = 8
 MAX_FLAC_RATE = 655_350
 LONG_BYTES = 0xF000_0000
 """AIFF counts bytes in 32 bits."""
+
+
+def sndfile_name(path: Path) -> bytes | Path:
+    """A path as libsndfile opens it, whatever bytes its name is of."""
+    return os.fsencode(path) if os.name == "posix" else path
 
 
 @dataclass(frozen=True)

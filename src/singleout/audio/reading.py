@@ -15,7 +15,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from singleout.audio.decoding import Decoder
-from singleout.audio.info import ALAC, AudioInfo
+from singleout.audio.info import ALAC, AudioInfo, sndfile_name
 from singleout.audio.riff import description
 from singleout.errors import AudioError
 
@@ -168,7 +168,7 @@ class _SoundFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._file = soundfile.SoundFile(os.fsencode(path) if os.name == "posix" else path)
+        self._file = soundfile.SoundFile(sndfile_name(path))
         try:
             self._num_promised = self._promised()
         except BaseException:

@@ -14,7 +14,13 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from singleout.audio.info import MAX_FLAC_CHANNELS, MAX_FLAC_RATE, AudioInfo, OutputKind
+from singleout.audio.info import (
+    MAX_FLAC_CHANNELS,
+    MAX_FLAC_RATE,
+    AudioInfo,
+    OutputKind,
+    sndfile_name,
+)
 from singleout.audio.riff import WavFile, info_chunk
 from singleout.errors import AudioError, one_line
 
@@ -59,7 +65,7 @@ class _SoundFile:
     def __init__(self, path: Path, info: AudioInfo, kind: OutputKind) -> None:
         self._path = path
         self._file = soundfile.SoundFile(
-            os.fsencode(path) if os.name == "posix" else path,
+            sndfile_name(path),
             "w",
             info.sample_rate,
             info.channels,

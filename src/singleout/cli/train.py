@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -57,7 +58,12 @@ def train(
         )
     if config is not None:
         options = (("output", output), ("steps", steps), ("init", _init(init)))
-        given += [f"{key}={value}" for key, value in options if value is not None]
+        # As JSON: a folder may be called 2024-07-30, which YAML takes for a date.
+        given += [
+            f"{key}={json.dumps(value if isinstance(value, int) else str(value))}"
+            for key, value in options
+            if value is not None
+        ]
         settings = load_config(TrainConfig, config, given)
     elif audio is not None:
         if output is None:
@@ -74,7 +80,15 @@ def train(
         raise ConfigError("nothing to train on: give a config, or --audio FOLDER --output DIR")
     if settings.audio is not None:
         _tell_left_out(settings.audio)
-    typer.echo(f"model: {run(settings)}")
+    try:
+        model = run(settings)
+    except KeyboardInterrupt:
+        typer.echo(
+            f"stopped: the same command goes on from the last checkpoint in {settings.output}",
+            err=True,
+        )
+        raise
+    typer.echo(f"model: {model}")
 
 
 def _tell_left_out(folder: Path) -> None:

@@ -10,15 +10,23 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import soundfile
 
-from singleout.audio import MEDIA_SUFFIXES, SOUND_SUFFIXES
+from singleout.audio import MEDIA_SUFFIXES, SOUND_SUFFIXES, sndfile_name
 from singleout.errors import ManifestError
+from singleout.types import Query
+
+NEARLY = {
+    "train": "train", "training": "train",
+    "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation",
+}  # fmt: skip
+"""What splits are called, and what is meant."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +78,7 @@ def read_manifest(path: Path, split: str | None = None, may_be_empty: bool = Fal
     except (OSError, UnicodeDecodeError) as error:
         raise ManifestError(f"{path}: cannot be read as a manifest: {error}") from None
     clips = []
+    there: Counter[str] = Counter()
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -82,6 +91,7 @@ def read_manifest(path: Path, split: str | None = None, may_be_empty: bool = Fal
             raise ManifestError(f"{path}:{number}: not a manifest line: {error}") from None
         except KeyError as error:
             raise ManifestError(f"{path}:{number}: the key {error} is missing") from None
+        there[row.get("split", "train")] += 1
         if split is not None and row.get("split", "train") != split:
             continue
         if not _is_file(audio):
@@ -90,8 +100,8 @@ def read_manifest(path: Path, split: str | None = None, may_be_empty: bool = Fal
             Clip(
                 path=audio,
                 seconds=seconds,
-                caption=row.get("caption"),
-                alternatives=tuple(row.get("alternatives") or ()),
+                caption=_said(row.get("caption")),
+                alternatives=tuple(filter(_said, row.get("alternatives") or ())),
                 label=row.get("class") or row["path"],
                 group=row.get("group") or row["path"],
                 split=row.get("split", "train"),
@@ -100,8 +110,56 @@ def read_manifest(path: Path, split: str | None = None, may_be_empty: bool = Fal
         )
     if not clips and not may_be_empty:
         which = "sounds" if split is None else f"sounds of the split '{split}'"
-        raise ManifestError(f"{path}: holds no {which}")
+        others = ", ".join(f"{number:,} of '{name}'" for name, number in there.items())
+        raise ManifestError(f"{path}: holds no {which}" + (f", but {others}" if others else ""))
     return clips
+
+
+def check_splits(path: Path) -> None:
+    """Refuse a manifest, that can be read, whose splits training would take for others than meant.
+
+    Raises:
+        ManifestError: a split's name is nearly ``train`` or ``validation``; or a group is in
+            ``train`` and in another split.
+    """
+    trained: dict[str, str] = {}
+    others: dict[str, tuple[str, str]] = {}
+    for row in _rows(path):
+        split, group = row.get("split", "train"), row.get("group") or row["path"]
+        meant = NEARLY.get(split.strip().lower(), split)
+        if split != meant:
+            raise ManifestError(
+                f"{path}: {row['path']} is of the split '{split}', which training does not know: "
+                f"call it '{meant}'"
+            )
+        if split == "train":
+            trained.setdefault(group, row["path"])
+        else:
+            others.setdefault(group, (row["path"], split))
+    for group, (name, split) in others.items():
+        if group in trained:
+            raise ManifestError(
+                f"{path}: {trained[group]} (train) and {name} ({split}) are of one group, "
+                f"'{group}': what is scored would have been trained on"
+            )
+
+
+def held_out(path: Path) -> tuple[set[Path], set[str]]:
+    """Files and groups of a manifest, that can be read, that are not to be trained on."""
+    own = [row for row in _rows(path) if row.get("split", "train") != "train"]
+    files = {(path.parent / row["path"]).resolve() for row in own}
+    return files, {row["group"] for row in own if row.get("group")}
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    for line in path.read_text(encoding="utf-8").split("\n"):
+        if line.strip():
+            yield json.loads(line)
+
+
+def _said(text: str | None) -> str | None:
+    """Nothing where it is blank."""
+    return text if text and text.strip() else None
 
 
 def _is_file(path: Path) -> bool:
@@ -120,6 +178,8 @@ def _check(row: dict[str, Any], seconds: float) -> None:
     alternatives = row.get("alternatives") or []
     if not isinstance(alternatives, list) or not all(isinstance(a, str) for a in alternatives):
         raise ValueError(f"alternatives is not a list of texts: {alternatives!r}")
+    for text in filter(_said, (row.get("caption"), *alternatives)):
+        Query.of(text)  # it can be asked
 
 
 def scan_folder(folder: Path) -> list[Clip]:
@@ -139,10 +199,12 @@ def scan_folder(folder: Path) -> list[Clip]:
     clips = []
     for path in paths:
         try:
-            seconds = soundfile.info(path).duration
+            seconds = soundfile.info(sndfile_name(path)).duration
         except soundfile.SoundFileError as error:
             raise ManifestError(f"{path}: cannot be read as audio: {error}") from None
-        name = str(path.relative_to(folder))
+        if not seconds:
+            raise ManifestError(f"{path}: has no samples")
+        name = path.relative_to(folder).as_posix()
         clips.append(Clip(path, seconds, None, (), name, name, "train", has_class=False))
     return clips
 
@@ -165,7 +227,7 @@ def _below(folder: Path, suffixes: Sequence[str]) -> list[Path]:
 
 def share_of(*names: str) -> float:
     """In [0, 1), drawn by the names alone: the same on every machine, in whatever corpus."""
-    digest = hashlib.sha256("\n".join(names).encode()).digest()
+    digest = hashlib.sha256("\n".join(names).encode(errors="surrogateescape")).digest()
     return int.from_bytes(digest[:8]) / 2**64
 
 

@@ -199,7 +199,8 @@ class Planner:
             if misses == MAX_MISSES:  # what was drawn first cannot be completed: start over
                 chosen, misses = [], 0
             drawn = int(np.searchsorted(self._cumulative, rng.random()))
-            clip = self.clips[min(drawn, len(self.clips) - 1)]
+            drawn = min(drawn, len(self.clips) - 1)  # sums of shares may end below 1
+            clip = self.clips[drawn]
             if all(
                 clip.label != self.clips[other].label and clip.group != self.clips[other].group
                 for other in chosen

@@ -11,7 +11,7 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from singleout.audio import resample
+from singleout.audio import resample, sndfile_name
 from singleout.data.manifest import Clip
 from singleout.data.plan import BedSpec, MixtureConfig, MixtureSpec, SourceSpec
 from singleout.errors import AudioError
@@ -19,6 +19,8 @@ from singleout.errors import AudioError
 PEAK = 0.99
 REFERENCE_RMS = 0.05
 FADE_SECONDS = 0.01
+SHORT_SECONDS = 0.1
+"""By which a file may be shorter than a manifest says, whose figure may be rounded."""
 DIRECT_TO_ROOM_DB = 3.0
 """Level of a sound over its echoes, which start a few milliseconds after it."""
 BED_FLOOR_HZ = 40.0
@@ -45,12 +47,21 @@ def read_crop(
     """Crop number ``crop`` of a clip as float32 [samples] at ``sample_rate`` Hz, channels averaged.
 
     Raises:
-        AudioError: the file cannot be read, or has samples that are not finite.
+        AudioError: the file cannot be read, has no samples, ends before the crop begins, or has
+            samples that are not finite.
     """
     try:
-        with soundfile.SoundFile(clip.path) as file:
+        with soundfile.SoundFile(sndfile_name(clip.path)) as file:
+            if not file.frames:
+                raise AudioError(f"{clip.path}: has no samples")
             start = round(crop * config.crop_hop_seconds * file.samplerate)
-            file.seek(min(start, max(0, file.frames - 1)))
+            seconds = file.frames / file.samplerate
+            if start >= file.frames and clip.seconds > seconds + SHORT_SECONDS:
+                raise AudioError(
+                    f"{clip.path}: lasts {seconds:.2f} s, and not {clip.seconds:.2f} s as its "
+                    "manifest says: mend its 'seconds'"
+                )
+            file.seek(min(start, file.frames - 1))
             audio = file.read(
                 round(config.segment_seconds * file.samplerate), dtype="float32", always_2d=True
             )

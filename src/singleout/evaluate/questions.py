@@ -16,7 +16,7 @@ from singleout.data.queries import QueriesConfig, Questioner
 from singleout.data.render import Mixture, read_crop, render
 from singleout.errors import ManifestError
 from singleout.evaluate.metrics import score, suppression
-from singleout.evaluate.run import EvaluationConfig
+from singleout.evaluate.run import EvaluationConfig, defined, paired, recordings
 from singleout.evaluate.statistics import Interval, bootstrap_interval, median, summarise
 from singleout.gate import LIKEST, Gate
 from singleout.model import QueriedSeparator
@@ -103,7 +103,7 @@ class _Asker:
                 found[kind] = Question(kind, model.side(words, audio), none, sources[0])
         rng = np.random.default_rng([self.config.seed, 0, index, ABSENT_SEED])
         for kind in ABSENT:
-            absent = self.questioner.absent(spec, kind == "near miss", rng)
+            absent = self.questioner.absent(spec, kind == "near miss", rng, self._said_alike)
             if absent is not None and absent.absent is not None:
                 in_vain = model.side(self._said(self.clips[absent.absent]))
                 found[kind] = Question(kind, in_vain, none, torch.zeros_like(mixture))
@@ -113,6 +113,10 @@ class _Asker:
             found[NEGATIVE[0]] = asked
             found[NEGATIVE[1]] = Question(NEGATIVE[1], none, unwanted, mixture - sources[1])
         return [found[kind] for kind in kinds if kind in found]
+
+    def _said_alike(self, clip: int, other: int) -> bool:
+        """Whether the words of a clip are said of another, too: it is not absent then."""
+        return self.clips[clip].caption in self.clips[other].captions
 
     def answered(
         self, index: int, spec: MixtureSpec, kinds: Sequence[str], is_gated: bool = True
@@ -147,10 +151,11 @@ class _Asker:
                 "mixture": index,
                 "question": question.kind,
                 "target": target.path.name,
+                "recording": target.group,
                 "family": target.family,
                 "si_sdri_db": float(scores.si_sdr_improvement) if is_there else None,
                 "improved": bool(scores.improved),
-                "suppression_db": float(suppression(estimate, mixture)),
+                "suppression_db": defined(suppression(estimate, mixture)),
                 "level_db": level_db,
                 "likeness": likeness,
                 "presence": None
@@ -207,12 +212,10 @@ def calibrated(
                 continue
             if question.kind in ABSENT:
                 absent.append(likeness)
-            else:
+            elif bool(question.target.any()):  # a crop may be silent
                 present.append(likeness)
-                is_silent = not bool(question.target.any())  # as a crop may be
-                level_db = float("nan") if is_silent else _level_db(estimate, question.target)
-                levels_db.append(level_db)
-    if not absent:
+                levels_db.append(_level_db(estimate, question.target))
+    if not absent or not present:
         return Calibration(None, None)
     presence = fit_presence(present, absent)
     return Calibration(presence, fit_gate(presence, present, levels_db))
@@ -301,17 +304,21 @@ def findings(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Per question: SI-SDRi, share within 3 dB of the target's level; suppression where the sound
     is absent; how well presence tells present from absent; what a negative prompt adds.
 
-    Intervals: 95 % bootstrap over target clips.
+    Intervals: 95 % bootstrap over recordings. Targets that are silent, as a crop may be, count
+    nowhere but in ``num_mixtures``.
     """
+    num_mixtures = len({row["mixture"] for row in rows})
+    rows = [row for row in rows if row["question"] in ABSENT or row["si_sdri_db"] is not None]
     by_question: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         by_question.setdefault(row["question"], []).append(row)
-    found: dict[str, Any] = {"questions": {}, "num_mixtures": len({row["mixture"] for row in rows})}
+    found: dict[str, Any] = {"questions": {}, "num_mixtures": num_mixtures}
     for kind, own in by_question.items():
-        groups = np.unique([row["target"] for row in own], return_inverse=True)[1]
-        left_db = [row["suppression_db"] for row in own]
+        groups = recordings(own)
+        heard = [row for row in own if row["suppression_db"] is not None]
+        left_db = [row["suppression_db"] for row in heard]
         entry: dict[str, Any] = {
-            "suppression_db": bootstrap_interval(left_db, groups, median),
+            "suppression_db": bootstrap_interval(left_db, recordings(heard), median),
             "count": len(own),
         }
         if kind not in ABSENT:
@@ -327,7 +334,7 @@ def findings(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     found["presence_auroc"] = {
         kind: _auroc_interval(text, by_question[kind]) for kind in ABSENT if kind in by_question
     }
-    if text[0]["presence"] is not None:
+    if text[0]["presence"] is not None and found["presence_auroc"]:
         absent = [row["presence"] for kind in ABSENT for row in by_question.get(kind, ())]
         present = [row["presence"] for row in text]
         found["presence_calibration_error"] = calibration_error(present, absent)
@@ -336,22 +343,20 @@ def findings(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def _difference(rows: Sequence[dict[str, Any]], other: Sequence[dict[str, Any]]) -> Interval:
     """Of SI-SDRi, paired by mixture."""
-    values = [a["si_sdri_db"] - b["si_sdri_db"] for a, b in zip(rows, other, strict=True)]
-    groups = np.unique([row["target"] for row in rows], return_inverse=True)[1]
-    return bootstrap_interval(values, groups)
+    return bootstrap_interval(*paired(rows, other, "si_sdri_db"))
 
 
 def _auroc_interval(
     present: Sequence[dict[str, Any]], absent: Sequence[dict[str, Any]], num_resamples: int = 500
 ) -> Interval:
-    """Resampled over the mixtures' target clips, which both are questions to."""
-    names = sorted({row["target"] for row in present})
+    """Resampled over the recordings of the mixtures' targets, which both are questions to."""
+    names = sorted({row["recording"] for row in [*present, *absent]})
     place = {name: number for number, name in enumerate(names)}
     sides = []
     for rows in (present, absent):
         scores: list[list[float]] = [[] for _ in names]
         for row in rows:
-            scores[place[row["target"]]].append(row["likeness"])
+            scores[place[row["recording"]]].append(row["likeness"])
         sides.append(scores)
 
     def of(drawn: Sequence[int]) -> float:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from singleout.config import StrictConfig
@@ -66,18 +68,45 @@ def tasks(clips: Sequence[Clip], config: EvaluationConfig, sample_rate: int) -> 
         yield Task(rendered, target, spec.sources[0].crop, clips[spec.sources[1].clip])
 
 
+def defined(score: Tensor) -> float | None:
+    """A score; None where there is none, such as of a target that is silent, as a crop may be."""
+    value = float(score)
+    return value if math.isfinite(value) else None
+
+
+def recordings(rows: Sequence[dict[str, Any]]) -> NDArray[np.intp]:
+    """Number of the recording that each row's target is of: rows of one are not independent."""
+    numbers: NDArray[np.intp] = np.unique([row["recording"] for row in rows], return_inverse=True)[
+        1
+    ]
+    return numbers
+
+
+def paired(
+    rows: Sequence[dict[str, Any]], others: Sequence[dict[str, Any]], key: str
+) -> tuple[list[float], NDArray[np.intp]]:
+    """Differences of a score where both have it, and whose they are."""
+    both = [
+        (row, other)
+        for row, other in zip(rows, others, strict=True)
+        if row[key] is not None and other[key] is not None
+    ]
+    return [row[key] - other[key] for row, other in both], recordings([row for row, _ in both])
+
+
 def _row(name: str, estimate: Tensor, task: Task) -> dict[str, Any]:
     mixture = torch.from_numpy(task.rendered.mixture)
     scores = score(estimate, torch.from_numpy(task.rendered.sources[0]), mixture)
     return {
         "system": name,
         "target": task.target.path.name,
+        "recording": task.target.group,
         "interference": task.interference.path.name,
         "query": task.target.caption,
-        "sdr_db": float(scores.sdr),
-        "sdri_db": float(scores.sdr_improvement),
-        "si_sdr_db": float(scores.si_sdr),
-        "si_sdri_db": float(scores.si_sdr_improvement),
+        "sdr_db": defined(scores.sdr),
+        "sdri_db": defined(scores.sdr_improvement),
+        "si_sdr_db": defined(scores.si_sdr),
+        "si_sdri_db": defined(scores.si_sdr_improvement),
         "silent": bool(scores.is_silent),
         "improved": bool(scores.improved),
     }
@@ -116,26 +145,28 @@ def evaluate(
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Mean, median and share improved per system, with 95 % bootstrap intervals over targets.
+    """Mean, median and share improved per system, with 95 % bootstrap intervals over recordings.
 
-    ``query_gap_db`` is the paired difference of SI-SDRi, audio minus text queries.
+    ``query_gap_db`` is the paired difference of SI-SDRi, audio minus text queries. Mixtures whose
+    target is silent have no scores, and count nowhere but in ``num_mixtures``.
+
+    Raises:
+        InputError: every target is silent.
     """
     by_system: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         by_system.setdefault(row["system"], []).append(row)
     result: dict[str, Any] = {"systems": {}}
     for name, own in by_system.items():
-        groups = np.unique([row["target"] for row in own], return_inverse=True)[1]
-        improved = np.array([row["improved"] for row in own])
+        scored = [row for row in own if row["si_sdri_db"] is not None]
+        improved = [row["improved"] for row in scored]
         entry: dict[str, Any] = {}
         for key in ("si_sdri_db", "sdri_db"):
-            values = np.array([row[key] for row in own])
-            entry[key] = summarise(values, improved, groups)
+            values = [row[key] for row in scored]
+            entry[key] = summarise(values, improved, recordings(scored))
         entry["silent_share"] = float(np.mean([row["silent"] for row in own]))
         result["systems"][name] = entry
     text, audio = by_system["text"], by_system["audio"]
-    gap = [a["si_sdri_db"] - t["si_sdri_db"] for a, t in zip(audio, text, strict=True)]
-    targets = np.unique([row["target"] for row in text], return_inverse=True)[1]
-    result["query_gap_db"] = bootstrap_interval(gap, targets)
+    result["query_gap_db"] = bootstrap_interval(*paired(audio, text, "si_sdri_db"))
     result["num_mixtures"] = len(text)
     return result

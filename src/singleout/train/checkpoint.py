@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,17 @@ from singleout.train.module import TrainingModule
 from singleout.weights import write_safetensors
 
 FILE_NAME = "checkpoint.safetensors"
+MARKED = {
+    "encoder": "another query encoder, whose embeddings are not those of now",
+    "sounds": "other sounds than there are now",
+}
 
 
 class Checkpoint(Callback):
     """Writes ``checkpoint.safetensors`` every so many steps, and restores it at the start."""
 
-    def __init__(self, folder: Path, every_steps: int, key: str) -> None:
-        self.path, self.every_steps, self.key = folder / FILE_NAME, every_steps, key
+    def __init__(self, folder: Path, every_steps: int, marks: Mapping[str, str]) -> None:
+        self.path, self.every_steps, self.marks = folder / FILE_NAME, every_steps, dict(marks)
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         if self.path.exists():
@@ -42,15 +46,20 @@ class Checkpoint(Callback):
         # hook, which still has to update the averaged weights.
         assert isinstance(module, TrainingModule)
         if batch_idx and module.step_index % self.every_steps == 0:
-            save(module, trainer.optimizers[0], self.path, self.key)
+            save(module, trainer.optimizers[0], self.path, self.marks)
 
     def on_train_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         assert isinstance(module, TrainingModule)
-        save(module, trainer.optimizers[0], self.path, self.key)
+        save(module, trainer.optimizers[0], self.path, self.marks)
 
 
-def save(module: TrainingModule, optimizer: torch.optim.Optimizer, path: Path, key: str) -> None:
-    """Everything that the next step depends on.
+def save(
+    module: TrainingModule,
+    optimizer: torch.optim.Optimizer,
+    path: Path,
+    marks: Mapping[str, str],
+) -> None:
+    """Everything that the next step depends on, and by which marks the run is known again.
 
     Raises:
         TrainingError: a weight is not finite; the checkpoint that stands is kept.
@@ -58,6 +67,8 @@ def save(module: TrainingModule, optimizer: torch.optim.Optimizer, path: Path, k
     tensors: dict[str, Tensor] = {}
     for name, tensor in module.state_dict().items():
         tensors[f"module.{name}"] = tensor.detach().clone().contiguous()
+    for name, tensor in (module.model.manipulator.state or {}).items():
+        tensors[f"manipulation.{name}"] = tensor.detach().clone().contiguous()
     for index, state in optimizer.state_dict()["state"].items():
         for name, tensor in state.items():
             tensors[f"optimizer.{index}.{name}"] = tensor.detach().clone().contiguous()
@@ -66,15 +77,19 @@ def save(module: TrainingModule, optimizer: torch.optim.Optimizer, path: Path, k
             f"the weights are not finite at step {module.step_index}: lower the learning rate; the "
             "last checkpoint is intact"
         )
-    write_safetensors(tensors, path, {"step": str(module.step_index), "key": key})
+    write_safetensors(tensors, path, {"step": str(module.step_index), **marks})
 
 
-def saved_step(path: Path, key: str, changes: Callable[[], str] = str) -> int:
+def saved_step(
+    path: Path, key: str, marks: Mapping[str, str] | None = None, changes: Callable[[], str] = str
+) -> int:
     """The step a checkpoint stands at; 0 where there is none.
 
     Args:
         path: of the checkpoint.
         key: of the run that it must be of.
+        marks: ``encoder`` and ``sounds`` that it must have begun with; a checkpoint without them,
+            of an earlier version, is not asked.
         changes: says what is not as it was, where it is of another.
 
     Raises:
@@ -92,6 +107,12 @@ def saved_step(path: Path, key: str, changes: Callable[[], str] = str) -> int:
             f"{path}: belongs to a run with another config ({changes()}): choose another "
             "output folder or delete it to start anew"
         )
+    for name, mark in (marks or {}).items():
+        if metadata.get(name, mark) != mark:
+            raise ModelError(
+                f"{path}: its run began with {MARKED[name]}: choose another output folder (init "
+                "goes on from the model in this one) or delete it to start anew"
+            )
     return int(metadata["step"])
 
 
@@ -99,16 +120,23 @@ def restore(module: TrainingModule, optimizer: torch.optim.Optimizer | None, pat
     """Bring back what ``save`` wrote; without an optimiser, the weights alone."""
     restored: dict[int, dict[str, Tensor]] = {}
     weights: dict[str, Tensor] = {}
+    learnt: dict[str, Tensor] = {}
     with safetensors.safe_open(path, "pt") as file:
         for name in file.keys():  # noqa: SIM118
             part, rest = name.split(".", 1)
+            tensor = file.get_tensor(name).clone()  # not mapped: the file is to be replaced
             if part == "module":
-                weights[rest] = file.get_tensor(name)
+                weights[rest] = tensor
+            elif part == "manipulation":
+                learnt[rest] = tensor
             else:
                 index, entry = rest.split(".", 1)
-                restored.setdefault(int(index), {})[entry] = file.get_tensor(name)
+                restored.setdefault(int(index), {})[entry] = tensor
         module.step_index = int(file.metadata()["step"])
     module.load_state_dict(weights)
+    if learnt:  # of the sounds that the run began with
+        module.model.manipulator.state = learnt
+        module.model.manipulator.to(module.device)
     if optimizer is not None:
         groups = optimizer.state_dict()["param_groups"]
         optimizer.load_state_dict({"state": restored, "param_groups": groups})

@@ -60,8 +60,8 @@ class TrainConfig(StrictConfig):
         audio: a folder of sounds instead of a manifest; a twentieth of them is scored.
         output: folder of the model, its checkpoint and its logs.
         model: what is trained.
-        init: folder of a model whose weights to start from; where it has the same manipulation,
-            also with what that has learnt.
+        init: folder of a model whose weights to start from; where it has the same manipulation and
+            encoder, also with what that has learnt: sounds that it remembers stay, new ones join.
         embeddings: file of an ``EmbeddingCache`` to condition on instead of the encoder's own
             embeddings (the built-in model's recipe makes a cross-fitted one).
         mixtures: how training mixtures are drawn.
@@ -78,8 +78,8 @@ class TrainConfig(StrictConfig):
         learning_rate, warmup_steps, weight_decay, clip_norm: of the optimiser; cosine decay to a
             hundredth.
         ema_decay: of the averaged weights that are validated and saved.
-        device: where to train; ``auto`` is the best there is. The encoder stays on the CPU. Another
-            device gives another run, bit for bit.
+        device: where to train; ``auto`` is CUDA where there is any. The encoder stays on the CPU.
+            Another device gives another run; on a GPU a run need not be the same to the bit.
         precision: ``auto`` is bfloat16 where the device has the instructions, else float32.
         checkpoint_every: steps between checkpoints.
         num_workers: processes that render mixtures.
@@ -112,12 +112,23 @@ class TrainConfig(StrictConfig):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     checkpoint_every: Positive = 200
     num_workers: Annotated[int, Field(ge=0)] = 1
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
     @model_validator(mode="after")
     def _one_source(self) -> TrainConfig:
         if (self.manifest is None) == (self.audio is None):
             raise ValueError("give either a manifest or a folder of audio")
+        return self
+
+    @model_validator(mode="after")
+    def _as_many_questions(self) -> TrainConfig:
+        for name, mixtures in (("", self.mixtures), ("validation.", self.validation.mixtures)):
+            fewest, most = mixtures.num_sources
+            if fewest == 1 < most:
+                raise ValueError(
+                    f"{name}mixtures.num_sources is [1, {most}]: mixtures of one sound are asked "
+                    "one question, others two, which makes no batch: begin at 2"
+                )
         return self
 
     @model_validator(mode="after")

@@ -7,8 +7,12 @@ import hashlib
 import json
 import logging
 import math
+import signal
+import threading
 import warnings
+from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 import lightning
 import numpy as np
@@ -19,13 +23,27 @@ from torch.utils.data import DataLoader
 from singleout.config import differences
 from singleout.data.dataset import MixtureDataset
 from singleout.data.embeddings import EmbeddingTable, embeddings_of, given_embeddings
-from singleout.data.manifest import Clip, read_manifest, scan_folder, share_of
+from singleout.data.manifest import (
+    Clip,
+    check_splits,
+    held_out,
+    read_manifest,
+    scan_folder,
+    share_of,
+)
 from singleout.data.plan import MixtureConfig
 from singleout.data.render import REFERENCE_RMS
-from singleout.errors import ConfigError, ManifestError, ModelError, one_line
+from singleout.errors import (
+    ConfigError,
+    ManifestError,
+    ModelError,
+    SingleoutError,
+    TrainingError,
+    one_line,
+)
 from singleout.evaluate.questions import calibrated
 from singleout.evaluate.run import EvaluationConfig
-from singleout.model import QueriedSeparator
+from singleout.model import QueriedSeparator, read_config
 from singleout.query import QueryEncoder, load_encoder
 from singleout.query.manipulations import Examples, Manipulator
 from singleout.train.checkpoint import FILE_NAME, Checkpoint, restore, saved_step
@@ -44,6 +62,7 @@ def split_clips(config: TrainConfig) -> tuple[list[Clip], list[Clip]]:
     """Clips to train on and clips to validate with; the latter may be empty."""
     if config.manifest is not None:
         train = read_manifest(config.manifest, "train")
+        check_splits(config.manifest)
         return train, read_manifest(config.manifest, "validation", may_be_empty=True)
     assert config.audio is not None
     clips = scan_folder(config.audio)
@@ -57,17 +76,32 @@ def split_clips(config: TrainConfig) -> tuple[list[Clip], list[Clip]]:
     )
 
 
-def uncaptioned_clips(config: UncaptionedConfig) -> list[Clip]:
-    """The share of the recordings that is asked for, stripped of captions."""
+def uncaptioned_clips(
+    config: UncaptionedConfig,
+    known: Sequence[Clip] = (),
+    held_out: tuple[Collection[Path], Collection[str]] = ((), ()),
+) -> list[Clip]:
+    """The share of the recordings that is asked for, stripped of captions, without what is known.
+
+    Args:
+        config: where they are.
+        known: clips that are trained on or scored already: their files are left out.
+        held_out: files and groups that are left out. Groups count in manifests alone: in folders
+            they are names, which those of another may be, too.
+    """
     if config.manifest is not None:
         clips = read_manifest(config.manifest, "train")
     else:
         assert config.audio is not None
         clips = scan_folder(config.audio)
+    files = {clip.path.resolve() for clip in known} | set(held_out[0])
+    groups = held_out[1] if config.manifest is not None else ()
     return [
         dataclasses.replace(clip, caption=None, alternatives=())
         for clip in clips
         if share_of(clip.group) < config.share
+        and clip.group not in groups
+        and clip.path.resolve() not in files
     ]
 
 
@@ -145,8 +179,64 @@ def _changes(path: Path, config: str) -> str:
     return "; ".join(shown) or "its query encoder is another"
 
 
+def _digest(clips: Sequence[Clip]) -> str:
+    """Of what a run is made of: another one would not go on with the same mixtures."""
+    found = hashlib.sha256()
+    for clip in clips:
+        row = (clip.path.as_posix(), clip.seconds, clip.label, clip.group, clip.captions)
+        found.update(repr(row).encode(errors="surrogateescape"))
+    return found.hexdigest()[:16]
+
+
+def _is_of(folder: Path, encoder: QueryEncoder) -> bool:
+    """Whether a model was made with this very encoder, so that what it has learnt of embeddings
+    holds."""
+    try:
+        return read_config(folder).encoder.fingerprint == encoder.fingerprint
+    except ModelError:  # a checkpoint of others, which has learnt nothing of them
+        return False
+
+
+def _fit(
+    trainer: lightning.Trainer,
+    module: TrainingModule,
+    loader: DataLoader[Any],
+    validation: DataLoader[Any] | None,
+) -> None:
+    """Lightning's, with its ways to end put right.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C, which Lightning turns into exit code 1.
+        SingleoutError: raised in a process that renders mixtures, whose whole traceback would be
+            the message; or TrainingError: such a process died.
+    """
+    is_main = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        trainer.fit(module, loader, validation)
+    except SystemExit as error:
+        if error.code != 1 or not trainer.interrupted:  # such as of SIGTERM
+            raise
+        raise KeyboardInterrupt from None
+    except SingleoutError as error:
+        if "in DataLoader worker process" not in str(error):
+            raise
+        last = str(error).strip().splitlines()[-1]
+        raise type(error)(last.split(f"{type(error).__name__}: ", 1)[-1]) from None
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise TrainingError(
+            f"a process that renders mixtures died ({one_line(error)[:120]}): is there memory "
+            "enough? num_workers=0 renders in the run's own process"
+        ) from None
+    finally:
+        if is_main and handler is not None:
+            signal.signal(signal.SIGINT, handler)
+
+
 def _has_bfloat16(device: str) -> bool:
-    if device != "cpu" and torch.cuda.is_available():
+    if device == "cuda":
         return bool(torch.cuda.is_bf16_supported())
     return has_fast_bfloat16()
 
@@ -184,8 +274,16 @@ def train(config: TrainConfig, encoder: QueryEncoder | None = None) -> Path:
     # A recipe makes the embeddings anew, under the same name, with an encoder of its own.
     made_with = "" if config.embeddings is None else encoder.fingerprint
     key = hashlib.sha256((text + made_with).encode()).hexdigest()[:16]
-    start = saved_step(output / FILE_NAME, key, lambda: _changes(output / CONFIG_NAME, text))
     train_clips, validation_clips = split_clips(config)
+    if config.uncaptioned is not None:
+        out = ((), ()) if config.manifest is None else held_out(config.manifest)
+        known = [*train_clips, *validation_clips]
+        train_clips = train_clips + uncaptioned_clips(config.uncaptioned, known, out)
+    marks = {
+        "encoder": encoder.fingerprint,
+        "sounds": _digest([*train_clips, *validation_clips]),
+    }
+    start = saved_step(output / FILE_NAME, key, marks, lambda: _changes(output / CONFIG_NAME, text))
     try:
         output.mkdir(parents=True, exist_ok=True)
         written = config.model_dump_json(indent=2) + "\n"
@@ -193,8 +291,6 @@ def train(config: TrainConfig, encoder: QueryEncoder | None = None) -> Path:
     except OSError as error:
         reason = error.strerror or one_line(error)
         raise ConfigError(f"output: {output} cannot be written: {reason}") from None
-    if config.uncaptioned is not None:
-        train_clips = train_clips + uncaptioned_clips(config.uncaptioned)
     dataset = _dataset(
         config, train_clips, encoder, True,
         start * config.batch_size, (config.steps - start) * config.batch_size,
@@ -215,8 +311,11 @@ def train(config: TrainConfig, encoder: QueryEncoder | None = None) -> Path:
     model = QueriedSeparator(config.model.model_copy(update=learns_at), encoder)
     if config.init is not None:
         initial = QueriedSeparator.from_pretrained(config.init, encoder)
-        if initial.config.manipulation == config.model.manipulation:
+        if initial.config.manipulation == config.model.manipulation and _is_of(
+            config.init, encoder
+        ):
             model.manipulator = initial.manipulator
+            model.manipulator.extend(examples_of(dataset.table, dataset.captions))
         try:
             model.separator.load_state_dict(initial.separator.state_dict())  # type: ignore[attr-defined]
         except RuntimeError as error:
@@ -228,15 +327,19 @@ def train(config: TrainConfig, encoder: QueryEncoder | None = None) -> Path:
         model.manipulator.fit(examples_of(dataset.table, dataset.captions))
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     module = TrainingModule(model, config)
+    # Not Lightning's choice, which would be Apple's GPUs, which lack what scoring needs.
+    device = config.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     bfloat16 = config.precision == "bfloat16" or (
-        config.precision == "auto" and _has_bfloat16(config.device)
+        config.precision == "auto" and _has_bfloat16(device)
     )
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     with warnings.catch_warnings():
         # Hints about worker counts and logging intervals; both are the config's to choose.
         warnings.filterwarnings("ignore", module="lightning")
         trainer = lightning.Trainer(
-            accelerator=config.device,
+            accelerator=device,
             devices=1,
             precision="bf16-mixed" if bfloat16 else "32-true",
             max_steps=config.steps - start,
@@ -246,7 +349,7 @@ def train(config: TrainConfig, encoder: QueryEncoder | None = None) -> Path:
                 TensorBoardLogger(output, name="tensorboard"),
             ],
             callbacks=[
-                Checkpoint(output, config.checkpoint_every, key),
+                Checkpoint(output, config.checkpoint_every, {"key": key, **marks}),
                 RunProgress(start, config.steps),
             ],
             enable_checkpointing=False,
@@ -260,7 +363,7 @@ def train(config: TrainConfig, encoder: QueryEncoder | None = None) -> Path:
             limit_val_batches=None if validation is not None else 0,
         )
         if start < config.steps:
-            trainer.fit(module, loader, validation)
+            _fit(trainer, module, loader, validation)
         else:
             restore(module, None, output / FILE_NAME)
     averaged = module.averaged.module.state_dict()

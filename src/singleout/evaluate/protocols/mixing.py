@@ -88,7 +88,7 @@ def _items(config: MixingConfig, manifest: Path) -> list[Item]:
                         origin=f"{manifest}: mixture {index} at {snr_db:g} dB",
                         caption=clip.caption,
                         label=f"{snr_db:+g} dB",
-                        target=clip.path.name,
+                        target=clip.group,
                         interference=tuple(other.path.name for other in others),
                         files=(),
                         load=partial(_load, spec, clips, mixtures, is_absent),

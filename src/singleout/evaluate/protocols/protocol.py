@@ -12,7 +12,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from singleout.audio import read_audio, resample
+from singleout.audio import read_audio, resample, sndfile_name
 from singleout.errors import AudioError, InputError, ManifestError
 from singleout.evaluate.protocols.aggregation import Aggregation
 from singleout.progress import track
@@ -163,7 +163,7 @@ def _check_alike(item: Item) -> None:
 def _format(path: Path) -> tuple[int, int]:
     """Samples per channel and rate, from the header."""
     try:
-        info = soundfile.info(path)
+        info = soundfile.info(sndfile_name(path))
     except (soundfile.SoundFileError, OSError) as error:
         raise AudioError(f"{path}: cannot be read as audio: {error}") from None
     return info.frames, info.samplerate

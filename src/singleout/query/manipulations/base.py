@@ -74,6 +74,11 @@ class Manipulation(StrictConfig):
         """
         return {}
 
+    def extended(self, state: State, examples: Examples) -> State:
+        """The state where training goes on with other sounds: as a rule as it was, since the
+        separator knows no other."""
+        return state
+
     def shapes(self, dim: int) -> dict[str, tuple[int, ...]]:
         """Shapes of the state for embeddings of length ``dim``; -1 where any length will do."""
         return {}

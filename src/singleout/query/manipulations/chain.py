@@ -78,6 +78,17 @@ class Manipulator:
             text = step.map(text, torch.ones(len(text), dtype=torch.bool), learnt)
         self.state = state
 
+    def extend(self, examples: Examples) -> None:
+        """Take in what is new, where training goes on with other sounds."""
+        audio, text = examples.audio, examples.text
+        state: dict[str, Tensor] = {}
+        for number, step in enumerate(self.steps):
+            own = step.extended(self._of(number), Examples(audio, text, examples.pairs))
+            state |= {f"{number}.{name}": tensor.contiguous() for name, tensor in own.items()}
+            audio = step.map(audio, torch.zeros(len(audio), dtype=torch.bool), own)
+            text = step.map(text, torch.ones(len(text), dtype=torch.bool), own)
+        self.state = state
+
     def to(self, device: torch.device) -> None:
         """Take what it has learnt to where the embeddings are."""
         if self.state is not None:

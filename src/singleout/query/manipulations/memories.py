@@ -21,6 +21,9 @@ from singleout.query.manipulations.base import (
     mean_of,
 )
 
+SAME = 0.9999
+"""Cosine from which two embeddings are one sound's, rounded."""
+
 
 def _sample(embeddings: Tensor, count: int) -> Tensor:
     """At most ``count`` rows, drawn by a fixed seed, in their order."""
@@ -28,6 +31,13 @@ def _sample(embeddings: Tensor, count: int) -> Tensor:
         return embeddings
     drawn = torch.randperm(len(embeddings), generator=torch.Generator().manual_seed(0))
     return embeddings[drawn[:count].sort().values]
+
+
+def _with_new(memory: Tensor, embeddings: Tensor, count: int) -> Tensor:
+    """The memory, and those of other embeddings that are not in it already; at most ``count``."""
+    rows = torch.unique(embeddings, dim=0)
+    is_new = [(part @ memory.T).amax(1) < SAME for part in rows.split(1_024)]
+    return _sample(torch.cat([memory, rows[torch.cat(is_new)]]), count)
 
 
 class Retrieval(Manipulation):
@@ -137,6 +147,10 @@ class Neighbours(Manipulation):
     def fit(self, examples: Examples) -> dict[str, Tensor]:
         mean_of(examples.audio, "sounds", self.type)
         return {"memory": _sample(torch.unique(examples.audio, dim=0), self.memory)}
+
+    def extended(self, state: State, examples: Examples) -> State:
+        """With those that are new: any real sound is as good."""
+        return {"memory": _with_new(state["memory"], examples.audio, self.memory)}
 
     def shapes(self, dim: int) -> dict[str, tuple[int, ...]]:
         return {"memory": (-1, dim)}

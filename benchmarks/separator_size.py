@@ -1,0 +1,50 @@
+"""Parameters and operations of every separator: ``results/separator_size.json``, in a minute.
+
+Of one query on one channel, with the sizes that are their defaults and an embedding of the built-in
+encoder's length (twice that with negative prompts). Run ``python -m benchmarks.separator_size``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+
+from recipes.builtin.experiment import size
+from singleout.separators import (
+    BandSplitConfig,
+    ConditionedUNetConfig,
+    LocoformerConfig,
+    ResUNet30Config,
+)
+
+EMBEDDING_DIM = 96
+SECONDS = 10
+SEPARATORS = (BandSplitConfig(), ConditionedUNetConfig(), LocoformerConfig(), ResUNet30Config())
+
+
+def main() -> None:
+    """Count, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", type=Path, default=Path("results/separator_size.json"))
+    args = parser.parse_args()
+    result = {
+        "meta": {
+            "command": "python -m benchmarks.separator_size",
+            "torch": torch.__version__,
+            "embedding_dim": EMBEDDING_DIM,
+            "seconds": SECONDS,
+        },
+        "separators": {
+            config.type: size(config.build(EMBEDDING_DIM), EMBEDDING_DIM, SECONDS)
+            for config in SEPARATORS
+        },
+    }
+    args.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()
