@@ -354,6 +354,26 @@ def test_an_empty_name_is_not_the_current_folder(
     assert names(street.parent) == ["street.wav"]
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("extract", "street.wav", "a dog", "-o", ""),
+        ("extract", "street.wav", "a dog", "--report", ""),
+        ("train", "--audio", ".", "-o", ""),
+        ("evaluate", "manifest.jsonl", "-o", ""),
+        ("gap", "manifest.jsonl", "--plot", ""),
+    ],
+)
+def test_an_empty_name_to_write_to_is_refused(
+    arguments: tuple[str, ...], street: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(street.parent)
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert "the name is empty: give one, or . for" in " ".join(result.stderr.split())
+    assert names(street.parent) == ["street.wav"]
+
+
 @pytest.mark.parametrize(("option", "instead"), [("--not", "--not-like"), ("-q", "--like")])
 def test_files_are_not_taken_for_words(street: Path, option: str, instead: str) -> None:
     result = run("extract", street, option, street)

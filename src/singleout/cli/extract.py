@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from singleout.cli.options import Encoder, Model
+from singleout.cli.options import Encoder, Model, named
 from singleout.cli.outputs import check_file, check_folder
 
 if TYPE_CHECKING:
@@ -53,7 +53,11 @@ def extract(
     output: Annotated[
         Path,
         typer.Option(
-            "--output", "-o", help="Folder of the results; created if missing.", readable=False
+            "--output",
+            "-o",
+            help="Folder of the results; created if missing.",
+            parser=named,
+            metavar="PATH",
         ),
     ] = Path(),
     residual: Annotated[bool, typer.Option(help="Write all that is not the target, too.")] = True,
@@ -84,7 +88,11 @@ def extract(
     ] = False,
     report: Annotated[
         Path | None,
-        typer.Option(help="File of what became of each, one JSON object per line.", readable=False),
+        typer.Option(
+            help="File of what became of each, one JSON object per line.",
+            parser=named,
+            metavar="PATH",
+        ),
     ] = None,
     plot: Annotated[
         bool, typer.Option("--plot", help="Draw the spectrograms of mixture, target and residual.")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from singleout.cli.options import AsJson
+from singleout.cli.options import AsJson, named
 from singleout.cli.outputs import check_file
 from singleout.cli.results import provenance
 
@@ -29,10 +29,12 @@ def gap(
     ] = 10.0,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="JSON file of the figures.", readable=False),
+        typer.Option(
+            "--output", "-o", help="JSON file of the figures.", parser=named, metavar="PATH"
+        ),
     ] = None,
     plot: Annotated[
-        Path | None, typer.Option(help="PNG file of the picture.", readable=False)
+        Path | None, typer.Option(help="PNG file of the picture.", parser=named, metavar="PATH")
     ] = None,
     seed: Annotated[
         int, typer.Option(help="Of the intervals and of the held-out sounds.", min=0)

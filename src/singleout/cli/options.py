@@ -7,6 +7,15 @@ from typing import Annotated
 
 import typer
 
+
+def named(text: str | Path) -> Path:
+    """A path that has been given; as one, an empty text (such as of a variable that is not set)
+    would be the current folder."""
+    if not str(text):
+        raise typer.BadParameter("the name is empty: give one, or . for the current folder")
+    return Path(text)
+
+
 Model = Annotated[
     str | None,
     typer.Option(
@@ -23,7 +32,11 @@ Encoder = Annotated[
 Results = Annotated[
     Path | None,
     typer.Option(
-        "--output", "-o", help="JSON file of the summary; rows go beside it.", readable=False
+        "--output",
+        "-o",
+        help="JSON file of the summary; rows go beside it.",
+        parser=named,
+        metavar="PATH",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")]

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from singleout.cli.options import named
+
 FROM_NOTHING = {
     "separator": {"type": "conditioned_unet"},
     "manipulation": {"steps": [{"type": "neighbours"}, {"type": "dropout", "p": 0.25}]},
@@ -27,7 +29,8 @@ def train(
         typer.Option(help="Folder of sounds, without captions, instead of a config."),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder of the run.", readable=False)
+        Path | None,
+        typer.Option("--output", "-o", help="Folder of the run.", parser=named, metavar="PATH"),
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps.", min=1)] = None,
     init: Annotated[
