@@ -105,7 +105,7 @@ def saved_step(
     if metadata.get("key") != key:
         raise ModelError(
             f"{path}: belongs to a run with another config ({changes()}): choose another "
-            "output folder or delete it to start anew"
+            "output folder (init goes on from the model in this one) or delete it to start anew"
         )
     for name, mark in (marks or {}).items():
         if metadata.get(name, mark) != mark:
