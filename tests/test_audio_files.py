@@ -512,6 +512,17 @@ def test_tags_of_a_wav_arrive_in_a_flac(tmp_path: Path) -> None:
     assert read(tmp_path / "new")[1].tags.items() >= TAGS.items()
 
 
+def test_zeros_behind_a_recording_are_not_read_as_chunks(tmp_path: Path) -> None:
+    """Of recorders that reserve the place: eight bytes at a time would take minutes."""
+    path = tmp_path / "x.wav"
+    write_wav_file(path, "PCM_16", np.zeros((1, 100), np.int32), [])
+    with path.open("rb") as file:
+        before = list(chunks(file))
+    path.write_bytes(path.read_bytes() + bytes(80_000))
+    with path.open("rb") as file:
+        assert list(chunks(file)) == before
+
+
 def test_tags_that_a_wav_cannot_hold_are_left_out(tmp_path: Path) -> None:
     """A zero would end the text, an unknown name would be noise, a lone surrogate is no text."""
     tags = {"title": "a\0b", "artist": " ", "license": "CC0", "comment": "\udce9"}

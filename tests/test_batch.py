@@ -147,6 +147,21 @@ def targets(tasks: Sequence[Task], queries: Sequence[Query]) -> list[Path]:
     ]
 
 
+def test_names_that_differ_in_case_alone_are_the_same_file_somewhere(tmp_path: Path) -> None:
+    """On macOS and Windows, and so do accents in one character or two."""
+    touched(tmp_path / "x.wav", tmp_path / "X.mp3")
+    found = find_recordings([tmp_path])
+    assert {task.name for task in tasks_of(found, tmp_path / "out", [Query.of("a dog")])} == {
+        "x.wav",
+        "X.mp3",
+    }
+    for first, second in (("a/x.wav", "b/X.wav"), ("a/caf\u00e9.wav", "b/cafe\u0301.wav")):
+        touched(tmp_path / first, tmp_path / second)
+        found = find_recordings([tmp_path / first, tmp_path / second])
+        with pytest.raises(AudioError, match="would become the same files"):
+            tasks_of(found, tmp_path / "out", [Query.of("a dog")])
+
+
 def test_recordings_keep_their_place_and_name(tmp_path: Path) -> None:
     found = [Found(Path("in/a/x.wav"), Path("a")), Found(Path("in/x.wav")), Found(Path("in/y.mp3"))]
     tasks = tasks_of(found, tmp_path, [DOG])
@@ -754,7 +769,8 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, debug_model_fol
 
 @posix
 @pytest.mark.parametrize(
-    ("sent", "code", "jobs"), [(signal.SIGINT, 130, 2), (signal.SIGTERM, 143, 1)]
+    ("sent", "code", "jobs"),
+    [(signal.SIGINT, 130, 2), (signal.SIGTERM, 143, 1), (signal.SIGHUP, 129, 1)],
 )
 def test_a_signal_in_the_middle_of_a_batch(
     tmp_path: Path, debug_model_folder: Path, sent: signal.Signals, code: int, jobs: int

@@ -374,6 +374,38 @@ def test_an_empty_name_to_write_to_is_refused(
     assert names(street.parent) == ["street.wav"]
 
 
+def test_words_that_are_the_name_of_something_here_are_not_guessed_at(
+    street: Path, monkeypatch: pytest.MonkeyPatch, debug_model_folder: Path
+) -> None:
+    """As of one folder for each kind of sound."""
+    monkeypatch.chdir(street.parent)
+    (street.parent / "rain").mkdir()
+    result = run("extract", street.name, "rain", "--not", "traffic")
+    assert result.exit_code == 2
+    said = " ".join(result.stderr.split())
+    assert "'rain' may be words or what is at that place: with --query it is words" in said
+    result = run("extract", street.name, "rain", "--model", debug_model_folder, "-o", "out")
+    assert result.exit_code == 0, result.output
+    assert "street.rain.target.wav" in names(street.parent / "out")
+
+
+@pytest.mark.parametrize(
+    ("option", "name", "reason"),
+    [
+        ("--model", "n" * 300, "cannot be looked for"),
+        ("--model", "~nobody-at-all/x", "cannot be looked for"),
+        ("--encoder", "~nobody-at-all/x.pt", "cannot be looked for"),
+        ("--report", "n" * 300, "cannot be written"),
+    ],
+)
+def test_names_that_cannot_be_are_one_line(
+    street: Path, option: str, name: str, reason: str
+) -> None:
+    check_refused(
+        run("extract", street, "a dog", "-o", street.parent / "out", option, name), reason
+    )
+
+
 @pytest.mark.parametrize(("option", "instead"), [("--not", "--not-like"), ("-q", "--like")])
 def test_files_are_not_taken_for_words(street: Path, option: str, instead: str) -> None:
     result = run("extract", street, option, street)

@@ -335,6 +335,49 @@ def test_damage_in_the_middle(media: Path, tmp_path: Path) -> None:
     assert_refused(tmp_path / "x.m4a", "damaged")
 
 
+def without_a_packet(path: Path, stream: int) -> Path:
+    """An MPEG-TS that has lost one of a stream's packets, in the middle."""
+    packets = [path.read_bytes()[i : i + 188] for i in range(0, path.stat().st_size, 188)]
+    of_stream = [
+        i
+        for i, packet in enumerate(packets)
+        if (packet[1] & 0x1F) << 8 | packet[2] == 0x100 + stream and not packet[1] & 0x40
+    ]
+    del packets[of_stream[len(of_stream) // 2]]
+    lossy = path.with_name(f"without {stream}.ts")
+    lossy.write_bytes(b"".join(packets))
+    return lossy
+
+
+def test_a_picture_that_is_damaged_leaves_the_sound_alone(
+    tmp_path: Path, integers: NDArray[np.int16]
+) -> None:
+    """As broadcasts are."""
+    whole = tmp_path / "whole.ts"
+    rng = np.random.default_rng(0)
+    with av.open(str(whole), "w", format="mpegts") as file:
+        video = file.add_stream("mpeg2video", rate=25)
+        video.width, video.height, video.pix_fmt = 320, 240, "yuv420p"
+        sound = file.add_stream("mp2", rate=RATE)
+        sound.layout = "stereo"
+        for number in range(25):
+            picture = av.VideoFrame.from_ndarray(
+                rng.integers(0, 255, (360, 320), np.uint8), format="yuv420p"
+            )
+            picture.pts = number
+            file.mux(video.encode(picture))
+        file.mux(video.encode(None))
+        packed = np.ascontiguousarray(integers.T.reshape(1, -1))
+        frame: Any = av.AudioFrame.from_ndarray(packed, format="s16", layout="stereo")
+        frame.sample_rate, frame.pts = RATE, 0
+        file.mux(sound.encode(frame))
+        file.mux(sound.encode(None))
+    expected, _ = read_audio(whole)
+    found, _ = read_audio(without_a_packet(whole, 0))
+    np.testing.assert_array_equal(found, expected)
+    assert_refused(without_a_packet(whole, 1), "damaged or truncated")
+
+
 def test_sound_of_no_samples(tmp_path: Path) -> None:
     path = encode(tmp_path / "x.mkv", "pcm_s16le", np.zeros((2, 0), np.int16), pictures="mpeg4")
     assert_refused(path, "no samples")

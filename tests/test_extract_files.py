@@ -593,6 +593,47 @@ def test_a_file_that_cannot_be_finished_takes_the_others_along(
     assert names(tmp_path / "out") == []
 
 
+@pytest.mark.parametrize("failing", ["target.wav", "residual.wav", "png"])
+def test_a_file_that_cannot_be_replaced_leaves_all_as_they_were(
+    extractor: Extractor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    """Such as while somebody plays it, on Windows: a new residual beside an old target would not
+    add up. Where there were none before, there are none."""
+    path = recorded(tmp_path / "x.wav", noise(1, 9_000), RATE)
+    out = tmp_path / "out"
+    extractor.extract_file(path, "a dog", out, plot=True)
+    before = {each: each.read_bytes() for each in out.iterdir()}
+    recorded(path, noise(1, 9_000, seed=5), RATE)
+    replace = Path.replace
+
+    def locked(self: Path, target: Path) -> Path:
+        if str(target).endswith(failing) and ".old." not in self.name:
+            raise PermissionError(13, "Permission denied", str(target))
+        return replace(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", locked)
+        for folder in (out, tmp_path / "new"):
+            with pytest.raises(AudioError, match=f"{failing}: cannot be written: Permission"):
+                extractor.extract_file(path, "a dog", folder, plot=True)
+    assert {each: each.read_bytes() for each in out.iterdir()} == before
+    assert names(tmp_path / "new") == []
+    extractor.extract_file(path, "a dog", out, plot=True)
+    after = {each: each.read_bytes() for each in out.iterdir()}
+    assert after.keys() == before.keys()
+    assert after != before
+
+
+def test_what_was_extracted_is_saved_when_the_recording_has_gone(
+    extractor: Extractor, tmp_path: Path
+) -> None:
+    path = recorded(tmp_path / "x.wav", noise(1, 9_000), RATE)
+    found = extractor.extract(path, "a dog")
+    found.save(tmp_path / "out")
+    path.unlink()
+    assert found.save(tmp_path / "out").target.is_file()
+
+
 def test_an_aiff_that_would_be_too_long_is_named(extractor: Extractor, tmp_path: Path) -> None:
     info = AudioInfo(192_000, 8, 192_000 * 3_600, "WAV", "PCM_24")
     wanted = FilesWanted(tmp_path, "aiff")

@@ -35,7 +35,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         help="also prepare the other audio of train packages, and packages without captions "
         "(1.1 GB more)",
     )
-    return parser.parse_args(arguments)
+    found = parser.parse_args(arguments)
+    if found.jobs < 1:
+        parser.error("--jobs is at least 1")
+    return found
 
 
 def choose_packages(

@@ -21,12 +21,28 @@ def is_hub_id(name: str) -> bool:
     return bool(HUB_ID.fullmatch(split_revision(name)[0]))
 
 
-def _require() -> None:
+def place_of(name: str | Path) -> Path:
+    """A model's name as a path, at which there may be something or not.
+
+    Raises:
+        ModelError: nobody can tell, such as of a folder that may not be looked into.
+    """
+    try:
+        path = Path(name).expanduser()
+        path.exists()
+    except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: of ~ and nobody's name
+        raise ModelError(
+            f"{str(name)[:200]}: cannot be looked for: {one_line(error)[:200]}"
+        ) from None
+    return path
+
+
+def _require(what: str = "") -> None:
     try:
         import huggingface_hub  # noqa: F401
     except ImportError:
         raise MissingExtraError(
-            "models on a hub need huggingface-hub: pip install 'singleout[hub]'"
+            f"{what}models on a hub need huggingface-hub: pip install 'singleout[hub]'"
         ) from None
 
 
@@ -45,7 +61,7 @@ def fetched(
         MissingExtraError: huggingface-hub is not installed.
         ModelError: it is neither in the cache nor to be had from the hub.
     """
-    _require()
+    _require(f"{identifier}: there is no such folder, and ")
     from huggingface_hub import snapshot_download
     from huggingface_hub.utils import (
         LocalEntryNotFoundError,

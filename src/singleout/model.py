@@ -23,7 +23,7 @@ from singleout.audio import replacing
 from singleout.config import StrictConfig, added, validated
 from singleout.errors import ConfigError, ModelError, QueryError
 from singleout.gate import Gate, GatedStream
-from singleout.hub import fetched, is_hub_id, split_revision, upload
+from singleout.hub import fetched, is_hub_id, place_of, split_revision, upload
 from singleout.presence import Listener, PresenceCalibration
 from singleout.query import QueryEncoder, load_encoder
 from singleout.query.examples import heard
@@ -308,7 +308,7 @@ The training data, the licence and the measured quality are for the author to ad
             encoder = load_encoder(encoder)
         if name_or_path is None:
             return cls._from_folder(Path(str(files("singleout") / PACKAGED)), encoder)
-        path = Path(name_or_path).expanduser()
+        path = place_of(name_or_path)
         if not path.exists() and is_hub_id(str(name_or_path)):
             identifier, revision = split_revision(str(name_or_path), revision)
             path = fetched(identifier, revision, ["config.json", "model.safetensors"])

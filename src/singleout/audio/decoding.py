@@ -37,6 +37,8 @@ MAX_SURPLUS_FRAMES = 4_096
 """Lossy encoders fill their last frame; an MP4 says where the sound really ends."""
 DAMAGE = re.compile(r"prematurely|corrupt|truncat|partial file", re.IGNORECASE)
 """In FFmpeg's warnings, of files that end early and are decoded without an error."""
+OF_STREAM = re.compile(r"stream\s*=\s*(\d+)")
+"""In those that are about one packet."""
 PROGRAM = f"from {__name__} import main; main()"
 REFUSAL = "refused: "
 UNREADABLE = "not media"
@@ -152,10 +154,10 @@ def decode(path: str, samples: BinaryIO) -> None:
             raise AudioError(UNREADABLE) from None
         with container:
             try:
-                _decode(container, samples)
+                heard = _decode(container, samples)
             except av.error.FFmpegError as error:
                 raise AudioError(f"is damaged or truncated: {_reason(error)}") from None
-        if damage := [text for _, _, text in said if DAMAGE.search(text)]:
+        if damage := [text for _, _, text in said if _is_damage(text, heard)]:
             raise AudioError(f"is damaged or truncated: {' '.join(damage[0].split())}")
 
 
@@ -163,7 +165,14 @@ def _reason(error: Any) -> str:
     return " ".join(str(error.strerror or error).split())
 
 
-def _decode(container: Any, samples: BinaryIO) -> None:
+def _is_damage(said: str, stream: int) -> bool:
+    """Whether a warning of FFmpeg's is about the sound, and not about a picture beside it."""
+    about = OF_STREAM.search(said)
+    return bool(DAMAGE.search(said)) and (about is None or int(about[1]) == stream)
+
+
+def _decode(container: Any, samples: BinaryIO) -> int:
+    """Gives the number of the stream that was decoded."""
     from av import AudioResampler
 
     if not container.streams.audio:
@@ -187,6 +196,7 @@ def _decode(container: Any, samples: BinaryIO) -> None:
         raise AudioError("its sound has no samples, or they are all damaged")
     sender.send(resampler.resample(None))
     sender.refuse_truncated()
+    return int(stream.index)
 
 
 class _Sender:

@@ -48,6 +48,8 @@ def chunks(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
     position = 12
     while len(header := file.read(8)) == 8:
         name, length = header[:4], int(struct.unpack("<I", header[4:])[0])
+        if not name.isascii() or not name.decode().isprintable():
+            return  # such as zeros, eight bytes of which at a time would be chunks
         position += 8
         if name == b"ds64":
             data_bytes = struct.unpack("<8xQ", file.read(16))[0]

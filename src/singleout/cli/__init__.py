@@ -25,6 +25,7 @@ from singleout.errors import SingleoutError
 
 INTERRUPTED = 130
 TERMINATED = 143
+HUNG_UP = 129
 
 
 class Commands(TyperGroup):
@@ -88,8 +89,10 @@ def main() -> None:
     # Torch reads it when it first allocates. Its maps are large and short-lived: in huge pages they
     # cost a fraction of the page faults, up to a third of the time (results/resunet30*.json).
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    # As Ctrl-C: what is half-written vanishes.
+    # As Ctrl-C: what is half-written vanishes; so it does when a terminal closes, unless of nohup.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda *_: sys.exit(HUNG_UP))
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             # A file name may hold bytes that are no text: show them escaped.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -190,6 +191,12 @@ def _arguments(
     """Recordings and queries: the last argument is the query, unless options ask already."""
     if queries:
         return list(positional), list(queries)
+    if is_asked and len(positional) > 1 and _is_bare(positional[-1]):
+        raise typer.BadParameter(
+            f"'{positional[-1]}' may be words or what is at that place: with --query it is words, "
+            f"as .{os.sep}{positional[-1]} a recording",
+            param_hint="'QUERY'",
+        )
     if is_asked and (len(positional) == 1 or _names_recordings(positional[-1])):
         return list(positional), []
     if len(positional) < 2:
@@ -212,6 +219,13 @@ def _refuse_files(option: str, texts: Sequence[str], instead: str) -> None:
                     f"'{text}' is a file: give it with {instead}, or say what it sounds like",
                     param_hint=f"'{option}'",
                 )
+
+
+def _is_bare(text: str) -> bool:
+    """Whether words are also the name of something here, such as of a folder ``rain``."""
+    with suppress(OSError, ValueError):
+        return Path(text).name == text and not Path(text).suffix and Path(text).exists()
+    return False
 
 
 def _names_recordings(text: str) -> bool:

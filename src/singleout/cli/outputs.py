@@ -31,7 +31,11 @@ def check_file(path: Path, *kept: Path) -> None:
     Raises:
         AudioError: it is a folder, is to be kept, or its folder cannot be written.
     """
-    if path.is_dir():
+    try:
+        is_folder = path.is_dir()
+    except (OSError, ValueError) as error:
+        raise AudioError(f"{path}: cannot be written: {error}") from None
+    if is_folder:
         raise AudioError(f"{path}: is a folder: give the name of a file")
     check_folder(path.parent)
     for other in kept:

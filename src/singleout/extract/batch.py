@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -108,7 +109,12 @@ def _is(path: Path, kind: Callable[[Path], bool]) -> bool:
 def _is_recording(path: Path, folder: Path) -> bool:
     hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
     known = path.suffix.lower() in MEDIA_SUFFIXES and not path.stem.endswith(OURS)
-    return known and not hidden and path.is_file()
+    return known and not hidden and _is(path, Path.is_file)
+
+
+def _folded(name: str | Path) -> str:
+    """The same for all names of one file, on systems that do not tell case or accents apart."""
+    return unicodedata.normalize("NFC", str(name)).casefold()
 
 
 def tasks_of(found: Sequence[Found], folder: Path, queries: Sequence[Query]) -> list[Task]:
@@ -117,25 +123,29 @@ def tasks_of(found: Sequence[Found], folder: Path, queries: Sequence[Query]) -> 
     Raises:
         AudioError: two recordings would get the same files, or one would be overwritten.
     """
-    alike = Counter((each.below, each.path.stem) for each in found)
+    alike = Counter((_folded(each.below), _folded(each.path.stem)) for each in found)
     tasks = []
     for each in found:
-        name = each.path.stem if alike[each.below, each.path.stem] == 1 else each.path.name
+        is_alone = alike[_folded(each.below), _folded(each.path.stem)] == 1
+        name = each.path.stem if is_alone else each.path.name
         tasks.append(Task(each.path, folder / each.below, name))
-    taken: dict[tuple[Path, str], Path] = {}
+    taken: dict[tuple[str, str], Path] = {}
     for task in tasks:
-        if (other := taken.setdefault((task.folder, task.name), task.path)) != task.path:
+        place = _folded(task.folder), _folded(task.name)
+        if (other := taken.setdefault(place, task.path)) != task.path:
             raise AudioError(
                 f"{other} and {task.path} would become the same files in {task.folder}: "
                 "give the folder that both are in, or another output folder for one of them"
             )
     slugs = query_slugs(queries)
-    sources = {(task.path.parent.resolve(), task.path.stem): task.path for task in tasks}
+    sources = {
+        (_folded(task.path.parent.resolve()), _folded(task.path.stem)): task.path for task in tasks
+    }
     for task in tasks:
         for slug in slugs:
             for end in OURS:
-                place_of_part = (task.folder.resolve(), f"{task.name}.{slug}{end}")
-                if (source := sources.get(place_of_part)) is not None:
+                part = _folded(f"{task.name}.{slug}{end}")
+                if (source := sources.get((_folded(task.folder.resolve()), part))) is not None:
                     raise AudioError(
                         f"{source}: is a recording, and what {task.path} would be written to: "
                         "choose another output folder"
@@ -156,7 +166,9 @@ def still_to_do(task: Task, queries: Sequence[Query], wanted: FilesWanted) -> li
         recorded = task.path.stat().st_mtime_ns
         for container in containers:
             paths = part_paths(here, task.name, slug, container).all()
-            if all(path.is_file() and path.stat().st_mtime_ns >= recorded for path in paths):
+            if all(_is(path, Path.is_file) for path in paths) and all(
+                path.stat().st_mtime_ns >= recorded for path in paths
+            ):
                 return True
         return False
 
@@ -224,7 +236,7 @@ def run_batch(
             go_on(1.0)
         except SingleoutError as error:
             return failed(str(error))
-        except (MemoryError, RuntimeError) as error:  # torch has its own, with many lines
+        except (MemoryError, OSError, RuntimeError) as error:  # torch's have many lines
             return failed(f"{task.path}: cannot be separated: {one_line(error)[:200]}")
         skipped = [query for query in queries if query not in to_do]
         return Outcome(task, written or [], skipped, wall_seconds=perf_counter() - started)

@@ -51,7 +51,7 @@ class Extractor:
         model: is put into evaluation mode.
         chunk_seconds: longer recordings are separated in chunks of this length, so that the
             memory is bounded; the result does not depend on it.
-        device: of the separator, such as ``cuda`` or ``cpu``; ``auto`` is a GPU where there is one,
+        device: of the separator, such as ``cuda`` or ``cpu``; ``auto`` is CUDA where there is any,
             None leaves the model where it is.
         gate: bring targets to the level of what is asked, and nearly to silence where it seems not
             to be there, if the model has learnt to (``singleout.gate``); without, they are as the

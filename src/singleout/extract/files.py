@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 import re
 import unicodedata
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from threading import get_ident
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +29,7 @@ from singleout.audio import (
     replacing,
 )
 from singleout.errors import AudioError, ConfigError
-from singleout.types import Example, Query
+from singleout.types import Prompt, Query
 
 if TYPE_CHECKING:
     from singleout.extract.plotting import Picture
@@ -89,24 +92,32 @@ def query_slug(query: Query) -> str:
     """A query as part of a file name: ``A dog, barking!`` is ``a-dog-barking``.
 
     ASCII lower-case words joined by hyphens, 1 to 60 characters. Where these are not all that was
-    asked (a long query, another script, ``C++``, a file that is called like others elsewhere), a
-    short hash of it follows: what is asked later must not take the place of something else.
+    asked (a long query, another script, ``C++``, several prompts, an example, which may be called
+    like others), a short hash of it follows: what is asked later must not take the place of
+    something else.
     """
     text = str(query)
     plain = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
     slug = "-".join(re.findall(r"[a-z0-9]+", plain.lower()))
-    files = [
-        str(Path(prompt.audio).absolute())
-        for prompt in (*query.positive, *query.negative)
-        if isinstance(prompt, Example) and isinstance(prompt.audio, str | Path)
-    ]
-    if slug and len(slug) <= MAX_SLUG_CHARACTERS and not files and not UNNAMED.search(plain):
+    is_one = len(query.positive) == 1 and not query.negative and isinstance(query.positive[0], str)
+    if is_one and slug and len(slug) <= MAX_SLUG_CHARACTERS and not UNNAMED.search(plain):
         return slug
-    end = _short_hash("\n".join([text, *files]))
+    sides = [[_identity(prompt) for prompt in side] for side in (query.positive, query.negative)]
+    end = _short_hash(text if is_one else json.dumps(sides))
     room = MAX_SLUG_CHARACTERS - len(end) - 1
     if len(slug) > room:
         slug = slug[: room + 1].rpartition("-")[0] or slug[:room]
     return f"{slug}-{end}" if slug else end
+
+
+def _identity(prompt: Prompt) -> str:
+    """Tells a prompt from others that read the same."""
+    if isinstance(prompt, str):
+        return prompt
+    if isinstance(prompt.audio, str | Path):
+        return f"file {Path(prompt.audio).absolute()}"
+    samples = np.ascontiguousarray(prompt.audio)
+    return f"{hashlib.sha256(samples.tobytes()).hexdigest()} {prompt.sample_rate}"
 
 
 def query_slugs(queries: Sequence[Query]) -> list[str]:
@@ -196,9 +207,13 @@ class PartFiles:
             part_paths(wanted, name, slug, self.kind.container) for slug in query_slugs(queries)
         ]
         for path in (path for paths in self.paths for path in paths.all()):
-            if source is not None and path.exists() and path.samefile(source):
+            if source is not None and _is_same(path, source):
                 raise AudioError(f"{path}: is the recording itself: choose another folder or name")
-            if path.is_dir():
+            try:
+                is_folder = path.is_dir()
+            except OSError as error:
+                raise AudioError(f"{path}: cannot be written: {error.strerror}") from None
+            if is_folder:
                 raise AudioError(f"{path}: cannot be written: is a folder")
         self._folder = wanted.folder
         self._files = ExitStack()
@@ -237,12 +252,15 @@ class PartFiles:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if error is None:
-            with self._files:
-                for part in self._parts:
-                    part.finish()
-        else:
+        if error is not None:
             self._files.__exit__(kind, error, trace)
+            return
+        with self._files:
+            for part in self._parts:
+                part.finish()
+            renaming = self._files.pop_all()
+        with _set_aside([path for paths in self.paths for path in paths.all()]), renaming:
+            pass
 
     def written(self) -> list[Written]:
         """For every query, once the context has ended."""
@@ -266,6 +284,46 @@ class PartFiles:
             )
             for query, paths, part in zip(self._queries, self.paths, self._parts, strict=True)
         ]
+
+
+def _is_same(path: Path, other: Path) -> bool:
+    with suppress(OSError):  # one of them is not there
+        return path.samefile(other)
+    return False
+
+
+@contextmanager
+def _set_aside(paths: Sequence[Path]) -> Iterator[None]:
+    """For as long as new files take their places; on any error those that were there come back: a
+    new residual beside an old target would not add up.
+
+    Raises:
+        AudioError: one cannot be replaced, such as while somebody plays it, on Windows.
+    """
+    kept: dict[Path, Path] = {}
+    new: list[Path] = []
+    try:
+        for path in paths:
+            if path.exists():
+                end = f"{_short_hash(path.name)}.{os.getpid()}-{get_ident()}"
+                aside = path.with_name(f".{end}.old.partial")
+                path.replace(aside)
+                kept[path] = aside
+        new = [path for path in paths if path not in kept]
+        yield
+    except BaseException as error:
+        for path in new:
+            path.unlink(missing_ok=True)
+        for path, aside in kept.items():
+            aside.replace(path)
+        if isinstance(error, OSError):
+            raise AudioError(
+                f"{error.filename}: cannot be written: {error.strerror or error}"
+            ) from None
+        raise
+    for aside in kept.values():
+        with suppress(OSError):
+            aside.unlink()
 
 
 class _Parts:

@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 
 from singleout.errors import ModelError
-from singleout.hub import is_hub_id
+from singleout.hub import is_hub_id, place_of
 from singleout.query.builtin import BuiltinEncoder
 from singleout.query.clap import ClapEncoder
 from singleout.query.encoder import QueryEncoder
@@ -43,9 +43,9 @@ def load_encoder(name: str = "builtin", fingerprint: str | None = None) -> Query
 
 
 def _found(name: str) -> QueryEncoder:
-    path = Path(name).expanduser()
     if name == "builtin":
         return BuiltinEncoder.from_pretrained()
+    path = place_of(name)
     if path.suffix in LAION_SUFFIXES and not path.is_dir():
         from singleout.query.laion import from_laion
 

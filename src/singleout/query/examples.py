@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
-from singleout.audio import SILENT_RMS, checked_array, open_audio, read_audio
+from singleout.audio import SILENT_RMS, checked_array, open_audio
 from singleout.errors import QueryError
 from singleout.query.encoder import QueryEncoder
 from singleout.types import Example
@@ -23,10 +24,7 @@ def heard(example: Example, encoder: QueryEncoder) -> Tensor:
         AudioError: it cannot be read.
     """
     if isinstance(example.audio, str | Path):
-        name = str(example.audio)
-        with open_audio(name) as reader:  # one that says it is long is not read
-            _refuse_long(name, reader.info.num_frames or 0, reader.info.sample_rate)
-        audio, rate = read_audio(name)
+        name, (audio, rate) = str(example.audio), _read(str(example.audio))
     else:
         name, audio, rate = "the example", *checked_array(example.audio, example.sample_rate)
     _refuse_long(name, audio.shape[1], rate)
@@ -34,6 +32,19 @@ def heard(example: Example, encoder: QueryEncoder) -> Tensor:
     if float(np.sqrt(np.square(mono, dtype=np.float64).mean())) < SILENT_RMS:
         raise QueryError(f"{name}: is silent: give an example with the sound that is meant")
     return encoder.embed_audio(mono, rate)
+
+
+def _read(name: str) -> tuple[NDArray[np.float32], int]:
+    """As ``read_audio``, but not on and on where a file does not say how long it is."""
+    with open_audio(name) as reader:
+        rate = reader.info.sample_rate
+        _refuse_long(name, reader.info.num_frames or 0, rate)
+        blocks, num_samples = [], 0
+        for block in reader.blocks():
+            num_samples += block.shape[1]
+            _refuse_long(name, num_samples, rate)
+            blocks.append(block.astype(np.float32, copy=False))
+    return np.concatenate(blocks, axis=1), rate
 
 
 def _refuse_long(name: str, num_samples: int, sample_rate: int) -> None:
