@@ -255,11 +255,13 @@ class PartFiles:
         if error is not None:
             self._files.__exit__(kind, error, trace)
             return
+        before = ExitStack()
         with self._files:
             for part in self._parts:
                 part.finish()
+            before.enter_context(_set_aside([path for p in self.paths for path in p.all()]))
             renaming = self._files.pop_all()
-        with _set_aside([path for paths in self.paths for path in paths.all()]), renaming:
+        with before, renaming:
             pass
 
     def written(self) -> list[Written]:
