@@ -65,6 +65,14 @@ def randomise_statistics(module: nn.Module) -> None:
             nn.init.uniform_(part.running_var, 0.8, 1.2)
 
 
+HEARS = (
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "hasattr(signal, 'SIGHUP') and signal.signal(signal.SIGHUP, signal.SIG_DFL); "
+)
+"""First words of a process that is to heed Ctrl-C and a closed terminal: tests that run in the
+background, or by nohup, would hand down a deaf ear."""
+
+
 @pytest.fixture(scope="session", autouse=True)
 def no_cache_at_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Embeddings are kept below a temporary folder, by the commands in subprocesses, too."""
@@ -171,4 +179,4 @@ def identity_model(debug_encoder: BuiltinEncoder) -> QueriedSeparator:
 @pytest.fixture(scope="session")
 def command() -> list[str]:
     """The real command, for a subprocess."""
-    return [sys.executable, "-c", "from singleout.cli import main; main()"]
+    return [sys.executable, "-c", f"{HEARS}from singleout.cli import main; main()"]

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from conftest import HEARS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -743,10 +744,9 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path, debug_model_folder: Pat
 
 
 def process(*arguments: object, before: str = "") -> list[str]:
-    """The real command. A test that runs in the background would hand down a deaf ear to Ctrl-C."""
-    hears = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    """The real command."""
     one_thread = "import torch; torch.set_num_threads(1); "
-    code = f"{hears}{one_thread}{before}from singleout.cli import main; main()"
+    code = f"{HEARS}{one_thread}{before}from singleout.cli import main; main()"
     return [sys.executable, "-c", code, "extract", *map(str, arguments)]
 
 
