@@ -82,6 +82,8 @@ def leaves_captions(chosen: list[Manipulation]) -> bool:
         if isinstance(step, Retrieval) and step.nearest > 1 and collapsed:
             return False
         collapsed |= isinstance(step, Projection | Neighbours)
+        # In one dimension all of unit norm are 1 or -1.
+        collapsed |= isinstance(step, Pca) and step.keep == "first" and step.k == 1
     return True
 
 

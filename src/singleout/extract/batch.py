@@ -208,9 +208,10 @@ def run_batch(
         started = perf_counter()
         to_do = list(queries)
 
-        def failed(reason: str) -> Outcome:
+        def outcome(written: list[Written], error: str | None = None) -> Outcome:
             skipped = [query for query in queries if query not in to_do]
-            return Outcome(task, [], skipped, to_do, reason, perf_counter() - started)
+            failed = [] if error is None else to_do
+            return Outcome(task, written, skipped, failed, error, perf_counter() - started)
 
         def go_on(share: float) -> None:
             if stop.is_set():
@@ -235,11 +236,10 @@ def run_batch(
             )
             go_on(1.0)
         except SingleoutError as error:
-            return failed(str(error))
+            return outcome([], str(error))
         except (MemoryError, OSError, RuntimeError) as error:  # torch's have many lines
-            return failed(f"{task.path}: cannot be separated: {one_line(error)[:200]}")
-        skipped = [query for query in queries if query not in to_do]
-        return Outcome(task, written or [], skipped, wall_seconds=perf_counter() - started)
+            return outcome([], f"{task.path}: cannot be separated: {one_line(error)[:200]}")
+        return outcome(written or [])
 
     pool = ThreadPoolExecutor(num_jobs, thread_name_prefix="singleout")
     try:

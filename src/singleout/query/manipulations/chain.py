@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated
 
 import torch
@@ -69,24 +69,22 @@ class Manipulator:
         Raises:
             ConfigError: the examples lack what a step learns from.
         """
-        audio, text = examples.audio, examples.text
-        state: dict[str, Tensor] = {}
-        for number, step in enumerate(self.steps):
-            learnt = step.fit(Examples(audio, text, examples.pairs))
-            state |= {f"{number}.{name}": tensor.contiguous() for name, tensor in learnt.items()}
-            audio = step.map(audio, torch.zeros(len(audio), dtype=torch.bool), learnt)
-            text = step.map(text, torch.ones(len(text), dtype=torch.bool), learnt)
-        self.state = state
+        self._learn(examples, lambda number, step, own: step.fit(own))
 
     def extend(self, examples: Examples) -> None:
         """Take in what is new, where training goes on with other sounds."""
+        self._learn(examples, lambda number, step, own: step.extended(self._of(number), own))
+
+    def _learn(
+        self, examples: Examples, learnt_by: Callable[[int, AnyManipulation, Examples], State]
+    ) -> None:
         audio, text = examples.audio, examples.text
         state: dict[str, Tensor] = {}
         for number, step in enumerate(self.steps):
-            own = step.extended(self._of(number), Examples(audio, text, examples.pairs))
-            state |= {f"{number}.{name}": tensor.contiguous() for name, tensor in own.items()}
-            audio = step.map(audio, torch.zeros(len(audio), dtype=torch.bool), own)
-            text = step.map(text, torch.ones(len(text), dtype=torch.bool), own)
+            learnt = learnt_by(number, step, Examples(audio, text, examples.pairs))
+            state |= {f"{number}.{name}": tensor.contiguous() for name, tensor in learnt.items()}
+            audio = step.map(audio, torch.zeros(len(audio), dtype=torch.bool), learnt)
+            text = step.map(text, torch.ones(len(text), dtype=torch.bool), learnt)
         self.state = state
 
     def to(self, device: torch.device) -> None:
