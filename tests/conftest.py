@@ -81,10 +81,8 @@ def no_cache_at_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
         yield
 
 
-@pytest.fixture(scope="session")
-def debug_encoder_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny built-in encoder, saved."""
-    folder = tmp_path_factory.mktemp("debug-encoder")
+def write_debug_encoder(folder: Path) -> None:
+    """Save a tiny built-in encoder of fixed weights."""
     config = {
         "dim": 32,
         "text_hidden": 16,
@@ -99,6 +97,13 @@ def debug_encoder_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         words.scale.fill_(0.02)
         randomise_statistics(network)
     BuiltinEncoder(network, tiny_tokenizer(), config).save_pretrained(folder)
+
+
+@pytest.fixture(scope="session")
+def debug_encoder_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny built-in encoder, saved."""
+    folder = tmp_path_factory.mktemp("debug-encoder")
+    write_debug_encoder(folder)
     return folder
 
 

@@ -253,6 +253,21 @@ def calibrate(model: QueriedSeparator, clips: list[Clip], config: ValidationConf
     model.config = model.config.model_copy(update=calibrated(model, clips, asked)._asdict())
 
 
+def identity(config: TrainConfig) -> str:
+    """The settings that decide what a run computes, as JSON.
+
+    The folder, the number of workers and the device are left out: a run may move.
+    """
+    return config.model_dump_json(indent=2, exclude={"output", "num_workers", "device"})
+
+
+def run_key(config: TrainConfig, encoder: QueryEncoder) -> str:
+    """Hash of the settings of a run; a checkpoint is resumed only by the run of the same key."""
+    # A recipe may write a new table of embeddings, by another encoder, under the same name.
+    made_with = "" if config.embeddings is None else encoder.fingerprint
+    return hashlib.sha256((identity(config) + made_with).encode()).hexdigest()[:16]
+
+
 def train(config: TrainConfig, encoder: QueryEncoder | None = None) -> Path:
     """Train, or go on where a checkpoint in ``config.output`` stands; save the averaged model.
 
@@ -267,13 +282,11 @@ def train(config: TrainConfig, encoder: QueryEncoder | None = None) -> Path:
     output = config.output
     if config.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device: there is no CUDA device here: take 'cpu' or 'auto'")
-    text = config.model_dump_json(indent=2, exclude={"output", "num_workers", "device"})
+    text = identity(config)
     reference = config.model.encoder
     if encoder is None:
         encoder = load_encoder(reference.name, reference.fingerprint)
-    # A recipe makes the embeddings anew, under the same name, with an encoder of its own.
-    made_with = "" if config.embeddings is None else encoder.fingerprint
-    key = hashlib.sha256((text + made_with).encode()).hexdigest()[:16]
+    key = run_key(config, encoder)
     train_clips, validation_clips = split_clips(config)
     if config.uncaptioned is not None:
         out = ((), ()) if config.manifest is None else held_out(config.manifest)

@@ -1,0 +1,186 @@
+"""Guards: what a change of the structure must not change.
+
+The values are in ``tests/golden/guards.json``. ``python -m tests.test_guards`` writes them anew,
+which is right only where a change of behaviour is meant.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import typer
+
+from singleout import Extractor
+from singleout.cli import app
+from singleout.config import load_config
+from singleout.train.config import TrainConfig
+from singleout.train.run import run_key, train
+
+ROOT = Path(__file__).parent.parent
+GOLDEN = Path(__file__).parent / "golden" / "guards.json"
+CONFIGS = sorted(path for path in ROOT.glob("configs/**/*.yaml") if path.name != "study.yaml")
+COMMANDS = ("", "extract", "train", "evaluate", "benchmark", "gap")
+HOP = 800
+"""25 ms: samples per value of the target's outline."""
+
+SMALL = {
+    "separator": {
+        "type": "conditioned_unet",
+        "num_fft": 512,
+        "hop": 128,
+        "fold": 4,
+        "channels": [8, 8, 8],
+        "time_strides": [2, 1],
+        "bottleneck": 16,
+        "dilations": [1, 2],
+        "query_dim": 16,
+    }
+}
+
+
+def outline(target: np.ndarray) -> list[float]:
+    """RMS in every 25 ms of a target [channels, samples], rounded to 1e-6 of full scale.
+
+    Processors round differently, so that a hash of the samples holds on one machine alone.
+    """
+    mono = target[0, : target.shape[1] // HOP * HOP].reshape(-1, HOP)
+    return [round(float(value), 6) for value in np.sqrt(np.square(mono, dtype=np.float64).mean(1))]
+
+
+def packaged_target() -> np.ndarray:
+    """The target of ``make demo``, float32 [channels, samples]."""
+    query = (ROOT / "examples" / "query.txt").read_text().strip()
+    return Extractor.from_pretrained().extract(ROOT / "examples" / "mixture.wav", query).target
+
+
+def keys() -> dict[str, str]:
+    """Key of the run of every shipped config, with a home folder and an encoder that are fixed."""
+    encoder: Any = SimpleNamespace(fingerprint="0123456789abcdef")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", "/home/singleout")
+        return {
+            str(path.relative_to(ROOT / "configs")): run_key(
+                load_config(TrainConfig, path), encoder
+            )
+            for path in CONFIGS
+        }
+
+
+def options(command: str) -> list[str]:
+    """Names of the options of a command of ``singleout``; of the program itself for ``""``."""
+    program: Any = typer.main.get_command(app)
+    parameters = (program.commands[command] if command else program).params
+    return sorted(name for p in parameters for name in (*p.opts, *p.secondary_opts) if "-" in name)
+
+
+def write_sounds(folder: Path) -> Path:
+    """A manifest of six tones and noises of three classes, 1 s each."""
+    rate = 32_000
+    rows = []
+    for i in range(6):
+        time = np.arange(rate) / rate
+        tone = np.sin(2 * np.pi * 150 * (i + 1) * time)
+        noise = np.random.default_rng([i]).normal(size=rate)
+        soundfile.write(folder / f"{i}.wav", 0.1 * (noise if i % 2 else tone), rate)
+        rows.append(
+            {"path": f"{i}.wav", "seconds": 1.0, "caption": f"sound {i}", "class": f"c/{i % 3}"}
+        )
+    manifest = folder / "manifest.jsonl"
+    manifest.write_text("".join(json.dumps({**row, "split": "train"}) + "\n" for row in rows))
+    return manifest
+
+
+def loss_curve(folder: Path, manifest: Path, encoder: Path, *changes: str) -> list[float]:
+    """Losses of 20 steps of the recipe of the packaged model, with the sizes of a ``debug`` model."""
+    run = folder / "run"
+    config = load_config(
+        TrainConfig,
+        ROOT / "configs" / "builtin.yaml",
+        [
+            f"manifest={json.dumps(str(manifest))}", "uncaptioned=null", "init=null",
+            "embeddings=null", f"output={json.dumps(str(run))}",
+            f"model.separator={json.dumps(SMALL['separator'])}",
+            f"model.encoder.name={json.dumps(str(encoder))}",
+            "mixtures.segment_seconds=0.7", "mixtures.crop_hop_seconds=0.35", "steps=20",
+            "warmup_steps=5", "batch_size=2", "validation.num_mixtures=0", "precision=float32",
+            "num_workers=0", "checkpoint_every=20", *changes,
+        ],
+    )  # fmt: skip
+    train(config)
+    logs = sorted((run / "logs").glob("*/metrics.csv"))
+    rows = [row for log in logs for row in csv.DictReader(log.read_text().splitlines())]
+    return [float(row["loss"]) for row in rows if row.get("loss")]
+
+
+CURVES = {
+    "recipe": (),
+    "debug": (
+        'model.manipulation.steps=[{"type":"dropout","p":0.5}]', "model.negative=false",
+        "queries={}", "optimizer=adamw", "p_text=0.5", "learning_rate=0.001",
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def golden() -> dict[str, Any]:
+    values: dict[str, Any] = json.loads(GOLDEN.read_text())
+    return values
+
+
+def test_the_packaged_model_gives_the_same_target(golden: dict[str, Any]) -> None:
+    found = outline(packaged_target())
+    np.testing.assert_allclose(found, golden["target"], rtol=5e-3, atol=2e-5)
+
+
+def test_run_keys_of_shipped_configs_stay(golden: dict[str, Any]) -> None:
+    assert keys() == golden["run_keys"]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda c: c or "singleout")
+def test_options_stay(command: str, golden: dict[str, Any]) -> None:
+    assert set(golden["options"][command]) <= set(options(command))
+
+
+@pytest.mark.parametrize("name", CURVES)
+def test_loss_curves_stay(
+    name: str, golden: dict[str, Any], tmp_path: Path, debug_encoder_folder: Path
+) -> None:
+    curve = loss_curve(tmp_path, write_sounds(tmp_path), debug_encoder_folder, *CURVES[name])
+    assert len(curve) == 20
+    np.testing.assert_allclose(curve, golden["loss"][name], rtol=5e-3, atol=5e-3)
+
+
+def main() -> None:
+    """Write the golden values."""
+    from tests.conftest import write_debug_encoder
+
+    target = packaged_target()
+    losses = {}
+    for name, changes in CURVES.items():
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder)
+            os.environ["SINGLEOUT_CACHE"] = str(path / "cache")
+            write_debug_encoder(path / "encoder")
+            losses[name] = loss_curve(path, write_sounds(path), path / "encoder", *changes)
+    values = {
+        "target": outline(target),
+        "run_keys": keys(),
+        "options": {command: options(command) for command in COMMANDS},
+        "loss": losses,
+    }
+    GOLDEN.write_text(json.dumps(values, indent=1) + "\n")
+    print("SHA-256 of the target on this machine:", hashlib.sha256(target.tobytes()).hexdigest())
+
+
+if __name__ == "__main__":
+    main()
