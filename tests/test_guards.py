@@ -101,7 +101,7 @@ def write_sounds(folder: Path) -> Path:
 
 
 def loss_curve(folder: Path, manifest: Path, encoder: Path, *changes: str) -> list[float]:
-    """Losses of 20 steps of the recipe of the packaged model, with the sizes of a ``debug`` model."""
+    """Losses of 20 steps of the recipe of the packaged model at ``debug`` size."""
     run = folder / "run"
     config = load_config(
         TrainConfig,
