@@ -19,8 +19,8 @@ import numpy as np
 import torch
 
 from singleout.data.manifest import Clip, read_manifest
-from singleout.evaluate.gap import embed_pairs, pair_accuracy
-from singleout.query import BuiltinEncoder
+from singleout.encoders import BuiltinEncoder
+from singleout.evaluate.gap.measure import embed_pairs, pair_accuracy
 
 
 def quality(sounds: torch.Tensor, captions: torch.Tensor, clips: list[Clip]) -> dict[str, Any]:

@@ -26,9 +26,9 @@ from recipes.builtin.experiment import seconds_per_step
 from singleout.config import load_config
 from singleout.data.dataset import MixtureDataset
 from singleout.data.embeddings import given_embeddings
+from singleout.encoders import load_encoder
 from singleout.model import QueriedSeparator
 from singleout.progress import track
-from singleout.query import load_encoder
 from singleout.train.config import TrainConfig
 from singleout.train.losses import separation_loss_db
 from singleout.train.module import TrainingModule

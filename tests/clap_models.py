@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from conftest import randomise_statistics
 
-from singleout.query import ClapEncoder
+from singleout.encoders import ClapEncoder
 
 
 def write_tokenizer(folder: Path) -> None:

@@ -14,11 +14,11 @@ import pytest
 import torch
 from torch import nn
 
+from singleout.encoders import BuiltinEncoder
+from singleout.encoders.builtin import BuiltinNetwork
 from singleout.extract import Extractor
 from singleout.model import EncoderReference, ModelConfig, QueriedSeparator
-from singleout.presence import PresenceCalibration
-from singleout.query import BuiltinEncoder
-from singleout.query.builtin import BuiltinNetwork
+from singleout.model.similarity import PresenceCalibration
 from singleout.separators import ConditionedUNetConfig, IdentityConfig
 
 # Two threads would wait for each other longer than the tiny models compute, and MKL's linear

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor
 
 from singleout.config import StrictConfig, validated
+from singleout.encoders import BuiltinEncoder, ClapEncoder, QueryEncoder
+from singleout.encoders.encoder import Augment
 from singleout.errors import ConfigError
-from singleout.query import BuiltinEncoder, ClapEncoder, QueryEncoder
-from singleout.query.audio_manipulations import Mixup, SpecAugment
-from singleout.query.encoder import Augment
+from singleout.manipulations.audio import Mixup, SpecAugment
 
 Wave = NDArray[np.float32]
 

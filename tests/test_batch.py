@@ -34,7 +34,7 @@ from singleout.extract.batch import (
     still_to_do,
     tasks_of,
 )
-from singleout.extract.files import FilesWanted, part_paths, query_slugs
+from singleout.extract.outputs import FilesWanted, part_paths, query_slugs
 
 RATE = 8_000
 DOG, RAIN = Query("a dog"), Query("rain")

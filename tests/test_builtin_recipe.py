@@ -49,11 +49,11 @@ from recipes.builtin.heads import (
 from singleout.config import load_config
 from singleout.data.embeddings import EmbeddingTable
 from singleout.data.manifest import Clip, read_manifest
+from singleout.encoders import BuiltinEncoder
+from singleout.encoders.audio_tower import SAMPLE_RATE
+from singleout.encoders.builtin import BuiltinNetwork
+from singleout.manipulations import Chain, Examples, Manipulator, Neighbours
 from singleout.model import ModelConfig, QueriedSeparator
-from singleout.query import BuiltinEncoder
-from singleout.query.audio_tower import SAMPLE_RATE
-from singleout.query.builtin import BuiltinNetwork
-from singleout.query.manipulations import Chain, Examples, Manipulator, Neighbours
 from singleout.train.config import TrainConfig
 from singleout.train.run import calibrate, split_clips, train
 from singleout.types import Query

@@ -24,9 +24,9 @@ from typer.testing import CliRunner
 from singleout import Extractor
 from singleout.audio import resample, write_wav
 from singleout.cli import app
+from singleout.encoders import ClapEncoder, load_encoder
+from singleout.encoders.clap_features import ClapFeatures
 from singleout.errors import AudioError, MissingExtraError, ModelError, QueryError
-from singleout.query import ClapEncoder, load_encoder
-from singleout.query.clap_features import ClapFeatures
 
 RATE = 48_000
 
@@ -388,7 +388,7 @@ def test_a_cached_encoder_is_found_offline_by_the_hubs_own_variables(
     fill_cache(tmp_path / "hub", saved, "v1")
     code = """if True:
         from singleout.errors import ModelError
-        from singleout.query import ClapEncoder, load_encoder
+        from singleout.encoders import ClapEncoder, load_encoder
         print(load_encoder("owner/tiny@v1").fingerprint)
         print(ClapEncoder.from_pretrained("owner/tiny", revision="ab" * 20).name)
         try:
@@ -468,7 +468,7 @@ def test_the_built_in_model_loads_no_transformers() -> None:
         import sys
         import singleout.cli
         from singleout import Extractor
-        from singleout.query import ClapEncoder, load_encoder
+        from singleout.encoders import ClapEncoder, load_encoder
         Extractor.from_pretrained()
         loaded = {name.split(".")[0] for name in sys.modules}
         print(loaded & {"transformers", "huggingface_hub"})

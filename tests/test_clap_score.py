@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from singleout.encoders import BuiltinEncoder
 from singleout.errors import InputError
 from singleout.evaluate.clap_score import JudgeWarning, clap_score, warn_if_conditioning
-from singleout.query import BuiltinEncoder
 
 RATE = 32_000
 QUERIES = ["a dog barking", "rain", "rain"]

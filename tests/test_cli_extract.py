@@ -22,7 +22,7 @@ import singleout
 from singleout.audio import read_audio, write_wav
 from singleout.cli import app, main
 from singleout.extract.batch import Task
-from singleout.extract.files import query_slug
+from singleout.extract.outputs import query_slug
 from singleout.types import Query
 
 RATE = 48_000

@@ -32,7 +32,7 @@ from singleout.data.manifest import (
 from singleout.data.plan import MixtureConfig, MixtureSpec, Planner, SourceSpec, num_crops
 from singleout.data.render import low_pass, read_crop, render
 from singleout.errors import AudioError, ManifestError
-from singleout.query.audio_manipulations import Mixup, SpecAugment
+from singleout.manipulations.audio import Mixup, SpecAugment
 
 RATE = 32_000
 SHORT = MixtureConfig(segment_seconds=0.7, crop_hop_seconds=0.35)

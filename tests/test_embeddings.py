@@ -41,9 +41,9 @@ from singleout.data.embeddings import (
 from singleout.data.manifest import Clip, scan_folder
 from singleout.data.plan import MixtureConfig, num_crops
 from singleout.data.render import read_crop
+from singleout.encoders import BuiltinEncoder
+from singleout.encoders.builtin import BuiltinNetwork
 from singleout.errors import AudioError, ModelError
-from singleout.query import BuiltinEncoder
-from singleout.query.builtin import BuiltinNetwork
 
 RATE = 8_000
 SHORT = MixtureConfig(segment_seconds=0.5, crop_hop_seconds=0.25)

@@ -21,8 +21,10 @@ from singleout.cli import app
 from singleout.data.manifest import Clip, read_manifest
 from singleout.data.plan import SCORED_MIXTURES, Planner
 from singleout.data.render import render
+from singleout.encoders import BuiltinEncoder
 from singleout.errors import ManifestError
-from singleout.evaluate.questions import (
+from singleout.evaluate.evaluation import EvaluationConfig
+from singleout.evaluate.scenarios import (
     ask,
     auroc,
     calibrated,
@@ -31,10 +33,8 @@ from singleout.evaluate.questions import (
     fit_gate,
     fit_presence,
 )
-from singleout.evaluate.run import EvaluationConfig
 from singleout.model import ModelConfig, QueriedSeparator
-from singleout.presence import PresenceCalibration
-from singleout.query import BuiltinEncoder
+from singleout.model.similarity import PresenceCalibration
 from singleout.separators import Identity, IdentityConfig
 
 RATE = 32_000

@@ -15,11 +15,11 @@ from singleout.audio import write_wav
 from singleout.cli import app
 from singleout.data.manifest import read_manifest
 from singleout.data.plan import MixtureConfig
+from singleout.encoders import BuiltinEncoder
 from singleout.errors import ManifestError
-from singleout.evaluate.run import EvaluationConfig, evaluate, summary, tasks
+from singleout.evaluate.evaluation import EvaluationConfig, evaluate, summary, tasks
+from singleout.manipulations import Chain, Dropout, Manipulator, MeanShift
 from singleout.model import ModelConfig, QueriedSeparator
-from singleout.query import BuiltinEncoder
-from singleout.query.manipulations import Chain, Dropout, Manipulator, MeanShift
 from singleout.separators import Identity, IdentityConfig
 
 RATE = 32_000

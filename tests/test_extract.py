@@ -17,8 +17,8 @@ from singleout.audio import write_wav
 from singleout.errors import AudioError, MissingExtraError, ModelError, QueryError
 from singleout.extract import plotting
 from singleout.extract.chunking import FADE_SECONDS, separated
+from singleout.manipulations import alone
 from singleout.model import QueriedSeparator
-from singleout.query.manipulations import alone
 from singleout.separators import ConditionedUNetConfig, Identity
 
 RATE = 32_000

@@ -27,11 +27,11 @@ from singleout.audio import AudioInfo, OutputFormat
 from singleout.audio.riff import WavFile
 from singleout.errors import AudioError, ModelError, QueryError, SingleoutError
 from singleout.extract.chunking import FADE_SECONDS, separated
-from singleout.extract.files import FilesWanted, PartFiles
-from singleout.extract.recordings import Recording
+from singleout.extract.outputs import FilesWanted, PartFiles
+from singleout.extract.sources import Recording
 from singleout.extract.spectrogram import NUM_COLUMNS, NUM_ROWS, Spectrogram, mel
+from singleout.manipulations import alone as stands_alone
 from singleout.model import QueriedSeparator
-from singleout.query.manipulations import alone as stands_alone
 from singleout.separators import Identity
 
 RATE = 44_100

@@ -19,14 +19,14 @@ from typer.testing import CliRunner
 from singleout.audio import write_wav
 from singleout.cli import app
 from singleout.errors import AudioError, InputError
-from singleout.evaluate import gap
-from singleout.evaluate.gap import (
+from singleout.evaluate.gap import measure as gap
+from singleout.evaluate.gap.measure import (
     GapReport,
     effective_rank,
     modality_gap,
     pair_accuracy,
 )
-from singleout.evaluate.gap_picture import save_picture
+from singleout.evaluate.gap.picture import save_picture
 from singleout.evaluate.statistics import bootstrap_interval
 
 RATE = 32_000

@@ -23,11 +23,11 @@ from singleout.audio import read_audio, write_wav
 from singleout.cli import app
 from singleout.data.manifest import Clip, scan_folder
 from singleout.data.plan import SCORED_MIXTURES
-from singleout.evaluate.questions import ask, calibrated, fit_gate
-from singleout.evaluate.run import EvaluationConfig, evaluate
-from singleout.gate import Gate, GatedStream
+from singleout.evaluate.evaluation import EvaluationConfig, evaluate
+from singleout.evaluate.scenarios import ask, calibrated, fit_gate
 from singleout.model import QueriedSeparator, read_config
-from singleout.presence import PresenceCalibration
+from singleout.model.level_gate import Gate, GatedStream
+from singleout.model.similarity import PresenceCalibration
 
 RATE = 32_000
 WINDOW, HOP, REACH = RATE, RATE // 2, 16

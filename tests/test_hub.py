@@ -10,8 +10,8 @@ import torch
 
 from singleout import Extractor
 from singleout.errors import ModelError
-from singleout.hub import is_hub_id, split_revision
 from singleout.model import QueriedSeparator, read_config
+from singleout.storage.hub import is_hub_id, split_revision
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

@@ -13,9 +13,9 @@ from clap_models import write_tokenizer
 from golden.laion import CASES, GOLDEN, SECONDS, TEXTS, drawn, shapes, sound, weights
 from torch import Tensor
 
+from singleout.encoders import ClapEncoder, load_encoder
+from singleout.encoders.laion import from_laion
 from singleout.errors import ModelError
-from singleout.query import ClapEncoder, load_encoder
-from singleout.query.laion import from_laion
 
 RATE = 48_000
 

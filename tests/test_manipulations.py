@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from singleout.config import validated
 from singleout.errors import ConfigError, ModelError
-from singleout.query.manipulations import (
+from singleout.manipulations import (
     AnyManipulation,
     Chain,
     Dropout,

@@ -22,9 +22,9 @@ from recipes.paper.__main__ import append, main, sole_user
 from recipes.paper.run import fixed_mixtures, run_one
 from recipes.paper.study import LINE_KEYS, Run, Study, StudyConfig, read_lines
 from singleout.config import load_config
-from singleout.query import BuiltinEncoder, QueryEncoder
-from singleout.query.builtin import BuiltinNetwork
-from singleout.query.manipulations import Manipulator
+from singleout.encoders import BuiltinEncoder, QueryEncoder
+from singleout.encoders.builtin import BuiltinNetwork
+from singleout.manipulations import Manipulator
 from singleout.separators import AnySeparator
 from singleout.train.checkpoint import FILE_NAME
 

@@ -22,12 +22,12 @@ from typer.testing import CliRunner, Result
 from singleout.audio import write_wav
 from singleout.cli import app
 from singleout.cli.benchmark import NAMES
+from singleout.encoders import BuiltinEncoder
 from singleout.errors import AudioError, InputError, ManifestError
-from singleout.evaluate.benchmark import Extras, run, summary
-from singleout.evaluate.protocols import PROTOCOLS, MixingConfig, mixing
-from singleout.evaluate.protocols.protocol import mix
+from singleout.evaluate.benchmarks import PROTOCOLS, MixingConfig, mixing
+from singleout.evaluate.benchmarks.protocol import mix
+from singleout.evaluate.benchmarks.run import Extras, run, summary
 from singleout.model import QueriedSeparator
-from singleout.query import BuiltinEncoder
 from singleout.types import Query
 
 RATE = 32_000

@@ -18,10 +18,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from singleout.errors import AudioError, ModelError, QueryError
-from singleout.model import EncoderReference, ModelConfig, QueriedSeparator
-from singleout.query import BuiltinEncoder, load_encoder
-from singleout.query.audio_tower import (
+from singleout.encoders import BuiltinEncoder, load_encoder
+from singleout.encoders.audio_tower import (
     NUM_MELS,
     LogMel,
     level,
@@ -29,7 +27,9 @@ from singleout.query.audio_tower import (
     minimum_samples,
     pad_to_minimum,
 )
-from singleout.query.manipulations import (
+from singleout.encoders.minilm import MAX_TOKENS, MiniLM, from_bert_names
+from singleout.errors import AudioError, ModelError, QueryError
+from singleout.manipulations import (
     AnyManipulation,
     Chain,
     Dropout,
@@ -43,7 +43,7 @@ from singleout.query.manipulations import (
     Projection,
     Retrieval,
 )
-from singleout.query.minilm import MAX_TOKENS, MiniLM, from_bert_names
+from singleout.model import EncoderReference, ModelConfig, QueriedSeparator
 from singleout.separators import IdentityConfig
 from singleout.types import Query
 

@@ -24,17 +24,17 @@ from typer.testing import CliRunner, Result
 
 from singleout import Example, Extractor, Query
 from singleout.cli import app
+from singleout.encoders import BuiltinEncoder
 from singleout.errors import AudioError, ModelError, QueryError, SingleoutError
-from singleout.extract.files import query_slug, query_slugs
+from singleout.extract.outputs import query_slug, query_slugs
+from singleout.manipulations import Chain, Examples, MeanShift, Members, Neighbours
 from singleout.model import (
     ModelConfig,
     PresenceCalibration,
     QueriedSeparator,
     read_config,
 )
-from singleout.presence import Listener
-from singleout.query import BuiltinEncoder
-from singleout.query.manipulations import Chain, Examples, MeanShift, Members, Neighbours
+from singleout.model.similarity import Listener
 
 RATE = 32_000
 DIM = 32

@@ -19,14 +19,14 @@ from benchmarks.resunet30 import agreement_db, inputs, randomise, save_checkpoin
 from singleout import Extractor
 from singleout.audio import read_audio, write_wav
 from singleout.cli import app
+from singleout.encoders import BuiltinEncoder
+from singleout.encoders.laion import from_laion
 from singleout.errors import ModelError
 from singleout.extract.chunking import separated
+from singleout.manipulations import alone as stands_alone
 from singleout.model import QueriedSeparator
-from singleout.query import BuiltinEncoder
-from singleout.query.laion import from_laion
-from singleout.query.manipulations import alone as stands_alone
 from singleout.separators import ResUNet30
-from singleout.separators.resunet30 import VARIANTS
+from singleout.separators.resunet30.network import VARIANTS
 
 GOLDEN = Path(__file__).parent / "golden" / "resunet30.npz"
 """AudioSep's own output: ``benchmarks/resunet30.py --theirs CHECKOUT --golden FILE``."""

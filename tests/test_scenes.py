@@ -33,9 +33,9 @@ from singleout.data.plan import (
     SourceSpec,
     num_crops,
 )
-from singleout.data.queries import NUM_QUERIES, QueriesConfig, QuerySpec, Questioner
+from singleout.data.query_plan import NUM_QUERIES, QueriesConfig, QuerySpec, Questioner
 from singleout.data.render import DIRECT_TO_ROOM_DB, bed, coded, gated, in_room, render
-from singleout.query.audio_manipulations import SpecAugment
+from singleout.manipulations.audio import SpecAugment
 
 RATE = 32_000
 SHORT = MixtureConfig(segment_seconds=0.7, crop_hop_seconds=0.35)

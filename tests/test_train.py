@@ -32,15 +32,13 @@ from singleout.data.dataset import Example, MixtureDataset, QueryAudioConfig
 from singleout.data.embeddings import EmbeddingCache, EmbeddingTable, embeddings_of
 from singleout.data.manifest import Clip, scan_folder
 from singleout.data.plan import SCORED_MIXTURES, MixtureConfig, num_crops
-from singleout.data.queries import QueriesConfig
+from singleout.data.query_plan import QueriesConfig
+from singleout.encoders import BuiltinEncoder, load_encoder
 from singleout.errors import AudioError, ConfigError, ManifestError, ModelError, TrainingError
+from singleout.evaluate.evaluation import EvaluationConfig
 from singleout.evaluate.metrics import score
-from singleout.evaluate.questions import calibrated
-from singleout.evaluate.run import EvaluationConfig
-from singleout.model import EncoderReference, ModelConfig, QueriedSeparator
-from singleout.query import BuiltinEncoder, load_encoder
-from singleout.query.audio_manipulations import Mixup, SpecAugment
-from singleout.query.manipulations import (
+from singleout.evaluate.scenarios import calibrated
+from singleout.manipulations import (
     AnyManipulation,
     Chain,
     Dropout,
@@ -51,6 +49,8 @@ from singleout.query.manipulations import (
     Pca,
     Retrieval,
 )
+from singleout.manipulations.audio import Mixup, SpecAugment
+from singleout.model import EncoderReference, ModelConfig, QueriedSeparator
 from singleout.separators import IdentityConfig
 from singleout.train.checkpoint import FILE_NAME, saved_step
 from singleout.train.config import TrainConfig, UncaptionedConfig, ValidationConfig

@@ -15,7 +15,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from singleout.errors import ModelError
-from singleout.weights import SCALE_SUFFIX, load_tensors, quantized_rows, read_tensors, save_tensors
+from singleout.storage.tensors import (
+    SCALE_SUFFIX,
+    load_tensors,
+    quantized_rows,
+    read_tensors,
+    save_tensors,
+)
 
 
 class Network(nn.Module):

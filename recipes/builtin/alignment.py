@@ -15,7 +15,7 @@ from torch import Tensor
 
 from singleout.data.embeddings import EmbeddingTable
 from singleout.data.manifest import Clip
-from singleout.query.builtin import Alignment
+from singleout.encoders.builtin import Alignment
 
 RANK = 96
 RANKS = (32, 48, 64, 96, 128, 192)

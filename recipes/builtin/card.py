@@ -11,8 +11,8 @@ from typing import Any
 
 from recipes.documents import fill_in
 from singleout.config import load_config
-from singleout.evaluate.questions import CLOSED, OPEN
-from singleout.query.manipulations import Dropout, Neighbours
+from singleout.evaluate.scenarios import CLOSED, OPEN
+from singleout.manipulations import Dropout, Neighbours
 from singleout.train.config import TrainConfig
 
 

@@ -40,8 +40,8 @@ from recipes.builtin.warm_start import V0, packaged
 from singleout.config import load_config
 from singleout.data.manifest import Clip, read_manifest
 from singleout.data.render import low_pass
-from singleout.query.audio_tower import SAMPLE_RATE, level
-from singleout.query.builtin import BuiltinEncoder, SideBySide
+from singleout.encoders.audio_tower import SAMPLE_RATE, level
+from singleout.encoders.builtin import BuiltinEncoder, SideBySide
 from singleout.train.config import TrainConfig
 
 CROP_SECONDS = 2.3

@@ -44,10 +44,10 @@ from singleout.config import load_config
 from singleout.data.embeddings import EmbeddingCache, EmbeddingTable, build_table
 from singleout.data.manifest import Clip, read_manifest
 from singleout.data.plan import MixtureConfig, num_crops
-from singleout.query.builtin import BuiltinEncoder, BuiltinNetwork, SideBySide
-from singleout.query.minilm import for_sentences, tokenize
+from singleout.encoders.builtin import BuiltinEncoder, BuiltinNetwork, SideBySide
+from singleout.encoders.minilm import for_sentences, tokenize
+from singleout.storage.tensors import write_safetensors
 from singleout.train.config import TrainConfig
-from singleout.weights import write_safetensors
 
 NUM_FOLDS = 5
 

@@ -27,8 +27,8 @@ from singleout.audio import replacing
 from singleout.config import load_config
 from singleout.data.manifest import read_manifest
 from singleout.data.plan import SCORED_MIXTURES
-from singleout.evaluate.questions import ask, findings
-from singleout.evaluate.run import EvaluationConfig
+from singleout.evaluate.evaluation import EvaluationConfig
+from singleout.evaluate.scenarios import ask, findings
 from singleout.model import QueriedSeparator
 from singleout.separators import AnySeparator
 from singleout.train.config import TrainConfig

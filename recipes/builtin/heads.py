@@ -26,8 +26,8 @@ from torch.nn import functional as F
 
 from recipes.builtin.features import Heard, TeacherFeatures
 from singleout.data.manifest import Clip
-from singleout.query.builtin import SideBySide, TextHead
-from singleout.weights import has_fast_bfloat16
+from singleout.encoders.builtin import SideBySide, TextHead
+from singleout.storage.tensors import has_fast_bfloat16
 
 CROPS_PER_CLIP = 6
 MAX_CROP_PATCHES = 8

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from recipes.builtin.warm_start import SAME_WORDS, text_difference
 from singleout.config import load_config
+from singleout.encoders import BuiltinEncoder
+from singleout.manipulations import Manipulator
 from singleout.model import EncoderReference, QueriedSeparator
-from singleout.query import BuiltinEncoder
-from singleout.query.manipulations import Manipulator
 from singleout.train.config import TrainConfig
 from singleout.train.run import calibrate, quietest_db, split_clips
 

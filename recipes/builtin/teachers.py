@@ -28,8 +28,8 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from singleout.query.minilm import MiniLM, from_bert_names
-from singleout.weights import has_fast_bfloat16
+from singleout.encoders.minilm import MiniLM, from_bert_names
+from singleout.storage.tensors import has_fast_bfloat16
 
 CACHE = Path(os.environ.get("SINGLEOUT_TEACHERS", "~/.cache/singleout/teachers")).expanduser()
 WHEELS = {

@@ -24,9 +24,9 @@ from singleout.data.embeddings import SAMPLE_RATE, given_embeddings
 from singleout.data.manifest import Clip, read_manifest
 from singleout.data.plan import MixtureConfig
 from singleout.data.render import read_crop
+from singleout.encoders import BuiltinEncoder, QueryEncoder
+from singleout.manipulations import Chain
 from singleout.model import ModelConfig, QueriedSeparator
-from singleout.query import BuiltinEncoder, QueryEncoder
-from singleout.query.manipulations import Chain
 from singleout.train.config import TrainConfig
 
 V0 = "3cf84ae65c21654d63d5772a39245139e5b8fec6"

@@ -24,8 +24,8 @@ from recipes.paper.run import fixed_mixtures, run_one
 from recipes.paper.study import Line, Run, Study, read_lines, write_json
 from recipes.sounds.__main__ import default_output_dir
 from singleout.audio import replacing
+from singleout.encoders import QueryEncoder, load_encoder
 from singleout.errors import ConfigError, SingleoutError
-from singleout.query import QueryEncoder, load_encoder
 
 ROOT = Path(__file__).parents[2]
 WORK = Path(os.environ.get("SINGLEOUT_PAPER", "~/.cache/singleout/paper")).expanduser()

@@ -21,10 +21,10 @@ from recipes.builtin.embed import words_of
 from recipes.builtin.features import Heard, teacher_features
 from recipes.builtin.heads import Recipe, TaggerHead, TaggerView, random_crops, train_pair, view_of
 from singleout.data.manifest import read_manifest
-from singleout.query.builtin import TextHead
-from singleout.query.encoder import sentences_of, waveforms_of
-from singleout.query.minilm import for_sentences, tokenize
-from singleout.weights import load_tensors, save_tensors
+from singleout.encoders.builtin import TextHead
+from singleout.encoders.encoder import sentences_of, waveforms_of
+from singleout.encoders.minilm import for_sentences, tokenize
+from singleout.storage.tensors import load_tensors, save_tensors
 
 ENCODER = Path(__file__).parent / "encoder.safetensors"
 """Its trained heads, kept with the study: runs of another encoder cannot be compared."""

@@ -11,9 +11,9 @@ from recipes.paper.report import save_picture
 from recipes.paper.study import Run, Study, write_json
 from singleout.data.embeddings import embeddings_of
 from singleout.data.manifest import read_manifest
-from singleout.evaluate.gap import embed_pairs, modality_gap
-from singleout.query import QueryEncoder
-from singleout.query.manipulations import Examples, Manipulator
+from singleout.encoders import QueryEncoder
+from singleout.evaluate.gap.measure import embed_pairs, modality_gap
+from singleout.manipulations import Examples, Manipulator
 from singleout.train.run import caption_embeddings, examples_of
 
 DRAWN = {

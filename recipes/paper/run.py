@@ -17,16 +17,16 @@ import torch
 
 from recipes.paper.study import Line, Run, SetConfig, Study, write_json
 from singleout.data.manifest import read_manifest
+from singleout.encoders import QueryEncoder
+from singleout.evaluate.evaluation import QUERY_KINDS, EvaluationConfig, evaluate, tasks
 from singleout.evaluate.metrics import score
 from singleout.evaluate.references import REFERENCES
-from singleout.evaluate.run import QUERY_KINDS, EvaluationConfig, evaluate, tasks
 from singleout.model import QueriedSeparator
 from singleout.progress import track
-from singleout.query import QueryEncoder
+from singleout.storage.tensors import has_fast_bfloat16
 from singleout.train.checkpoint import FILE_NAME
 from singleout.train.config import TrainConfig
 from singleout.train.run import train
-from singleout.weights import has_fast_bfloat16
 
 
 def evaluation(config: TrainConfig, scored: SetConfig) -> EvaluationConfig:

@@ -13,7 +13,7 @@ from singleout.cli.options import AsJson, Encoder, Model, Results
 from singleout.cli.results import check_results, provenance, write_results
 
 if TYPE_CHECKING:
-    from singleout.evaluate.protocols import Protocol
+    from singleout.evaluate.benchmarks import Protocol
 
 NAMES = (
     "audioset, audiocaps, clotho, esc50, music, vggsound, dcase2024-validation, "
@@ -71,9 +71,9 @@ def benchmark(
     import json
     from time import perf_counter
 
-    from singleout.evaluate.benchmark import Extras, by_label, run, summary
+    from singleout.encoders import load_encoder
+    from singleout.evaluate.benchmarks.run import Extras, by_label, run, summary
     from singleout.model import QueriedSeparator
-    from singleout.query import load_encoder
 
     started = perf_counter()
     if output is not None:
@@ -117,7 +117,7 @@ def benchmark(
 
 def _protocol(name: str, options: dict[str, Any]) -> Protocol:
     from singleout.config import validated
-    from singleout.evaluate.protocols import PROTOCOLS, MixingConfig, mixing
+    from singleout.evaluate.benchmarks import PROTOCOLS, MixingConfig, mixing
 
     if name == "mix":
         return mixing(validated(MixingConfig, options, "mix"))

@@ -35,9 +35,9 @@ def evaluate(
 
     from singleout.data.manifest import read_manifest
     from singleout.data.plan import SCORED_MIXTURES
-    from singleout.evaluate.questions import ask, findings
-    from singleout.evaluate.run import EvaluationConfig, summary
-    from singleout.evaluate.run import evaluate as run
+    from singleout.evaluate.evaluation import EvaluationConfig, summary
+    from singleout.evaluate.evaluation import evaluate as run
+    from singleout.evaluate.scenarios import ask, findings
     from singleout.model import QueriedSeparator
 
     started = perf_counter()

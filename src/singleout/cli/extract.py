@@ -134,7 +134,7 @@ def extract(
 
     from singleout.extract import Extractor
     from singleout.extract.batch import find_recordings, run_batch, tasks_of
-    from singleout.extract.files import FilesWanted
+    from singleout.extract.outputs import FilesWanted
 
     tasks = tasks_of(find_recordings(places), output, asked)
     if report is not None:

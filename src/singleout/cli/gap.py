@@ -61,10 +61,10 @@ def gap(
 
     from singleout.audio import replacing
     from singleout.data.manifest import read_manifest
+    from singleout.encoders import load_encoder
     from singleout.errors import ManifestError
-    from singleout.evaluate.gap import embed_pairs, modality_gap
-    from singleout.evaluate.gap_picture import save_picture
-    from singleout.query import load_encoder
+    from singleout.evaluate.gap.measure import embed_pairs, modality_gap
+    from singleout.evaluate.gap.picture import save_picture
 
     found = read_manifest(manifest, split)
     clips = [clip for clip in found if clip.caption and clip.caption.strip()]

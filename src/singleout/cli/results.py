@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from singleout.cli.outputs import check_file
 
 if TYPE_CHECKING:
-    from singleout.query import QueryEncoder
+    from singleout.encoders import QueryEncoder
 
 
 def provenance(command: str, encoder: QueryEncoder, seconds: float) -> dict[str, Any]:

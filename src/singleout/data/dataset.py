@@ -15,9 +15,9 @@ from singleout.config import StrictConfig
 from singleout.data.embeddings import SAMPLE_RATE, EmbeddingTable
 from singleout.data.manifest import Clip
 from singleout.data.plan import MixtureConfig, MixtureSpec, Planner, num_crops
-from singleout.data.queries import QueriesConfig, QuerySpec, Questioner
+from singleout.data.query_plan import QueriesConfig, QuerySpec, Questioner
 from singleout.data.render import Mixture, read_crop, render
-from singleout.query.audio_manipulations import Mixup, SpecAugment
+from singleout.manipulations.audio import Mixup, SpecAugment
 
 KINDS = 3
 """Last entry of the seeds of what is asked, where it is not simply each sound in turn."""

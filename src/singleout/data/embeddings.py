@@ -25,9 +25,9 @@ from torch import Tensor
 from singleout.data.manifest import Clip
 from singleout.data.plan import MixtureConfig, num_crops
 from singleout.data.render import read_crop
+from singleout.encoders.encoder import QueryEncoder
 from singleout.errors import AudioError, ModelError, one_line
 from singleout.progress import track
-from singleout.query.encoder import QueryEncoder
 
 SAMPLE_RATE = 32_000
 """Hz at which the crops are given to the encoder."""

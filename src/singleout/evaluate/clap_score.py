@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from singleout.encoders import QueryEncoder
 from singleout.errors import InputError
 from singleout.evaluate.metrics import checked
-from singleout.query import QueryEncoder
 
 
 class JudgeWarning(UserWarning):

@@ -15,7 +15,7 @@ from time import perf_counter
 from singleout.audio import MEDIA_SUFFIXES
 from singleout.errors import AudioError, SingleoutError, one_line
 from singleout.extract.extractor import Extractor
-from singleout.extract.files import FilesWanted, Written, part_paths, query_slug, query_slugs
+from singleout.extract.outputs import FilesWanted, Written, part_paths, query_slug, query_slugs
 from singleout.types import Query
 
 OURS = (".target", ".residual")

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from singleout.query.manipulations import Members
+from singleout.manipulations import Members
 from singleout.separators import Separator, averaged
 
 FADE_SECONDS = 0.02

@@ -13,8 +13,8 @@ import soundfile
 from numpy.typing import NDArray
 
 from singleout.audio import AudioInfo, OutputFormat
-from singleout.extract.files import FilesWanted, PartFiles, Written
-from singleout.presence import Presence
+from singleout.extract.outputs import FilesWanted, PartFiles, Written
+from singleout.model.similarity import Presence
 from singleout.types import Query
 
 BLOCK_FRAMES = 1 << 18

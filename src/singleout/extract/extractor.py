@@ -13,10 +13,11 @@ import torch
 from numpy.typing import NDArray
 
 from singleout.audio import AudioReader, OutputFormat, open_audio
+from singleout.encoders import QueryEncoder
 from singleout.errors import ModelError, QueryError, SingleoutError, one_line
 from singleout.extract.extraction import Extraction
-from singleout.extract.files import FilesWanted, PartFiles, Written
-from singleout.extract.recordings import (
+from singleout.extract.outputs import FilesWanted, PartFiles, Written
+from singleout.extract.sources import (
     Recording,
     gain_of,
     opened,
@@ -24,11 +25,10 @@ from singleout.extract.recordings import (
     refuse_days,
 )
 from singleout.extract.streaming import parts
-from singleout.gate import GatedStream
+from singleout.manipulations import Members
 from singleout.model import QueriedSeparator
-from singleout.presence import Presence
-from singleout.query import QueryEncoder
-from singleout.query.manipulations import Members
+from singleout.model.level_gate import GatedStream
+from singleout.model.similarity import Presence
 from singleout.types import Example, Query
 
 NUM_CONDITIONS = 64
@@ -54,8 +54,8 @@ class Extractor:
         device: of the separator, such as ``cuda`` or ``cpu``; ``auto`` is CUDA where there is any,
             None leaves the model where it is.
         gate: bring targets to the level of what is asked, and nearly to silence where it seems not
-            to be there, if the model has learnt to (``singleout.gate``); without, they are as the
-            separator gives them.
+            to be there, if the model has learnt to (``model.level_gate``); without, they are as
+            the separator gives them.
 
     Raises:
         ModelError: there is no such device.

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from singleout.audio import AudioReader, ResampleStream
 from singleout.errors import ModelError
 from singleout.extract.chunking import separated
-from singleout.gate import GatedStream
+from singleout.manipulations import Members
 from singleout.model import QueriedSeparator
-from singleout.query.manipulations import Members
+from singleout.model.level_gate import GatedStream
 
 MIN_CHUNK_SECONDS = 2.0
 FEW_CHANNELS = 2

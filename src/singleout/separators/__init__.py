@@ -12,7 +12,7 @@ from singleout.separators.band_split import MIN_BAND_BINS, BandSplit
 from singleout.separators.conditioned_unet import ConditionedUNet
 from singleout.separators.identity import Identity
 from singleout.separators.locoformer import Locoformer
-from singleout.separators.resunet30 import ResUNet30
+from singleout.separators.resunet30.network import ResUNet30
 from singleout.separators.separator import Separator, averaged
 
 __all__ = [

@@ -14,8 +14,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from singleout.errors import ModelError, TrainingError
+from singleout.storage.tensors import write_safetensors
 from singleout.train.module import TrainingModule
-from singleout.weights import write_safetensors
 
 FILE_NAME = "checkpoint.safetensors"
 MARKED = {

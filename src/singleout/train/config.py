@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, model_validator
 from singleout.config import StrictConfig, added
 from singleout.data.dataset import QueryAudioConfig
 from singleout.data.plan import SCORED_MIXTURES, MixtureConfig
-from singleout.data.queries import QueriesConfig
+from singleout.data.query_plan import QueriesConfig
 from singleout.model import ModelConfig
 
 Positive = Annotated[int, Field(gt=0)]

@@ -33,6 +33,7 @@ from singleout.data.manifest import (
 )
 from singleout.data.plan import MixtureConfig
 from singleout.data.render import REFERENCE_RMS
+from singleout.encoders import QueryEncoder, load_encoder
 from singleout.errors import (
     ConfigError,
     ManifestError,
@@ -41,16 +42,15 @@ from singleout.errors import (
     TrainingError,
     one_line,
 )
-from singleout.evaluate.questions import calibrated
-from singleout.evaluate.run import EvaluationConfig
+from singleout.evaluate.evaluation import EvaluationConfig
+from singleout.evaluate.scenarios import calibrated
+from singleout.manipulations import Examples, Manipulator
 from singleout.model import QueriedSeparator, read_config
-from singleout.query import QueryEncoder, load_encoder
-from singleout.query.manipulations import Examples, Manipulator
+from singleout.storage.tensors import has_fast_bfloat16
 from singleout.train.checkpoint import FILE_NAME, Checkpoint, restore, saved_step
 from singleout.train.config import TrainConfig, UncaptionedConfig, ValidationConfig
 from singleout.train.module import TrainingModule
 from singleout.train.progress import RunProgress
-from singleout.weights import has_fast_bfloat16
 
 CONFIG_NAME = "config.json"
 """Of the run, in its folder."""

@@ -1,0 +1,56 @@
+"""Sounds to ask with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from singleout.audio import SILENT_RMS, checked_array, open_audio
+from singleout.encoders.encoder import QueryEncoder
+from singleout.errors import QueryError
+from singleout.types import Example
+
+MAX_EXAMPLE_SECONDS = 60
+
+
+def heard(example: Example, encoder: QueryEncoder) -> Tensor:
+    """Embedding [1, dim] of an example, its channels averaged.
+
+    Raises:
+        QueryError: it is silent or longer than a minute.
+        AudioError: it cannot be read.
+    """
+    if isinstance(example.audio, str | Path):
+        name, (audio, rate) = str(example.audio), _read(str(example.audio))
+    else:
+        name, audio, rate = "the example", *checked_array(example.audio, example.sample_rate)
+    _refuse_long(name, audio.shape[1], rate)
+    mono = audio.mean(0)
+    if float(np.sqrt(np.square(mono, dtype=np.float64).mean())) < SILENT_RMS:
+        raise QueryError(f"{name}: is silent: give an example with the sound that is meant")
+    return encoder.embed_audio(mono, rate)
+
+
+def _read(name: str) -> tuple[NDArray[np.float32], int]:
+    """As ``read_audio``, but not on and on where a file does not say how long it is."""
+    with open_audio(name) as reader:
+        rate = reader.info.sample_rate
+        _refuse_long(name, reader.info.num_frames or 0, rate)
+        blocks, num_samples = [], 0
+        for block in reader.blocks():
+            num_samples += block.shape[1]
+            _refuse_long(name, num_samples, rate)
+            blocks.append(block.astype(np.float32, copy=False))
+    return np.concatenate(blocks, axis=1), rate
+
+
+def _refuse_long(name: str, num_samples: int, sample_rate: int) -> None:
+    seconds = num_samples / sample_rate
+    if seconds > MAX_EXAMPLE_SECONDS:
+        raise QueryError(
+            f"{name}: lasts {seconds:,.0f} s, an example {MAX_EXAMPLE_SECONDS} s at most: cut out "
+            "the sound that is meant"
+        )
