@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import HEARS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -35,6 +34,7 @@ from singleout.extract.batch import (
     tasks_of,
 )
 from singleout.extract.outputs import FilesWanted, part_paths, query_slugs
+from tests.conftest import HEARS
 
 RATE = 8_000
 DOG, RAIN = Query("a dog"), Query("rain")

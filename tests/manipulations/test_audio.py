@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from clap_models import tiny_encoder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -18,6 +17,7 @@ from singleout.encoders import BuiltinEncoder, ClapEncoder, QueryEncoder
 from singleout.encoders.encoder import Augment
 from singleout.errors import ConfigError
 from singleout.manipulations.audio import Mixup, SpecAugment
+from tests.encoders.clap_models import tiny_encoder
 
 Wave = NDArray[np.float32]
 

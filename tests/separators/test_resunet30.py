@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from clap_models import write_tokenizer
-from test_laion import small_weights
 from torch import Tensor
 from torch.nn import functional as F
 from typer.testing import CliRunner
@@ -27,8 +25,10 @@ from singleout.manipulations import alone as stands_alone
 from singleout.model import QueriedSeparator
 from singleout.separators import ResUNet30
 from singleout.separators.resunet30.network import VARIANTS
+from tests.encoders.clap_models import write_tokenizer
+from tests.encoders.test_laion import small_weights
 
-GOLDEN = Path(__file__).parent / "golden" / "resunet30.npz"
+GOLDEN = Path(__file__).parents[1] / "golden" / "resunet30.npz"
 """AudioSep's own output: ``benchmarks/resunet30.py --theirs CHECKOUT --golden FILE``."""
 
 

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import TINY_SEPARATOR, randomise_statistics
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -36,6 +35,7 @@ from singleout.evaluate.scenarios import (
 from singleout.model import ModelConfig, QueriedSeparator
 from singleout.model.similarity import PresenceCalibration
 from singleout.separators import Identity, IdentityConfig
+from tests.conftest import TINY_SEPARATOR, randomise_statistics
 
 RATE = 32_000
 MIXTURES = SCORED_MIXTURES.model_copy(update={"segment_seconds": 0.5, "crop_hop_seconds": 0.25})

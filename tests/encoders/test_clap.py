@@ -14,8 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from clap_models import extractor_of, tiny_encoder, tiny_model
-from conftest import TINY_SEPARATOR
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
@@ -27,6 +25,8 @@ from singleout.cli import app
 from singleout.encoders import ClapEncoder, load_encoder
 from singleout.encoders.clap_features import ClapFeatures
 from singleout.errors import AudioError, MissingExtraError, ModelError, QueryError
+from tests.conftest import TINY_SEPARATOR
+from tests.encoders.clap_models import extractor_of, tiny_encoder, tiny_model
 
 RATE = 48_000
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import TINY_SEPARATOR, randomise_statistics
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -23,6 +22,7 @@ from singleout.separators import (
 )
 from singleout.separators.band_split import band_edges
 from singleout.separators.separator import downmix
+from tests.conftest import TINY_SEPARATOR, randomise_statistics
 
 DIM = 32
 OTHER = ConditionedUNetConfig(

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import TINY_SEPARATOR, randomise_statistics
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import ArrayLike, NDArray
@@ -35,6 +34,7 @@ from singleout.model import (
     read_config,
 )
 from singleout.model.similarity import Listener
+from tests.conftest import TINY_SEPARATOR, randomise_statistics
 
 RATE = 32_000
 DIM = 32

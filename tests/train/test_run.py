@@ -18,7 +18,6 @@ import pytest
 import safetensors
 import soundfile
 import torch
-from conftest import TINY_SEPARATOR
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -65,6 +64,7 @@ from singleout.train.run import (
     train,
     uncaptioned_clips,
 )
+from tests.conftest import TINY_SEPARATOR
 
 RATE = 32_000
 MIXTURES = MixtureConfig(segment_seconds=0.7, crop_hop_seconds=0.35, num_sources=(2, 3))

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import TINY_SEPARATOR
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
@@ -57,6 +56,7 @@ from singleout.model import ModelConfig, QueriedSeparator
 from singleout.train.config import TrainConfig
 from singleout.train.run import calibrate, split_clips, train
 from singleout.types import Query
+from tests.conftest import TINY_SEPARATOR
 
 
 def clip(path: Path, label: str = "animal/dog", group: str = "g") -> Clip:

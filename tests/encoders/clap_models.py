@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from conftest import randomise_statistics
 
 from singleout.encoders import ClapEncoder
+from tests.conftest import randomise_statistics
 
 
 def write_tokenizer(folder: Path) -> None:

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_audio import BAD, noise, write_bad
 from typer.testing import CliRunner, Result
 
 import singleout
@@ -24,6 +23,7 @@ from singleout.cli import app, main
 from singleout.extract.batch import Task
 from singleout.extract.outputs import query_slug
 from singleout.types import Query
+from tests.audio.test_arrays import BAD, noise, write_bad
 
 RATE = 48_000
 

@@ -26,7 +26,7 @@ from recipes.paper.study import Line, Run, Study
 from singleout.errors import ConfigError
 from singleout.evaluate.statistics import Interval
 
-SMALL = Path(__file__).parents[1] / "configs/paper/small"
+SMALL = Path(__file__).parents[2] / "configs/paper/small"
 NUM_MIXTURES = 60
 TARGETS: dict[str, dict[str, Any]] = {
     name: {

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from clap_models import write_tokenizer
-from golden.laion import CASES, GOLDEN, SECONDS, TEXTS, drawn, shapes, sound, weights
 from torch import Tensor
 
 from singleout.encoders import ClapEncoder, load_encoder
 from singleout.encoders.laion import from_laion
 from singleout.errors import ModelError
+from tests.encoders.clap_models import write_tokenizer
+from tests.encoders.laion_golden import CASES, GOLDEN, SECONDS, TEXTS, drawn, shapes, sound, weights
 
 RATE = 48_000
 

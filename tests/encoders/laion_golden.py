@@ -7,7 +7,7 @@ an environment of its own, without the packages that the model's code does not n
 
     pip install -c constraints.txt -e '.[dev]' torchlibrosa h5py
     pip install --no-deps laion-clap
-    python tests/golden/laion.py
+    python -m tests.encoders.laion_golden
 
 Made with laion-clap 1.1.7, torchlibrosa 0.1.0, torch 2.13.0 and transformers 5.23.0.
 """
@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-GOLDEN = Path(__file__).with_suffix(".json")
+GOLDEN = Path(__file__).parents[1] / "golden" / "laion.json"
 TEXTS = ("a dog barking", "Rain on a tin roof, then thunder; naïve 犬.")
 SECONDS = (3.0, 10.0)
 """Of the sounds: one is repeated and padded, one is not."""
@@ -186,9 +186,9 @@ def _inputs(fused: bool) -> tuple[list[list[dict[str, Tensor]]], dict[str, Tenso
 
     LAION makes the fused features with torchaudio; transformers' extractor stands in for it.
     """
-    sys.path.insert(0, str(Path(__file__).parents[1]))
-    from clap_models import extractor_of, write_tokenizer
     from transformers import RobertaTokenizerFast
+
+    from tests.encoders.clap_models import extractor_of, write_tokenizer
 
     with tempfile.TemporaryDirectory() as folder:
         write_tokenizer(Path(folder))

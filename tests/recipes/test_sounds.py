@@ -487,7 +487,7 @@ def test_a_run_killed_half_way_is_resumed(tmp_path: Path) -> None:
     code = "import sys; from pathlib import Path; from recipes.sounds import build\n"
     code += "build.build_package(build.Recipe(*map(Path, sys.argv[1:])), 'game')"
     command = [sys.executable, "-c", code, str(recipe.output_dir), str(recipe.recipe_dir)]
-    with subprocess.Popen(command, cwd=Path(__file__).parents[1]) as process:
+    with subprocess.Popen(command, cwd=Path(__file__).parents[2]) as process:
         while process.poll() is None and not list(recipe.output_dir.glob("audio/game/*.wav")):
             time.sleep(0.01)
         process.kill()

@@ -15,8 +15,6 @@ import pytest
 import soundfile
 import torch
 import yaml
-from clap_models import tiny_encoder
-from conftest import TINY_SEPARATOR, tiny_tokenizer
 
 from recipes.paper.__main__ import append, main, sole_user
 from recipes.paper.run import fixed_mixtures, run_one
@@ -27,8 +25,10 @@ from singleout.encoders.builtin import BuiltinNetwork
 from singleout.manipulations import Manipulator
 from singleout.separators import AnySeparator
 from singleout.train.checkpoint import FILE_NAME
+from tests.conftest import TINY_SEPARATOR, tiny_tokenizer
+from tests.encoders.clap_models import tiny_encoder
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs/paper"
 SIZES = ("small", "full")
 MAX_RUNS = 40

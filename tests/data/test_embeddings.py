@@ -18,7 +18,6 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import tiny_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -44,6 +43,7 @@ from singleout.data.render import read_crop
 from singleout.encoders import BuiltinEncoder
 from singleout.encoders.builtin import BuiltinNetwork
 from singleout.errors import AudioError, ModelError
+from tests.conftest import tiny_tokenizer
 
 RATE = 8_000
 SHORT = MixtureConfig(segment_seconds=0.5, crop_hop_seconds=0.25)

@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TINY_SEPARATOR
 from typer.testing import CliRunner
 
 from singleout import Extractor
 from singleout.audio import write_wav
 from singleout.cli import app
 from singleout.model import QueriedSeparator
+from tests.conftest import TINY_SEPARATOR
 
 RATE = 32_000
 

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import TINY_SEPARATOR
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -46,6 +45,7 @@ from singleout.manipulations import (
 from singleout.model import EncoderReference, ModelConfig, QueriedSeparator
 from singleout.separators import IdentityConfig
 from singleout.types import Query
+from tests.conftest import TINY_SEPARATOR
 
 RATE = 32_000
 
