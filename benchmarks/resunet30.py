@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from singleout.separators import ResUNet30
+from singleout.separators import ResUNet30, ResUNet30Config
 
 Forward = Callable[[Tensor, Tensor], Tensor]
 SYSTEMS = ("ours float32", "ours bfloat16", "theirs float32", "theirs bfloat16")
@@ -104,7 +104,12 @@ def load(system: str, checkpoint: Path, rate: int) -> Forward:
 def save_checkpoint(rate: int, path: Path, seed: int) -> None:
     """Random weights as a Lightning checkpoint of AudioSep's layout."""
     torch.manual_seed(seed)
-    model = ResUNet30(512, rate, *VARIANTS[rate])
+    model = ResUNet30Config(
+        sample_rate=rate,
+        num_fft=VARIANTS[rate][0],
+        hop=VARIANTS[rate][1],
+        inference_precision="float32",
+    ).build(512)
     randomise(model, seed)
     state = {f"ss_model.{name}": tensor for name, tensor in model.state_dict().items()}
     torch.save({"state_dict": state}, path)

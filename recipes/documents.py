@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from singleout.audio import replacing
 from singleout.errors import ConfigError
+from singleout.storage.atomic import replacing
 
 BEGIN, END = "<!-- begin {} -->", "<!-- end {} -->"
 

@@ -39,13 +39,13 @@ from recipes.builtin.heads import (
     train_heads,
     view_of,
 )
-from singleout.audio import replacing
 from singleout.config import load_config
 from singleout.data.embeddings import EmbeddingCache, EmbeddingTable, build_table
 from singleout.data.manifest import Clip, read_manifest
 from singleout.data.plan import MixtureConfig, num_crops
 from singleout.encoders.builtin import BuiltinEncoder, BuiltinNetwork, SideBySide
 from singleout.encoders.minilm import for_sentences, tokenize
+from singleout.storage.atomic import replacing
 from singleout.storage.tensors import write_safetensors
 from singleout.train.config import TrainConfig
 

@@ -23,7 +23,6 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from recipes.documents import fill_in
-from singleout.audio import replacing
 from singleout.config import load_config
 from singleout.data.manifest import read_manifest
 from singleout.data.plan import SCORED_MIXTURES
@@ -31,6 +30,7 @@ from singleout.evaluate.evaluation import EvaluationConfig
 from singleout.evaluate.scenarios import ask, findings
 from singleout.model import QueriedSeparator
 from singleout.separators import AnySeparator
+from singleout.storage.atomic import replacing
 from singleout.train.config import TrainConfig
 from singleout.train.run import calibrate, split_clips, train
 

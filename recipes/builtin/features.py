@@ -24,8 +24,9 @@ from recipes.builtin.teachers import (
     SoundEffects,
     YamNet,
 )
-from singleout.audio import replacing, resample
+from singleout.audio import resample
 from singleout.data.manifest import Clip
+from singleout.storage.atomic import replacing
 
 PATCH_HOP_SECONDS = YAMNET_HOP_FRAMES / 100
 PATCH_SECONDS = 0.96

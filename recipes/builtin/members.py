@@ -20,7 +20,6 @@ from rich.progress import track
 from torch import Tensor
 
 from recipes.documents import fill_in
-from singleout.audio import replacing
 from singleout.config import load_config
 from singleout.data.manifest import Clip, read_manifest
 from singleout.data.plan import SCORED_MIXTURES, Planner
@@ -29,6 +28,7 @@ from singleout.evaluate.metrics import score
 from singleout.evaluate.scenarios import LEVEL_TOLERANCE_DB
 from singleout.manipulations import Neighbours
 from singleout.model import QueriedSeparator
+from singleout.storage.atomic import replacing
 from singleout.train.config import TrainConfig
 
 RESULTS = Path("results/members.json")
@@ -46,15 +46,15 @@ GRID = [
 ]
 
 
-def answers(
+def separate(
     model: QueriedSeparator, memory: Tensor, words: Tensor, mixture: Tensor
 ) -> Iterator[Tensor]:
     """For each setting of the grid, the estimate [samples] of what the words [1, dim] ask."""
-    asked = [step.members(words, True, {"memory": memory}) for step in GRID]
+    asked = [step.condition(words, True, {"memory": memory}) for step in GRID]
     sounds = torch.cat([members.embeddings[0] for members in asked])
     different, place = torch.unique(sounds, dim=0, return_inverse=True)
-    conditions = [model.conditions(sound[None], is_text=False) for sound in different]
-    estimates = torch.stack([e[0, 0] for e in model.answers(mixture[None, None], conditions)])
+    conditions = [model.condition(sound[None], is_text=False) for sound in different]
+    estimates = torch.stack([e[0, 0] for e in model.separate(mixture[None, None], conditions)])
     first = 0
     for members in asked:
         own = place[first : first + members.weights.shape[1]]
@@ -79,7 +79,7 @@ def scored(model: QueriedSeparator, clips: list[Clip], num_mixtures: int) -> lis
         caption = clips[spec.sources[0].clip].caption
         assert caption is not None
         words = model.encoder.embed_text(caption)
-        for number, estimate in enumerate(answers(model, state["0.memory"], words, mixture)):
+        for number, estimate in enumerate(separate(model, state["0.memory"], words, mixture)):
             gains[number].append(float(score(estimate, target, mixture).si_sdr_improvement))
             ratio = estimate.square().mean() / target.square().mean()
             close[number].append(abs(10 * float(ratio.log10())) <= LEVEL_TOLERANCE_DB)

@@ -74,7 +74,7 @@ def cases_of(model: QueriedSeparator, manifest: Path, num_mixtures: int) -> list
         sources = [clips[source.clip] for source in spec.sources]
         target, other = (clip.caption or "" for clip in sources[:2])
         mixture = torch.from_numpy(rendered.mixture)
-        output = model.singled_out(mixture[None, None], [model.embed(Query((target,)))])[0, 0]
+        output = model.extract_clip(mixture[None, None], [model.embed(Query((target,)))])[0, 0]
         gain = score(output, torch.from_numpy(rendered.sources[0]), mixture).si_sdr_improvement
         own = (facts[clip.path.name] for clip in sources)
         credits = dict.fromkeys(f"{f['origin']['package']} ({f['license']})" for f in own)

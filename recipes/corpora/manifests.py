@@ -8,9 +8,9 @@ from pathlib import Path
 
 from recipes.corpora.readers import READERS, Found, Row
 from recipes.paper.corpus import CAPTIONED_SHARE, HIDDEN
-from singleout.audio import replacing
 from singleout.data.manifest import share_of
 from singleout.errors import ManifestError
+from singleout.storage.atomic import replacing
 
 
 def write_manifest(path: Path, rows: Iterable[Row]) -> None:

@@ -23,9 +23,9 @@ from recipes.paper.report import write_report
 from recipes.paper.run import fixed_mixtures, run_one
 from recipes.paper.study import Line, Run, Study, read_lines, write_json
 from recipes.sounds.__main__ import default_output_dir
-from singleout.audio import replacing
 from singleout.encoders import QueryEncoder, load_encoder
 from singleout.errors import ConfigError, SingleoutError
+from singleout.storage.atomic import replacing
 
 ROOT = Path(__file__).parents[2]
 WORK = Path(os.environ.get("SINGLEOUT_PAPER", "~/.cache/singleout/paper")).expanduser()

@@ -19,8 +19,9 @@ import numpy as np
 import soundfile
 from rich.progress import track
 
-from singleout.audio import replacing, resample, write_wav
+from singleout.audio import resample, write_wav
 from singleout.data.manifest import share_of
+from singleout.storage.atomic import replacing
 
 SAMPLE_RATE_HZ = 16_000
 ENCODER_SHARE = 0.4

@@ -13,7 +13,7 @@ from singleout.data.embeddings import embeddings_of
 from singleout.data.manifest import read_manifest
 from singleout.encoders import QueryEncoder
 from singleout.evaluate.gap.measure import embed_pairs, modality_gap
-from singleout.manipulations import Examples, Manipulator
+from singleout.manipulations import FitEmbeddings, Manipulator
 from singleout.train.run import caption_embeddings, examples_of
 
 DRAWN = {
@@ -41,8 +41,8 @@ def write_gap(study: Study, encoder: QueryEncoder, results: Path) -> None:
         captions = [clip.caption or "" for clip in test]
         found[scored.split] = {}
         for name, manipulator in fitted(study, encoder.dim, examples).items():
-            heard = manipulator.infer(audio, is_text=False)
-            said = manipulator.infer(text, is_text=True)
+            heard = manipulator.for_inference(audio, is_text=False)
+            said = manipulator.for_inference(text, is_text=True)
             report = modality_gap(heard, said, labels, captions, groups, seed=0)
             found[scored.split][name] = dict(report)
     meta = {"command": "python -m recipes.paper", "encoder": encoder.fingerprint, "seed": 0}
@@ -50,7 +50,7 @@ def write_gap(study: Study, encoder: QueryEncoder, results: Path) -> None:
     save_picture(results / "gap.png", lambda figure: draw_gap(figure, found["test_out_of_domain"]))
 
 
-def fitted(study: Study, dim: int, examples: Examples) -> dict[str, Manipulator]:
+def fitted(study: Study, dim: int, examples: FitEmbeddings) -> dict[str, Manipulator]:
     """``none`` and the manipulators of all settings that change embeddings at inference."""
     probe = torch.nn.functional.normalize(examples.audio[:8] + 0.1, dim=-1)
     manipulators = {}
@@ -61,7 +61,8 @@ def fitted(study: Study, dim: int, examples: Examples) -> dict[str, Manipulator]
             if manipulator.state is None:
                 manipulator.fit(examples)
             same = manipulator.dim == dim and all(
-                torch.equal(manipulator.infer(probe, is_text), probe) for is_text in (True, False)
+                torch.equal(manipulator.for_inference(probe, is_text), probe)
+                for is_text in (True, False)
             )
             if not same or row.name == "none":
                 manipulators[f"{row.name} {setting}".strip()] = manipulator

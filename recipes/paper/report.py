@@ -10,9 +10,9 @@ from typing import Any
 from recipes.documents import fill_in
 from recipes.paper.claims import DOMAINS, KINDS, Sets, claims, describe
 from recipes.paper.study import Line, Study, write_json
-from singleout.audio import replacing
 from singleout.errors import ConfigError
 from singleout.evaluate.statistics import Interval, summarise
+from singleout.storage.atomic import replacing
 
 COMMAND = "python -m recipes.paper --report"
 COLOURS = {"text": "#D55E00", "audio": "#0072B2"}

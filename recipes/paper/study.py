@@ -13,9 +13,9 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field, model_validator
 
-from singleout.audio import replacing
 from singleout.config import StrictConfig, load_config
 from singleout.errors import ConfigError
+from singleout.storage.atomic import replacing
 from singleout.train.config import TrainConfig
 
 Positive = Annotated[int, Field(gt=0)]

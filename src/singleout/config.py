@@ -9,11 +9,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from singleout.errors import ConfigError, MissingExtraError
+
+Positive = Annotated[int, Field(gt=0)]
+"""An integer above zero."""
 
 
 class StrictConfig(BaseModel):

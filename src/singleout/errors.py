@@ -5,10 +5,12 @@ SingleoutError
 │   ├── AudioError        a recording: missing, unreadable, empty, not finite, bad rate
 │   ├── QueryError        a query: empty, too long, or of a kind the model cannot answer
 │   ├── ConfigError       a configuration: unknown key, value out of range
-│   └── ManifestError     a manifest: bad line, missing file
+│   ├── ManifestError     a manifest: bad line, missing file
+│   └── OutputError       an output: cannot be written, or would replace an input
 ├── ModelError            a model folder: missing, corrupt, of another architecture
 ├── MissingExtraError     an optional dependency is not installed
-└── TrainingError         a run that cannot go on, such as a non-finite loss
+├── TrainingError         a run that cannot continue, such as a loss that is not finite
+└── Cancelled             the caller stopped an extraction
 
 A message is one line: it names the file or value, what is wrong with it and the way out.
 The command line prints it after ``error:`` and exits with 1.
@@ -44,6 +46,10 @@ class ManifestError(InputError):
     """A manifest has a bad line or names a missing file."""
 
 
+class OutputError(InputError):
+    """An output cannot be written, or would replace a file that is read."""
+
+
 class ModelError(SingleoutError):
     """A model folder is missing, corrupt or of another architecture."""
 
@@ -54,3 +60,7 @@ class MissingExtraError(SingleoutError, ImportError):
 
 class TrainingError(SingleoutError):
     """A training run cannot go on."""
+
+
+class Cancelled(SingleoutError):
+    """The caller stopped an extraction before its end."""

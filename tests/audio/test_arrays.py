@@ -13,8 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from singleout.audio import read_audio, replacing, resample, riff, write_wav, writing
+from singleout.audio import read_audio, resample, riff, write_wav, writing
 from singleout.errors import AudioError
+from singleout.storage.atomic import replacing
 
 RATE = 16_000
 

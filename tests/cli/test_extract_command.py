@@ -20,7 +20,7 @@ from typer.testing import CliRunner, Result
 import singleout
 from singleout.audio import read_audio, write_wav
 from singleout.cli import app, main
-from singleout.extract.batch import Task
+from singleout.extract.batch import Job
 from singleout.extract.outputs import query_slug
 from singleout.types import Query
 from tests.audio.test_arrays import BAD, noise, write_bad
@@ -285,7 +285,7 @@ def test_plot_without_matplotlib_is_refused_before_any_work(
     assert names(tmp_path) == ["street.wav"]
 
 
-@pytest.mark.parametrize("moment", ["singleout.extract.chunking.torch.tensor", "os.getpid"])
+@pytest.mark.parametrize("moment", ["singleout.extract.pipeline.torch.tensor", "os.getpid"])
 def test_interrupt_leaves_nothing(
     street: Path,
     tmp_path: Path,
@@ -315,7 +315,7 @@ def test_progress_bar_needs_a_terminal_and_a_long_run(monkeypatch: pytest.Monkey
         assert progress is None
     monkeypatch.setenv("TERM", "xterm")
     stderr.isatty = lambda: True  # type: ignore[method-assign]
-    task = Task(Path("x.wav"), Path(), "x")
+    task = Job(Path("x.wav"), Path(), "x")
     with room._progress_bar(1) as (progress, _):
         progress(task, 0.5)
     assert stderr.getvalue() == ""

@@ -49,7 +49,7 @@ RATE = 8_000
 SHORT = MixtureConfig(segment_seconds=0.5, crop_hop_seconds=0.25)
 
 
-class Listener:
+class CountingEncoder:
     """A query encoder: another unit vector for every audio, always the same for the same."""
 
     name = "listener"
@@ -68,7 +68,7 @@ class Listener:
         return F.normalize(torch.randn(1, self.dim, generator=torch.Generator().manual_seed(seed)))
 
 
-class Deaf(Listener):
+class Deaf(CountingEncoder):
     """Whoever asks it has lost what was cached."""
 
     def embed_audio(
@@ -77,7 +77,7 @@ class Deaf(Listener):
         raise AssertionError("embedded again")
 
 
-class Killed(Listener):
+class Killed(CountingEncoder):
     """Its process is killed at the crop after a batch and a bit."""
 
     def embed_audio(
@@ -88,7 +88,7 @@ class Killed(Listener):
         return super().embed_audio(audio, sample_rate)
 
 
-class Meddler(Listener):
+class Meddler(CountingEncoder):
     """Calls ``meddle`` while it listens."""
 
     meddle: Callable[[], None]
@@ -128,7 +128,7 @@ def cache(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def filled(clips: list[Clip], cache: Path) -> Path:
-    embeddings_of(clips, SHORT, Listener(), cache)
+    embeddings_of(clips, SHORT, CountingEncoder(), cache)
     return cache
 
 
@@ -170,7 +170,7 @@ def test_an_encoder_embeds_every_crop_once(
     torch.testing.assert_close(table.of(2, 3), expected)
     torch.testing.assert_close(table.embeddings.norm(dim=-1), torch.ones(count_of(clips)))
 
-    encoder = Listener()
+    encoder = CountingEncoder()
     other = cache.with_name("other.sqlite")
     table = embeddings_of(clips, SHORT, encoder, other)
     assert encoder.calls == count_of(clips) == 9
@@ -184,7 +184,7 @@ def test_the_default_place(
     clips: list[Clip], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SINGLEOUT_CACHE", str(tmp_path / "mine"))
-    embeddings_of(clips, SHORT, Listener("a/b:1"))
+    embeddings_of(clips, SHORT, CountingEncoder("a/b:1"))
     assert [path.name for path in (tmp_path / "mine" / "embeddings").iterdir()] == [
         "a%2Fb%3A1.sqlite"
     ]
@@ -199,7 +199,7 @@ def test_a_sound_under_two_paths_is_embedded_once(
 ) -> None:
     shutil.copy(clips[2].path, folder / "same.wav")
     both = scan_folder(folder)
-    encoder = Listener()
+    encoder = CountingEncoder()
     table = embeddings_of(both, SHORT, encoder, cache)
     assert encoder.calls == count_of(clips)
     for crop in range(5):
@@ -217,7 +217,7 @@ def test_a_changed_file_is_embedded_anew(
     found = path.stat()
     write_noise(path, 99, seconds)
     os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns + 1))
-    encoder = Listener()
+    encoder = CountingEncoder()
     after = embeddings_of(scan_folder(folder), SHORT, encoder, filled)
     assert encoder.calls == 1
     assert not torch.equal(after.of(0, 0), before.of(0, 0))
@@ -246,7 +246,7 @@ def test_a_file_that_changes_meanwhile_is_not_kept(clips: list[Clip], cache: Pat
     with pytest.raises(AudioError, match="changed while it was read"):
         embeddings_of(clips, SHORT, meddler, cache)
     path.write_bytes(original)
-    encoder = Listener()
+    encoder = CountingEncoder()
     embeddings_of(clips, SHORT, encoder, cache)
     assert encoder.calls == count_of(clips)
 
@@ -254,7 +254,7 @@ def test_a_file_that_changes_meanwhile_is_not_kept(clips: list[Clip], cache: Pat
 def test_other_crops_are_other_rows(clips: list[Clip], filled: Path) -> None:
     long = SHORT.model_copy(update={"segment_seconds": 0.6})
     sparse = SHORT.model_copy(update={"crop_hop_seconds": 0.5})
-    encoder = Listener()
+    encoder = CountingEncoder()
     embeddings_of(clips, long, encoder, filled)
     assert encoder.calls == count_of(clips, long)
     table = embeddings_of(clips, sparse, Deaf(), filled)  # every other of the crops that exist
@@ -405,7 +405,7 @@ def test_an_empty_file_is_a_new_cache(clips: list[Clip], cache: Path) -> None:
     cache.parent.mkdir()
     cache.touch()
     refused(lambda: EmbeddingCache(cache, "f", 6, read_only=True), cache, "not a cache")
-    embeddings_of(clips, SHORT, Listener(), cache)
+    embeddings_of(clips, SHORT, CountingEncoder(), cache)
     embeddings_of(clips, SHORT, Deaf(), cache)
 
 
@@ -437,7 +437,7 @@ def test_a_folder_that_may_not_be_written(clips: list[Clip], filled: Path) -> No
 
 def test_an_unreadable_sound_is_an_audio_error(clips: list[Clip], cache: Path) -> None:
     clips[2].path.unlink()
-    encoder = Listener()
+    encoder = CountingEncoder()
     with pytest.raises(AudioError, match=r"2\.wav: cannot be read as audio"):
         embeddings_of(clips, SHORT, encoder, cache)
     assert encoder.calls == 4
@@ -467,19 +467,19 @@ def test_a_locked_file_is_one_line(
 
 def test_a_full_disk_is_one_line(clips: list[Clip], cache: Path) -> None:
     """As far as SQLite can tell: the file may not grow."""
-    embeddings_of(clips[:2], SHORT, Listener(dim=4_000), cache)
+    embeddings_of(clips[:2], SHORT, CountingEncoder(dim=4_000), cache)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (cache.stat().st_size, hard))
     try:
         refused(
-            lambda: embeddings_of(clips, SHORT, Listener(dim=4_000), cache),
+            lambda: embeddings_of(clips, SHORT, CountingEncoder(dim=4_000), cache),
             cache,
             "cannot be used",
             "space on its disk",
         )
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    encoder = Listener(dim=4_000)
+    encoder = CountingEncoder(dim=4_000)
     embeddings_of(clips, SHORT, encoder, cache)
     assert encoder.calls == 5  # all of the last batch or nothing
 
@@ -489,7 +489,7 @@ def test_a_full_disk_is_one_line(clips: list[Clip], cache: Path) -> None:
 MANY = MixtureConfig(segment_seconds=0.1, crop_hop_seconds=0.01)
 
 
-def fill(folder: Path, cache: Path, barrier: Barrier | None, encoder: Listener) -> None:
+def fill(folder: Path, cache: Path, barrier: Barrier | None, encoder: CountingEncoder) -> None:
     """In a process of its own. With a barrier: a transaction per row, started with the others."""
     clips = scan_folder(folder)
     if barrier is not None:
@@ -508,7 +508,8 @@ def test_processes_fill_one_file_at_once(clips: list[Clip], folder: Path, cache:
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(2)
     processes = [
-        context.Process(target=fill, args=(folder, cache, barrier, Listener())) for _ in range(2)
+        context.Process(target=fill, args=(folder, cache, barrier, CountingEncoder()))
+        for _ in range(2)
     ]
     for process in processes:
         process.start()
@@ -529,7 +530,7 @@ def test_a_killed_run_keeps_its_batches(clips: list[Clip], folder: Path, cache: 
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL
-    encoder = Listener()
+    encoder = CountingEncoder()
     embeddings_of(clips, MANY, encoder, cache)
     # Digests of the files count as rows of a batch.
     assert count_of(clips, MANY) - BATCH <= encoder.calls <= count_of(clips, MANY) - BATCH + 3
@@ -544,7 +545,7 @@ def test_given_embeddings_are_read_and_never_made(clips: list[Clip], filled: Pat
     table = given_embeddings(clips, SHORT, "listener-1", 6, filled)
     assert torch.equal(
         table.embeddings,
-        embeddings_of(clips, SHORT, Listener(), filled.with_name("other.sqlite")).embeddings,
+        embeddings_of(clips, SHORT, CountingEncoder(), filled.with_name("other.sqlite")).embeddings,
     )
     assert filled.read_bytes() == before
 
@@ -580,7 +581,7 @@ def test_the_recipe_gives_aligned_embeddings(clips: list[Clip], tmp_path: Path) 
         "rank": 2,
     }
     tables = [
-        embeddings_of(some, SHORT, Listener(), tmp_path / "c.sqlite")
+        embeddings_of(some, SHORT, CountingEncoder(), tmp_path / "c.sqlite")
         for some in (clips[:2], clips[2:])
     ]
     captions = F.normalize(torch.randn(2, 6, generator=torch.Generator().manual_seed(0)))

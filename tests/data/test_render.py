@@ -21,19 +21,19 @@ from torch.nn import functional as F
 
 from singleout.audio import write_wav
 from singleout.data import dataset as data
-from singleout.data.dataset import Example, MixtureDataset, QueryAudioConfig
+from singleout.data.dataset import MixtureDataset, QueryAudioConfig, TrainingExample
 from singleout.data.embeddings import EmbeddingTable, build_table
 from singleout.data.manifest import Clip, scan_folder
 from singleout.data.plan import (
     LOSSY_FORMATS,
-    BedSpec,
+    BackgroundSpec,
     MixtureConfig,
     MixtureSpec,
     Planner,
     SourceSpec,
     num_crops,
 )
-from singleout.data.query_plan import NUM_QUERIES, QueriesConfig, QuerySpec, Questioner
+from singleout.data.query_plan import NUM_QUERIES, PlannedQuery, QueriesConfig, QueryPlanner
 from singleout.data.render import DIRECT_TO_ROOM_DB, bed, coded, gated, in_room, render
 from singleout.manipulations.audio import SpecAugment
 
@@ -338,7 +338,7 @@ def test_a_room_adds_a_tail_where_the_sound_has_ended(clips: list[Clip]) -> None
 @settings(deadline=None, max_examples=20)
 @given(slope_db=st.floats(-7, 1), number=st.integers(0, 2**31 - 1))
 def test_a_bed_has_unit_power_and_its_slope(slope_db: float, number: int) -> None:
-    spec = BedSpec(10.0, slope_db, number)
+    spec = BackgroundSpec(10.0, slope_db, number)
     found = bed(spec, 4 * RATE, RATE)
     assert found.shape == (4 * RATE,)
     assert found.dtype == np.float32
@@ -352,9 +352,9 @@ def test_a_bed_has_unit_power_and_its_slope(slope_db: float, number: int) -> Non
 
 
 def test_beds_of_other_numbers_are_others_and_wander() -> None:
-    one, two = (bed(BedSpec(0.0, -3.0, number), 4 * RATE, RATE) for number in (1, 2))
+    one, two = (bed(BackgroundSpec(0.0, -3.0, number), 4 * RATE, RATE) for number in (1, 2))
     assert abs(np.corrcoef(one, two)[0, 1]) < 0.1
-    levels = power_db(bed(BedSpec(0.0, 0.0, 5), 4 * RATE, RATE).reshape(16, -1))
+    levels = power_db(bed(BackgroundSpec(0.0, 0.0, 5), 4 * RATE, RATE).reshape(16, -1))
     assert 1 < levels.max() - levels.min() < 12
 
 
@@ -365,7 +365,7 @@ def test_a_bed_lies_below_the_sounds_as_planned(
 ) -> None:
     easy = replace(Planner(clips, SHORT, seed).plan(0, 0), gain_db=gain_db)
     plain = render(easy, clips, SHORT, RATE)
-    spec = replace(easy, bed=BedSpec(snr_db, -3.0, seed))
+    spec = replace(easy, bed=BackgroundSpec(snr_db, -3.0, seed))
     rendered = render(spec, clips, SHORT, RATE)
     sounds = rendered.sources.sum(0)
     rest = rendered.mixture.astype(np.float64) - sounds
@@ -468,14 +468,14 @@ def test_a_family_is_the_first_part_of_a_class() -> None:
 
 def drawn(
     config: QueriesConfig, number: int = 400, mixtures: MixtureConfig = SHORT, **options: Any
-) -> list[tuple[MixtureSpec, tuple[QuerySpec, ...]]]:
-    planner, questioner = Planner(IMAGINED, mixtures, 2), Questioner(IMAGINED, config, 0.5)
+) -> list[tuple[MixtureSpec, tuple[PlannedQuery, ...]]]:
+    planner, questioner = Planner(IMAGINED, mixtures, 2), QueryPlanner(IMAGINED, config, 0.5)
     specs = [planner.plan(0, i) for i in range(number)]
     rng = np.random.default_rng(0)
     return [(spec, questioner.draw(spec, rng, **options)) for spec in specs]
 
 
-def kind_of(query: QuerySpec) -> str:
+def kind_of(query: PlannedQuery) -> str:
     if query.absent is not None:
         assert query.positive is query.negative is None
         return "absent"
@@ -490,8 +490,8 @@ def kind_of(query: QuerySpec) -> str:
 def test_by_default_each_sound_is_asked_for_in_turn(seed: int) -> None:
     rng = np.random.default_rng(seed)
     spec = Planner(IMAGINED, SHORT, seed).plan(0, 0)
-    found = Questioner(IMAGINED, QueriesConfig(), 0.5).draw(spec, rng)
-    assert found == (QuerySpec(positive=0), QuerySpec(positive=1))
+    found = QueryPlanner(IMAGINED, QueriesConfig(), 0.5).draw(spec, rng)
+    assert found == (PlannedQuery(positive=0), PlannedQuery(positive=1))
     assert NUM_QUERIES == 2
 
 
@@ -551,7 +551,7 @@ def test_a_question_alone_does_not_tell_whether_the_sound_is_there(near_miss_sha
     ]
     mixtures = SHORT.model_copy(update={"num_sources": (2, 2)})
     config = QueriesConfig(absent_share=0.5, near_miss_share=near_miss_share)
-    questioner = Questioner(many, config, mixtures.class_balance)
+    questioner = QueryPlanner(many, config, mixtures.class_balance)
     planner = Planner(many, mixtures, 0)
     large: dict[bool, list[bool]] = {True: [], False: []}
     for i in range(3_000):
@@ -593,7 +593,7 @@ def test_what_sounds_alike_is_not_absent() -> None:
         parities = {source.clip % 2 for source in spec.sources}
         for number, query in enumerate(asked):
             if len(parities) == 2:  # nothing is surely not there
-                assert query == QuerySpec(positive=number)
+                assert query == PlannedQuery(positive=number)
             else:
                 assert query.absent is not None
                 assert {query.absent % 2} != parities
@@ -604,7 +604,7 @@ def test_what_sounds_alike_is_not_absent() -> None:
 def test_a_family_without_near_misses_has_absent_sounds_all_the_same() -> None:
     """As of a folder, in which each file is its own class and family."""
     alone = [imagined(i, 1.0, f"{i}.wav", f"{i}.wav") for i in range(12)]
-    questioner = Questioner(alone, QueriesConfig(absent_share=1.0, near_miss_share=1.0), 0.5)
+    questioner = QueryPlanner(alone, QueriesConfig(absent_share=1.0, near_miss_share=1.0), 0.5)
     for i in range(20):
         spec = Planner(alone, SHORT, 0).plan(0, i)
         assert questioner.absent(spec, True, np.random.default_rng(i)) is None
@@ -619,16 +619,16 @@ def test_where_nothing_else_is_known_what_is_there_is_asked_for() -> None:
     mixtures = SHORT.model_copy(update={"num_sources": (2, 2)})
     for i in range(5):
         spec = Planner(few, mixtures, 0).plan(0, i)
-        asked = Questioner(few, config, 0.5).draw(spec, np.random.default_rng(i))
-        assert asked == (QuerySpec(positive=0), QuerySpec(positive=1))
+        asked = QueryPlanner(few, config, 0.5).draw(spec, np.random.default_rng(i))
+        assert asked == (PlannedQuery(positive=0), PlannedQuery(positive=1))
 
 
 def test_a_sound_that_is_alone_is_contrasted_with_nothing() -> None:
     alone = SHORT.model_copy(update={"num_sources": (1, 1)})
     for _, asked in drawn(QueriesConfig(contrast_share=1.0), 20, alone):
-        assert asked == (QuerySpec(positive=0),)
+        assert asked == (PlannedQuery(positive=0),)
     for _, asked in drawn(QueriesConfig(removal_share=1.0), 20, alone):
-        assert asked == (QuerySpec(negative=0),)
+        assert asked == (PlannedQuery(negative=0),)
 
 
 def test_a_question_draws_alike_whatever_comes_of_it() -> None:
@@ -642,7 +642,7 @@ def test_a_question_draws_alike_whatever_comes_of_it() -> None:
         QueriesConfig(removal_share=0.5, contrast_share=0.2),
     ):
         rng = np.random.default_rng(3)
-        Questioner(IMAGINED, config, 0.5).draw(spec, rng)
+        QueryPlanner(IMAGINED, config, 0.5).draw(spec, rng)
         after.add(rng.random())
     assert len(after) == 1
 
@@ -705,7 +705,7 @@ def captions_of(counts: list[int], dim: int) -> EmbeddingTable:
     return EmbeddingTable(torch.stack(rows), tuple(np.cumsum([0, *counts]).tolist()))
 
 
-def assert_equal(one: Example, other: Example, *keys: str) -> None:
+def assert_equal(one: TrainingExample, other: TrainingExample, *keys: str) -> None:
     assert one.keys() == other.keys()
     for key in keys or one.keys():
         assert torch.equal(one[key], other[key]), key  # type: ignore[literal-required]

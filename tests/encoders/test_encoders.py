@@ -31,10 +31,10 @@ from singleout.errors import AudioError, ModelError, QueryError
 from singleout.manipulations import (
     AnyManipulation,
     Chain,
+    Condition,
     Dropout,
-    Examples,
+    FitEmbeddings,
     MeanShift,
-    Members,
     Neighbours,
     Noise,
     Pca,
@@ -341,11 +341,11 @@ def test_another_fingerprint_is_refused(
 # The model.
 
 
-def same(found: Members, expected: Members) -> bool:
+def same(found: Condition, expected: Condition) -> bool:
     return all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
-def only(condition: Members) -> Tensor:
+def only(condition: Condition) -> Tensor:
     """Embedding [1, dim] of one that stands for itself."""
     assert condition.weights.tolist() == [[1.0]]
     return condition.embeddings[0]
@@ -422,7 +422,7 @@ def model_with(
         torch.manual_seed(5)
         model = QueriedSeparator(config, encoder)
         audio, text = F.normalize(torch.randn(2, 50, encoder.dim) + 0.3, dim=-1)
-    model.manipulator.fit(Examples(audio, text, torch.arange(50)))
+    model.manipulator.fit(FitEmbeddings(audio, text, torch.arange(50)))
     return model
 
 
@@ -448,12 +448,12 @@ def test_what_the_manipulation_learnt_is_saved_to_the_bit(
         assert stored[f"manipulation.{name}"].dtype == torch.float32
     given_ = F.normalize(noise(10 * debug_encoder.dim).view(10, -1), dim=-1)
     for is_text in (False, True):
-        expected = model.manipulator.infer(given_, is_text)
-        assert torch.equal(again.manipulator.infer(given_, is_text), expected)
+        expected = model.manipulator.for_inference(given_, is_text)
+        assert torch.equal(again.manipulator.for_inference(given_, is_text), expected)
     condition = model.embed(Query(("a dog", "barking")))
     assert condition.embeddings.shape[::2] == (1, dim)
     mean = debug_encoder.embed_text(["a dog", "barking"]).mean(0, keepdim=True)
-    expected = model.manipulator.members(F.normalize(mean, dim=-1), True)
+    expected = model.manipulator.condition(F.normalize(mean, dim=-1), True)
     assert same(condition, expected)
     assert condition.weights.shape[1] == (3 if Neighbours in map(type, steps) else 1)
     assert same(again.embed(Query(("a dog", "barking"))), condition)
@@ -574,7 +574,7 @@ def test_the_packaged_model_answers_words_by_its_training_sounds() -> None:
     assert int(weights.argmax()) == int(likeness.argmax()) == 0
     sound = torch.randn(1, 32_000, generator=torch.Generator().manual_seed(0))
     heard = model.encoder.embed_audio(sound[0], 32_000)
-    assert torch.equal(only(model.conditions(heard, is_text=False)), F.pad(heard, (0, 96)))
+    assert torch.equal(only(model.condition(heard, is_text=False)), F.pad(heard, (0, 96)))
     assert model.config.presence is not None
     assert model.config.gate is not None
 

@@ -343,7 +343,7 @@ def test_one_sound_is_too_few_and_a_damaged_one_is_named(tmp_path: Path) -> None
 def test_a_picture_needs_matplotlib_before_any_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("singleout.extract.plotting.find_spec", lambda name: None)
+    monkeypatch.setattr("singleout.extract.picture.find_spec", lambda name: None)
     run = CliRunner().invoke(app, ["gap", str(tmp_path / "missing"), "--plot", "gap.png"])
     assert run.exit_code == 1
     assert "pip install 'singleout[plot]'" in run.stderr

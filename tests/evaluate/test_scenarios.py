@@ -88,7 +88,7 @@ class AllKnowing(Identity):
     def __init__(
         self, model: QueriedSeparator, clips: list[Clip], config: EvaluationConfig
     ) -> None:
-        super().__init__(RATE)
+        super().__init__(IdentityConfig(sample_rate=RATE))
         self.dim = model.manipulator.dim
         self.captions = torch.cat([model.encoder.embed_text(clip.caption or "") for clip in clips])
         planner = Planner(clips, config.mixtures, config.seed)

@@ -25,15 +25,16 @@ from singleout import Extractor, Query
 from singleout.cli import app
 from singleout.errors import AudioError
 from singleout.extract.batch import (
-    Found,
-    Outcome,
-    Task,
+    Job,
+    JobResult,
+    Source,
     find_recordings,
-    run_batch,
-    still_to_do,
-    tasks_of,
+    plan_jobs,
+    remaining_queries,
+    run_jobs,
 )
-from singleout.extract.outputs import FilesWanted, part_paths, query_slugs
+from singleout.extract.names import part_paths, query_slugs
+from singleout.extract.options import OutputOptions
 from tests.conftest import HEARS
 
 RATE = 8_000
@@ -90,14 +91,14 @@ def test_a_folder_with_all_that_is_in_it(tmp_path: Path) -> None:
 
 def test_a_hidden_folder_may_be_asked_for(tmp_path: Path) -> None:
     touched(tmp_path / ".cache" / "x.wav")
-    assert find_recordings([tmp_path / ".cache"]) == [Found(tmp_path / ".cache" / "x.wav")]
+    assert find_recordings([tmp_path / ".cache"]) == [Source(tmp_path / ".cache" / "x.wav")]
 
 
 def test_patterns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     touched(*(tmp_path / name for name in ("b.wav", "a.wav", "c.flac", "x/d.flac", "x/y/e.flac")))
     touched(tmp_path / "b.a-dog.target.wav", tmp_path / ".a.wav", tmp_path / "c.flac.txt")
     monkeypatch.chdir(tmp_path)
-    assert find_recordings(["*.wav"]) == [Found(Path("a.wav")), Found(Path("b.wav"))]
+    assert find_recordings(["*.wav"]) == [Source(Path("a.wav")), Source(Path("b.wav"))]
     everywhere = [Path("c.flac"), Path("x/d.flac"), Path("x/y/e.flac")]
     assert [each.path for each in find_recordings(["**/*.flac"])] == everywhere
     absolute = find_recordings([tmp_path / "[ab].*"])
@@ -107,8 +108,8 @@ def test_patterns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_name_with_brackets_is_taken_as_it_is(tmp_path: Path) -> None:
     literal = tmp_path / "[ab]*.wav"
     touched(literal, tmp_path / "a.wav", tmp_path / "[take 1]" / "b.wav")
-    assert find_recordings([literal]) == [Found(literal)]
-    assert find_recordings([tmp_path / "[take 1]"]) == [Found(tmp_path / "[take 1]" / "b.wav")]
+    assert find_recordings([literal]) == [Source(literal)]
+    assert find_recordings([tmp_path / "[take 1]"]) == [Source(tmp_path / "[take 1]" / "b.wav")]
 
 
 def test_what_is_named_twice_is_done_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,10 +140,10 @@ def test_places_without_recordings_are_refused(tmp_path: Path) -> None:
 # Naming.
 
 
-def targets(tasks: Sequence[Task], queries: Sequence[Query]) -> list[Path]:
+def targets(tasks: Sequence[Job], queries: Sequence[Query]) -> list[Path]:
     slugs = query_slugs(queries)
     return [
-        part_paths(FilesWanted(task.folder), task.name, slug, "wav").target
+        part_paths(OutputOptions(task.folder), task.name, slug, "wav").target
         for task in tasks
         for slug in slugs
     ]
@@ -152,7 +153,7 @@ def test_names_that_differ_in_case_alone_are_the_same_file_somewhere(tmp_path: P
     """On macOS and Windows, and so do accents in one character or two."""
     touched(tmp_path / "x.wav", tmp_path / "X.mp3")
     found = find_recordings([tmp_path])
-    assert {task.name for task in tasks_of(found, tmp_path / "out", [Query.of("a dog")])} == {
+    assert {task.name for task in plan_jobs(found, tmp_path / "out", [Query.of("a dog")])} == {
         "x.wav",
         "X.mp3",
     }
@@ -160,29 +161,33 @@ def test_names_that_differ_in_case_alone_are_the_same_file_somewhere(tmp_path: P
         touched(tmp_path / first, tmp_path / second)
         found = find_recordings([tmp_path / first, tmp_path / second])
         with pytest.raises(AudioError, match="would become the same files"):
-            tasks_of(found, tmp_path / "out", [Query.of("a dog")])
+            plan_jobs(found, tmp_path / "out", [Query.of("a dog")])
 
 
 def test_recordings_keep_their_place_and_name(tmp_path: Path) -> None:
-    found = [Found(Path("in/a/x.wav"), Path("a")), Found(Path("in/x.wav")), Found(Path("in/y.mp3"))]
-    tasks = tasks_of(found, tmp_path, [DOG])
+    found = [
+        Source(Path("in/a/x.wav"), Path("a")),
+        Source(Path("in/x.wav")),
+        Source(Path("in/y.mp3")),
+    ]
+    tasks = plan_jobs(found, tmp_path, [DOG])
     assert tasks == [
-        Task(Path("in/a/x.wav"), tmp_path / "a", "x"),
-        Task(Path("in/x.wav"), tmp_path, "x"),
-        Task(Path("in/y.mp3"), tmp_path, "y"),
+        Job(Path("in/a/x.wav"), tmp_path / "a", "x"),
+        Job(Path("in/x.wav"), tmp_path, "x"),
+        Job(Path("in/y.mp3"), tmp_path, "y"),
     ]
 
 
 def test_the_same_name_with_another_suffix(tmp_path: Path) -> None:
     """Both keep their suffix, so that neither depends on which of them comes first."""
-    found = [Found(Path("x.wav")), Found(Path("x.mp3")), Found(Path("y.wav"))]
-    assert [task.name for task in tasks_of(found, tmp_path, [DOG])] == ["x.wav", "x.mp3", "y"]
+    found = [Source(Path("x.wav")), Source(Path("x.mp3")), Source(Path("y.wav"))]
+    assert [task.name for task in plan_jobs(found, tmp_path, [DOG])] == ["x.wav", "x.mp3", "y"]
 
 
 def test_the_same_name_from_two_folders_is_refused(tmp_path: Path) -> None:
-    found = [Found(Path("a/x.wav")), Found(Path("b/x.wav"))]
+    found = [Source(Path("a/x.wav")), Source(Path("b/x.wav"))]
     with pytest.raises(AudioError, match="would become the same files") as raised:
-        tasks_of(found, tmp_path, [DOG])
+        plan_jobs(found, tmp_path, [DOG])
     assert all(str(each.path) in str(raised.value) for each in found)
 
 
@@ -190,19 +195,19 @@ def test_a_recording_that_is_the_output_of_another_is_refused(tmp_path: Path) ->
     touched(tmp_path / "x.wav", tmp_path / "x.a-dog.target.wav")
     found = find_recordings([tmp_path / "x.wav", tmp_path / "x.a-dog.target.wav"])
     with pytest.raises(AudioError, match="choose another output folder") as raised:
-        tasks_of(found, tmp_path, [RAIN, DOG])
+        plan_jobs(found, tmp_path, [RAIN, DOG])
     assert all(str(each.path) in str(raised.value) for each in found)
-    assert len(tasks_of(found, tmp_path, [RAIN])) == 2
-    assert len(tasks_of(found, tmp_path / "out", [DOG])) == 2
+    assert len(plan_jobs(found, tmp_path, [RAIN])) == 2
+    assert len(plan_jobs(found, tmp_path / "out", [DOG])) == 2
     # The same folder by another name.
     (tmp_path / "link").symlink_to(tmp_path)
     with pytest.raises(AudioError, match="choose another output folder"):
-        tasks_of(found, tmp_path / "link", [DOG])
+        plan_jobs(found, tmp_path / "link", [DOG])
 
 
 def test_the_same_query_twice_is_refused(tmp_path: Path) -> None:
     with pytest.raises(AudioError, match="'a dog' is asked twice"):
-        tasks_of([Found(Path("x.wav"))], tmp_path, [DOG, RAIN, Query(" a  dog ")])
+        plan_jobs([Source(Path("x.wav"))], tmp_path, [DOG, RAIN, Query(" a  dog ")])
 
 
 @settings(deadline=None, max_examples=60)
@@ -227,10 +232,10 @@ def test_every_file_has_a_name_of_its_own(
     tmp_path_factory: pytest.TempPathFactory, paths: list[tuple[str, str, str]], asked: list[str]
 ) -> None:
     """Or the tasks are refused: nothing is overwritten by something of the same run."""
-    found = [Found(Path("in", below, stem + end), Path(below)) for below, stem, end in paths]
+    found = [Source(Path("in", below, stem + end), Path(below)) for below, stem, end in paths]
     queries = [Query(text) for text in asked]
     try:
-        tasks = tasks_of(found, Path("out"), queries)
+        tasks = plan_jobs(found, Path("out"), queries)
     except AudioError:
         assert any(stem == "x.wav" for _, stem, _ in paths)
         return
@@ -248,11 +253,11 @@ def newer(path: Path, than: Path) -> None:
 
 
 def done(
-    extractor: Extractor, tasks: Sequence[Task], queries: Sequence[Query], **options: Any
-) -> list[Outcome]:
+    extractor: Extractor, tasks: Sequence[Job], queries: Sequence[Query], **options: Any
+) -> list[JobResult]:
     """All outcomes, none of them an error."""
-    wanted = FilesWanted(Path(), **options)
-    outcomes = list(run_batch(extractor, tasks, queries, wanted))
+    wanted = OutputOptions(Path(), **options)
+    outcomes = list(run_jobs(extractor, tasks, queries, wanted))
     assert [outcome.error for outcome in outcomes] == [None] * len(tasks)
     return outcomes
 
@@ -262,25 +267,25 @@ def test_nothing_is_to_do_until_the_recording_is_newer(
     extractor: Extractor, tmp_path: Path, suffix: str
 ) -> None:
     path = recorded(tmp_path / f"x.{suffix}")
-    tasks = tasks_of([Found(path)], tmp_path / "out", [DOG, RAIN])
-    wanted = FilesWanted(Path())
-    assert still_to_do(tasks[0], [DOG, RAIN], wanted) == [DOG, RAIN]
+    tasks = plan_jobs([Source(path)], tmp_path / "out", [DOG, RAIN])
+    wanted = OutputOptions(Path())
+    assert remaining_queries(tasks[0], [DOG, RAIN], wanted) == [DOG, RAIN]
     done(extractor, tasks, [DOG, RAIN])
-    assert still_to_do(tasks[0], [DOG, RAIN], wanted) == []
-    assert still_to_do(tasks[0], [RAIN, Query("wind")], wanted) == [Query("wind")]
+    assert remaining_queries(tasks[0], [DOG, RAIN], wanted) == []
+    assert remaining_queries(tasks[0], [RAIN, Query("wind")], wanted) == [Query("wind")]
     newer(path, *(tmp_path / "out").glob("x.rain.target.*"))
-    assert still_to_do(tasks[0], [DOG, RAIN], wanted) == [DOG, RAIN]
+    assert remaining_queries(tasks[0], [DOG, RAIN], wanted) == [DOG, RAIN]
     path.unlink()
-    assert still_to_do(tasks[0], [DOG, RAIN], wanted) == [DOG, RAIN]
+    assert remaining_queries(tasks[0], [DOG, RAIN], wanted) == [DOG, RAIN]
 
 
 def test_only_the_query_that_is_missing(extractor: Extractor, tmp_path: Path) -> None:
-    tasks = tasks_of([Found(recorded(tmp_path / "x.wav"))], tmp_path, [DOG, RAIN])
+    tasks = plan_jobs([Source(recorded(tmp_path / "x.wav"))], tmp_path, [DOG, RAIN])
     done(extractor, tasks, [RAIN])
-    wanted = FilesWanted(Path())
-    assert still_to_do(tasks[0], [DOG, RAIN], wanted) == [DOG]
+    wanted = OutputOptions(Path())
+    assert remaining_queries(tasks[0], [DOG, RAIN], wanted) == [DOG]
     before = files_below(tmp_path)
-    (outcome,) = run_batch(extractor, tasks, [DOG, RAIN], wanted, skip_existing=True)
+    (outcome,) = run_jobs(extractor, tasks, [DOG, RAIN], wanted, skip_existing=True)
     assert [written.query for written in outcome.written] == ["a dog"]
     assert outcome.skipped == [RAIN]
     after = files_below(tmp_path)
@@ -291,11 +296,11 @@ def test_only_the_query_that_is_missing(extractor: Extractor, tmp_path: Path) ->
 def test_files_count_for_a_run_that_wants_no_more_than_them(
     extractor: Extractor, tmp_path: Path
 ) -> None:
-    tasks = tasks_of([Found(recorded(tmp_path / "x.wav"))], tmp_path / "out", [DOG])
+    tasks = plan_jobs([Source(recorded(tmp_path / "x.wav"))], tmp_path / "out", [DOG])
     done(extractor, tasks, [DOG], residual=False)
 
     def to_do(**options: Any) -> list[Query]:
-        return still_to_do(tasks[0], [DOG], FilesWanted(Path(), **options))
+        return remaining_queries(tasks[0], [DOG], OutputOptions(Path(), **options))
 
     assert to_do(residual=False) == []
     assert to_do() == [DOG]
@@ -315,16 +320,16 @@ def test_alike_queries_keep_their_names_when_one_is_done_again(
 ) -> None:
     """Alone, 'a dog!' would be written as 'a-dog', and would never be done."""
     alike = [DOG, Query("a dog!"), RAIN]
-    tasks = tasks_of([Found(recorded(tmp_path / "x.wav"))], tmp_path / "out", alike)
+    tasks = plan_jobs([Source(recorded(tmp_path / "x.wav"))], tmp_path / "out", alike)
     (outcome,) = done(extractor, tasks, alike)
     assert len({written.target for written in outcome.written}) == 3
     before = files_below(tmp_path / "out")
     outcome.written[1].target.unlink()
-    wanted = FilesWanted(Path())
-    (again,) = run_batch(extractor, tasks, alike, wanted, skip_existing=True)
+    wanted = OutputOptions(Path())
+    (again,) = run_jobs(extractor, tasks, alike, wanted, skip_existing=True)
     assert again.skipped == [RAIN]
     assert files_below(tmp_path / "out") == before
-    assert still_to_do(tasks[0], alike, wanted) == []
+    assert remaining_queries(tasks[0], alike, wanted) == []
 
 
 # Doing.
@@ -334,14 +339,14 @@ def test_a_bad_recording_is_an_outcome(extractor: Extractor, tmp_path: Path) -> 
     good = [recorded(tmp_path / f"{number}.wav", seed=number) for number in range(3)]
     good[1].write_text("this is no sound")
     found = find_recordings([*good, tmp_path / "missing.wav"])
-    tasks = tasks_of(found, tmp_path / "out", [DOG])
+    tasks = plan_jobs(found, tmp_path / "out", [DOG])
     shares: dict[Path, list[float]] = {}
     outcomes = list(
-        run_batch(
+        run_jobs(
             extractor,
             tasks,
             [DOG],
-            FilesWanted(Path()),
+            OutputOptions(Path()),
             progress=lambda task, share: shares.setdefault(task.path, []).append(share),
         )
     )
@@ -370,11 +375,11 @@ def test_jobs_change_nothing(extractor: Extractor, tmp_path: Path) -> None:
     for num_jobs in (1, 3):
         out = tmp_path / f"out-{num_jobs}"
         outcomes = list(
-            run_batch(
+            run_jobs(
                 extractor,
-                tasks_of(found, out, [DOG, RAIN]),
+                plan_jobs(found, out, [DOG, RAIN]),
                 [DOG, RAIN],
-                FilesWanted(Path()),
+                OutputOptions(Path()),
                 num_jobs=num_jobs,
             )
         )
@@ -392,8 +397,8 @@ def test_stopping_early_leaves_nothing_half_written(
     recorded(tmp_path / "in" / "a.wav")
     for number in range(8):
         recorded(tmp_path / "in" / f"b{number}.wav", 40 * RATE, seed=number)
-    tasks = tasks_of(find_recordings([tmp_path / "in"]), tmp_path / "out", [DOG])
-    batch: Any = run_batch(extractor, tasks, [DOG], FilesWanted(Path()), num_jobs=num_jobs)
+    tasks = plan_jobs(find_recordings([tmp_path / "in"]), tmp_path / "out", [DOG])
+    batch: Any = run_jobs(extractor, tasks, [DOG], OutputOptions(Path()), num_jobs=num_jobs)
     first = next(batch)
     assert first.error is None
     batch.close()
@@ -405,14 +410,14 @@ def test_stopping_early_leaves_nothing_half_written(
 
 def test_an_unknown_error_is_not_hidden(extractor: Extractor, tmp_path: Path) -> None:
     """A defect of ours is no outcome: it ends the batch, and its files vanish."""
-    tasks = tasks_of([Found(recorded(tmp_path / "x.wav"))], tmp_path / "out", [DOG])
+    tasks = plan_jobs([Source(recorded(tmp_path / "x.wav"))], tmp_path / "out", [DOG])
 
-    def fail(_: Task, share: float) -> None:
+    def fail(_: Job, share: float) -> None:
         if share:
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        list(run_batch(extractor, tasks, [DOG], FilesWanted(Path()), progress=fail))
+        list(run_jobs(extractor, tasks, [DOG], OutputOptions(Path()), progress=fail))
     assert files_below(tmp_path / "out") == {}
 
 
@@ -421,15 +426,15 @@ def test_a_recording_that_needs_too_much_memory_is_an_outcome(
 ) -> None:
     """Of torch, too, whose error is not Python's."""
     paths = [recorded(tmp_path / name) for name in ("x.wav", "y.wav", "z.wav")]
-    tasks = tasks_of([Found(path) for path in paths], tmp_path / "out", [DOG])
+    tasks = plan_jobs([Source(path) for path in paths], tmp_path / "out", [DOG])
 
-    def need(task: Task, share: float) -> None:
+    def need(task: Job, share: float) -> None:
         if share and task.name == "x":
             torch.empty(10**15)
         if share and task.name == "y":
             raise MemoryError
 
-    found = list(run_batch(extractor, tasks, [DOG], FilesWanted(Path()), progress=need))
+    found = list(run_jobs(extractor, tasks, [DOG], OutputOptions(Path()), progress=need))
     errors = {outcome.task.name: outcome.error for outcome in found}
     assert errors["z"] is None
     for name in ("x", "y"):

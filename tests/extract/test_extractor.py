@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 
 from singleout import Extraction, Extractor, Query
 from singleout.audio import write_wav
+from singleout.condition import Condition
 from singleout.errors import AudioError, MissingExtraError, ModelError, QueryError
-from singleout.extract import plotting
-from singleout.extract.chunking import FADE_SECONDS, separated
-from singleout.manipulations import alone
+from singleout.extract import picture as plotting
+from singleout.extract.pipeline import FADE_SECONDS
 from singleout.model import QueriedSeparator
-from singleout.separators import ConditionedUNetConfig, Identity
+from singleout.separators import ConditionedUNetConfig, Identity, IdentityConfig
+from tests.extract.chunks import separated
 
 RATE = 32_000
 
@@ -77,10 +78,10 @@ def test_chunks_equal_the_whole(
 ) -> None:
     mixture = noise(2, num_samples)
     shares: list[float] = []
-    chunked = Extractor(debug_model, chunk_seconds).extract(
+    chunked = Extractor(debug_model, chunk_seconds=chunk_seconds).extract(
         mixture, "a dog", RATE, progress=shares.append
     )
-    whole = Extractor(debug_model, 1e6).extract(mixture, "a dog", RATE)
+    whole = Extractor(debug_model, chunk_seconds=1e6).extract(mixture, "a dog", RATE)
     scale = np.abs(whole.target).max()
     assert np.abs(chunked.target - whole.target).max() <= 1e-5 * scale
     assert len(shares) > 2
@@ -103,7 +104,7 @@ def test_chunks_of_the_full_size_separator_equal_the_whole() -> None:
     condition = torch.nn.functional.normalize(torch.randn(1, 8))
     with torch.inference_mode():
         whole, chunked = (
-            joined(separated(separator, [mixture], [alone(condition)], length))
+            joined(separated(separator, [mixture], [Condition.single(condition)], length))
             for length in (12 * RATE, RATE)
         )
     assert np.abs(chunked - whole).max() <= 1e-5 * np.abs(whole).max()
@@ -164,7 +165,7 @@ def test_chunks_of_the_identity_are_the_mixture(
     mixture /= max(1, mixture.size)
     separator = Watched(mixture, context, stride)
     blocks = np.split(mixture, np.cumsum(lengths)[:-1], axis=1)
-    conditions = [alone(row[None]) for row in torch.eye(2)]
+    conditions = [Condition.single(row[None]) for row in torch.eye(2)]
     found = list(separated(separator, blocks, conditions, chunk, link_channels))
     if not total:
         assert not found
@@ -184,7 +185,7 @@ class Watched(Identity):
     an edge of the whole, it gets wrong."""
 
     def __init__(self, mixture: NDArray[np.float32], context: int, stride: int) -> None:
-        super().__init__(RATE)
+        super().__init__(IdentityConfig(sample_rate=RATE))
         self.context_samples, self.stride_samples = context, stride
         self.whole = mixture
         self.reads: list[tuple[int, int]] = []

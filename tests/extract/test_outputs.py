@@ -25,14 +25,16 @@ from numpy.typing import NDArray
 from singleout import Extraction, Extractor, Query
 from singleout.audio import AudioInfo, OutputFormat
 from singleout.audio.riff import WavFile
+from singleout.condition import Condition
 from singleout.errors import AudioError, ModelError, QueryError, SingleoutError
-from singleout.extract.chunking import FADE_SECONDS, separated
-from singleout.extract.outputs import FilesWanted, PartFiles
+from singleout.extract.options import OutputOptions
+from singleout.extract.outputs import PartFiles
+from singleout.extract.picture import NUM_COLUMNS, NUM_ROWS, Spectrogram, mel
+from singleout.extract.pipeline import FADE_SECONDS
 from singleout.extract.sources import Recording
-from singleout.extract.spectrogram import NUM_COLUMNS, NUM_ROWS, Spectrogram, mel
-from singleout.manipulations import alone as stands_alone
 from singleout.model import QueriedSeparator
 from singleout.separators import Identity
+from tests.extract.chunks import separated
 
 RATE = 44_100
 BLOCK_FRAMES = "singleout.audio.reading.BLOCK_FRAMES"
@@ -176,7 +178,7 @@ def test_blocks_and_chunks_of_any_size_write_the_same(
     mixture = noise(channels, num_samples)
     path = recorded(tmp_path / "x.wav", mixture, rate, "FLOAT")
     whole = Extractor(identity_model).extract(path, "anything")
-    small = Extractor(identity_model, chunk_seconds)
+    small = Extractor(identity_model, chunk_seconds=chunk_seconds)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(BLOCK_FRAMES, -(-num_samples // blocks) * channels)
         (written,) = small.extract_file(path, "anything", tmp_path)
@@ -443,7 +445,7 @@ class Moody(Identity):
     """Says something else every time, as no separator should; half precision does a little."""
 
     def __init__(self) -> None:
-        super().__init__(RATE)
+        super().__init__(IdentityConfig(sample_rate=RATE))
         self.sign = 1.0
 
     def decode(self, encoded: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
@@ -453,7 +455,7 @@ class Moody(Identity):
 
 def test_chunks_that_differ_are_faded_into_each_other() -> None:
     audio = noise(1, 5 * RATE)
-    found = list(separated(Moody(), [audio], [stands_alone(torch.zeros(1, 1))], RATE))
+    found = list(separated(Moody(), [audio], [Condition.single(torch.zeros(1, 1))], RATE))
     assert len(found) == 5
     target = np.concatenate(found, axis=2)[0, 0]
     assert (target.min(), target.max()) == (-1, 1)
@@ -642,7 +644,7 @@ def test_what_was_extracted_is_saved_when_the_recording_has_gone(
 
 def test_an_aiff_that_would_be_too_long_is_named(extractor: Extractor, tmp_path: Path) -> None:
     info = AudioInfo(192_000, 8, 192_000 * 3_600, "WAV", "PCM_24")
-    wanted = FilesWanted(tmp_path, "aiff")
+    wanted = OutputOptions(tmp_path, "aiff")
     with pytest.raises(AudioError, match=r"^/somewhere/x\.wav: format 'aiff' ends at 4 GB"):
         PartFiles(wanted, "x", [Query.of("a dog")], info, Path("/somewhere/x.wav"))
 

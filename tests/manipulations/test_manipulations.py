@@ -20,7 +20,7 @@ from singleout.manipulations import (
     AnyManipulation,
     Chain,
     Dropout,
-    Examples,
+    FitEmbeddings,
     Manipulation,
     Manipulator,
     MeanShift,
@@ -102,14 +102,14 @@ def embeddings(batch: int = 64, dim: int = 256, seed: int = 7) -> Tensor:
     return F.normalize(torch.randn(batch, dim, generator=seeded(seed)), dim=-1)
 
 
-def corpus(sounds: int = 80, captions: int = 60, dim: int = DIM, seed: int = 3) -> Examples:
+def corpus(sounds: int = 80, captions: int = 60, dim: int = DIM, seed: int = 3) -> FitEmbeddings:
     """Sounds and captions in two cones; some sounds have several captions, some none."""
     generator = seeded(seed)
     audio = torch.randn(sounds, dim, generator=generator)
     pairs = torch.randint(max(1, sounds // 2), (captions,), generator=generator)
     text = audio[pairs] + 0.3 * torch.randn(captions, dim, generator=generator)
     away = 1.5 * torch.randn(2, dim, generator=generator)
-    return Examples(
+    return FitEmbeddings(
         F.normalize(audio + away[0], dim=-1), F.normalize(text + away[1], dim=-1), pairs
     )
 
@@ -117,7 +117,7 @@ def corpus(sounds: int = 80, captions: int = 60, dim: int = DIM, seed: int = 3) 
 EXAMPLES = corpus()
 
 
-def fitted(*steps: Manipulation, examples: Examples = EXAMPLES) -> Manipulator:
+def fitted(*steps: Manipulation, examples: FitEmbeddings = EXAMPLES) -> Manipulator:
     manipulator = Manipulator(Chain(steps=steps), examples.audio.shape[1])
     manipulator.fit(examples)
     return manipulator
@@ -125,7 +125,9 @@ def fitted(*steps: Manipulation, examples: Examples = EXAMPLES) -> Manipulator:
 
 def trained(step: Manipulation, given_: Tensor, seed: int = 0) -> Tensor:
     """Of audio, by a step that learns nothing."""
-    return Manipulator(Chain(steps=(step,)), given_.shape[1]).train(given_, False, seeded(seed))
+    return Manipulator(Chain(steps=(step,)), given_.shape[1]).for_training(
+        given_, False, seeded(seed)
+    )
 
 
 def close(a: Tensor, b: Tensor, atol: float = 1e-5) -> None:
@@ -147,15 +149,15 @@ def test_every_chain_follows_its_generator_and_spares_its_input_and_text(
     learnt = {name: tensor.clone() for name, tensor in (manipulator.state or {}).items()}
     is_text = torch.rand(16, generator=seeded(seed)) < text_share
 
-    result = manipulator.train(given_, is_text, seeded(seed))
+    result = manipulator.for_training(given_, is_text, seeded(seed))
     assert result.shape == (16, manipulator.dim)
     assert result.dtype == given_.dtype
     assert torch.isfinite(result).all()
-    assert torch.equal(result, manipulator.train(given_, is_text, seeded(seed)))
+    assert torch.equal(result, manipulator.for_training(given_, is_text, seeded(seed)))
 
-    inferred = manipulator.infer(given_, is_text)
+    inferred = manipulator.for_inference(given_, is_text)
     assert inferred.shape == result.shape
-    assert torch.equal(inferred, manipulator.infer(given_, is_text))
+    assert torch.equal(inferred, manipulator.for_inference(given_, is_text))
     assert torch.equal(result[is_text], inferred[is_text])  # text is never corrupted
 
     assert torch.equal(given_, before)
@@ -173,11 +175,11 @@ def test_without_randomness_both_faces_are_one(chain: Chain, seed: int) -> None:
     manipulator = fitted(*chain.steps, Dropout(p=0), Noise(relative_norm=0, renormalise=False))
     for is_text in (False, True):
         given_ = EXAMPLES.text if is_text else EXAMPLES.audio
-        face = manipulator.train(given_, is_text, generator)
-        assert torch.equal(face, manipulator.infer(given_, is_text))
+        face = manipulator.for_training(given_, is_text, generator)
+        assert torch.equal(face, manipulator.for_inference(given_, is_text))
     without = fitted(*chain.steps)
     generator.set_state(state)
-    without.train(EXAMPLES.audio, False, generator)
+    without.for_training(EXAMPLES.audio, False, generator)
     assert torch.equal(generator.get_state(), state)  # what is deterministic draws nothing
 
 
@@ -187,13 +189,15 @@ def test_rows_do_not_depend_on_each_other(chain: Chain) -> None:
     manipulator = fitted(*chain.steps)
     is_text = torch.arange(12) % 3 == 0
     given_ = EXAMPLES.audio[:12]
-    whole = manipulator.infer(given_, is_text)
+    whole = manipulator.for_inference(given_, is_text)
     for row in range(12):
-        alone = manipulator.infer(given_[row : row + 1], is_text[row : row + 1])
+        alone = manipulator.for_inference(given_[row : row + 1], is_text[row : row + 1])
         close(alone[0], whole[row], atol=1e-4)
     for value in (False, True):
         mask = torch.full((12,), value)
-        assert torch.equal(manipulator.infer(given_, value), manipulator.infer(given_, mask))
+        assert torch.equal(
+            manipulator.for_inference(given_, value), manipulator.for_inference(given_, mask)
+        )
 
 
 @settings(deadline=None, max_examples=30)
@@ -210,7 +214,9 @@ def test_every_chain_learns_alike_and_survives_json_and_its_state(chain: Chain) 
     assert restored.dim == first.dim
     for is_text in (False, True):
         given_ = embeddings(5, DIM)
-        assert torch.equal(restored.infer(given_, is_text), first.infer(given_, is_text))
+        assert torch.equal(
+            restored.for_inference(given_, is_text), first.for_inference(given_, is_text)
+        )
 
 
 def test_an_empty_chain_and_no_manipulation_are_the_identity() -> None:
@@ -220,8 +226,8 @@ def test_an_empty_chain_and_no_manipulation_are_the_identity() -> None:
         assert manipulator.state == {}
         assert manipulator.dim == DIM
         for is_text in (False, True):
-            assert torch.equal(manipulator.train(given_, is_text, seeded()), given_)
-            assert torch.equal(manipulator.infer(given_, is_text), given_)
+            assert torch.equal(manipulator.for_training(given_, is_text, seeded()), given_)
+            assert torch.equal(manipulator.for_inference(given_, is_text), given_)
 
 
 def test_a_chain_runs_in_order_from_one_generator() -> None:
@@ -229,11 +235,11 @@ def test_a_chain_runs_in_order_from_one_generator() -> None:
     given_ = embeddings()
     generator = seeded()
     expected = noise.corrupt(dropout.corrupt(given_, generator, {}), generator, {})
-    found = Manipulator(Chain(steps=(dropout, noise)), 256).train(given_, False, seeded())
+    found = Manipulator(Chain(steps=(dropout, noise)), 256).for_training(given_, False, seeded())
     assert torch.equal(found, expected)
     # Noise last leaves no zeros, dropout last does.
     assert not (expected == 0).any()
-    other = Manipulator(Chain(steps=(noise, dropout)), 256).train(given_, False, seeded())
+    other = Manipulator(Chain(steps=(noise, dropout)), 256).for_training(given_, False, seeded())
     assert (other == 0).float().mean() > 0.4
 
 
@@ -248,10 +254,12 @@ def test_later_steps_learn_from_what_earlier_ones_make() -> None:
         assert alone.state is not None
         for name, tensor in alone.state.items():
             assert torch.equal(manipulator.state[f"{number}{name[1:]}"], tensor), (number, name)
-        seen = Examples(
-            alone.infer(seen.audio, False), alone.infer(seen.text, True), EXAMPLES.pairs
+        seen = FitEmbeddings(
+            alone.for_inference(seen.audio, False),
+            alone.for_inference(seen.text, True),
+            EXAMPLES.pairs,
         )
-    assert torch.equal(manipulator.infer(EXAMPLES.text, True), seen.text)
+    assert torch.equal(manipulator.for_inference(EXAMPLES.text, True), seen.text)
     # The random part of an earlier step is not learnt from.
     noisy = fitted(Noise(relative_norm=3), steps[1])
     quiet = fitted(NoManipulation(), steps[1])
@@ -264,9 +272,9 @@ def test_training_mixes_modalities_row_by_row() -> None:
     manipulator = fitted(MeanShift(renormalise=False), Dropout(p=0.5))
     is_text = torch.arange(40) % 2 == 0
     given_ = EXAMPLES.audio[:40]
-    result = manipulator.train(given_, is_text, seeded())
-    assert torch.equal(result[is_text], manipulator.infer(given_[is_text], True))
-    heard = manipulator.infer(given_[~is_text], False)
+    result = manipulator.for_training(given_, is_text, seeded())
+    assert torch.equal(result[is_text], manipulator.for_inference(given_[is_text], True))
+    heard = manipulator.for_inference(given_[~is_text], False)
     kept = result[~is_text] != 0
     close(result[~is_text], torch.where(kept, 2 * heard, 0.0))
     assert 0.4 < kept.float().mean() < 0.6
@@ -321,9 +329,9 @@ def test_an_embedding_that_lost_everything_is_zero_and_finite() -> None:
 def test_randomness_moves_on(step: Manipulation) -> None:
     manipulator = Manipulator(Chain(steps=(step,)), 256)
     generator = seeded()
-    first = manipulator.train(embeddings(), False, generator)
-    assert not torch.equal(first, manipulator.train(embeddings(), False, generator))
-    assert not torch.equal(first, manipulator.train(embeddings(), False, seeded(1)))
+    first = manipulator.for_training(embeddings(), False, generator)
+    assert not torch.equal(first, manipulator.for_training(embeddings(), False, generator))
+    assert not torch.equal(first, manipulator.for_training(embeddings(), False, seeded(1)))
 
 
 # Noise.
@@ -389,7 +397,7 @@ LEARNING = (
 def test_what_is_learnt_gives_unit_norms(step: Manipulation) -> None:
     manipulator = fitted(step)
     for is_text in (False, True):
-        norms = manipulator.infer(embeddings(20, DIM), is_text).norm(dim=-1)
+        norms = manipulator.for_inference(embeddings(20, DIM), is_text).norm(dim=-1)
         close(norms, torch.ones(20))
 
 
@@ -400,10 +408,10 @@ def test_shifted_means_are_zero_for_each_modality() -> None:
     manipulator = fitted(MeanShift(renormalise=False))
     for given_, is_text in ((EXAMPLES.audio, False), (EXAMPLES.text, True)):
         assert given_.mean(0).norm() > 0.2
-        shifted = manipulator.infer(given_, is_text)
+        shifted = manipulator.for_inference(given_, is_text)
         close(shifted.mean(0), torch.zeros(DIM))
         close(shifted, given_ - given_.mean(0))
-        unit = fitted(MeanShift()).infer(given_, is_text)
+        unit = fitted(MeanShift()).for_inference(given_, is_text)
         close(unit, F.normalize(given_ - given_.mean(0), dim=-1))
 
 
@@ -415,16 +423,16 @@ def test_c3_is_a_chain() -> None:
         Noise(relative_norm=(0.016 * 512) ** 0.5, renormalise=False),
         examples=given_,
     )
-    connected = manipulator.infer(given_.audio, False)
+    connected = manipulator.for_inference(given_.audio, False)
     close(connected, given_.audio - given_.audio.mean(0))
-    noise = manipulator.train(given_.audio, False, seeded()) - connected
+    noise = manipulator.for_training(given_.audio, False, seeded()) - connected
     per_row = noise / connected.norm(dim=-1, keepdim=True)
     assert per_row.var() == pytest.approx(0.016, rel=0.03)
 
 
 # PCA.
 
-CENTRES: dict[str, Callable[[Examples], tuple[Tensor, Tensor]]] = {
+CENTRES: dict[str, Callable[[FitEmbeddings], tuple[Tensor, Tensor]]] = {
     "own": lambda e: (e.audio.mean(0), e.text.mean(0)),
     "audio": lambda e: (e.audio.mean(0), e.audio.mean(0)),
     "none": lambda e: (torch.zeros(DIM), torch.zeros(DIM)),
@@ -442,9 +450,9 @@ def test_pca_projects_on_an_orthonormal_basis(centre: Any, keep: Any) -> None:
     for given_, is_text, mean in zip(
         (EXAMPLES.audio, EXAMPLES.text), (False, True), CENTRES[centre](EXAMPLES), strict=True
     ):
-        projected = manipulator.infer(given_, is_text)
+        projected = manipulator.for_inference(given_, is_text)
         close(projected, (given_ - mean) @ basis.T)
-        unit = fitted(Pca(k=6, keep=keep, centre=centre)).infer(given_, is_text)
+        unit = fitted(Pca(k=6, keep=keep, centre=centre)).for_inference(given_, is_text)
         close(unit, F.normalize(projected, dim=-1), atol=1e-4)
 
 
@@ -452,7 +460,7 @@ def test_pca_projects_on_an_orthonormal_basis(centre: Any, keep: Any) -> None:
 def test_all_components_uncentred_are_an_isometry(is_text: bool) -> None:
     manipulator = fitted(Pca(k=DIM, centre="none", renormalise=False))
     given_ = embeddings(30, DIM)
-    found = manipulator.infer(given_, is_text)
+    found = manipulator.for_inference(given_, is_text)
     close(found @ found.T, given_ @ given_.T)
     close(found.norm(dim=-1), torch.ones(30))
 
@@ -469,7 +477,7 @@ def test_the_rest_is_the_complement_of_the_first() -> None:
 def test_first_components_explain_most_and_in_falling_order() -> None:
     """Against numpy's own decomposition and random subspaces."""
     manipulator = fitted(Pca(k=5, renormalise=False))
-    variance = manipulator.infer(EXAMPLES.audio, False).var(0)
+    variance = manipulator.for_inference(EXAMPLES.audio, False).var(0)
     assert torch.equal(variance, variance.sort(descending=True).values)
     centred = EXAMPLES.audio - EXAMPLES.audio.mean(0)
     singular = torch.linalg.svdvals(centred.double())
@@ -488,7 +496,7 @@ def test_pca_centred_on_sounds_or_nothing_needs_no_captions() -> None:
 # PLS.
 
 
-def shared_subspace(noise: float, rank: int = 4) -> tuple[Examples, Tensor, Tensor]:
+def shared_subspace(noise: float, rank: int = 4) -> tuple[FitEmbeddings, Tensor, Tensor]:
     """Both modalities hold the same few factors, each in directions of its own, and much else."""
     generator = seeded(11)
     directions = [torch.linalg.qr(torch.randn(DIM, DIM, generator=generator))[0] for _ in range(2)]
@@ -497,7 +505,7 @@ def shared_subspace(noise: float, rank: int = 4) -> tuple[Examples, Tensor, Tens
     for turned in directions:
         alone = noise * torch.randn(6000, DIM - rank, generator=generator)
         sides.append(torch.cat([factors, alone], 1) @ turned.T + 0.3)
-    examples = Examples(sides[0], sides[1], torch.arange(6000))
+    examples = FitEmbeddings(sides[0], sides[1], torch.arange(6000))
     return examples, directions[0][:, :rank], directions[1][:, :rank]
 
 
@@ -521,7 +529,10 @@ def test_pls_gives_both_modalities_the_same_coordinates() -> None:
     """Neither signs nor rotations differ between them."""
     examples, _, _ = shared_subspace(noise=0.1)
     manipulator = fitted(Pls(k=4, renormalise=False), examples=examples)
-    heard, said = manipulator.infer(examples.audio, False), manipulator.infer(examples.text, True)
+    heard, said = (
+        manipulator.for_inference(examples.audio, False),
+        manipulator.for_inference(examples.text, True),
+    )
     close(heard.mean(0), torch.zeros(4), atol=1e-4)
     close(said.mean(0), torch.zeros(4), atol=1e-4)
     correlation = torch.corrcoef(torch.cat([heard, said], 1).T)[:4, 4:]
@@ -541,7 +552,9 @@ def test_pls_is_the_svd_of_the_cross_covariance_of_pairs() -> None:
     singular = torch.linalg.svdvals(covariance)
     close(diagonal, torch.diag(singular), atol=1e-4)
     few = fitted(Pls(k=3, renormalise=False))
-    close(few.infer(heard, False), manipulator.infer(heard, False)[:, :3], atol=1e-4)
+    close(
+        few.for_inference(heard, False), manipulator.for_inference(heard, False)[:, :3], atol=1e-4
+    )
 
 
 # Retrieval.
@@ -549,19 +562,19 @@ def test_pls_is_the_svd_of_the_cross_covariance_of_pairs() -> None:
 
 def test_the_nearest_caption_is_returned_as_it_is() -> None:
     manipulator = fitted(Retrieval())
-    found = manipulator.infer(EXAMPLES.audio, False)
+    found = manipulator.for_inference(EXAMPLES.audio, False)
     nearest = (EXAMPLES.audio @ EXAMPLES.text.T).argmax(1)
     close(found, EXAMPLES.text[nearest], atol=1e-6)
     # A caption's nearest is itself, whoever asks; text passes untouched.
-    close(manipulator.infer(EXAMPLES.text, False), EXAMPLES.text, atol=1e-6)
-    close(manipulator.infer(found, False), found, atol=1e-6)
+    close(manipulator.for_inference(EXAMPLES.text, False), EXAMPLES.text, atol=1e-6)
+    close(manipulator.for_inference(found, False), found, atol=1e-6)
     other = embeddings(5, DIM)
-    assert torch.equal(manipulator.infer(other, True), other)
+    assert torch.equal(manipulator.for_inference(other, True), other)
 
 
 @pytest.mark.parametrize("nearest", [2, 5])
 def test_several_nearest_captions_are_averaged(nearest: int) -> None:
-    found = fitted(Retrieval(nearest=nearest)).infer(EXAMPLES.audio, False)
+    found = fitted(Retrieval(nearest=nearest)).for_inference(EXAMPLES.audio, False)
     order = (EXAMPLES.audio @ EXAMPLES.text.T).argsort(1, descending=True)[:, :nearest]
     close(found, F.normalize(EXAMPLES.text[order].mean(1), dim=-1))
 
@@ -576,7 +589,9 @@ def test_a_caption_that_is_there_twice_counts_once() -> None:
         once, more = fitted(step), fitted(step, examples=twice)
         (memory,) = (once.state or {}).values()
         assert len(memory) == 60
-        assert torch.equal(once.infer(EXAMPLES.audio, False), more.infer(EXAMPLES.audio, False))
+        assert torch.equal(
+            once.for_inference(EXAMPLES.audio, False), more.for_inference(EXAMPLES.audio, False)
+        )
 
 
 @pytest.mark.parametrize(
@@ -616,8 +631,8 @@ def test_projection_is_a_mean_weighted_by_likeness_and_passes_the_other_side(ont
     memory = EXAMPLES.audio if onto == "audio" else EXAMPLES.text
     manipulator = fitted(Projection(onto=onto, temperature=0.1))
     given_ = embeddings(20, DIM)
-    assert torch.equal(manipulator.infer(given_, onto == "text"), given_)
-    found = manipulator.infer(given_, onto == "audio")
+    assert torch.equal(manipulator.for_inference(given_, onto == "text"), given_)
+    found = manipulator.for_inference(given_, onto == "audio")
     weight = torch.exp(given_ @ memory.T / 0.1)
     close(found, F.normalize(weight @ memory, dim=-1))
 
@@ -629,11 +644,11 @@ def test_a_cold_projection_is_the_nearest_neighbour_and_a_hot_one_the_mean(onto:
 
     def projected(temperature: float) -> Tensor:
         step = Projection(onto=onto, temperature=temperature)
-        return fitted(step).infer(given_, onto == "audio")
+        return fitted(step).for_inference(given_, onto == "audio")
 
     close(projected(1e-6), memory[(given_ @ memory.T).argmax(1)])
     close(projected(1e6), F.normalize(memory.mean(0), dim=0).expand(20, -1))
-    retrieved = fitted(Retrieval()).infer(given_, False)
+    retrieved = fitted(Retrieval()).for_inference(given_, False)
     if onto == "text":
         close(projected(1e-6), retrieved)
 
@@ -642,8 +657,8 @@ def test_a_cold_projection_is_the_nearest_neighbour_and_a_hot_one_the_mean(onto:
 @settings(deadline=None, max_examples=20)
 def test_a_blend_lies_between_the_embedding_and_its_projection(blend: float) -> None:
     given_ = embeddings(20, DIM)
-    projected = fitted(Projection()).infer(given_, True)
-    found = fitted(Projection(blend=blend)).infer(given_, True)
+    projected = fitted(Projection()).for_inference(given_, True)
+    found = fitted(Projection(blend=blend)).for_inference(given_, True)
     close(found, F.normalize(blend * projected + (1 - blend) * given_, dim=-1))
 
 
@@ -672,31 +687,31 @@ def test_words_are_answered_by_sounds_near_to_them_and_unlike_each_other() -> No
             sounds=sounds, candidates=candidates, diversity=diversity, temperature=0.2
         )
         manipulator = fitted(step)
-        found, weights = manipulator.members(EXAMPLES.text, is_text=True)
+        found, weights = manipulator.condition(EXAMPLES.text, is_text=True)
         likeness = (found * EXAMPLES.text[:, None]).sum(-1)
         expected = torch.exp(likeness / 0.2)
         close(weights, expected / expected.sum(1, keepdim=True))
         assert found.shape == (len(EXAMPLES.text), sounds, DIM)
-        assert torch.equal(found[:, 0], manipulator.infer(EXAMPLES.text, True))
+        assert torch.equal(found[:, 0], manipulator.for_inference(EXAMPLES.text, True))
         for row, words in zip(found, EXAMPLES.text, strict=True):
             close(row, memory[chosen(words, sounds, candidates, diversity)])
 
 
 def test_a_small_memory_has_as_many_members_as_it_can() -> None:
     manipulator = fitted(Neighbours(sounds=8, candidates=600, memory=5))
-    found, weights = manipulator.members(EXAMPLES.text, is_text=True)
+    found, weights = manipulator.condition(EXAMPLES.text, is_text=True)
     assert found.shape[1] == weights.shape[1] == 5
     assert all(len(torch.unique(row, dim=0)) == 5 for row in found)
-    assert manipulator.train(EXAMPLES.audio, False, seeded()).shape == EXAMPLES.audio.shape
+    assert manipulator.for_training(EXAMPLES.audio, False, seeded()).shape == EXAMPLES.audio.shape
 
 
 def test_sounds_have_one_member_and_later_steps_are_for_each() -> None:
     manipulator = fitted(Neighbours(sounds=4), Pca(k=6, centre="none"))
-    heard, weights = manipulator.members(EXAMPLES.audio, is_text=False)
+    heard, weights = manipulator.condition(EXAMPLES.audio, is_text=False)
     assert torch.equal(weights, torch.ones(len(heard), 1))
-    assert torch.equal(heard[:, 0], manipulator.infer(EXAMPLES.audio, False))
+    assert torch.equal(heard[:, 0], manipulator.for_inference(EXAMPLES.audio, False))
     assert heard.shape[1:] == (1, 6)
-    said, weights = manipulator.members(EXAMPLES.text, is_text=True)
+    said, weights = manipulator.condition(EXAMPLES.text, is_text=True)
     assert said.shape[1:] == (4, 6)
     near, expected = fitted(Neighbours(sounds=4)).members(EXAMPLES.text, is_text=True)
     close(weights, expected)
@@ -714,8 +729,10 @@ def test_a_share_of_the_sounds_is_replaced_by_near_ones(p: float) -> None:
     generator = seeded()
     memory = F.normalize(torch.randn(500, DIM, generator=generator), dim=-1)
     given_ = embeddings(4_000, DIM)
-    examples = Examples(memory, torch.zeros(0, DIM), torch.zeros(0, dtype=torch.long))
-    found = fitted(Neighbours(p=p, reach=0.2), examples=examples).train(given_, False, generator)
+    examples = FitEmbeddings(memory, torch.zeros(0, DIM), torch.zeros(0, dtype=torch.long))
+    found = fitted(Neighbours(p=p, reach=0.2), examples=examples).for_training(
+        given_, False, generator
+    )
     replaced = (found != given_).any(-1)
     assert float(replaced.float().mean()) == pytest.approx(p, abs=0.03)
     if not p:
@@ -756,7 +773,7 @@ def test_what_the_weights_were_trained_on_stays_where_sounds_join() -> None:
 
 # What is refused.
 
-MUTE = Examples(embeddings(20, DIM), torch.zeros(0, DIM), torch.zeros(0, dtype=torch.long))
+MUTE = FitEmbeddings(embeddings(20, DIM), torch.zeros(0, DIM), torch.zeros(0, dtype=torch.long))
 NOTHING = replace(MUTE, audio=torch.zeros(0, DIM))
 
 
@@ -776,7 +793,7 @@ NOTHING = replace(MUTE, audio=torch.zeros(0, DIM))
     ],
 )
 def test_what_cannot_be_learnt_is_one_line(
-    step: Manipulation, examples: Examples, message: str
+    step: Manipulation, examples: FitEmbeddings, message: str
 ) -> None:
     manipulator = Manipulator(Chain(steps=(step,)), DIM)
     with pytest.raises(ConfigError, match=message) as caught:
@@ -807,8 +824,8 @@ def test_what_is_not_fitted_is_not_used(step: Manipulation) -> None:
     manipulator = Manipulator(Chain(steps=(Dropout(), step)), DIM)
     assert manipulator.state is None
     for use in (
-        lambda: manipulator.infer(embeddings(2, DIM), True),
-        lambda: manipulator.train(embeddings(2, DIM), False, seeded()),
+        lambda: manipulator.for_inference(embeddings(2, DIM), True),
+        lambda: manipulator.for_training(embeddings(2, DIM), False, seeded()),
     ):
         with pytest.raises(ModelError, match="has not been fitted: train it first"):
             use()
@@ -919,16 +936,18 @@ def test_nothing_stays_behind_on_another_device(steps: tuple[Manipulation, ...])
     manipulator = Manipulator(Chain.model_validate({"steps": steps}), DIM)
     if manipulator.state is None:
         audio, text = embeddings(40, DIM), embeddings(40, DIM, seed=8)
-        manipulator.fit(Examples(audio, text, torch.arange(40)))
+        manipulator.fit(FitEmbeddings(audio, text, torch.arange(40)))
     manipulator.to(torch.device("meta"))
     given_ = torch.empty(4, DIM, device="meta")
     is_text = torch.empty(4, dtype=torch.bool, device="meta")
     for which in (True, False, is_text):
-        trained = manipulator.train(given_, which, seeded())
+        trained = manipulator.for_training(given_, which, seeded())
         assert trained.device.type == "meta"
-        assert trained.shape == manipulator.infer(given_, which).shape == (4, manipulator.dim)
+        assert (
+            trained.shape == manipulator.for_inference(given_, which).shape == (4, manipulator.dim)
+        )
         if isinstance(which, bool):
-            members, weights = manipulator.members(given_, which)
+            members, weights = manipulator.condition(given_, which)
             assert members.device.type == weights.device.type == "meta"
             assert members.shape == (*weights.shape, manipulator.dim)
 
@@ -937,6 +956,6 @@ def test_text_is_corrupted_only_as_a_control() -> None:
     given_, is_text = embeddings(6, DIM), torch.tensor([True, False] * 3)
     for control in (False, True):
         chain = Chain(steps=(Dropout(p=0.5),), corrupt_text=control)
-        trained = Manipulator(chain, DIM).train(given_, is_text, seeded())
+        trained = Manipulator(chain, DIM).for_training(given_, is_text, seeded())
         assert bool((trained[1::2] == 0).any(-1).all())
         assert torch.equal(trained[::2], given_[::2]) is not control

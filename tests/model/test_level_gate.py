@@ -26,7 +26,7 @@ from singleout.data.plan import SCORED_MIXTURES
 from singleout.evaluate.evaluation import EvaluationConfig, evaluate
 from singleout.evaluate.scenarios import ask, calibrated, fit_gate
 from singleout.model import QueriedSeparator, read_config
-from singleout.model.level_gate import Gate, GatedStream
+from singleout.model.level_gate import Gate, LevelGate
 from singleout.model.similarity import PresenceCalibration
 
 RATE = 32_000
@@ -85,7 +85,7 @@ def defined(
     power, beside, like = [], [], []
     for start in range(0, max(1, target.shape[1] - HOP), HOP):
         window = torch.from_numpy(target[:, start : start + WINDOW])
-        heard = model.manipulator.infer(model.encoder.embed_audio(window, RATE), False)
+        heard = model.manipulator.for_inference(model.encoder.embed_audio(window, RATE), False)
         cosines = (asked.weights[0] @ (members @ F.normalize(heard, dim=-1).T)).double()
         powers = window.double().square().mean(1)
         power.append(float(powers.sum()))
@@ -125,7 +125,7 @@ def test_the_level_is_that_of_the_likeness_around_however_they_come(
     targets *= np.linspace(0.2, 2, num_samples, dtype=np.float32)
     targets[1] *= loudness
     mixture = noise(num_samples, channels, 7)
-    stream = gated_model.gated([gated_model.embed(query) for query in queries])
+    stream = gated_model.level_gate([gated_model.embed(query) for query in queries])
     places = sorted(min(split, num_samples) for split in splits)
     blocks = (np.split(targets, places, axis=2), np.split(mixture, places, axis=1))
     given_blocks = [stream.push(block, beside) for block, beside in zip(*blocks, strict=True)]
@@ -138,7 +138,7 @@ def test_the_level_is_that_of_the_likeness_around_however_they_come(
 
 
 def test_what_waits_does_not_grow(gated_model: QueriedSeparator) -> None:
-    stream = gated_model.gated([gated_model.embed(Query("a dog"))])
+    stream = gated_model.level_gate([gated_model.embed(Query("a dog"))])
     taken = given_samples = 0
     for seed in range(40):
         block = noise(RATE, seed=seed)[None]
@@ -149,10 +149,10 @@ def test_what_waits_does_not_grow(gated_model: QueriedSeparator) -> None:
 
 
 def test_nothing_is_gated_to_nothing(gated_model: QueriedSeparator) -> None:
-    stream = gated_model.gated([gated_model.embed(Query("a dog"))] * 2)
+    stream = gated_model.level_gate([gated_model.embed(Query("a dog"))] * 2)
     assert stream.finish().shape == (2, 1, 0)
     targets = np.stack([noise(RATE, 2)] * 2)
-    open_stream = gated_model.gated([gated_model.embed(Query("a dog"))] * 2, is_gated=False)
+    open_stream = gated_model.level_gate([gated_model.embed(Query("a dog"))] * 2, is_gated=False)
     assert np.array_equal(open_stream.whole(targets, targets[0]), targets)
 
 
@@ -211,8 +211,8 @@ def test_the_level_does_not_depend_on_the_chunks(
     gated_model: QueriedSeparator, chunk_seconds: float
 ) -> None:
     mixture = noise(19 * RATE + 777)
-    whole = Extractor(gated_model, 100.0).extract(mixture, "a dog", RATE)
-    chunked = Extractor(gated_model, chunk_seconds)
+    whole = Extractor(gated_model, chunk_seconds=100.0).extract(mixture, "a dog", RATE)
+    chunked = Extractor(gated_model, chunk_seconds=chunk_seconds)
     result = chunked.extract(mixture, "a dog", RATE)
     np.testing.assert_allclose(result.target, whole.target, atol=1e-5)
     blocks = list(chunked.extract_blocks(mixture, "a dog", RATE))
@@ -226,7 +226,7 @@ def test_evaluation_hears_what_is_given(gated_model: QueriedSeparator) -> None:
     mixture = noise(3 * RATE)
     conditions = [gated_model.embed(query) for query in QUERIES]
     with torch.inference_mode():
-        found = gated_model.singled_out(torch.from_numpy(mixture)[None], conditions)
+        found = gated_model.extract_clip(torch.from_numpy(mixture)[None], conditions)
     results = Extractor(gated_model).extract_many([mixture], QUERIES, RATE)
     for target, result in zip(found, results, strict=True):
         np.testing.assert_allclose(target.numpy(), result.target, atol=1e-5)
@@ -267,7 +267,7 @@ def test_what_is_silence_beside_its_mixture_is_not_made_quieter(
         gated_model.config.model_copy(update={"gate": closed}),
         gated_model.config,
     )
-    stream = gated_model.gated([gated_model.embed(Query("a dog"))] * 3)
+    stream = gated_model.level_gate([gated_model.embed(Query("a dog"))] * 3)
     gated_model.config = before
     mixture, target = noise(3 * RATE), noise(3 * RATE, seed=1)
     targets = np.stack([target * 10 ** (level / 20) for level in (-10, -25, -38)])
@@ -283,7 +283,7 @@ def test_nothing_is_made_louder_than_its_mixture(telling_model: QueriedSeparator
     query = [telling_model.embed(Query("a dog"))]
     mixture = noise(3 * RATE)
     for level_db, louder_db in ((0.0, 0.0), (-1.0, 1.0), (-20.0, 1.5)):
-        stream = GatedStream(loud, telling_model.listener(query), [True])
+        stream = LevelGate(loud, telling_model.meter(query), [True])
         target = mixture * np.float32(10 ** (level_db / 20))
         found = np.concatenate([stream.push(target[None], mixture), stream.finish()], axis=2)
         gain_db = 20 * np.log10(np.abs(found[0]).max() / np.abs(target).max())

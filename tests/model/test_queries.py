@@ -1,4 +1,4 @@
-"""Examples as queries, negative prompts and presence, from the model to the command line."""
+"""FitEmbeddings as queries, negative prompts and presence, from the model to the command line."""
 
 from __future__ import annotations
 
@@ -23,17 +23,18 @@ from typer.testing import CliRunner, Result
 
 from singleout import Example, Extractor, Query
 from singleout.cli import app
+from singleout.condition import Condition
 from singleout.encoders import BuiltinEncoder
 from singleout.errors import AudioError, ModelError, QueryError, SingleoutError
-from singleout.extract.outputs import query_slug, query_slugs
-from singleout.manipulations import Chain, Examples, MeanShift, Members, Neighbours
+from singleout.extract.names import query_slug, query_slugs
+from singleout.manipulations import Chain, FitEmbeddings, MeanShift, Neighbours
 from singleout.model import (
     ModelConfig,
     PresenceCalibration,
     QueriedSeparator,
     read_config,
 )
-from singleout.model.similarity import Listener
+from singleout.model.similarity import SimilarityMeter
 from tests.conftest import TINY_SEPARATOR, randomise_statistics
 
 RATE = 32_000
@@ -56,7 +57,7 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def close(found: Tensor | Members, expected: Tensor | Members) -> None:
+def close(found: Tensor | Condition, expected: Tensor | Condition) -> None:
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
 
 
@@ -96,7 +97,7 @@ def test_an_example_is_asked_with_as_in_training(telling_model: QueriedSeparator
     heard = telling_model.encoder.embed_audio(torch.as_tensor(BARK.audio), RATE)
     close(sides(telling_model, Query(BARK))[0], heard)
     close(sides(telling_model, Query((), (BARK,)))[1], heard)
-    conditions = telling_model.conditions(heard, is_text=False)
+    conditions = telling_model.condition(heard, is_text=False)
     close(telling_model.embed(Query(BARK)), conditions)
     assert not conditions.embeddings[..., DIM:].any()
 
@@ -140,12 +141,12 @@ def shifted(debug_encoder: BuiltinEncoder) -> QueriedSeparator:
     )
     model = QueriedSeparator(config, debug_encoder).eval()
     audio, text = torch.randn(2, 20, DIM, generator=torch.Generator().manual_seed(0))
-    model.manipulator.fit(Examples(audio, text, torch.arange(20)))
+    model.manipulator.fit(FitEmbeddings(audio, text, torch.arange(20)))
     return model
 
 
 def test_words_with_sounds_are_as_long_as_their_parts(shifted: QueriedSeparator) -> None:
-    infer, encoder = shifted.manipulator.infer, shifted.encoder
+    infer, encoder = shifted.manipulator.for_inference, shifted.encoder
     said = infer(F.normalize(encoder.embed_text("a dog"), dim=-1), True)
     heard = infer(encoder.embed_audio(torch.as_tensor(BARK.audio), RATE), False)
     assert infer(torch.zeros(1, DIM), False).any()
@@ -176,7 +177,7 @@ def by_sounds(debug_encoder: BuiltinEncoder) -> QueriedSeparator:
         randomise_statistics(model)
         audio = F.normalize(torch.randn(40, DIM), dim=-1)
     none = torch.zeros(0, DIM)
-    model.manipulator.fit(Examples(audio, none, torch.zeros(0, dtype=torch.long)))
+    model.manipulator.fit(FitEmbeddings(audio, none, torch.zeros(0, dtype=torch.long)))
     return model.eval()
 
 
@@ -194,7 +195,7 @@ def test_sounds_that_stand_for_words_are_asked_for_one_by_one(by_sounds: Queried
         (Query(("dog", BARK)), F.normalize(dog.embeddings + heard, dim=-1), none, dog.weights),
         (Query(BARK), heard, none[:, :1], torch.ones(1, 1)),
     ):
-        close(by_sounds.embed(query), Members(torch.cat([positive, negative], -1), weights))
+        close(by_sounds.embed(query), Condition(torch.cat([positive, negative], -1), weights))
 
 
 def test_the_estimates_of_all_members_are_averaged(by_sounds: QueriedSeparator) -> None:
@@ -205,7 +206,7 @@ def test_the_estimates_of_all_members_are_averaged(by_sounds: QueriedSeparator) 
     assert [condition.weights.shape[1] for condition in conditions] == [3, 1, 3]
     with torch.inference_mode():
         heard = torch.from_numpy(mixture)[None]
-        together = by_sounds.answers(heard, conditions)
+        together = by_sounds.separate(heard, conditions)
         for condition, target in zip(conditions, together, strict=True):
             alone = torch.cat([by_sounds(heard, one[None]) for one in condition.embeddings[0]])
             close(target[0], (condition.weights[0, :, None, None] * alone).sum(0))
@@ -258,7 +259,7 @@ def test_negative_prompts_matter(telling: Extractor) -> None:
         assert all(np.abs(target - other).max() > 1e-5 for other in targets[:number])
 
 
-# Examples.
+# FitEmbeddings.
 
 
 def test_a_file_and_its_samples_are_the_same_example(
@@ -409,7 +410,7 @@ def defined(
     powers, likeness = [], []
     for start in range(0, max(1, target.shape[1] - HOP), HOP):
         window = torch.from_numpy(target[:, start : start + WINDOW])
-        heard = model.manipulator.infer(model.encoder.embed_audio(window, RATE), False)
+        heard = model.manipulator.for_inference(model.encoder.embed_audio(window, RATE), False)
         likeness.append((asked.weights[0] @ (members @ F.normalize(heard, dim=-1).T)).numpy())
         powers.append(window.double().square().mean(1).numpy())
     power, like = np.stack(powers), np.stack(likeness)
@@ -434,7 +435,7 @@ def test_likeness_is_that_of_all_windows_by_their_power_however_they_come(
     targets = np.stack([noise(num_samples, channels, seed) for seed in (5, 6)])
     targets *= np.linspace(1, 3, num_samples, dtype=np.float32)  # some windows are louder
     targets[1, :, : num_samples // 3] *= 1e-3
-    listener = by_sounds.listener([by_sounds.embed(query) for query in queries])
+    listener = by_sounds.meter([by_sounds.embed(query) for query in queries])
     for block in np.split(targets, sorted(min(split, num_samples) for split in splits), axis=2):
         listener.push(block)
     found = listener.finish()
@@ -448,7 +449,7 @@ def test_likeness_is_that_of_all_windows_by_their_power_however_they_come(
 def test_a_target_is_most_like_what_is_asked_where_it_is(telling_model: QueriedSeparator) -> None:
     bark = noise(RATE, seed=1)
     target = np.concatenate([0.3 * noise(3 * RATE, seed=9), bark, noise(2 * RATE, seed=8)], axis=1)
-    listener = telling_model.listener([telling_model.embed(Query(Example(bark, RATE)))])
+    listener = telling_model.meter([telling_model.embed(Query(Example(bark, RATE)))])
     listener.push(target[None])
     likeness = listener.finish().over_time[0]
     assert int(likeness.argmax()) == 6
@@ -457,20 +458,20 @@ def test_a_target_is_most_like_what_is_asked_where_it_is(telling_model: QueriedS
 
 def test_silence_is_like_nothing(telling_model: QueriedSeparator) -> None:
     asked = [telling_model.embed(Query("a dog"))]
-    listener = telling_model.listener(asked)
+    listener = telling_model.meter(asked)
     listener.push(np.zeros((1, 2, 2 * RATE), np.float32))
     listener.push(np.concatenate([noise(RATE), np.zeros((1, RATE), np.float32)])[None])
     whole, over_time = listener.finish()
     assert over_time[0, :3].tolist() == [-1, -1, -1]
     assert (over_time[0, 3:] > -1).all()
-    alone = telling_model.listener(asked)
+    alone = telling_model.meter(asked)
     alone.push(noise(RATE)[None])
     assert whole[0] > -1
-    assert np.sign(whole[0]) == np.sign(alone.finish().likeness[0])
-    silent = telling_model.listener(asked)
+    assert np.sign(whole[0]) == np.sign(alone.finish().overall[0])
+    silent = telling_model.meter(asked)
     silent.push(np.zeros((1, 1, RATE), np.float32))
-    assert silent.finish().likeness.tolist() == [-1]
-    nothing = telling_model.listener(asked).finish()
+    assert silent.finish().overall.tolist() == [-1]
+    nothing = telling_model.meter(asked).finish()
     assert nothing.over_time.shape == (1, 0)
 
 
@@ -480,7 +481,7 @@ def test_presence_is_the_calibrated_likeness(
     telling_model: QueriedSeparator, chunk_seconds: float, num_samples: int
 ) -> None:
     mixture = noise(num_samples)
-    result = Extractor(telling_model, chunk_seconds).extract(mixture, "a dog", RATE)
+    result = Extractor(telling_model, chunk_seconds=chunk_seconds).extract(mixture, "a dog", RATE)
     whole, over_time = defined(telling_model, result.target, Query("a dog"))
     calibration = telling_model.config.presence
     assert calibration is not None
@@ -506,7 +507,7 @@ def test_presence_over_time_has_the_time_of_the_recording(telling: Extractor, ra
 def test_what_is_far_beyond_full_scale_is_refused_with_its_name(
     telling: Extractor, telling_model: QueriedSeparator, tmp_path: Path
 ) -> None:
-    listener = telling_model.listener([telling_model.embed(Query("a dog"))])
+    listener = telling_model.meter([telling_model.embed(Query("a dog"))])
     listener.push(np.full((1, 1, RATE), 3e38, np.float32))
     listener.push(np.full((1, 1, RATE), np.inf, np.float32))
     whole, over_time = listener.finish()
@@ -541,10 +542,10 @@ def test_many_channels_are_heard_a_few_clips_at_a_time(
             return super().embed_audio(audio, *arguments)
 
     encoder = Counting(debug_encoder.network, debug_encoder.tokenizer_json, debug_encoder.config)
-    asked = [telling_model.manipulator.members(encoder.embed_text("a dog"), True)]
+    asked = [telling_model.manipulator.condition(encoder.embed_text("a dog"), True)]
     for channels, most in ((1, 5), (5, 25), (40, 32)):
         clips.clear()
-        listener = Listener(encoder, telling_model.manipulator, asked, RATE)
+        listener = SimilarityMeter(encoder, telling_model.manipulator, asked, RATE)
         listener.push(noise(3 * RATE, channels)[None])
         assert listener.finish().over_time.shape == (1, 5)
         assert max(clips) == most
@@ -615,7 +616,7 @@ def test_what_cannot_be_answered_is_refused_when_it_is_prepared(
 def test_queries_that_are_called_the_same_have_files_of_their_own(
     telling: Extractor, tmp_path: Path
 ) -> None:
-    """Examples, above all, which are called by their file."""
+    """FitEmbeddings, above all, which are called by their file."""
     path = recorded(tmp_path / "x.wav", noise(9_000))
     one, two = (
         Example(recorded(tmp_path / folder / "bark.wav", noise(9_000, seed=seed)))

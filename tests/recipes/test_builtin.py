@@ -51,7 +51,7 @@ from singleout.data.manifest import Clip, read_manifest
 from singleout.encoders import BuiltinEncoder
 from singleout.encoders.audio_tower import SAMPLE_RATE
 from singleout.encoders.builtin import BuiltinNetwork
-from singleout.manipulations import Chain, Examples, Manipulator, Neighbours
+from singleout.manipulations import Chain, FitEmbeddings, Manipulator, Neighbours
 from singleout.model import ModelConfig, QueriedSeparator
 from singleout.train.config import TrainConfig
 from singleout.train.run import calibrate, split_clips, train
@@ -378,12 +378,14 @@ def test_settings_of_neighbours_are_compared_as_the_model_would_answer(
     ).eval()
     generator = torch.Generator().manual_seed(0)
     memory = F.normalize(torch.randn(30, 32, generator=generator), dim=-1)
-    model.manipulator.fit(Examples(memory, torch.zeros(0, 32), torch.zeros(0, dtype=torch.long)))
+    model.manipulator.fit(
+        FitEmbeddings(memory, torch.zeros(0, 32), torch.zeros(0, dtype=torch.long))
+    )
     words = debug_encoder.embed_text("tone 3")
     mixture = 0.1 * torch.randn(9_000, generator=generator)
     state = model.manipulator.state or {}
     with torch.inference_mode():
-        found = list(members.answers(model, state["0.memory"], words, mixture))
+        found = list(members.separate(model, state["0.memory"], words, mixture))
         for step, estimate in zip(members.GRID, found, strict=True):
             model.manipulator = Manipulator(Chain(steps=(step,)), 32, state)
             expected = model(mixture[None, None], model.embed(Query(("tone 3",))))[0, 0]
@@ -462,7 +464,7 @@ def test_the_next_extractor_answers_as_the_one_before(
     model = QueriedSeparator.from_pretrained(tmp_path, debug_encoder)
     mixture = torch.randn(2, 1, 8_000)
     expected = debug_model(mixture, old[:2])
-    found = model(mixture, model.conditions(new[:2], is_text=False))
+    found = model(mixture, model.condition(new[:2], is_text=False))
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
     unaware = model.joined(new[:2], new[2:4])
     torch.testing.assert_close(model(mixture, unaware), expected, atol=1e-4, rtol=1e-3)

@@ -17,16 +17,16 @@ from benchmarks.resunet30 import agreement_db, inputs, randomise, save_checkpoin
 from singleout import Extractor
 from singleout.audio import read_audio, write_wav
 from singleout.cli import app
+from singleout.condition import Condition
 from singleout.encoders import BuiltinEncoder
 from singleout.encoders.laion import from_laion
 from singleout.errors import ModelError
-from singleout.extract.chunking import separated
-from singleout.manipulations import alone as stands_alone
 from singleout.model import QueriedSeparator
-from singleout.separators import ResUNet30
+from singleout.separators import ResUNet30, ResUNet30Config
 from singleout.separators.resunet30.network import VARIANTS
 from tests.encoders.clap_models import write_tokenizer
 from tests.encoders.test_laion import small_weights
+from tests.extract.chunks import separated
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "resunet30.npz"
 """AudioSep's own output: ``benchmarks/resunet30.py --theirs CHECKOUT --golden FILE``."""
@@ -55,7 +55,9 @@ def small_model() -> Iterator[ResUNet30]:
     """With embeddings of the debug encoder's length and a short STFT."""
     with torch.random.fork_rng():
         torch.manual_seed(3)
-        model = ResUNet30(32, 16_000, 256, 80, inference_precision="float32")
+        model = ResUNet30Config(
+            sample_rate=16_000, num_fft=256, hop=80, inference_precision="float32"
+        ).build(32)
         randomise(model, 3)
         yield model.eval()
 
@@ -107,7 +109,8 @@ def test_chunks_equal_the_whole(small_model: ResUNet30) -> None:
     with torch.inference_mode():
         whole, chunked = (
             np.concatenate(
-                list(separated(small_model, [mixture], [stands_alone(embedding)], length)), axis=2
+                list(separated(small_model, [mixture], [Condition.single(embedding)], length)),
+                axis=2,
             )
             for length in (mixture.shape[1], 20_000)
         )
@@ -256,7 +259,10 @@ class TestModels:
         path = tmp_path / "small.ckpt"
         with torch.random.fork_rng():
             torch.manual_seed(6)
-            torch.save(ResUNet30(32, 16_000, 1_024, 160).state_dict(), path)
+            torch.save(
+                ResUNet30Config(sample_rate=16_000, num_fft=1_024, hop=160).build(32).state_dict(),
+                path,
+            )
         return path
 
     def test_extracts_by_text(
@@ -301,7 +307,9 @@ class TestModels:
         dim = len(clap["text_projection.2.bias"])
         with torch.random.fork_rng():
             torch.manual_seed(6)
-            separator = ResUNet30(dim, 16_000, 1_024, 160).state_dict()
+            separator = (
+                ResUNet30Config(sample_rate=16_000, num_fft=1_024, hop=160).build(dim).state_dict()
+            )
         state = {f"ss_model.{name}": tensor for name, tensor in separator.items()}
         state |= {f"query_encoder.model.{name}": tensor for name, tensor in clap.items()}
         torch.save({"state_dict": state}, path)

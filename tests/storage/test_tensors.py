@@ -146,10 +146,10 @@ def beside() -> dict[str, Tensor]:
 def test_what_lies_beside_a_module_comes_back_exactly(tmp_path: Path) -> None:
     alone, path = tmp_path / "alone.safetensors", tmp_path / "w.safetensors"
     save_tensors(network(), alone)
-    save_tensors(network(), path, beside=beside())
+    save_tensors(network(), path, extra=beside())
     loaded, expected = empty(), empty()
-    found = load_tensors(loaded, path, beside_below="learnt.")
-    assert load_tensors(expected, alone, beside_below="learnt.") == {}
+    found = load_tensors(loaded, path, extra_prefix="learnt.")
+    assert load_tensors(expected, alone, extra_prefix="learnt.") == {}
     assert found.keys() == beside().keys()
     for name, tensor in beside().items():
         assert torch.equal(found[name], tensor), name
@@ -160,21 +160,21 @@ def test_what_lies_beside_a_module_comes_back_exactly(tmp_path: Path) -> None:
 
 def test_what_lies_beside_a_module_is_unexpected_where_nobody_asks(tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
-    save_tensors(network(), path, beside=beside())
+    save_tensors(network(), path, extra=beside())
     message = refused(path)
     for name in beside():
         assert f"tensor '{name}' is unexpected" in message
     with pytest.raises(ModelError, match=r"'learnt\.0\.mean' is not finite"):
-        save_tensors(network(), path, beside={"learnt.0.mean": torch.tensor([1.0, torch.inf])})
-    assert load_tensors(empty(), path, beside_below="learnt.").keys() == beside().keys()
+        save_tensors(network(), path, extra={"learnt.0.mean": torch.tensor([1.0, torch.inf])})
+    assert load_tensors(empty(), path, extra_prefix="learnt.").keys() == beside().keys()
 
 
 def test_loaded_tensors_lie_as_fresh_ones_do(tmp_path: Path) -> None:
     """Where they lie decides how products round: a reloaded model would differ in the last bit."""
     path = tmp_path / "w.safetensors"
-    save_tensors(network(), path, beside=beside())
+    save_tensors(network(), path, extra=beside())
     loaded = empty()
-    found = load_tensors(loaded, path, beside_below="learnt.")
+    found = load_tensors(loaded, path, extra_prefix="learnt.")
     for tensor in (*found.values(), *loaded.state_dict().values()):
         assert tensor.data_ptr() % 64 == 0
 

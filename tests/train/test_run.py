@@ -27,7 +27,7 @@ from singleout import Example as Sound
 from singleout import Extractor, Query
 from singleout.audio import write_wav
 from singleout.config import validated
-from singleout.data.dataset import Example, MixtureDataset, QueryAudioConfig
+from singleout.data.dataset import MixtureDataset, QueryAudioConfig, TrainingExample
 from singleout.data.embeddings import EmbeddingCache, EmbeddingTable, embeddings_of
 from singleout.data.manifest import Clip, scan_folder
 from singleout.data.plan import SCORED_MIXTURES, MixtureConfig, num_crops
@@ -407,7 +407,7 @@ def test_a_run_is_conditioned_on_given_embeddings(
     original = TrainingModule.training_step
 
     def record(self: TrainingModule, batch: Any, index: int) -> Any:
-        heard.append(batch["audio"].clone())
+        heard.append(batch["audio_embedding"].clone())
         return original(self, batch, index)
 
     monkeypatch.setattr(TrainingModule, "training_step", record)
@@ -589,7 +589,7 @@ def module_of(config: TrainConfig, encoder: BuiltinEncoder) -> TrainingModule:
     return TrainingModule(model, config)
 
 
-def batch_of(batch: int, mute: tuple[int, ...] = (), dim: int = 32) -> Example:
+def batch_of(batch: int, mute: tuple[int, ...] = (), dim: int = 32) -> TrainingExample:
     """Random embeddings; rows of the flat order [queries * batch] that have no caption."""
     generator = torch.Generator().manual_seed(4)
     audio, text = torch.nn.functional.normalize(
@@ -597,7 +597,7 @@ def batch_of(batch: int, mute: tuple[int, ...] = (), dim: int = 32) -> Example:
     )
     for row in mute:
         text[row % batch, row // batch] = 0
-    return Example(
+    return TrainingExample(
         mixture=torch.zeros(batch, 1, 10),
         targets=torch.zeros(batch, 2, 1, 10),
         audio=audio,
@@ -624,7 +624,7 @@ def test_each_captioned_example_is_asked_by_text_as_often_as_configured(
 ) -> None:
     mute = (1, 5, 6)
     batch = batch_of(5, mute)
-    heard, said = flat(batch["audio"]), flat(batch["text"])
+    heard, said = flat(batch["audio_embedding"]), flat(batch["text_embedding"])
     module = module_of(with_steps(configure(tmp_path, p_text=p_text)), debug_encoder)
     by_text = torch.zeros(10)
     mixed = 0
@@ -649,8 +649,11 @@ def test_both_sides_are_manipulated_and_text_is_never_corrupted(
     batch = batch_of(6, mute=(2, 9))
     config = with_steps(configure(tmp_path, p_text=0.5), MeanShift(), Pca(k=9), Dropout(p=0.5))
     module = module_of(config, debug_encoder)
-    infer = module.model.manipulator.infer
-    heard, said = infer(flat(batch["audio"]), False), infer(flat(batch["text"]), True)
+    infer = module.model.manipulator.for_inference
+    heard, said = (
+        infer(flat(batch["audio_embedding"]), False),
+        infer(flat(batch["text_embedding"]), True),
+    )
     asked = []
     for module.step_index in range(10):
         condition = module.condition(batch)
@@ -686,7 +689,7 @@ def test_query_mixup_draws_points_between_sound_and_caption(
     configure: Callable[..., TrainConfig], debug_encoder: BuiltinEncoder, tmp_path: Path
 ) -> None:
     batch = batch_of(5, mute=(0, 7))
-    heard, said = flat(batch["audio"]), flat(batch["text"])
+    heard, said = flat(batch["audio_embedding"]), flat(batch["text_embedding"])
     captioned = said.any(-1)
     module = module_of(with_steps(configure(tmp_path, query_mixup=True)), debug_encoder)
     drawn = []
@@ -718,7 +721,7 @@ def taking_negatives(config: TrainConfig, *steps: AnyManipulation) -> TrainConfi
     return config.model_copy(update={"model": config.model.model_copy(update={"negative": True})})
 
 
-def questions_of(batch: int) -> Example:
+def questions_of(batch: int) -> TrainingExample:
     """Rows 0 to 2 of the flat order: removal, contrast and a contrast without captions; all others
     ask with a positive prompt alone."""
     asked = batch_of(batch, mute=(0, 2, 5))
@@ -769,9 +772,12 @@ def test_each_side_is_conditioned_on_its_sound_or_its_caption(
     batch = questions_of(4)
     config = configure(tmp_path, p_text=p_text, query_mixup=query_mixup)
     module = module_of(taking_negatives(config, MeanShift()), debug_encoder)
-    infer = module.model.manipulator.infer
+    infer = module.model.manipulator.for_inference
     assert infer(torch.zeros(1, 32), False).any()
-    heard, said = infer(flat(batch["not_audio"]), False), infer(flat(batch["not_text"]), True)
+    heard, said = (
+        infer(flat(batch["negative_audio_embedding"]), False),
+        infer(flat(batch["negative_text_embedding"]), True),
+    )
     by_text = torch.zeros(8)
     for module.step_index in range(120):
         condition = module.condition(batch)
@@ -795,10 +801,14 @@ def test_training_and_inference_join_the_sides_alike(
     rows = [debug_encoder.embed_audio(sound, RATE)[0] for sound in sounds]
     batch = batch_of(2)
     none = torch.zeros(32)
-    batch["audio"] = torch.stack([torch.stack([rows[0], none]), torch.stack([rows[0], rows[1]])])
-    batch["text"] = torch.zeros_like(batch["audio"])
-    batch["not_audio"] = torch.stack([torch.stack([none, rows[0]]), torch.stack([rows[1], none])])
-    batch["not_text"] = torch.zeros_like(batch["audio"])
+    batch["audio_embedding"] = torch.stack(
+        [torch.stack([rows[0], none]), torch.stack([rows[0], rows[1]])]
+    )
+    batch["text_embedding"] = torch.zeros_like(batch["audio_embedding"])
+    batch["negative_audio_embedding"] = torch.stack(
+        [torch.stack([none, rows[0]]), torch.stack([rows[1], none])]
+    )
+    batch["negative_text_embedding"] = torch.zeros_like(batch["audio_embedding"])
     module = module_of(taking_negatives(configure(tmp_path), MeanShift()), debug_encoder)
     one, two = (Sound(sound.numpy(), RATE) for sound in sounds)
     asked = [Query((one,)), Query((one,), (two,)), Query((), (one,)), Query((two,))]
@@ -816,11 +826,11 @@ def clips(sounds: Path) -> list[Clip]:
 
 def batch_from(
     clips: list[Clip], encoder: BuiltinEncoder, query_audio: QueryAudioConfig, rate: int = RATE
-) -> Example:
+) -> TrainingExample:
     table = embeddings_of(clips, MIXTURES, encoder)
     dataset = MixtureDataset(clips, MIXTURES, rate, table, None, 3, 0, 4, query_audio)
     rows = [dataset[i] for i in range(4)]
-    return Example(**{key: torch.stack([row[key] for row in rows]) for key in rows[0]})  # type: ignore[literal-required, typeddict-item]
+    return TrainingExample(**{key: torch.stack([row[key] for row in rows]) for key in rows[0]})  # type: ignore[literal-required, typeddict-item]
 
 
 ON_THE_FLY = [
@@ -851,7 +861,7 @@ def test_altered_sounds_are_embedded_on_the_fly(
     generator = torch.Generator().manual_seed(2 * 1_000_003 + 5)
     torch.rand(8, generator=generator)  # which are asked by text
     masks = query_audio.spec_augment
-    lengths, cached = batch["query_samples"].T.flatten(), flat(batch["audio"])
+    lengths, cached = batch["query_samples"].T.flatten(), flat(batch["audio_embedding"])
     assert len(lengths.unique()) > 1
     for row, sound in enumerate(flat(batch["query_audio"])):
         log_mels: list[torch.Tensor] = []
@@ -888,7 +898,9 @@ def test_sounds_that_are_not_altered_are_embedded_as_the_cached_ones(
     model = config.model.model_copy(update={"separator": separator})
     module = module_of(config.model_copy(update={"model": model}), debug_encoder)
     assert module.model.sample_rate == rate
-    torch.testing.assert_close(module.condition(batch), flat(batch["audio"]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        module.condition(batch), flat(batch["audio_embedding"]), atol=1e-5, rtol=0
+    )
 
 
 def test_validation_scores_text_where_there_is_some(
@@ -911,7 +923,7 @@ def test_validation_scores_text_where_there_is_some(
     with torch.no_grad():
         module.validation_step(batch, 0)
         for kind, rows in (("audio", [0, 1, 2, 3, 4, 5]), ("text", [0, 2, 4])):
-            condition = model.manipulator.infer(flat(batch[kind]), kind == "text")  # type: ignore[literal-required]
+            condition = model.manipulator.for_inference(flat(batch[kind]), kind == "text")  # type: ignore[literal-required]
             estimate = model(batch["mixture"], condition)
             scores = score(estimate, flat(batch["targets"]), batch["mixture"].repeat(2, 1, 1))
             mean = float(scores.si_sdr_improvement[rows].mean())
@@ -924,12 +936,12 @@ def test_validation_scores_text_where_there_is_some(
 
 
 @pytest.fixture
-def steps_taken(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Example, torch.Tensor]]:
+def steps_taken(monkeypatch: pytest.MonkeyPatch) -> list[tuple[TrainingExample, torch.Tensor]]:
     """Each batch with its condition."""
-    taken: list[tuple[Example, torch.Tensor]] = []
+    taken: list[tuple[TrainingExample, torch.Tensor]] = []
     original = TrainingModule.condition
 
-    def record(self: TrainingModule, batch: Example) -> torch.Tensor:
+    def record(self: TrainingModule, batch: TrainingExample) -> torch.Tensor:
         condition = original(self, batch)
         with torch.autocast("cpu", enabled=False):
             assert torch.equal(condition, original(self, batch))
@@ -954,7 +966,7 @@ def test_a_partly_captioned_corpus_is_asked_by_what_there_is(
     captioned: Path,
     configure: Callable[..., TrainConfig],
     debug_encoder: BuiltinEncoder,
-    steps_taken: list[tuple[Example, torch.Tensor]],
+    steps_taken: list[tuple[TrainingExample, torch.Tensor]],
     tmp_path: Path,
 ) -> None:
     rows = rows_of(captioned)
@@ -968,7 +980,9 @@ def test_a_partly_captioned_corpus_is_asked_by_what_there_is(
     heard_of: dict[int, set[int]] = {}
     for batch, condition in steps_taken:
         numbers = flat(batch["clips"][..., None])[:, 0].tolist()
-        for clip, row, heard in zip(numbers, condition, flat(batch["audio"]), strict=True):
+        for clip, row, heard in zip(
+            numbers, condition, flat(batch["audio_embedding"]), strict=True
+        ):
             if clip == 1:
                 assert torch.equal(row, heard)
                 continue
@@ -982,7 +996,7 @@ def test_a_partly_captioned_corpus_is_asked_by_what_there_is(
 def test_captions_of_the_uncaptioned_corpus_are_not_looked_at(
     captioned: Path,
     configure: Callable[..., TrainConfig],
-    steps_taken: list[tuple[Example, torch.Tensor]],
+    steps_taken: list[tuple[TrainingExample, torch.Tensor]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -1014,7 +1028,7 @@ def test_captions_of_the_uncaptioned_corpus_are_not_looked_at(
     drawn = torch.cat([batch["clips"].flatten() for batch, _ in steps_taken])
     assert set(drawn.tolist()) == set(range(8))  # four of each corpus
     for batch, _ in steps_taken:
-        assert torch.equal(batch["text"].any(-1), batch["clips"] < 4)
+        assert torch.equal(batch["text_embedding"].any(-1), batch["clips"] < 4)
 
 
 @pytest.fixture(scope="module")
@@ -1077,7 +1091,7 @@ def test_the_run_asks_with_other_sounds_than_the_targets(
     captioned: Path,
     debug_encoder: BuiltinEncoder,
     configure: Callable[..., TrainConfig],
-    steps_taken: list[tuple[Example, torch.Tensor]],
+    steps_taken: list[tuple[TrainingExample, torch.Tensor]],
     tmp_path: Path,
 ) -> None:
     """Clips 2 and 3 are long enough for several crops; 1 and 3 are of one class."""
@@ -1096,7 +1110,7 @@ def test_the_run_asks_with_other_sounds_than_the_targets(
     targets = MixtureDataset(clips, MIXTURES, RATE, table, None, config.seed, 0, 16)
     plain = torch.cat([targets[i]["audio"] for i in range(16)])
     batches = [batch for batch, _ in steps_taken]
-    heard = torch.cat([batch["audio"].flatten(0, 1) for batch in batches])
+    heard = torch.cat([batch["audio_embedding"].flatten(0, 1) for batch in batches])
     numbers = torch.cat([batch["clips"].flatten() for batch in batches]).tolist()
     kinds = set()
     for clip, row, target in zip(numbers, heard, plain, strict=True):
@@ -1116,7 +1130,7 @@ def test_the_run_asks_with_other_sounds_than_the_targets(
 def test_conditions_are_exact_whatever_the_runs_precision(
     captioned: Path,
     configure: Callable[..., TrainConfig],
-    steps_taken: list[tuple[Example, torch.Tensor]],
+    steps_taken: list[tuple[TrainingExample, torch.Tensor]],
     tmp_path: Path,
 ) -> None:
     """In bfloat16, a run would see other directions than inference."""

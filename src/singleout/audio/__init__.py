@@ -12,7 +12,7 @@ from singleout.audio.info import (
 )
 from singleout.audio.reading import AudioReader, open_audio, read_audio
 from singleout.audio.resampling import ResampleStream, resample
-from singleout.audio.writing import AudioWriter, new_audio, quantised, replacing, write_wav
+from singleout.audio.writing import AudioWriter, new_audio, quantised, write_wav
 
 __all__ = [
     "MAX_CHANNELS",
@@ -31,7 +31,6 @@ __all__ = [
     "output_kind",
     "quantised",
     "read_audio",
-    "replacing",
     "resample",
     "sndfile_name",
     "write_wav",

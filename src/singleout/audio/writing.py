@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from hashlib import sha256
 from pathlib import Path
-from threading import get_ident
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,35 +20,12 @@ from singleout.audio.info import (
     sndfile_name,
 )
 from singleout.audio.riff import WavFile, info_chunk
-from singleout.errors import AudioError, one_line
+from singleout.errors import OutputError, one_line
+from singleout.storage.atomic import replacing
 
 BLOCK_FRAMES = 1 << 16
 LAST_BYTES = 1 << 20
 """An encoder holds less than that back until its file is closed."""
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path``: it takes its place at the end, or vanishes on any error.
-
-    Nested, all contents are written before the first one appears.
-
-    Raises:
-        AudioError: the file cannot be written there.
-    """
-    # Of bytes, not characters: file systems limit those, and names may be in any script. Long names
-    # of one recording's files differ in their ends alone.
-    name = os.fsencode(path.name)
-    short, digest = os.fsdecode(name[:160]), sha256(name).hexdigest()[:8]
-    partial = path.with_name(f".{short}.{digest}.{os.getpid()}-{get_ident()}.partial")
-    try:
-        yield partial
-        partial.replace(path)
-    except OSError as error:
-        raise AudioError(f"{path}: cannot be written: {error.strerror or error}") from None
-    finally:
-        with suppress(OSError):
-            partial.unlink()
 
 
 class _Sink(Protocol):
@@ -113,7 +88,7 @@ class AudioWriter:
         ``quantised``).
 
         Raises:
-            AudioError: the disk is full, or gone.
+            OutputError: the disk is full, or gone.
         """
         bits = self.kind.bits
         if bits is None:
@@ -127,7 +102,7 @@ class AudioWriter:
         """All that was written is in the file, which has still to appear; again does nothing.
 
         Raises:
-            AudioError: the disk is full, or gone.
+            OutputError: the disk is full, or gone.
         """
         if self._is_open:
             self._is_open = False
@@ -150,11 +125,11 @@ class AudioWriter:
         try:
             yield
         except OSError as error:
-            raise AudioError(f"{self._path}: cannot be written: {error.strerror}") from None
+            raise OutputError(f"{self._path}: cannot be written: {error.strerror}") from None
         except (soundfile.LibsndfileError, AssertionError) as error:
             # A full disk is an assertion of soundfile's: fewer frames written than given.
             reason = getattr(error, "error_string", "is the disk full?").rstrip(".")
-            raise AudioError(f"{self._path}: cannot be written: {reason}") from None
+            raise OutputError(f"{self._path}: cannot be written: {reason}") from None
 
 
 @contextmanager
@@ -162,7 +137,7 @@ def new_audio(path: Path, info: AudioInfo, kind: OutputKind) -> Iterator[AudioWr
     """A file at ``path`` with rate, channels and description of ``info``, whole or not at all.
 
     Raises:
-        AudioError: it cannot be written there, or its format does not hold such a recording.
+        OutputError: it cannot be written there, or its format does not hold such a recording.
     """
     with replacing(path) as partial:
         writer = AudioWriter(path, _opened(path, partial, info, kind), kind)
@@ -178,7 +153,7 @@ def _opened(path: Path, partial: Path, info: AudioInfo, kind: OutputKind) -> _Si
     if kind.container == "flac" and (
         info.channels > MAX_FLAC_CHANNELS or info.sample_rate > MAX_FLAC_RATE
     ):
-        raise AudioError(
+        raise OutputError(
             f"{path}: FLAC holds {MAX_FLAC_CHANNELS} channels at {MAX_FLAC_RATE:,} Hz at most, "
             f"not {info.channels} at {info.sample_rate:,} Hz: write WAV"
         )
@@ -192,8 +167,8 @@ def _opened(path: Path, partial: Path, info: AudioInfo, kind: OutputKind) -> _Si
     except (soundfile.LibsndfileError, ValueError) as error:
         reason = getattr(error, "error_string", None) or one_line(error)
         if "System error" in reason:
-            raise AudioError(f"{path}: cannot be written there") from None
-        raise AudioError(
+            raise OutputError(f"{path}: cannot be written there") from None
+        raise OutputError(
             f"{path}: {info.channels} channels at a sample rate of {info.sample_rate:,} Hz do not "
             f"fit {kind.container.upper()} ({reason.rstrip('.')}): write WAV"
         ) from None
@@ -235,10 +210,10 @@ def write_wav(path: str | Path, audio: NDArray[np.float32], sample_rate: int) ->
     still add up to their mixture. The same audio gives the same bytes.
 
     Raises:
-        AudioError: the file cannot be written there, or the rate is impossible.
+        OutputError: the file cannot be written there, or the rate is impossible.
     """
     if sample_rate <= 0:
-        raise AudioError(f"{path}: sample rate {sample_rate} Hz cannot be written")
+        raise OutputError(f"{path}: sample rate {sample_rate} Hz cannot be written")
     info = AudioInfo(sample_rate, len(audio))
     with new_audio(Path(path), info, OutputKind("wav", "FLOAT")) as file:
         for start in range(0, audio.shape[1], BLOCK_FRAMES):

@@ -49,7 +49,7 @@ def gap(
     started = perf_counter()
     # What fails at once comes first.
     if plot is not None:
-        from singleout.extract.plotting import require_matplotlib
+        from singleout.extract.picture import require_matplotlib
 
         require_matplotlib()
         if plot.suffix.lower() != ".png":
@@ -59,12 +59,12 @@ def gap(
         check_file(output, manifest)
     paths = [path for path in (output, plot) if path is not None]
 
-    from singleout.audio import replacing
     from singleout.data.manifest import read_manifest
     from singleout.encoders import load_encoder
     from singleout.errors import ManifestError
     from singleout.evaluate.gap.measure import embed_pairs, modality_gap
     from singleout.evaluate.gap.picture import save_picture
+    from singleout.storage.atomic import replacing
 
     found = read_manifest(manifest, split)
     clips = [clip for clip in found if clip.caption and clip.caption.strip()]

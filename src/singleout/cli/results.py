@@ -51,7 +51,7 @@ def write_results(output: Path, text: str, rows: Sequence[dict[str, Any]]) -> No
     Raises:
         AudioError: they cannot be written there.
     """
-    from singleout.audio import replacing
+    from singleout.storage.atomic import replacing
 
     output.parent.mkdir(parents=True, exist_ok=True)
     lines = "".join(json.dumps(row) + "\n" for row in rows)

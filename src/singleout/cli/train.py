@@ -107,10 +107,6 @@ def _tell_left_out(folder: Path) -> None:
 
 
 def _init(name: str | None) -> Path | None:
-    from importlib.resources import files
+    from singleout.storage.models import resolve_model
 
-    from singleout.model import PACKAGED
-
-    if name is None:
-        return None
-    return Path(str(files("singleout") / PACKAGED)) if name == "builtin" else Path(name)
+    return None if name is None else resolve_model(name)

@@ -15,12 +15,10 @@ from singleout.config import StrictConfig
 from singleout.data.embeddings import SAMPLE_RATE, EmbeddingTable
 from singleout.data.manifest import Clip
 from singleout.data.plan import MixtureConfig, MixtureSpec, Planner, num_crops
-from singleout.data.query_plan import QueriesConfig, QuerySpec, Questioner
+from singleout.data.query_plan import PlannedQuery, QueriesConfig, QueryPlanner
 from singleout.data.render import Mixture, read_crop, render
+from singleout.data.seeds import Stream, random_stream
 from singleout.manipulations.audio import Mixup, SpecAugment
-
-KINDS = 3
-"""Last entry of the seeds of what is asked, where it is not simply each sound in turn."""
 
 ALIKE_SHARE = 0.03
 """Of all pairs of sounds, those whose embeddings are closest may well be called by the same words:
@@ -53,35 +51,44 @@ class QueryAudioConfig(StrictConfig):
         return self.mixup is not None or self.spec_augment is not None
 
 
-class Example(TypedDict):
-    """One mixture; a batch has one more dimension in front.
+class TrainingExample(TypedDict):
+    """One mixture with its queries; a batch has one more dimension in front.
+
+    A value whose mask is False is not defined: it is zeros, and must not be used.
 
     Attributes:
+        index: [], number of the example in the run.
         mixture: [1, samples].
-        targets: [queries, 1, samples]; silence where what is asked for is not there.
-        audio: [queries, dim], embeddings of the query sounds, by default the targets' own crops;
-            zeros where nothing positive is asked.
-        text: [queries, dim], of their captions; zeros where there is no caption.
-        not_audio, not_text: [queries, dim], of the sounds that are not wanted; zeros where nothing
-            negative is asked.
-        clips: [queries], index of the clip that is asked for, else of the one that is not wanted.
-        query_audio: [queries, samples], query sounds that are to be embedded on the fly, at the
+        targets: [queries, 1, samples]; silence where the sound of the query is absent.
+        audio_embedding: [queries, dim], of the query sounds, by default the targets' own crops.
+        has_positive: bool [queries], whether the query has a positive side.
+        text_embedding: [queries, dim], of the captions of the query sounds.
+        has_text: bool [queries], whether there is such a caption.
+        negative_audio_embedding, negative_text_embedding: [queries, dim], of the sounds to exclude.
+        has_negative, has_negative_text: bool [queries], as for the positive side.
+        clips: [queries], index of the clip that the query names, positive before negative.
+        query_audio: [queries, samples], query sounds that are embedded during training, at the
             rate of cached ones (``embeddings.SAMPLE_RATE``), padded with zeros; else [queries, 0].
         query_samples: [queries], their lengths.
     """
 
+    index: Tensor
     mixture: Tensor
     targets: Tensor
-    audio: Tensor
-    text: Tensor
-    not_audio: Tensor
-    not_text: Tensor
+    audio_embedding: Tensor
+    has_positive: Tensor
+    text_embedding: Tensor
+    has_text: Tensor
+    negative_audio_embedding: Tensor
+    has_negative: Tensor
+    negative_text_embedding: Tensor
+    has_negative_text: Tensor
     clips: Tensor
     query_audio: Tensor
     query_samples: Tensor
 
 
-class MixtureDataset(Dataset[Example]):
+class MixtureDataset(Dataset[TrainingExample]):
     """Mixtures number ``first``, ``first + 1``, … of an endless epoch.
 
     Args:
@@ -117,7 +124,7 @@ class MixtureDataset(Dataset[Example]):
         self.seed, self.first, self.length = seed, first, length
         self.query_audio = query_audio or QueryAudioConfig()
         asked = queries or QueriesConfig()
-        self.questioner = Questioner(clips, asked, config.class_balance)
+        self.questioner = QueryPlanner(clips, asked, config.class_balance)
         needed = asked.absent_share or asked.contrast_share
         self._alike = _alike_from(table) if needed else 1.0
         self._class: dict[str, list[int]] = {}
@@ -127,50 +134,60 @@ class MixtureDataset(Dataset[Example]):
     def __len__(self) -> int:
         return self.length
 
-    def __getitem__(self, index: int) -> Example:
+    def __getitem__(self, index: int) -> TrainingExample:
         if not 0 <= index < self.length:
             raise IndexError(index)
         spec = self.planner.plan(0, self.first + index)
         # A stream of its own: what is asked with does not change what is mixed.
-        rng = np.random.default_rng([self.seed, 0, self.first + index, 1])
-        kinds = np.random.default_rng([self.seed, 0, self.first + index, KINDS])
+        rng = random_stream(self.seed, 0, self.first + index, Stream.QUERY)
+        kinds = random_stream(self.seed, 0, self.first + index, Stream.KIND)
         rendered = render(spec, self.clips, self.config, self.sample_rate)
         asked = self.questioner.draw(spec, kinds, self._sound_alike)
         wanted = [self._wanted(query, spec, kinds) for query in asked]
         unwanted = [_source(spec, query.negative) for query in asked]
         queries = [self._queried(*place, rng) if place else None for place in wanted]
         negatives = [self._queried(*place, kinds) if place else None for place in unwanted]
-        text = torch.stack([self._caption(place, rng) for place in wanted])
+        texts = [self._caption(place, rng) for place in wanted]
         samples = [self._query_samples(place, rng) for place in queries]
+        negative_texts = [self._caption(place, kinds) for place in unwanted]
         named = [place or other for place, other in zip(wanted, unwanted, strict=True)]
         on_the_fly = self.query_audio.is_embedded_on_the_fly
         longest = round(self.config.segment_seconds * SAMPLE_RATE) if on_the_fly else 0
         padded = np.zeros((len(samples), longest), np.float32)
         for row, sound in zip(padded, samples, strict=True):
             row[: len(sound)] = sound[:longest]
-        return Example(
+        return TrainingExample(
+            index=torch.tensor(self.first + index),
             mixture=torch.from_numpy(rendered.mixture)[None],
             targets=torch.stack([_target(rendered, query) for query in asked])[:, None],
-            audio=self._sounds(queries),
-            text=text,
-            not_audio=self._sounds(negatives),
-            not_text=torch.stack([self._caption(place, kinds) for place in unwanted]),
+            audio_embedding=self._sounds(queries),
+            has_positive=_is_given(queries),
+            text_embedding=self._rows(texts),
+            has_text=_is_given(texts),
+            negative_audio_embedding=self._sounds(negatives),
+            has_negative=_is_given(negatives),
+            negative_text_embedding=self._rows(negative_texts),
+            has_negative_text=_is_given(negative_texts),
             clips=torch.tensor([place[0] for place in named if place is not None]),
             query_audio=torch.from_numpy(padded),
             query_samples=torch.tensor([min(len(sound), longest) for sound in samples]),
         )
 
     def _wanted(
-        self, query: QuerySpec, spec: MixtureSpec, rng: np.random.Generator
+        self, query: PlannedQuery, spec: MixtureSpec, rng: np.random.Generator
     ) -> Place | None:
         if query.absent is None:
             return _source(spec, query.positive)
         return query.absent, int(rng.integers(num_crops(self.clips[query.absent], self.config)))
 
     def _sounds(self, places: Sequence[Place | None]) -> Tensor:
-        """[places, dim], zeros for want of one."""
+        """Embeddings of the places that are given, [places, dim]."""
+        return self._rows([None if place is None else self.table.of(*place) for place in places])
+
+    def _rows(self, rows: Sequence[Tensor | None]) -> Tensor:
+        """[rows, dim], with zeros in place of rows that are missing."""
         none = torch.zeros(self.table.embeddings.shape[-1])
-        return torch.stack([none if place is None else self.table.of(*place) for place in places])
+        return torch.stack([none if row is None else row for row in rows])
 
     def _sound_alike(self, clip: int, other: int) -> bool:
         """By their first crops."""
@@ -190,10 +207,10 @@ class MixtureDataset(Dataset[Example]):
             crop = (crop + 1 + int(rng.integers(crops - 1))) % crops
         return clip, crop
 
-    def _caption(self, place: Place | None, rng: np.random.Generator) -> Tensor:
-        """[dim], zeros for want of a caption."""
+    def _caption(self, place: Place | None, rng: np.random.Generator) -> Tensor | None:
+        """Embedding [dim] of a caption of a clip; None if it has none."""
         if self.captions is None or place is None or not (count := self.captions.count(place[0])):
-            return torch.zeros(self.table.embeddings.shape[-1])
+            return None
         return self.captions.of(place[0], int(rng.integers(count)) if self.all_captions else 0)
 
     def _query_samples(self, place: Place | None, rng: np.random.Generator) -> NDArray[np.float32]:
@@ -208,6 +225,11 @@ class MixtureDataset(Dataset[Example]):
         added = int(rng.integers(num_crops(self.clips[other], self.config)))
         interference = read_crop(self.clips[other], added, self.config, SAMPLE_RATE)
         return self.query_audio.mixup.mixed(sound, interference, rng)
+
+
+def _is_given(values: Sequence[object | None]) -> Tensor:
+    """Bool [values]."""
+    return torch.tensor([value is not None for value in values])
 
 
 def _alike_from(table: EmbeddingTable) -> float:
@@ -228,7 +250,7 @@ def _source(spec: MixtureSpec, number: int | None) -> Place | None:
     return source.clip, source.crop
 
 
-def _target(rendered: Mixture, query: QuerySpec) -> Tensor:
+def _target(rendered: Mixture, query: PlannedQuery) -> Tensor:
     """[samples]."""
     if query.absent is not None:
         return torch.zeros(len(rendered.mixture))

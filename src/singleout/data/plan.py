@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 
 from singleout.config import StrictConfig, added
 from singleout.data.manifest import Clip
+from singleout.data.seeds import Stream, random_stream
 from singleout.errors import ManifestError
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -92,8 +93,6 @@ SCORED_MIXTURES = MixtureConfig(
 """Two unaltered sounds at -5 to 5 dB: what validation and evaluation score."""
 
 MAX_MISSES = 1_000
-HARDER = 2
-"""Last entry of the seeds of what makes mixtures harder; the queries have 1."""
 LOSSY_FORMATS = ("MP3", "OGG")
 
 
@@ -123,7 +122,7 @@ class SourceSpec:
 
 
 @dataclass(frozen=True)
-class BedSpec:
+class BackgroundSpec:
     """Noise in the background.
 
     Attributes:
@@ -150,7 +149,7 @@ class MixtureSpec:
 
     sources: tuple[SourceSpec, ...]
     gain_db: float
-    bed: BedSpec | None = None
+    bed: BackgroundSpec | None = None
     lossy: tuple[str, float] | None = None
 
 
@@ -228,8 +227,9 @@ class Planner:
             )
         gain_db = float(rng.uniform(*config.gain_db))
         # Of streams of their own: each changes nothing of what there is without it.
-        counters = [self.seed, epoch, index, HARDER]
-        streams = [np.random.default_rng([*counters, number]) for number in range(4)]
+        streams = [
+            random_stream(self.seed, epoch, index, Stream.SCENE, number) for number in range(4)
+        ]
         return self._harder(MixtureSpec(tuple(sources), gain_db), *streams)
 
     def _harder(
@@ -255,7 +255,7 @@ class Planner:
         bed, lossy = None, None
         if beds.random() < config.bed_share:
             slope_db, snr_db = float(beds.uniform(-7, 1)), float(beds.uniform(*config.bed_snr_db))
-            bed = BedSpec(snr_db, slope_db, int(beds.integers(1 << 31)))
+            bed = BackgroundSpec(snr_db, slope_db, int(beds.integers(1 << 31)))
         if coders.random() < config.lossy_share:
             lossy = str(coders.choice(LOSSY_FORMATS)), float(coders.uniform(0.2, 0.9))
         return replace(spec, sources=tuple(sources), bed=bed, lossy=lossy)

@@ -57,7 +57,7 @@ class QueriesConfig(StrictConfig):
 
 
 @dataclass(frozen=True)
-class QuerySpec:
+class PlannedQuery:
     """One question to a mixture.
 
     Attributes:
@@ -82,7 +82,7 @@ class _Draw:
         return int(self._clips[min(drawn, len(self._clips) - 1)])
 
 
-class Questioner:
+class QueryPlanner:
     """Draws the questions to a mixture of clips.
 
     Args:
@@ -106,7 +106,7 @@ class Questioner:
         spec: MixtureSpec,
         rng: np.random.Generator,
         sounds_alike: Alike = never,
-    ) -> tuple[QuerySpec, ...]:
+    ) -> tuple[PlannedQuery, ...]:
         """One question about each of the first ``NUM_QUERIES`` sources.
 
         Args:
@@ -126,16 +126,16 @@ class Questioner:
                 absent = self.absent(spec, is_near, rng, sounds_alike)
                 if absent is None and is_near:  # as of a family of one class
                     absent = self.absent(spec, False, rng, sounds_alike)
-                drawn.append(QuerySpec(positive=number) if absent is None else absent)
+                drawn.append(PlannedQuery(positive=number) if absent is None else absent)
             elif (kind := kind - config.absent_share) < config.removal_share:
-                drawn.append(QuerySpec(negative=number))
+                drawn.append(PlannedQuery(negative=number))
             elif kind - config.removal_share < config.contrast_share and not (
                 other is not None
                 and sounds_alike(spec.sources[number].clip, spec.sources[other].clip)
             ):
-                drawn.append(QuerySpec(positive=number, negative=other))
+                drawn.append(PlannedQuery(positive=number, negative=other))
             else:
-                drawn.append(QuerySpec(positive=number))
+                drawn.append(PlannedQuery(positive=number))
         return tuple(drawn)
 
     def absent(
@@ -144,7 +144,7 @@ class Questioner:
         is_near: bool,
         rng: np.random.Generator,
         sounds_alike: Alike = never,
-    ) -> QuerySpec | None:
+    ) -> PlannedQuery | None:
         """A sound of another class and recording than all that are there.
 
         Args:
@@ -167,5 +167,5 @@ class Questioner:
             if other.label in labels or other.group in groups:
                 continue
             if not any(sounds_alike(clip, source.clip) for source in spec.sources):
-                return QuerySpec(absent=clip)
+                return PlannedQuery(absent=clip)
         return None

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from singleout.audio import resample, sndfile_name
 from singleout.data.manifest import Clip
-from singleout.data.plan import BedSpec, MixtureConfig, MixtureSpec, SourceSpec
+from singleout.data.plan import BackgroundSpec, MixtureConfig, MixtureSpec, SourceSpec
 from singleout.errors import AudioError
 
 PEAK = 0.99
@@ -119,7 +119,7 @@ def in_room(
     return heard
 
 
-def bed(spec: BedSpec, num_samples: int, sample_rate: int) -> NDArray[np.float32]:
+def bed(spec: BackgroundSpec, num_samples: int, sample_rate: int) -> NDArray[np.float32]:
     """Noise [samples] of unit power with a straight spectrum, whose level slowly wanders."""
     rng = np.random.default_rng([spec.number])
     hz = np.fft.rfftfreq(num_samples, 1 / sample_rate)

@@ -19,6 +19,7 @@ from singleout.encoders.audio_tower import SAMPLE_RATE, AudioTower, level, pad_t
 from singleout.encoders.encoder import Augment, sentences_of, waveforms_of
 from singleout.encoders.minilm import MiniLM, for_sentences, tokenize
 from singleout.errors import ModelError
+from singleout.storage.atomic import replacing
 from singleout.storage.tensors import load_tensors, save_tensors
 
 PACKAGED = "builtin/encoder"
@@ -181,9 +182,8 @@ class BuiltinEncoder:
             "config.json": json.dumps(config, indent=2) + "\n",
         }
         for name, content in texts.items():
-            partial = path / f"{name}.partial"
-            partial.write_text(content, encoding="utf-8")
-            partial.replace(path / name)
+            with replacing(path / name) as partial:
+                partial.write_text(content, encoding="utf-8")
         self.fingerprint = digest.hexdigest()[:16]
 
     @torch.inference_mode()

@@ -22,8 +22,9 @@ from torch.nn import functional as F
 from singleout.encoders.clap_features import ClapFeatures
 from singleout.encoders.encoder import Augment, sentences_of, waveforms_of
 from singleout.errors import MissingExtraError, ModelError, one_line
+from singleout.storage.foreign import read_tensors
 from singleout.storage.hub import fetched, is_hub_id, split_revision
-from singleout.storage.tensors import fill, read_tensors
+from singleout.storage.tensors import fill
 
 MAX_TOKENS = 512
 """Longer texts are cut, as by AudioSep's query encoder. (LAION's own package cuts at 77.)"""

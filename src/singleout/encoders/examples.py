@@ -16,7 +16,7 @@ from singleout.types import Example
 MAX_EXAMPLE_SECONDS = 60
 
 
-def heard(example: Example, encoder: QueryEncoder) -> Tensor:
+def embed_example(example: Example, encoder: QueryEncoder) -> Tensor:
     """Embedding [1, dim] of an example, its channels averaged.
 
     Raises:

@@ -23,8 +23,8 @@ from singleout.encoders.clap import (
     load_tokenizer,
 )
 from singleout.errors import ModelError
+from singleout.storage.foreign import read_tensors
 from singleout.storage.hub import fetched
-from singleout.storage.tensors import read_tensors
 
 AUDIOSEP_PREFIX = "query_encoder.model."
 """Of the CLAP in AudioSep's Lightning checkpoints."""

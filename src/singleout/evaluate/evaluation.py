@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from singleout.condition import Condition
 from singleout.config import StrictConfig
 from singleout.data.embeddings import SAMPLE_RATE
 from singleout.data.manifest import Clip
@@ -21,7 +22,6 @@ from singleout.errors import ManifestError
 from singleout.evaluate.metrics import score
 from singleout.evaluate.references import REFERENCES, Reference
 from singleout.evaluate.statistics import bootstrap_interval, summarise
-from singleout.manipulations import Members
 from singleout.model import QueriedSeparator
 from singleout.progress import track
 
@@ -126,7 +126,7 @@ def evaluate(
     """
     rows: list[dict[str, Any]] = []
     rate = model.sample_rate
-    said: dict[str, Members] = {}
+    said: dict[str, Condition] = {}
     progress = track(tasks(clips, config, rate), "evaluating", config.num_mixtures)
     for number, task in enumerate(progress):
         mixture = torch.from_numpy(task.rendered.mixture)
@@ -134,10 +134,10 @@ def evaluate(
         assert task.target.caption is not None
         caption = task.target.caption
         if caption not in said:
-            said[caption] = model.conditions(model.encoder.embed_text(caption), is_text=True)
+            said[caption] = model.condition(model.encoder.embed_text(caption), is_text=True)
         example = read_crop(task.target, task.crop, config.mixtures, SAMPLE_RATE)
-        heard = model.conditions(model.encoder.embed_audio(example, SAMPLE_RATE), is_text=False)
-        estimates = model.singled_out(mixture[None, None], [said[caption], heard])[:, 0]
+        heard = model.condition(model.encoder.embed_audio(example, SAMPLE_RATE), is_text=False)
+        estimates = model.extract_clip(mixture[None, None], [said[caption], heard])[:, 0]
         systems = dict(zip(QUERY_KINDS, estimates, strict=True))
         systems |= {name: estimate(mixture, target) for name, estimate in references.items()}
         rows += [{"mixture": number, **_row(n, e, task)} for n, e in systems.items()]

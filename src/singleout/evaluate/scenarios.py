@@ -9,18 +9,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from singleout.condition import Condition
 from singleout.data.embeddings import SAMPLE_RATE
 from singleout.data.manifest import Clip
 from singleout.data.plan import MixtureSpec, Planner
-from singleout.data.query_plan import QueriesConfig, Questioner
+from singleout.data.query_plan import QueriesConfig, QueryPlanner
 from singleout.data.render import Mixture, read_crop, render
+from singleout.data.seeds import Stream, random_stream
 from singleout.errors import ManifestError
 from singleout.evaluate.evaluation import EvaluationConfig, defined, paired, recordings
 from singleout.evaluate.metrics import score, suppression
 from singleout.evaluate.statistics import Interval, bootstrap_interval, median, summarise
-from singleout.manipulations import Members
 from singleout.model import QueriedSeparator
-from singleout.model.level_gate import LIKEST, Gate
+from singleout.model.level_gate import HIGHEST, Gate
 from singleout.model.similarity import PresenceCalibration
 from singleout.progress import track
 
@@ -36,7 +37,6 @@ ABSENT = ("absent", "near miss")
 """Questions for a sound that is not there: of any other class, or of another class of a family
 that is there."""
 
-ABSENT_SEED = 4
 NEGATIVE = ("text, not the other", "not the other")
 """Questions with a negative prompt."""
 KINDS = ("text", "audio", "text and audio", *ABSENT, *NEGATIVE)
@@ -52,8 +52,8 @@ class Question(NamedTuple):
     """
 
     kind: str
-    wanted: Members
-    unwanted: Members
+    wanted: Condition
+    unwanted: Condition
     target: Tensor
 
 
@@ -83,7 +83,7 @@ class _Asker:
     ) -> None:
         self.model, self.clips, self.config = model, clips, config
         self.planner = Planner(clips, config.mixtures, config.seed)
-        self.questioner = Questioner(clips, QueriesConfig(), config.mixtures.class_balance)
+        self.questioner = QueryPlanner(clips, QueriesConfig(), config.mixtures.class_balance)
         self._captions: dict[str, Tensor] = {}
 
     def questions(
@@ -101,7 +101,7 @@ class _Asker:
             audio = model.encoder.embed_audio(crop, SAMPLE_RATE)
             for kind, words in (("audio", None), ("text and audio", text)):
                 found[kind] = Question(kind, model.side(words, audio), none, sources[0])
-        rng = np.random.default_rng([self.config.seed, 0, index, ABSENT_SEED])
+        rng = random_stream(self.config.seed, 0, index, Stream.ABSENT)
         for kind in ABSENT:
             absent = self.questioner.absent(spec, kind == "near miss", rng, self._said_alike)
             if absent is not None and absent.absent is not None:
@@ -126,13 +126,13 @@ class _Asker:
         model = self.model
         rendered = render(spec, self.clips, self.config.mixtures, model.sample_rate)
         questions = self.questions(index, spec, rendered, kinds)
-        conditions = [model.asked(question.wanted, question.unwanted) for question in questions]
+        conditions = [model.combine(question.wanted, question.unwanted) for question in questions]
         mixture = torch.from_numpy(rendered.mixture)
-        answers = [e[0].float() for e in model.answers(mixture[None, None], conditions)]
-        stream = model.gated(conditions, is_gated)
+        answers = [e[0].float() for e in model.separate(mixture[None, None], conditions)]
+        stream = model.level_gate(conditions, is_gated)
         found = stream.whole(torch.stack(answers).numpy(), rendered.mixture[None])
         estimates = torch.from_numpy(found)
-        likeness = stream.listener.finish().likeness.tolist()
+        likeness = stream.meter.finish().overall.tolist()
         return mixture, [
             (question, estimate[0], like if bool(question.wanted.embeddings.any()) else None)
             for question, estimate, like in zip(questions, estimates, likeness, strict=True)
@@ -274,7 +274,7 @@ def fit_gate(
     low, high = (
         (float(np.log(p / (1 - p))) - presence.bias) / presence.scale for p in (CLOSED, OPEN)
     )
-    if high >= LIKEST:
+    if high >= HIGHEST:
         return None
     gates = [Gate(low=low, high=high, floor_db=FLOOR_DB, gain_db=gain) for gain in GAINS_DB]
     is_open = (np.asarray(likeness) >= high) & np.isfinite(levels_db)

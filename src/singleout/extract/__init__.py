@@ -1,6 +1,7 @@
-"""Extraction from recordings of any length, rate, number of channels and kind of file."""
+"""Extraction: from recordings and queries to targets and residuals."""
 
 from singleout.extract.extraction import Extraction
 from singleout.extract.extractor import Extractor
+from singleout.extract.options import ExtractOptions
 
-__all__ = ["Extraction", "Extractor"]
+__all__ = ["ExtractOptions", "Extraction", "Extractor"]

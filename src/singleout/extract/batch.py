@@ -1,4 +1,4 @@
-"""Many recordings: finding them, naming what becomes of them, doing what is not done yet."""
+"""Many recordings: find them, plan the names of their files, extract what is missing."""
 
 from __future__ import annotations
 
@@ -11,36 +11,44 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Event
 from time import perf_counter
+from typing import Unpack
 
 from singleout.audio import MEDIA_SUFFIXES
-from singleout.errors import AudioError, SingleoutError, one_line
+from singleout.errors import AudioError, OutputError, SingleoutError, one_line
 from singleout.extract.extractor import Extractor
-from singleout.extract.outputs import FilesWanted, Written, part_paths, query_slug, query_slugs
+from singleout.extract.names import part_paths, query_slug, query_slugs
+from singleout.extract.options import OptionChanges, OutputOptions
+from singleout.extract.outputs import WrittenFiles
 from singleout.types import Query
 
-OURS = (".target", ".residual")
+PART_ENDS = (".target", ".residual")
 """Ends of the names, before the suffix, of files that an extraction wrote."""
 
 CONTAINERS = ("wav", "flac", "aiff")
-"""What ``auto`` may choose."""
+"""What the format ``auto`` may choose."""
 
 
 @dataclass(frozen=True)
-class Found:
-    """A recording, and the folder below the output that its files go to."""
+class Source:
+    """A recording, and the folder below the output folder that its files go to.
+
+    Attributes:
+        path: of the recording.
+        below: folder of its files, relative to the output folder.
+    """
 
     path: Path
     below: Path = Path()
 
 
 @dataclass(frozen=True)
-class Task:
-    """A recording and the names of its files.
+class Job:
+    """A recording and the place of its files.
 
     Attributes:
         path: of the recording.
         folder: of its files.
-        name: their first part.
+        name: first part of the names of its files.
     """
 
     path: Path
@@ -49,54 +57,64 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What became of a recording.
+class JobResult:
+    """What a job did.
 
     Attributes:
-        task: which one.
-        written: the files of every query that was asked.
-        skipped: queries whose files were there already.
-        failed: queries that were asked without an answer.
-        error: why nothing was written.
-        wall_seconds: spent on it.
+        job: the job.
+        written: files of every query that was extracted.
+        skipped: queries whose files existed already.
+        failed: queries that were not extracted because of the error.
+        error: why nothing was written; None if the job succeeded.
+        wall_seconds: time that the job took.
     """
 
-    task: Task
-    written: list[Written] = field(default_factory=list)
+    job: Job
+    written: list[WrittenFiles] = field(default_factory=list)
     skipped: list[Query] = field(default_factory=list)
     failed: list[Query] = field(default_factory=list)
     error: str | None = None
     wall_seconds: float = 0.0
 
 
-def find_recordings(places: Sequence[str | Path]) -> list[Found]:
-    """Files as they are, folders with all that is in them, and patterns such as ``*.wav``.
+def find_recordings(places: Sequence[str | Path]) -> list[Source]:
+    """Find recordings by files, folders and patterns such as ``*.wav``.
 
-    From folders and patterns come files whose suffix is one of media, hidden ones and what an
-    extraction wrote left out, in the order of their names. What is in a folder keeps its place
-    below it.
+    A file is taken as it is. Folders and patterns give the files with the suffix of a media file,
+    in the order of their names, without hidden files and without the results of an extraction.
+    A file in a folder keeps its place below the folder.
+
+    Args:
+        places: files, folders and patterns.
+
+    Returns:
+        Recordings, each once.
 
     Raises:
         AudioError: a folder or a pattern has no recordings; or a name is empty.
+
+    Example:
+        >>> find_recordings(["street.wav"])[0].path.name
+        'street.wav'
     """
-    found: dict[Path, Found] = {}
+    sources: dict[Path, Source] = {}
     if any(str(place) == "" for place in places):
         # Such as of a variable that is not set; as a path it would be the current folder.
         raise AudioError("the name of a recording is empty: give a file, a folder or a pattern")
     for place in map(Path, places):
         if _is(place, Path.is_dir):
             paths = [path for path in sorted(place.rglob("*")) if _is_recording(path, place)]
-            new = [Found(path, path.relative_to(place).parent) for path in paths]
+            new = [Source(path, path.relative_to(place).parent) for path in paths]
         elif not _is(place, Path.exists) and glob.has_magic(str(place)):
             matches = map(Path, sorted(glob.glob(str(place), recursive=True)))  # noqa: PTH207
-            new = [Found(path) for path in matches if _is_recording(path, path.parent)]
+            new = [Source(path) for path in matches if _is_recording(path, path.parent)]
         else:
-            new = [Found(place)]
+            new = [Source(place)]
         if not new:
             raise AudioError(f"{place}: no recordings there")
-        for each in new:
-            found.setdefault(each.path.absolute(), each)
-    return list(found.values())
+        for source in new:
+            sources.setdefault(source.path.absolute(), source)
+    return list(sources.values())
 
 
 def _is(path: Path, kind: Callable[[Path], bool]) -> bool:
@@ -107,9 +125,9 @@ def _is(path: Path, kind: Callable[[Path], bool]) -> bool:
 
 
 def _is_recording(path: Path, folder: Path) -> bool:
-    hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-    known = path.suffix.lower() in MEDIA_SUFFIXES and not path.stem.endswith(OURS)
-    return known and not hidden and _is(path, Path.is_file)
+    is_hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+    is_media = path.suffix.lower() in MEDIA_SUFFIXES and not path.stem.endswith(PART_ENDS)
+    return is_media and not is_hidden and _is(path, Path.is_file)
 
 
 def _folded(name: str | Path) -> str:
@@ -117,62 +135,78 @@ def _folded(name: str | Path) -> str:
     return unicodedata.normalize("NFC", str(name)).casefold()
 
 
-def tasks_of(found: Sequence[Found], folder: Path, queries: Sequence[Query]) -> list[Task]:
-    """Files of their own for every recording: ``x.wav`` beside ``x.mp3`` keeps its suffix.
+def plan_jobs(sources: Sequence[Source], folder: Path, queries: Sequence[Query]) -> list[Job]:
+    """Give every recording names of its own: ``x.wav`` next to ``x.mp3`` keeps its suffix.
+
+    Args:
+        sources: see ``find_recordings``.
+        folder: output folder.
+        queries: their names are part of the files' names.
+
+    Returns:
+        One job per recording.
 
     Raises:
-        AudioError: two recordings would get the same files, or one would be overwritten.
+        OutputError: two recordings would get the same files, or one would be overwritten.
+
+    Example:
+        >>> plan_jobs([Source(Path("in/street.wav"))], Path("out"), [Query("a dog")])[0].name
+        'street'
     """
-    alike = Counter((_folded(each.below), _folded(each.path.stem)) for each in found)
-    tasks = []
-    for each in found:
-        is_alone = alike[_folded(each.below), _folded(each.path.stem)] == 1
-        name = each.path.stem if is_alone else each.path.name
-        tasks.append(Task(each.path, folder / each.below, name))
+    namesakes = Counter((_folded(s.below), _folded(s.path.stem)) for s in sources)
+    jobs = []
+    for source in sources:
+        is_unique = namesakes[_folded(source.below), _folded(source.path.stem)] == 1
+        name = source.path.stem if is_unique else source.path.name
+        jobs.append(Job(source.path, folder / source.below, name))
     taken: dict[tuple[str, str], Path] = {}
-    for task in tasks:
-        place = _folded(task.folder), _folded(task.name)
-        if (other := taken.setdefault(place, task.path)) != task.path:
-            raise AudioError(
-                f"{other} and {task.path} would become the same files in {task.folder}: "
+    for job in jobs:
+        place = _folded(job.folder), _folded(job.name)
+        if (other := taken.setdefault(place, job.path)) != job.path:
+            raise OutputError(
+                f"{other} and {job.path} would become the same files in {job.folder}: "
                 "give the folder that both are in, or another output folder for one of them"
             )
-    slugs = query_slugs(queries)
-    sources = {
-        (_folded(task.path.parent.resolve()), _folded(task.path.stem)): task.path for task in tasks
+    _refuse_overwriting(jobs, query_slugs(queries))
+    return jobs
+
+
+def _refuse_overwriting(jobs: Sequence[Job], slugs: Sequence[str]) -> None:
+    """Refuse outputs that would replace a recording of the batch."""
+    recordings = {
+        (_folded(job.path.parent.resolve()), _folded(job.path.stem)): job.path for job in jobs
     }
-    for task in tasks:
+    for job in jobs:
         for slug in slugs:
-            for end in OURS:
-                part = _folded(f"{task.name}.{slug}{end}")
-                if (source := sources.get((_folded(task.folder.resolve()), part))) is not None:
-                    raise AudioError(
-                        f"{source}: is a recording, and what {task.path} would be written to: "
+            for end in PART_ENDS:
+                place = _folded(job.folder.resolve()), _folded(f"{job.name}.{slug}{end}")
+                if (recording := recordings.get(place)) is not None:
+                    raise OutputError(
+                        f"{recording}: is a recording, and an output of {job.path} has its name: "
                         "choose another output folder"
                     )
-    return tasks
 
 
-def still_to_do(task: Task, queries: Sequence[Query], wanted: FilesWanted) -> list[Query]:
-    """Queries without files that are newer than the recording.
+def remaining_queries(job: Job, queries: Sequence[Query], outputs: OutputOptions) -> list[Query]:
+    """Queries of a job without files that are newer than the recording.
 
-    Files appear whole, so those that are there are done. Queries whose names would be the same are
-    done together, as that is how they get names of their own.
+    Files appear whole, so a file that exists is complete. Queries whose names would be the same
+    are extracted together, as that is how they get names of their own.
     """
-    containers = CONTAINERS if wanted.format == "auto" else (wanted.format,)
-    here = replace(wanted, folder=task.folder)
+    containers = CONTAINERS if outputs.format == "auto" else (outputs.format,)
+    options = replace(outputs, folder=job.folder)
 
     def is_done(slug: str) -> bool:
-        recorded = task.path.stat().st_mtime_ns
+        recorded = job.path.stat().st_mtime_ns
         for container in containers:
-            paths = part_paths(here, task.name, slug, container).all()
+            paths = part_paths(options, job.name, slug, container).all()
             if all(_is(path, Path.is_file) for path in paths) and all(
                 path.stat().st_mtime_ns >= recorded for path in paths
             ):
                 return True
         return False
 
-    if not _is(task.path, Path.is_file):
+    if not _is(job.path, Path.is_file):
         return list(queries)
     names = [query_slug(query) for query in queries]
     slugs = query_slugs(queries)
@@ -180,74 +214,78 @@ def still_to_do(task: Task, queries: Sequence[Query], wanted: FilesWanted) -> li
     return [query for query, name in zip(queries, names, strict=True) if name in missing]
 
 
-def run_batch(
+def run_jobs(
     extractor: Extractor,
-    tasks: Sequence[Task],
+    jobs: Sequence[Job],
     queries: Sequence[Query],
-    wanted: FilesWanted,
+    outputs: OutputOptions,
     *,
-    link_channels: bool = True,
     skip_existing: bool = False,
     num_jobs: int = 1,
-    progress: Callable[[Task, float], None] | None = None,
-) -> Iterator[Outcome]:
-    """Do all tasks; one that fails is an outcome, and the others go on.
+    progress: Callable[[Job, float], None] | None = None,
+    **options: Unpack[OptionChanges],
+) -> Iterator[JobResult]:
+    """Run all jobs. A job that fails gives a result with an error, and the others continue.
 
     Args:
-        wanted: its folder is that of the tasks.
-        skip_existing: leave out what is there already.
+        extractor: shared by all jobs.
+        jobs: see ``plan_jobs``.
+        queries: of every recording.
+        outputs: its folder is replaced by that of each job.
+        skip_existing: leave out queries whose files exist.
         num_jobs: recordings at a time, in threads that share the model.
-        progress: called from those threads with the share of a task that is done.
+        progress: called from those threads with a job and the share of it that is done.
+        **options: see ``ExtractOptions``.
 
     Yields:
-        Outcomes as they come. On Ctrl-C, or when the caller stops, nothing half-written stays.
+        Results in the order in which jobs end. On Ctrl-C, or when the caller stops the iteration,
+        running jobs are cancelled and leave no partial files.
     """
-    stop = Event()
+    cancel = Event()
 
-    def work(task: Task) -> Outcome:
+    def run(job: Job) -> JobResult:
         started = perf_counter()
-        to_do = list(queries)
+        remaining = list(queries)
 
-        def outcome(written: list[Written], error: str | None = None) -> Outcome:
-            skipped = [query for query in queries if query not in to_do]
-            failed = [] if error is None else to_do
-            return Outcome(task, written, skipped, failed, error, perf_counter() - started)
+        def result(written: list[WrittenFiles], error: str | None = None) -> JobResult:
+            skipped = [query for query in queries if query not in remaining]
+            failed = [] if error is None else remaining
+            return JobResult(job, written, skipped, failed, error, perf_counter() - started)
 
-        def go_on(share: float) -> None:
-            if stop.is_set():
-                raise KeyboardInterrupt
+        def report(share: float) -> None:
             if progress is not None:
-                progress(task, share)
+                progress(job, share)
 
         try:
-            go_on(0.0)
+            report(0.0)
             if skip_existing:
-                to_do = still_to_do(task, queries, wanted)
-            written = to_do and extractor.extract_file(
-                task.path,
-                to_do,
-                task.folder,
-                name=task.name,
-                format=wanted.format,
-                residual=wanted.residual,
-                plot=wanted.plot,
-                link_channels=link_channels,
-                progress=go_on,
+                remaining = remaining_queries(job, queries, outputs)
+            written = remaining and extractor.extract_file(
+                job.path,
+                remaining,
+                job.folder,
+                name=job.name,
+                format=outputs.format,
+                residual=outputs.residual,
+                plot=outputs.plot,
+                progress=report,
+                cancel=cancel,
+                **options,
             )
-            go_on(1.0)
+            report(1.0)
         except SingleoutError as error:
-            return outcome([], str(error))
+            return result([], str(error))
         except (MemoryError, OSError, RuntimeError) as error:  # torch's have many lines
-            return outcome([], f"{task.path}: cannot be separated: {one_line(error)[:200]}")
-        return outcome(written or [])
+            return result([], f"{job.path}: cannot be separated: {one_line(error)[:200]}")
+        return result(written or [])
 
     pool = ThreadPoolExecutor(num_jobs, thread_name_prefix="singleout")
     try:
-        waiting = iter(tasks)
-        running: set[Future[Outcome]] = set()
+        queue = iter(jobs)
+        running: set[Future[JobResult]] = set()
         while True:
-            for task in waiting:
-                running.add(pool.submit(work, task))
+            for job in queue:
+                running.add(pool.submit(run, job))
                 if len(running) > num_jobs:
                     break
             if not running:
@@ -256,5 +294,5 @@ def run_batch(
             for future in done:
                 yield future.result()
     finally:
-        stop.set()
+        cancel.set()
         pool.shutdown(cancel_futures=True)

@@ -1,4 +1,4 @@
-"""What comes back."""
+"""``Extraction``: a target, its residual, and where they come from."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ import soundfile
 from numpy.typing import NDArray
 
 from singleout.audio import AudioInfo, OutputFormat
-from singleout.extract.outputs import FilesWanted, PartFiles, Written
+from singleout.extract.options import OutputOptions
+from singleout.extract.outputs import PartFiles, WrittenFiles
 from singleout.model.similarity import Presence
 from singleout.types import Query
 
 BLOCK_FRAMES = 1 << 18
 PLAYER_SECONDS = 60
-"""What a notebook gets of longer recordings: their sound becomes part of the notebook."""
+"""A notebook gets this much of longer recordings: their sound becomes part of the notebook."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Extraction:
     """The described sound and the rest; ``target + residual`` is the mixture, within 1e-6.
 
@@ -31,10 +32,17 @@ class Extraction:
         residual: float32 [channels, samples], all that is not target, including everything
             above the model's band.
         sample_rate: Hz.
-        query: what was asked.
-        source: the recording's path; None for an array.
-        info: what the recording's file is; files of the parts are of its kind.
-        heard: what the model says of the sound's presence; None of a model that does not tell.
+        query: the query.
+        source: the path of the recording; None if it was not a path.
+        info: what the file of the recording is. Saved files are of its kind.
+        presence: whether the sound is present; None where the model gives no probability.
+
+    Example:
+        >>> import numpy as np
+        >>> from singleout import Extraction, Query
+        >>> sound = np.zeros((1, 8_000), np.float32)
+        >>> Extraction(sound, sound, 16_000, Query("rain"))
+        Extraction(query='rain', channels=1, seconds=0.50, sample_rate=16000)
     """
 
     target: NDArray[np.float32]
@@ -43,18 +51,36 @@ class Extraction:
     query: Query
     source: Path | None = None
     info: AudioInfo | None = None
-    heard: Presence | None = None
+    presence: Presence | None = None
 
     @property
-    def presence(self) -> float | None:
-        """Calibrated probability that the sound is in the recording; None if the model does not
-        tell."""
-        return None if self.heard is None else self.heard.probability
+    def mixture(self) -> NDArray[np.float32]:
+        """``target + residual``, float32 [channels, samples]."""
+        return self.target + self.residual
 
-    @property
-    def presence_over_time(self) -> NDArray[np.float32] | None:
-        """The same for each frame, float32 [frames], ``heard.frame_seconds`` apart."""
-        return None if self.heard is None else self.heard.over_time
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Extraction):
+            return NotImplemented
+        return (
+            self.sample_rate == other.sample_rate
+            and self.query == other.query
+            and self.source == other.source
+            and self.info == other.info
+            and self.presence == other.presence
+            and np.array_equal(self.target, other.target)
+            and np.array_equal(self.residual, other.residual)
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.query, self.sample_rate, self.target.tobytes()))
+
+    def __repr__(self) -> str:
+        channels, samples = self.target.shape
+        presence = "" if self.presence is None else f", presence={self.presence.probability:.2f}"
+        return (
+            f"Extraction(query={str(self.query)!r}, channels={channels}, "
+            f"seconds={samples / self.sample_rate:.2f}, sample_rate={self.sample_rate}{presence})"
+        )
 
     def save(
         self,
@@ -63,7 +89,7 @@ class Extraction:
         *,
         residual: bool = True,
         format: OutputFormat = "auto",
-    ) -> Written:
+    ) -> WrittenFiles:
         """Write ``NAME.QUERY.target.EXT`` and ``NAME.QUERY.residual.EXT``, both or neither.
 
         The files have the recording's container and bits, as far as that makes sense
@@ -74,17 +100,19 @@ class Extraction:
 
         Args:
             folder: is created if missing.
-            name: of the recording; that of its file by default.
-            residual: whether to write it.
-            format: the container, instead of the recording's own.
+            name: first part of the names; that of the recording by default.
+            residual: write the residual.
+            format: container of the files. ``auto`` is that of the recording, where it can hold
+                them.
 
         Raises:
-            AudioError: they cannot be written there, or the format cannot hold the recording.
+            OutputError: the files cannot be written there, or the format cannot hold the
+                recording.
         """
         name = name or (self.source.stem if self.source else "extraction")
         info = self.info or AudioInfo(self.sample_rate, len(self.target))
-        wanted = FilesWanted(Path(folder), format=format, residual=residual)
-        files = PartFiles(wanted, name, [self.query], info, self.source)
+        outputs = OutputOptions(Path(folder), format=format, residual=residual)
+        files = PartFiles(outputs, name, [self.query], info, self.source)
         with files as parts:
             for start in range(0, self.target.shape[1], BLOCK_FRAMES):
                 part = slice(start, start + BLOCK_FRAMES)
@@ -92,7 +120,8 @@ class Extraction:
                 # In float64 the sum is the mixture again, as exactly as the parts hold it.
                 mixture = target.astype(np.float64) + self.residual[:, part]
                 parts.write(mixture.astype(info.dtype), target[None])
-        return replace(files.written()[0], presence=self.presence)
+        probability = None if self.presence is None else self.presence.probability
+        return replace(files.written()[0], presence=probability)
 
     def plot(self) -> Any:
         """Spectrograms of mixture, target and residual as a matplotlib ``Figure``.
@@ -100,7 +129,7 @@ class Extraction:
         Raises:
             MissingExtraError: matplotlib is not installed.
         """
-        from singleout.extract.plotting import Picture
+        from singleout.extract.picture import Picture
 
         picture = Picture(str(self.query), self.sample_rate, self.target.shape[1])
         for start in range(0, self.target.shape[1], BLOCK_FRAMES):
@@ -115,15 +144,15 @@ class Extraction:
         from importlib.util import find_spec
 
         seconds = self.target.shape[1] / self.sample_rate
-        heard = f", the first {PLAYER_SECONDS} s of each" if seconds > PLAYER_SECONDS else ""
-        title = f"{escape(str(self.query))}: {seconds:.1f} s{heard}"
+        cut = f", the first {PLAYER_SECONDS} s of each" if seconds > PLAYER_SECONDS else ""
+        title = f"{escape(str(self.query))}: {seconds:.1f} s{cut}"
         rows = "".join(
             f"<tr><td>{name}</td><td>{_player(audio, self.sample_rate)}</td></tr>"
             for name, audio in self._players()
         )
         picture = ""
         if find_spec("matplotlib") is not None:
-            from singleout.extract.plotting import print_png
+            from singleout.extract.picture import print_png
 
             print_png(self.plot(), buffer := io.BytesIO())
             picture = f'<img width="700" src="{_data_uri("image/png", buffer.getvalue())}">'
@@ -138,10 +167,10 @@ class Extraction:
 
 
 def _player(audio: NDArray[np.float32], sample_rate: int) -> str:
-    # Browsers play one or two channels of 16 bits; of more, what all of them sound like.
-    heard = audio if len(audio) <= 2 else audio.mean(0, keepdims=True)
+    # Browsers play one or two channels of 16 bits; more channels are mixed to one.
+    playable = audio if len(audio) <= 2 else audio.mean(0, keepdims=True)
     buffer = io.BytesIO()
-    pcm = np.rint(np.clip(heard, -1, 1) * 32_767).astype(np.int16)
+    pcm = np.rint(np.clip(playable, -1, 1) * 32_767).astype(np.int16)
     soundfile.write(buffer, pcm.T, sample_rate, format="WAV", subtype="PCM_16")
     return f'<audio controls src="{_data_uri("audio/wav", buffer.getvalue())}"></audio>'
 

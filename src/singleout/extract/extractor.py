@@ -1,4 +1,4 @@
-"""The facade: a recording and a description to the described sound and the rest."""
+"""``Extractor``: from a recording and a description to the described sound and the rest."""
 
 from __future__ import annotations
 
@@ -6,74 +6,79 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from threading import Event
+from typing import Unpack, overload
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from singleout.audio import AudioReader, OutputFormat, open_audio
+from singleout.condition import Condition
 from singleout.encoders import QueryEncoder
 from singleout.errors import ModelError, QueryError, SingleoutError, one_line
 from singleout.extract.extraction import Extraction
-from singleout.extract.outputs import FilesWanted, PartFiles, Written
+from singleout.extract.options import ExtractOptions, OptionChanges, OutputOptions
+from singleout.extract.outputs import PartFiles, WrittenFiles
+from singleout.extract.pipeline import Block, Pipeline
 from singleout.extract.sources import (
     Recording,
-    gain_of,
-    opened,
-    refuse_channels,
+    checked,
+    input_gain,
+    open_source,
+    path_of,
     refuse_days,
 )
-from singleout.extract.streaming import parts
-from singleout.manipulations import Members
 from singleout.model import QueriedSeparator
-from singleout.model.level_gate import GatedStream
+from singleout.model.level_gate import LevelGate
 from singleout.model.similarity import Presence
 from singleout.types import Example, Query
 
 NUM_CONDITIONS = 64
+"""Queries whose conditions are kept: a batch has the same ones for every recording."""
 
-Asked = str | Path | Example | Query
-"""What to single out; a ``Path`` is an ``Example``."""
+AnyQuery = str | Path | Example | Query
+"""One query: a description, an example (a ``Path`` is one), or a ``Query`` of several prompts."""
 
 
 class Extractor:
-    """Singles out described sounds.
+    """Extracts described sounds from recordings.
 
-    Channels share one decision about what is the target, so that it stays where it was between
-    them; on request each is separated on its own. However loud a target is,
-    ``target + residual`` is the mixture within 1e-6 of full scale. What lies above the model's
-    band (16 kHz for the model in the package) is never part of a target: it goes to the residual.
-    Quieter recordings than those of its training the model hears louder (``quietest_db``).
-    Digital silence gives a silent target. Several threads may use one extractor at once.
+    However loud a target is, ``target + residual`` is the mixture within 1e-6 of full scale. Sound
+    above the model's band (16 kHz for the model in the package) is never part of a target: it goes
+    to the residual. Digital silence gives a silent target. Several threads may use one extractor.
 
     Args:
         model: is put into evaluation mode.
-        chunk_seconds: longer recordings are separated in chunks of this length, so that the
-            memory is bounded; the result does not depend on it.
-        device: of the separator, such as ``cuda`` or ``cpu``; ``auto`` is CUDA where there is any,
+        device: of the separator, such as ``cuda`` or ``cpu``. ``auto`` is CUDA if there is one.
             None leaves the model where it is.
-        gate: bring targets to the level of what is asked, and nearly to silence where it seems not
-            to be there, if the model has learnt to (``model.level_gate``); without, they are as
-            the separator gives them.
+        **options: see ``ExtractOptions``; every method takes the same for a single call.
 
     Raises:
         ModelError: there is no such device.
+
+    Example:
+        >>> import numpy as np
+        >>> from singleout import Extractor
+        >>> extractor = Extractor.from_pretrained("builtin")
+        >>> extractor
+        Extractor(sample_rate=32000, device='cpu')
+        >>> mixture = np.random.default_rng(0).normal(0, 0.1, (2, 48_000)).astype(np.float32)
+        >>> extractor.extract(mixture, "a dog barking", sample_rate=48_000).target.shape
+        (2, 48000)
     """
 
     def __init__(
         self,
         model: QueriedSeparator,
-        chunk_seconds: float = 20.0,
+        *,
         device: str | None = None,
-        gate: bool = True,
+        **options: Unpack[OptionChanges],
     ) -> None:
         self.model = model.eval()
-        self.chunk_seconds, self.gate = chunk_seconds, gate
-        # A batch asks the same of every recording.
-        self._condition = lru_cache(NUM_CONDITIONS)(self._embedded)
+        self.options = ExtractOptions(**options)
+        self._condition = lru_cache(NUM_CONDITIONS)(self._embed)
         if device is not None:
-            self.model.separator.to(_device(device))  # type: ignore[attr-defined]
+            self.to(device)
 
     @classmethod
     def from_pretrained(
@@ -83,47 +88,106 @@ class Extractor:
         revision: str | None = None,
         *,
         device: str | None = "auto",
-        gate: bool = True,
+        **options: Unpack[OptionChanges],
     ) -> Extractor:
-        """With the model in the package, or another one.
+        """Load a model and make an extractor of it.
 
         Args:
-            name_or_path: of a model: a saved folder, a checkpoint of AudioSep's layout, or a hub
-                id, ``owner/name`` or ``owner/name@revision``.
-            encoder: the query encoder, or its name, where the model holds and names none: a CLAP's
-                folder, hub id or LAION file.
+            name_or_path: ``builtin`` (or None) for the model in the package; the folder of a saved
+                model; a checkpoint of AudioSep's layout; or a hub id, ``owner/name`` or
+                ``owner/name@revision``.
+            encoder: the query encoder, or its name, where the model holds and names none: the
+                folder, hub id or LAION file of a CLAP.
             revision: of a hub id.
-            device, gate: see ``Extractor``.
+            device, options: see ``Extractor``.
 
         Raises:
-            ModelError: no such model, encoder or device, or its files are corrupt or of another
-                architecture.
+            ModelError: there is no such model, encoder or device, or the files of the model are
+                corrupt or of another architecture.
+
+        Example:
+            >>> from singleout import Extractor
+            >>> Extractor.from_pretrained("builtin", device="cpu", chunk_seconds=5.0).sample_rate
+            32000
         """
         model = QueriedSeparator.from_pretrained(name_or_path, encoder, revision)
-        return cls(model, device=device, gate=gate)
+        return cls(model, device=device, **options)
+
+    @property
+    def sample_rate(self) -> int:
+        """Rate at which the model works, Hz. Recordings may have any rate."""
+        return self.model.sample_rate
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the separator."""
+        return next((p.device for p in self.model.separator.parameters()), torch.device("cpu"))
+
+    def to(self, device: str) -> Extractor:
+        """Move the separator to a device; ``auto`` is CUDA if there is one.
+
+        Raises:
+            ModelError: there is no such device.
+
+        Example:
+            >>> from singleout import Extractor
+            >>> Extractor.from_pretrained().to("cpu").device
+            device(type='cpu')
+        """
+        self.model.separator.to(_device(device))
+        return self
+
+    def __repr__(self) -> str:
+        return f"Extractor(sample_rate={self.sample_rate}, device='{self.device}')"
+
+    @overload
+    def extract(  # type: ignore[overload-overlap]  # a text is a sequence of texts
+        self,
+        audio: Recording,
+        query: AnyQuery,
+        sample_rate: int | None = None,
+        *,
+        progress: Callable[[float], None] | None = None,
+        cancel: Event | None = None,
+        **options: Unpack[OptionChanges],
+    ) -> Extraction: ...
+
+    @overload
+    def extract(
+        self,
+        audio: Recording,
+        query: Sequence[AnyQuery],
+        sample_rate: int | None = None,
+        *,
+        progress: Callable[[float], None] | None = None,
+        cancel: Event | None = None,
+        **options: Unpack[OptionChanges],
+    ) -> list[Extraction]: ...
 
     def extract(
         self,
         audio: Recording,
-        query: Asked,
+        query: AnyQuery | Sequence[AnyQuery],
         sample_rate: int | None = None,
         *,
-        link_channels: bool = True,
         progress: Callable[[float], None] | None = None,
-    ) -> Extraction:
-        """What ``query`` describes, and the rest of ``audio``.
+        cancel: Event | None = None,
+        **options: Unpack[OptionChanges],
+    ) -> Extraction | list[Extraction]:
+        """Extract what a query describes; the result is held in memory.
 
-        The result is held in memory; ``extract_file`` writes recordings of any length.
+        ``extract_file`` writes recordings of any length.
 
         Args:
-            audio: a path, or floats [samples] or [channels, samples] with full scale 1; an array
-                is never changed.
-            query: a description in words, an ``Example`` of its sound, or a ``Query`` of several of
-                them, wanted and not.
+            audio: a path; a binary file object; floats [samples] or [channels, samples] with full
+                scale 1; or ``(array, rate)``. An array is never changed.
+            query: a description, an ``Example`` of the sound, or a ``Query`` of several prompts.
+                A sequence of these gives a list, and the queries share the work on the mixture.
             sample_rate: of an array, Hz. With a path it may be left out.
-            link_channels: one mask for all channels; without, each channel has its own.
-            progress: called with the share that is done after every chunk: 0 to the end where the
-                length is unknown, 1 at the end.
+            progress: called after every chunk with the share that is done, 0 to 1. Where the
+                length is unknown the share is 0 until the end.
+            cancel: an event that stops the work before the next chunk.
+            **options: see ``ExtractOptions``.
 
         Returns:
             Target and residual, float32 [channels, samples], at the rate and length of the input.
@@ -133,55 +197,71 @@ class Extractor:
                 not take, or an example that is silent or long.
             AudioError: the audio cannot be read, is empty or not finite, or has an impossible
                 shape or rate.
-            ModelError: the model's output is not finite.
+            ModelError: the output of the model is not finite.
+            Cancelled: ``cancel`` was set.
+
+        Example:
+            >>> import numpy as np
+            >>> from singleout import Extractor
+            >>> extractor = Extractor.from_pretrained()
+            >>> audio = (np.zeros(16_000, np.float32), 16_000)
+            >>> [result.target.shape for result in extractor.extract(audio, ["a dog", "rain"])]
+            [(1, 16000), (1, 16000)]
         """
-        (extraction,) = self._extract_each(
-            audio, [Query.of(query)], sample_rate, link_channels, progress
-        )
-        return extraction
+        queries = _queries(query)
+        changed = replace(self.options, **options)
+        results = self._extract_all(audio, queries, sample_rate, changed, progress, cancel)
+        return results[0] if isinstance(query, str | Path | Example | Query) else results
 
     def extract_many(
         self,
         recordings: str | Path | Iterable[Recording],
-        queries: Asked | Sequence[Asked],
+        queries: AnyQuery | Sequence[AnyQuery],
         sample_rate: int | None = None,
         *,
-        link_channels: bool = True,
         on_error: Callable[[Recording, SingleoutError], None] | None = None,
+        **options: Unpack[OptionChanges],
     ) -> Iterator[Extraction]:
-        """Every query of every recording; the queries of a recording share the mixture's work.
+        """Extract every query from every recording.
 
         Args:
-            recordings: paths, or arrays as in ``extract``; one is read at a time. A bare path is
-                one recording.
-            queries: one, or several.
+            recordings: as in ``extract``; one is read at a time. A single path is one recording.
+            queries: one or several, which share the work on a mixture.
             sample_rate: of arrays, Hz.
-            link_channels: see ``extract``.
-            on_error: told of a recording that cannot be used, and the others go on; without, the
-                first such error ends it.
+            on_error: called with a recording that cannot be used; the others follow. Without it,
+                the first such error ends the iteration.
+            **options: see ``ExtractOptions``.
 
         Yields:
-            In order, all queries of the first recording, then of the second, and so on.
+            All queries of the first recording, then of the second, and so on.
 
         Raises:
             QueryError: see ``extract``.
-            AudioError, ModelError: see ``extract``, without ``on_error``.
+            AudioError, ModelError: see ``extract``; without ``on_error``.
+
+        Example:
+            >>> import numpy as np
+            >>> from singleout import Extractor
+            >>> extractor = Extractor.from_pretrained()
+            >>> clips = [(np.zeros(8_000, np.float32), 16_000) for _ in range(2)]
+            >>> len(list(extractor.extract_many(clips, "rain")))
+            2
         """
-        asked = _queries(queries)
-        self.prepare(asked)  # what it cannot answer is no fault of the recordings
-        several = [recordings] if isinstance(recordings, str | Path) else recordings
-        for recording in several:
+        prompts = _queries(queries)
+        changed = replace(self.options, **options)
+        self.prepare(prompts)  # a query that fails is not the fault of a recording
+        for recording in [recordings] if isinstance(recordings, str | Path) else recordings:
             try:
-                found = self._extract_each(recording, asked, sample_rate, link_channels, None)
+                results = self._extract_all(recording, prompts, sample_rate, changed, None, None)
             except SingleoutError as error:
                 if on_error is None:
                     raise
                 on_error(recording, error)
             else:
-                yield from found
+                yield from results
 
-    def prepare(self, queries: Asked | Sequence[Asked]) -> None:
-        """Embed queries before they are asked, so that what cannot be answered is refused now.
+    def prepare(self, queries: AnyQuery | Sequence[AnyQuery]) -> None:
+        """Embed queries ahead of time, so that one that cannot be used is refused now.
 
         Raises:
             QueryError, AudioError: see ``extract``.
@@ -192,48 +272,51 @@ class Extractor:
     def extract_file(
         self,
         path: str | Path,
-        queries: Asked | Sequence[Asked],
+        queries: AnyQuery | Sequence[AnyQuery],
         folder: str | Path = ".",
         *,
         name: str | None = None,
         format: OutputFormat = "auto",
         residual: bool = True,
         plot: bool = False,
-        link_channels: bool = True,
         progress: Callable[[float], None] | None = None,
-    ) -> list[Written]:
+        cancel: Event | None = None,
+        **options: Unpack[OptionChanges],
+    ) -> list[WrittenFiles]:
         """Write target and residual of every query as files, in memory that does not grow.
 
         Args:
             path: of the recording, of any length.
-            queries: one, or several, which share the mixture's work.
-            folder: of the files ``NAME.QUERY.target.EXT`` and ``NAME.QUERY.residual.EXT``, of the
-                recording's own kind (see ``Extraction.save``).
-            name: their first part; that of the recording by default.
-            format: container of the files, instead of the recording's own.
-            residual: whether to write it.
-            plot: also draw the spectrograms as ``NAME.QUERY.png``.
-            link_channels: see ``extract``.
-            progress: see ``extract``.
+            queries: one or several, which share the work on the mixture.
+            folder: of the files ``NAME.QUERY.target.EXT`` and ``NAME.QUERY.residual.EXT``.
+            name: first part of their names; that of the recording by default.
+            format: container of the files. ``auto`` is that of the recording, where it can hold
+                them.
+            residual: write the residual.
+            plot: draw the spectrograms as ``NAME.QUERY.png``.
+            progress, cancel: see ``extract``.
+            **options: see ``ExtractOptions``.
 
         Returns:
             For every query, the files and their levels. All files appear at the end, or none.
 
         Raises:
-            QueryError, AudioError, ModelError: see ``extract``; or the files cannot be written.
+            QueryError, AudioError, ModelError, Cancelled: see ``extract``.
+            OutputError: the files cannot be written.
             MissingExtraError: matplotlib is not installed.
         """
-        asked = _queries(queries)
-        wanted = FilesWanted(Path(folder), format, residual, plot)
+        prompts = _queries(queries)
+        changed = replace(self.options, **options)
+        outputs = OutputOptions(Path(folder), format, residual, plot)
         path = Path(path)
         with open_audio(path) as reader:
-            conditions, gated = self._conditions(asked, link_channels)
-            blocks = self._blocks(reader, conditions, link_channels, progress, gated)
-            files = PartFiles(wanted, name or path.stem, asked, reader.info, path)
+            checked(reader)
+            pipeline, gate = self._pipeline(reader, prompts, changed, cancel)
+            files = PartFiles(outputs, name or path.stem, prompts, reader.info, path)
             with files:
-                for mixture, targets in blocks:
-                    files.write(mixture, targets)
-                presences = self._presences(gated, asked)
+                for block in _blocks(reader, pipeline, changed, progress):
+                    files.write(*block)
+                presences = self._presences(gate, prompts)
             return [
                 written if presence is None else replace(written, presence=presence.probability)
                 for written, presence in zip(files.written(), presences, strict=True)
@@ -242,132 +325,166 @@ class Extractor:
     def extract_blocks(
         self,
         audio: Recording,
-        queries: Asked | Sequence[Asked],
+        queries: AnyQuery | Sequence[AnyQuery],
         sample_rate: int | None = None,
         *,
-        link_channels: bool = True,
-    ) -> Iterator[tuple[NDArray[Any], NDArray[np.float32]]]:
-        """The recording block by block with the targets in it, as they come; of a model with a
-        gate about ten seconds later.
+        cancel: Event | None = None,
+        **options: Unpack[OptionChanges],
+    ) -> Iterator[Block]:
+        """Extract a recording block by block, as its targets become known.
+
+        Targets of a model with a gate become known about ten seconds later than without.
+
+        Args:
+            audio, queries, sample_rate, cancel, options: see ``extract``.
 
         Yields:
-            Mixture [channels, samples] (float64 where the file's samples need it) and float32
-            targets [queries, channels, samples], at the recording's rate, gapless.
+            ``(mixture, targets)``: the mixture [channels, samples] (float64 where the samples of a
+            file need it), and float32 targets [queries, channels, samples], at the rate of the
+            recording. Together the blocks are the whole recording.
 
         Raises:
-            QueryError, AudioError, ModelError: see ``extract``.
-        """
-        with opened(audio, sample_rate) as reader:
-            conditions, gated = self._conditions(_queries(queries), link_channels)
-            if gated is not None and gated.gate is None:
-                gated = None  # nobody asks whether it is there
-            yield from self._blocks(reader, conditions, link_channels, None, gated)
+            QueryError, AudioError, ModelError, Cancelled: see ``extract``.
 
-    def _extract_each(
+        Example:
+            >>> import numpy as np
+            >>> from singleout import Extractor
+            >>> audio = (np.zeros(16_000, np.float32), 16_000)
+            >>> blocks = Extractor.from_pretrained().extract_blocks(audio, "rain")
+            >>> sum(mixture.shape[1] for mixture, targets in blocks)
+            16000
+        """
+        prompts = _queries(queries)
+        changed = replace(self.options, **options)
+        with open_source(audio, sample_rate) as reader:
+            pipeline, _ = self._pipeline(reader, prompts, changed, cancel, measure=False)
+            yield from _blocks(reader, pipeline, changed, None)
+
+    def _extract_all(
         self,
         audio: Recording,
         queries: Sequence[Query],
         sample_rate: int | None,
-        link_channels: bool,
+        options: ExtractOptions,
         progress: Callable[[float], None] | None,
+        cancel: Event | None,
     ) -> list[Extraction]:
-        source = Path(audio) if isinstance(audio, str | Path) else None
-        with opened(audio, sample_rate) as reader:
+        with open_source(audio, sample_rate) as reader:
             info = reader.info
-            conditions, gated = self._conditions(queries, link_channels)
-            blocks = list(self._blocks(reader, conditions, link_channels, progress, gated))
-        mixture = np.concatenate([mixture for mixture, _ in blocks], axis=1)
-        found = []
-        presences = self._presences(gated, queries)
+            pipeline, gate = self._pipeline(reader, queries, options, cancel)
+            blocks = list(_blocks(reader, pipeline, options, progress))
+        mixture = np.concatenate([block.mixture for block in blocks], axis=1)
+        source = path_of(audio)
+        results = []
+        presences = self._presences(gate, queries)
         for number, (query, presence) in enumerate(zip(queries, presences, strict=True)):
-            target = np.concatenate([targets[number] for _, targets in blocks], axis=1)
+            target = np.concatenate([block.targets[number] for block in blocks], axis=1)
             residual = (mixture - target).astype(np.float32, copy=False)
-            of_file = None if source is None else info
-            rate = info.sample_rate
-            found.append(Extraction(target, residual, rate, query, source, of_file, presence))
-        return found
+            results.append(
+                Extraction(
+                    target=target,
+                    residual=residual,
+                    sample_rate=info.sample_rate,
+                    query=query,
+                    source=source,
+                    info=None if source is None else info,
+                    presence=presence,
+                )
+            )
+        return results
 
-    def _blocks(
+    def _pipeline(
         self,
         reader: AudioReader,
-        conditions: Sequence[Members],
-        link_channels: bool,
-        progress: Callable[[float], None] | None,
-        gated: GatedStream | None,
-    ) -> Iterator[tuple[NDArray[Any], NDArray[np.float32]]]:
-        """See ``parts``."""
-        refuse_channels(reader)
-        refuse_days(reader, reader.info.num_frames or 0)
-        device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
-        at_hand = [condition.to(device) for condition in conditions]
-        gain = gain_of(reader, self.model.config.quietest_db)
-        return self._followed(reader, at_hand, link_channels, progress, gated, gain)
+        queries: Sequence[Query],
+        options: ExtractOptions,
+        cancel: Event | None,
+        measure: bool = True,
+    ) -> tuple[Pipeline, LevelGate | None]:
+        """The stages for a recording, and the one that measures its targets, if any does.
 
-    def _conditions(
-        self, queries: Sequence[Query], link_channels: bool
-    ) -> tuple[list[Members], GatedStream | None]:
-        """Of all queries, before anything is read or written; and what listens for them, None where
-        the model makes nothing of likeness."""
+        Args:
+            measure: measure the targets for their presence even where no level is set.
+        """
         conditions = [self._condition(query) for query in queries]
         config = self.model.config
-        if config.presence is None and not (self.gate and config.gate is not None):
-            return conditions, None
-        return conditions, self.model.gated(conditions, self.gate, link_channels)
+        is_gated = options.gate and config.gate is not None
+        gate = None
+        if is_gated or (measure and config.presence is not None):
+            gate = self.model.level_gate(conditions, options.gate, options.link_channels)
+        pipeline = Pipeline(
+            self.model,
+            [condition.to(self.device) for condition in conditions],
+            reader.info.sample_rate,
+            reader.info.channels,
+            options,
+            gate=gate,
+            gain=input_gain(reader, config.quietest_db),
+            name=reader.name,
+            cancel=cancel,
+        )
+        return pipeline, gate
 
-    def _presences(
-        self, gated: GatedStream | None, queries: Sequence[Query]
-    ) -> list[Presence | None]:
-        """After all has been heard; None of a model that does not tell, of nothing heard, and of a
-        query that only takes away: nothing is asked to be there."""
+    def _presences(self, gate: LevelGate | None, queries: Sequence[Query]) -> list[Presence | None]:
+        """After the last block: one per query; None where the model gives none.
+
+        A recording too short to measure has none, and neither has a query that only removes a
+        sound: nothing is expected to be present then.
+        """
         calibration = self.model.config.presence
-        if gated is None or calibration is None:
+        if gate is None or calibration is None:
             return [None] * len(queries)
-        listener = gated.listener
+        meter = gate.meter
         return [
             Presence(
-                float(calibration.probability(likeness)),
+                float(calibration.probability(overall)),
                 calibration.probability(over_time),
-                listener.frame_seconds,
+                meter.frame_seconds,
             )
             if query.positive and over_time.size
             else None
-            for query, likeness, over_time in zip(queries, *listener.finish(), strict=True)
+            for query, overall, over_time in zip(queries, *meter.finish(), strict=True)
         ]
 
-    def _embedded(self, query: Query) -> Members:
+    def _embed(self, query: Query) -> Condition:
         with torch.inference_mode():
             return self.model.embed(query)
 
-    def _followed(
-        self,
-        reader: AudioReader,
-        conditions: Sequence[Members],
-        link_channels: bool,
-        progress: Callable[[float], None] | None,
-        gated: GatedStream | None,
-        gain: float,
-    ) -> Iterator[tuple[NDArray[Any], NDArray[np.float32]]]:
-        """``parts`` with progress."""
-        info, num_done, seconds = reader.info, 0, self.chunk_seconds
-        found = parts(self.model, reader, conditions, seconds, link_channels, gated, gain)
-        for part in found:
-            num_done += part[0].shape[1]
+
+def _blocks(
+    reader: AudioReader,
+    pipeline: Pipeline,
+    options: ExtractOptions,
+    progress: Callable[[float], None] | None,
+) -> Iterator[Block]:
+    """Push a recording through a pipeline; the blocks that come out, none of them empty."""
+    info, num_done = reader.info, 0
+    piece = max(1, round(options.chunk_seconds * info.sample_rate))
+    for samples in reader.blocks():
+        for start in range(0, samples.shape[1], piece):
+            block = pipeline.push(samples[:, start : start + piece])
+            num_done += block.mixture.shape[1]
             refuse_days(reader, num_done)
-            yield part
+            if block.mixture.shape[1]:
+                yield block
             if progress is not None:
                 progress(min(num_done / info.num_frames, 1.0) if info.num_frames else 0.0)
-        if progress is not None:
-            progress(1.0)
+    rest = pipeline.finish()
+    if rest.mixture.shape[1]:
+        yield rest
+    if progress is not None:
+        progress(1.0)
 
 
 def _device(name: str) -> torch.device:
+    """The device of a name; ``auto`` is CUDA if there is one."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-    except RuntimeError:  # whose message is a list of two dozen kinds
+    except RuntimeError:  # its message is a list of two dozen kinds
         raise ModelError(
-            f"device '{name}' cannot be used: torch knows none of that name: try cpu"
+            f"device '{name}' cannot be used: torch has none of that name: try cpu"
         ) from None
     try:
         torch.zeros(1, device=device).cpu()  # it holds values, and gives them back
@@ -376,8 +493,8 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _queries(queries: Asked | Sequence[Asked]) -> list[Query]:
-    asked = [queries] if isinstance(queries, str | Path | Example | Query) else list(queries)
-    if not asked:
+def _queries(queries: AnyQuery | Sequence[AnyQuery]) -> list[Query]:
+    several = [queries] if isinstance(queries, str | Path | Example | Query) else list(queries)
+    if not several:
         raise QueryError("no query: describe a sound, such as 'a dog barking'")
-    return [Query.of(query) for query in asked]
+    return [Query.of(query) for query in several]

@@ -1,26 +1,32 @@
-"""What an extractor takes: files and arrays, read alike."""
+"""Recordings that an extractor takes: files, arrays and file objects, all read alike."""
 
 from __future__ import annotations
 
+import math
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, BinaryIO, TypeGuard
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from singleout.audio import MAX_CHANNELS, AudioInfo, AudioReader, checked_array, open_audio
 from singleout.errors import AudioError
-from singleout.extract.level import lift
 
 MAX_HOURS = 24
+LOWEST_RMS = 1e-6
+"""-120 dB over full scale: quieter samples are rounding errors, and are not amplified."""
 
-Recording = str | Path | ArrayLike
-"""A path, or floats [samples] or [channels, samples] with full scale 1."""
+Recording = str | Path | BinaryIO | ArrayLike | tuple[ArrayLike, int]
+"""A path; a binary file object; floats [samples] or [channels, samples] with full scale 1; or such
+an array with its rate in Hz, ``(array, rate)``."""
 
 
-class _Array:
-    """An array as if it were a file."""
+class _ArrayReader:
+    """An array with the face of an open file."""
 
     def __init__(self, mixture: NDArray[np.float32], sample_rate: int) -> None:
         self._mixture = mixture
@@ -32,49 +38,109 @@ class _Array:
 
 
 @contextmanager
-def opened(audio: Recording, sample_rate: int | None = None) -> Iterator[AudioReader]:
-    """A reader of a recording.
-
-    Raises:
-        AudioError: it cannot be read, or its rate is not ``sample_rate``; see ``checked_array``.
-    """
-    if not isinstance(audio, str | Path):
-        yield _Array(*checked_array(audio, sample_rate))
-        return
-    with open_audio(audio) as reader:
-        rate = reader.info.sample_rate
-        if sample_rate is not None and sample_rate != rate:
-            raise AudioError(
-                f"{audio}: its sample rate is {rate} Hz, not {sample_rate}: leave sample_rate out"
-            )
-        yield reader
-
-
-def gain_of(reader: AudioReader, quietest_db: float | None) -> float:
-    """At which a model is to hear a recording: by a first look, with a reader of its own.
+def open_source(recording: Recording, sample_rate: int | None = None) -> Iterator[AudioReader]:
+    """Open a recording of any kind.
 
     Args:
-        reader: is not read.
-        quietest_db: see ``lift``; None: at any level as it is.
+        recording: see ``Recording``.
+        sample_rate: of an array, Hz; with anything else it may be left out.
+
+    Raises:
+        AudioError: the recording cannot be read, its rate is not ``sample_rate``, or it is longer
+            or has more channels than an extractor takes; see also ``checked_array``.
+
+    Example:
+        >>> import numpy as np
+        >>> with open_source((np.zeros(8_000, np.float32), 16_000)) as reader:
+        ...     reader.info.sample_rate, reader.info.num_frames
+        (16000, 8000)
     """
-    if quietest_db is None:
-        return 1.0
-    if isinstance(reader, _Array):
-        return lift(reader, quietest_db)
-    with open_audio(reader.name) as first_look:
-        return lift(first_look, quietest_db)
+    if _is_array_with_rate(recording):
+        array, rate = recording
+        _check_rate("audio", rate, sample_rate)
+        yield checked(_ArrayReader(*checked_array(array, rate)))
+    elif isinstance(recording, str | Path):
+        with open_audio(recording) as reader:
+            _check_rate(str(recording), reader.info.sample_rate, sample_rate)
+            yield checked(reader)
+    elif _is_file_object(recording):
+        with _file_of(recording) as path, open_audio(path) as reader:
+            _check_rate("audio", reader.info.sample_rate, sample_rate)
+            yield checked(reader)
+    else:
+        yield checked(_ArrayReader(*checked_array(recording, sample_rate)))  # type: ignore[arg-type]
 
 
-def refuse_channels(reader: AudioReader) -> None:
-    """Raise AudioError for more than a model is asked to hear."""
+def path_of(recording: Recording) -> Path | None:
+    """The path of a recording that is a file; None for all others.
+
+    Example:
+        >>> path_of("street.wav").name
+        'street.wav'
+    """
+    return Path(recording) if isinstance(recording, str | Path) else None
+
+
+def _is_array_with_rate(recording: Recording) -> TypeGuard[tuple[ArrayLike, int]]:
+    return (
+        isinstance(recording, tuple)
+        and len(recording) == 2
+        and isinstance(recording[1], int | np.integer)
+        and not np.isscalar(recording[0])
+    )
+
+
+def _is_file_object(recording: Recording) -> TypeGuard[BinaryIO]:
+    return callable(getattr(recording, "read", None))
+
+
+@contextmanager
+def _file_of(source: BinaryIO) -> Iterator[Path]:
+    """The bytes of a file object as a file: the decoders need one that they can seek in."""
+    with tempfile.TemporaryDirectory(prefix="singleout-") as folder:
+        path = Path(folder) / "audio"
+        with path.open("wb") as file:
+            try:
+                shutil.copyfileobj(source, file)
+            except TypeError:
+                raise AudioError("audio: the file object gives text: open it with 'rb'") from None
+            except OSError as error:
+                raise AudioError(f"audio: cannot be read: {error.strerror or error}") from None
+        try:
+            yield path
+        except AudioError as error:
+            raise AudioError(str(error).replace(str(path), "audio")) from None
+
+
+def _check_rate(name: str, rate: int, expected: int | None) -> None:
+    if expected is not None and expected != rate:
+        raise AudioError(
+            f"{name}: its sample rate is {rate} Hz, not {expected}: leave sample_rate out"
+        )
+
+
+def checked(reader: AudioReader) -> AudioReader:
+    """The reader itself.
+
+    Raises:
+        AudioError: the recording has too many channels, or says that it is too long.
+    """
     if reader.info.channels > MAX_CHANNELS:
         raise AudioError(
             f"{reader.name}: has {reader.info.channels} channels, the limit is {MAX_CHANNELS}"
         )
+    refuse_days(reader, reader.info.num_frames or 0)
+    return reader
 
 
 def refuse_days(reader: AudioReader, num_samples: int) -> None:
-    """A wrong rate in a header would otherwise fill the memory after resampling: AudioError."""
+    """Refuse a recording of more than ``MAX_HOURS``.
+
+    A wrong rate in a header would otherwise fill the memory after resampling.
+
+    Raises:
+        AudioError: the recording is longer.
+    """
     rate = reader.info.sample_rate
     hours = num_samples / rate / 3600
     if hours > MAX_HOURS:
@@ -82,3 +148,41 @@ def refuse_days(reader: AudioReader, num_samples: int) -> None:
             f"{reader.name}: lasts {hours:,.0f} hours at {rate} Hz, the limit is {MAX_HOURS}: "
             "is its sample rate right?"
         )
+
+
+def input_gain(reader: AudioReader, quietest_db: float | None) -> float:
+    """The gain, 1 or more, of a recording on its way to the model.
+
+    A separator gets worse below the level of its training. The recording is read a first time,
+    only as far as it takes to know that it is loud enough; a quiet one is read to its end.
+
+    Args:
+        reader: of the recording; a file is opened again, and ``reader`` is not used up.
+        quietest_db: RMS over full scale, of all samples of all channels, to amplify up to. The
+            gain is less where the peak would exceed full scale. None: 1.
+
+    Raises:
+        AudioError: the recording cannot be read.
+    """
+    if quietest_db is None:
+        return 1.0
+    if isinstance(reader, _ArrayReader):
+        return _gain(reader, quietest_db)
+    with open_audio(reader.name) as first_look:
+        return _gain(first_look, quietest_db)
+
+
+def _gain(reader: AudioReader, quietest_db: float) -> float:
+    power_needed = 10 ** (quietest_db / 10)
+    energy, peak, count = 0.0, 0.0, 0
+    block: NDArray[Any]
+    for block in reader.blocks():
+        count += block.shape[1]
+        energy += float(np.square(block, dtype=np.float64).mean(0).sum())
+        peak = max(peak, float(np.abs(block).max(initial=0)))
+        if reader.info.num_frames and energy >= power_needed * max(reader.info.num_frames, count):
+            return 1.0
+    power = energy / max(count, 1)
+    if power < LOWEST_RMS**2:
+        return 1.0
+    return max(1.0, min(math.sqrt(power_needed / power), 1 / peak))

@@ -20,7 +20,7 @@ Sound Extraction", 2024. Rates, variances and sizes are our choices unless said 
 
 from __future__ import annotations
 
-from singleout.manipulations.base import Examples, Manipulation, Members, State, alone
+from singleout.manipulations.base import FitEmbeddings, Manipulation, State
 from singleout.manipulations.chain import AnyManipulation, Chain, Manipulator
 from singleout.manipulations.corruptions import Dropout, Noise, NoManipulation
 from singleout.manipulations.memories import Neighbours, Projection, Retrieval
@@ -30,11 +30,10 @@ __all__ = [
     "AnyManipulation",
     "Chain",
     "Dropout",
-    "Examples",
+    "FitEmbeddings",
     "Manipulation",
     "Manipulator",
     "MeanShift",
-    "Members",
     "Neighbours",
     "NoManipulation",
     "Noise",
@@ -43,5 +42,4 @@ __all__ = [
     "Projection",
     "Retrieval",
     "State",
-    "alone",
 ]

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, NamedTuple
 
 import torch
-from pydantic import Field
 from torch import Generator, Tensor
 
+from singleout.condition import Condition
 from singleout.config import StrictConfig
 from singleout.errors import ConfigError
 
 State = Mapping[str, Tensor]
 """What a manipulation has learnt, by name."""
 
-Positive = Annotated[int, Field(gt=0)]
-
 
 @dataclass(frozen=True)
-class Examples:
+class FitEmbeddings:
     """Embeddings to fit on, float32, unit norm.
 
     Attributes:
@@ -34,27 +31,6 @@ class Examples:
     pairs: Tensor
 
 
-class Members(NamedTuple):
-    """What stands for each of some embeddings: the estimates of its members are averaged.
-
-    Attributes:
-        embeddings: [batch, members, dim].
-        weights: [batch, members], of the average; their sum is 1.
-    """
-
-    embeddings: Tensor
-    weights: Tensor
-
-    def to(self, device: torch.device) -> Members:
-        """There, if they are not."""
-        return Members(self.embeddings.to(device), self.weights.to(device))
-
-
-def alone(embeddings: Tensor) -> Members:
-    """Each of [batch, dim] stands for itself."""
-    return Members(embeddings[:, None], torch.ones_like(embeddings[:, :1]))
-
-
 class Manipulation(StrictConfig):
     """Maps embeddings [batch, dim] to embeddings [batch, dim_out]; this one changes nothing."""
 
@@ -66,7 +42,7 @@ class Manipulation(StrictConfig):
         """
         return dim
 
-    def fit(self, examples: Examples) -> dict[str, Tensor]:
+    def fit(self, examples: FitEmbeddings) -> dict[str, Tensor]:
         """What there is to learn: the state that ``map`` will be given.
 
         Raises:
@@ -74,7 +50,7 @@ class Manipulation(StrictConfig):
         """
         return {}
 
-    def extended(self, state: State, examples: Examples) -> State:
+    def extended(self, state: State, examples: FitEmbeddings) -> State:
         """The state where training goes on with other sounds: as a rule as it was, since the
         separator knows no other."""
         return state
@@ -91,10 +67,10 @@ class Manipulation(StrictConfig):
         """The random part, in training only."""
         return embedding
 
-    def members(self, embedding: Tensor, is_text: bool, state: State) -> Members:
+    def condition(self, embedding: Tensor, is_text: bool, state: State) -> Condition:
         """What stands for each embedding at inference, all of one modality: as a rule its ``map``
         alone."""
-        return alone(self.map(embedding, for_all(is_text, embedding), state))
+        return Condition.single(self.map(embedding, for_all(is_text, embedding), state))
 
 
 def for_all(is_text: bool | Tensor, embedding: Tensor) -> Tensor:

@@ -10,14 +10,13 @@ from pydantic import Field
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
+from singleout.condition import Condition
+from singleout.config import Positive
 from singleout.errors import ConfigError
 from singleout.manipulations.base import (
-    Examples,
+    FitEmbeddings,
     Manipulation,
-    Members,
-    Positive,
     State,
-    alone,
     mean_of,
 )
 
@@ -55,7 +54,7 @@ class Retrieval(Manipulation):
     nearest: Positive = 1
     memory: Positive = 16_384
 
-    def fit(self, examples: Examples) -> dict[str, Tensor]:
+    def fit(self, examples: FitEmbeddings) -> dict[str, Tensor]:
         mean_of(examples.text, "captions", self.type)
         captions = _sample(torch.unique(examples.text, dim=0), self.memory)
         if len(captions) < self.nearest:
@@ -95,7 +94,7 @@ class Projection(Manipulation):
     blend: Annotated[float, Field(gt=0, le=1)] = 1.0
     memory: Positive = 16_384
 
-    def fit(self, examples: Examples) -> dict[str, Tensor]:
+    def fit(self, examples: FitEmbeddings) -> dict[str, Tensor]:
         what = "sounds" if self.onto == "audio" else "captions"
         embeddings = examples.audio if self.onto == "audio" else examples.text
         mean_of(embeddings, what, self.type)
@@ -144,11 +143,11 @@ class Neighbours(Manipulation):
     temperature: Annotated[float, Field(gt=0)] = 0.1
     memory: Positive = 32_768
 
-    def fit(self, examples: Examples) -> dict[str, Tensor]:
+    def fit(self, examples: FitEmbeddings) -> dict[str, Tensor]:
         mean_of(examples.audio, "sounds", self.type)
         return {"memory": _sample(torch.unique(examples.audio, dim=0), self.memory)}
 
-    def extended(self, state: State, examples: Examples) -> State:
+    def extended(self, state: State, examples: FitEmbeddings) -> State:
         """With those that are new: any real sound is as good."""
         return {"memory": _with_new(state["memory"], examples.audio, self.memory)}
 
@@ -160,9 +159,9 @@ class Neighbours(Manipulation):
         nearest = memory[(embedding @ memory.T).argmax(-1)]
         return torch.where(is_text[:, None], nearest, embedding)
 
-    def members(self, embedding: Tensor, is_text: bool, state: State) -> Members:
+    def condition(self, embedding: Tensor, is_text: bool, state: State) -> Condition:
         if not is_text:
-            return alone(embedding)
+            return Condition.single(embedding)
         memory = state["memory"]
         count = min(self.candidates, len(memory))
         likeness, places = (embedding @ memory.T).topk(count, dim=-1)
@@ -178,7 +177,7 @@ class Neighbours(Manipulation):
             chosen.append(found)
         members = torch.stack(chosen, 1)
         weights = (members @ embedding[:, :, None])[:, :, 0].div(self.temperature).softmax(-1)
-        return Members(members, weights)
+        return Condition(members, weights, torch.ones_like(weights[:, :1], dtype=torch.bool))
 
     def corrupt(self, embedding: Tensor, generator: Generator, state: State) -> Tensor:
         if not self.p:

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from singleout.config import Positive
 from singleout.errors import ConfigError
 from singleout.manipulations.base import (
-    Examples,
+    FitEmbeddings,
     Manipulation,
-    Positive,
     State,
     mean_of,
 )
@@ -30,7 +30,7 @@ class MeanShift(Manipulation):
     type: Literal["mean_shift"] = "mean_shift"
     renormalise: bool = True
 
-    def fit(self, examples: Examples) -> dict[str, Tensor]:
+    def fit(self, examples: FitEmbeddings) -> dict[str, Tensor]:
         return {
             "audio_mean": mean_of(examples.audio, "sounds", self.type),
             "text_mean": mean_of(examples.text, "captions", self.type),
@@ -67,7 +67,7 @@ class Pca(Manipulation):
             raise ConfigError(f"manipulation 'pca': k is {self.k}, embeddings have length {dim}")
         return out
 
-    def fit(self, examples: Examples) -> dict[str, Tensor]:
+    def fit(self, examples: FitEmbeddings) -> dict[str, Tensor]:
         audio_mean = mean_of(examples.audio, "sounds", self.type)
         centred = examples.audio - audio_mean
         components = torch.linalg.eigh(centred.T @ centred)[1].flip(1).T
@@ -110,7 +110,7 @@ class Pls(Manipulation):
             raise ConfigError(f"manipulation 'pls': k is {self.k}, embeddings have length {dim}")
         return self.k
 
-    def fit(self, examples: Examples) -> dict[str, Tensor]:
+    def fit(self, examples: FitEmbeddings) -> dict[str, Tensor]:
         text_mean = mean_of(examples.text, "captioned sounds", self.type)
         heard = examples.audio[examples.pairs]
         audio_mean = heard.mean(0)

@@ -1,8 +1,8 @@
-"""The level at which a target is given: its own where it sounds like what is asked, else none.
+"""The level of a target: its own where it is similar to the query, nearly silent elsewhere.
 
-A separator that is taught to be near the target errs on the quiet side where it is unsure which
-sound is meant, and never dares to be silent where none is. What tells these apart is heard
-afterwards (``singleout.model.similarity``): so the level follows the likeness.
+A separator that is trained to be close to the target is too quiet where it is unsure which sound
+is meant, and is never silent where none is present. Similarity tells these cases apart
+(``model.similarity``), so the level follows it.
 """
 
 from __future__ import annotations
@@ -14,25 +14,30 @@ from numpy.typing import ArrayLike, NDArray
 from pydantic import model_validator
 
 from singleout.config import StrictConfig
-from singleout.model.similarity import Listener, Windows, mean_likeness, nearby
+from singleout.model.similarity import SimilarityMeter, Windows, neighbour_weights, weighted_mean
 
 REACH_SECONDS = 8.0
-"""How far to either side of a moment is listened for its level, in whole windows."""
+"""Windows this far to either side take part in the level of a moment."""
 SILENCE_DB = -35.0
-"""Of a target to its mixture: quieter serves nobody, and some metrics count it as no answer."""
-LIKEST = 1.0
-"""Likeness of a sound and itself."""
+"""Target over mixture: a lower level serves nobody, and some metrics count it as no answer."""
+HIGHEST = 1.0
+"""Similarity of a sound and itself."""
 PIECE_HOPS = 64
-"""Brought to level at a time, so that the memory is bounded."""
+"""Windows whose level is set at a time, so that the memory is bounded."""
 
 
 class Gate(StrictConfig):
-    """Gain by likeness, fitted on validation mixtures (``evaluate.questions``).
+    """Gain by similarity; fitted on validation mixtures (``model.calibration``).
 
     Args:
-        low, high: likeness up to which it is ``floor_db``, and at which it is ``gain_db``; straight
-            between them, and on to 0 dB at a likeness of 1, where there is no doubt.
-        floor_db, gain_db: of the amplitude.
+        low: similarity up to which the gain is ``floor_db``.
+        high: similarity at which the gain is ``gain_db``. The gain is linear in dB between the
+            two, and from ``high`` on to 0 dB at a similarity of 1, where there is no doubt.
+        floor_db, gain_db: gain of the amplitude, dB.
+
+    Example:
+        >>> Gate(low=0.2, high=0.4, floor_db=-20.0, gain_db=2.0).decibels([0.1, 0.3, 0.4, 1.0])
+        array([-20.,  -9.,   2.,   0.])
     """
 
     low: float
@@ -42,111 +47,128 @@ class Gate(StrictConfig):
 
     @model_validator(mode="after")
     def _in_order(self) -> Gate:
-        if not (self.low < self.high < LIKEST and self.floor_db <= self.gain_db):
+        if not (self.low < self.high < HIGHEST and self.floor_db <= self.gain_db):
             raise ValueError("low is below high, which is below 1, and floor_db not above gain_db")
         return self
 
-    def decibels(self, likeness: ArrayLike) -> NDArray[np.float64]:
-        """Gain in dB, of the same shape."""
-        points, gains = (self.low, self.high, LIKEST), (self.floor_db, self.gain_db, 0.0)
-        return np.asarray(np.interp(np.asarray(likeness, np.float64), points, gains))
+    def decibels(self, similarity: ArrayLike) -> NDArray[np.float64]:
+        """Gain in dB, of the shape of ``similarity``."""
+        points, gains = (self.low, self.high, HIGHEST), (self.floor_db, self.gain_db, 0.0)
+        return np.asarray(np.interp(np.asarray(similarity, np.float64), points, gains))
 
 
-class GatedStream:
-    """Targets as they come, at the level of their likeness, some seconds later.
+class LevelGate:
+    """Sets the level of targets by their similarity, block by block.
 
-    Around every window of the listener the likeness of its neighbours counts, by their power and
-    the less the farther they are; between windows the gain is straight in dB. What is silence
-    beside its mixture is not made any quieter, and nothing is made louder than its mixture.
+    The similarity of a window is the mean over its neighbours, by their power and the less the
+    farther they are. Between windows the gain is linear in dB. A target that is silent next to
+    its mixture is not attenuated further, and no target becomes louder than its mixture.
 
     Args:
-        gate: what the level is; None leaves it as it is, and only listens.
-        listener: hears the targets as they came.
-        is_gated: of each query; one that asks for nothing is not.
-        link_channels: one level for all channels; without, each has its own.
+        gate: gain by similarity. None: targets keep their level, and only the similarity is
+            measured.
+        meter: measures the similarity of the targets before their level is set.
+        is_gated: of each query; False: its target keeps its level.
+        link_channels: one level for all channels. False: one for each channel.
+
+    Attributes:
+        look_ahead_samples: samples of input after a sample that its output needs; 0 without gate.
     """
 
     def __init__(
         self,
         gate: Gate | None,
-        listener: Listener,
+        meter: SimilarityMeter,
         is_gated: Sequence[bool],
         link_channels: bool = True,
     ) -> None:
-        self.gate, self.listener, self._link_channels = gate, listener, link_channels
+        self.gate, self.meter, self._link_channels = gate, meter, link_channels
         self._is_gated = list(is_gated)
-        self._hop = listener.hop_samples
-        self._reach = max(1, round(REACH_SECONDS / listener.frame_seconds))
+        self._hop = meter.hop_samples
+        self._reach = max(1, round(REACH_SECONDS / meter.frame_seconds))
         self._windows = Windows(self._hop)
-        self._power: list[NDArray[np.float64]] = []  # of the mixture, [channels]
-        self._waiting: NDArray[np.float32] | None = None
-        self._given = 0  # samples
+        self._mixture_power: list[NDArray[np.float64]] = []  # each [channels]
+        self._pending: NDArray[np.float32] | None = None
+        self._num_done = 0  # samples
+
+    @property
+    def look_ahead_samples(self) -> int:
+        """Samples of input after a sample that its output needs; 0 without gate."""
+        return 0 if self.gate is None else (self._reach + 2) * self._hop
 
     def push(
         self, targets: NDArray[np.float32], mixture: NDArray[np.float32]
     ) -> NDArray[np.float32]:
-        """What can be given of float32 [queries, channels, samples] and what came before, which may
-        be nothing; of a mixture [channels, samples]."""
-        self.listener.push(targets)
+        """Append a block; the targets whose level is known by now.
+
+        Args:
+            targets: float32 [queries, channels, samples].
+            mixture: float32 [channels, samples].
+
+        Returns:
+            float32 [queries, channels, samples]; there may be no samples yet.
+        """
+        self.meter.push(targets)
         if self.gate is None:
             return targets
-        self._power += [_power(window) for window in self._windows.push(mixture)]
-        waiting = self._waiting
-        self._waiting = targets if waiting is None else np.concatenate([waiting, targets], axis=2)
-        # Up to the middle of the last window whose neighbours all have been heard.
-        known = self.listener.num_frames - self._reach
-        return self._give(max(0, known * self._hop - self._given))
+        self._mixture_power += [_power(window) for window in self._windows.push(mixture)]
+        pending = self._pending
+        self._pending = targets if pending is None else np.concatenate([pending, targets], axis=2)
+        # Up to the middle of the last window whose neighbours are all measured.
+        known = self.meter.num_frames - self._reach
+        return self._release(max(0, known * self._hop - self._num_done))
 
     def finish(self) -> NDArray[np.float32]:
-        """The rest; the listener has been told that it is the end."""
-        self.listener.finish()
-        self._power += [_power(window) for window in self._windows.finish()]
-        if self._waiting is None:
+        """The rest of the targets; no more blocks may follow."""
+        self.meter.finish()
+        self._mixture_power += [_power(window) for window in self._windows.finish()]
+        if self._pending is None:
             return np.zeros((len(self._is_gated), 1, 0), np.float32)
-        return self._give(self._waiting.shape[2])
+        return self._release(self._pending.shape[2])
 
     def whole(
         self, targets: NDArray[np.float32], mixture: NDArray[np.float32]
     ) -> NDArray[np.float32]:
-        """``push`` and ``finish`` of all at once."""
-        given, rest = self.push(targets, mixture), self.finish()
-        return np.concatenate([given, rest], axis=2) if rest.size else given
+        """``push`` and ``finish`` in one call."""
+        first, rest = self.push(targets, mixture), self.finish()
+        return np.concatenate([first, rest], axis=2) if rest.size else first
 
-    def _give(self, num_samples: int) -> NDArray[np.float32]:
-        assert self._waiting is not None
-        given, self._waiting = np.split(self._waiting, [num_samples], axis=2)
-        gated = given.copy()
+    def _release(self, num_samples: int) -> NDArray[np.float32]:
+        assert self._pending is not None
+        released, self._pending = np.split(self._pending, [num_samples], axis=2)
+        levelled = released.copy()
         piece = PIECE_HOPS * self._hop
         for start in range(0, num_samples, piece):
-            self._to_level(gated[:, :, start : start + piece])
-        return gated
+            self._set_level(levelled[:, :, start : start + piece])
+        return levelled
 
-    def _to_level(self, targets: NDArray[np.float32]) -> None:
-        """In place, of what comes next."""
-        start = self._given
-        self._given += targets.shape[2]
+    def _set_level(self, targets: NDArray[np.float32]) -> None:
+        """In place, of the next samples."""
+        start = self._num_done
+        self._num_done += targets.shape[2]
         first = max(0, start // self._hop - 1)
-        gains_db = self._gains_db(first, (self._given - 1) // self._hop)
+        gains_db = self._gains_db(first, (self._num_done - 1) // self._hop)
         middles = (first + 1 + np.arange(gains_db.shape[2])) * self._hop
-        samples = np.arange(start, self._given)
+        samples = np.arange(start, self._num_done)
         for target, gains, is_gated in zip(targets, gains_db, self._is_gated, strict=True):
             if is_gated:
                 by_channel = [np.interp(samples, middles, gain) for gain in gains]
                 target *= (10 ** (np.stack(by_channel) / 20)).astype(np.float32)
 
     def _gains_db(self, first: int, last: int) -> NDArray[np.float64]:
-        """[queries, channels or 1, frames], of windows ``first`` to ``last`` as far as there are
-        any."""
+        """Gains of the windows ``first`` to ``last``, [queries, channels or 1, frames]."""
         assert self.gate is not None
-        last = min(last, self.listener.num_frames - 1)
-        likeness, power = self.listener.around(first, last, self._reach)
-        heard = np.stack(self._power[max(0, first - self._reach) : last + 1 + self._reach], 1)
-        mixture = heard @ nearby(first, last, self._reach, heard.shape[1])
+        last = min(last, self.meter.num_frames - 1)
+        similarity, power = self.meter.around(first, last, self._reach)
+        part = slice(max(0, first - self._reach), last + 1 + self._reach)
+        by_window = np.stack(self._mixture_power[part], 1)
+        mixture = by_window @ neighbour_weights(first, last, self._reach, by_window.shape[1])
         if self._link_channels:
-            likeness = mean_likeness(likeness, power, 1)[:, None]
+            similarity = weighted_mean(similarity, power, 1)[:, None]
             power, mixture = power.sum(1, keepdims=True), mixture.sum(0, keepdims=True)
         level_db = 10 * np.log10(np.maximum(power, 1e-20) / np.maximum(mixture, 1e-20))
-        gains_db = np.maximum(self.gate.decibels(likeness), np.minimum(0, SILENCE_DB - level_db))
+        lowest_db = np.minimum(0, SILENCE_DB - level_db)
+        gains_db = np.maximum(self.gate.decibels(similarity), lowest_db)
         loudest: NDArray[np.float64] = np.minimum(gains_db, np.maximum(0, -level_db))
         return loudest
 

@@ -9,13 +9,16 @@ small network across the bands. The query enters by FiLM in the second half.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from singleout.separators.separator import downmix
+from singleout.config import Positive, StrictConfig
+from singleout.separators.separator import Separator, downmix
 from singleout.separators.stft import MixtureStft, compressed, for_each_query
 
 MIN_BAND_BINS = 4
@@ -67,11 +70,10 @@ class EncodedBands:
     num_samples: int
 
 
-class BandSplit(nn.Module):
-    """Mixture and query embedding to the target.
+class BandSplitConfig(StrictConfig):
+    """Sizes of ``BandSplit``.
 
     Args:
-        embedding_dim: length of the query embedding.
         sample_rate: Hz.
         num_fft, hop: of the STFT, in samples.
         num_bands: how many.
@@ -81,20 +83,44 @@ class BandSplit(nn.Module):
         query_dim: width of the query inside the network.
     """
 
-    def __init__(
-        self,
-        embedding_dim: int,
-        sample_rate: int = 32_000,
-        num_fft: int = 2_048,
-        hop: int = 1_024,
-        num_bands: int = 48,
-        channels: int = 96,
-        dilations: tuple[int, ...] = (1, 2, 4, 8, 1, 2, 4, 8),
-        free_blocks: int = 3,
-        query_dim: int = 256,
-    ) -> None:
-        super().__init__()
-        self.embedding_dim, self.sample_rate = embedding_dim, sample_rate
+    type: Literal["band_split"] = "band_split"
+    sample_rate: Positive = 32_000
+    num_fft: Positive = 2_048
+    hop: Positive = 1_024
+    num_bands: Positive = 48
+    channels: Positive = 96
+    dilations: tuple[Positive, ...] = (1, 2, 4, 8, 1, 2, 4, 8)
+    free_blocks: Annotated[int, Field(ge=0)] = 3
+    query_dim: Positive = 256
+
+    @model_validator(mode="after")
+    def _fits(self) -> BandSplitConfig:
+        if self.num_fft % (2 * self.hop):
+            raise ValueError("num_fft must be a multiple of 2 hops")
+        if self.num_bands * MIN_BAND_BINS > self.num_fft // 2:
+            raise ValueError(f"num_bands: a band has {MIN_BAND_BINS} of num_fft / 2 bins at least")
+        if self.free_blocks >= len(self.dilations):
+            raise ValueError("free_blocks leaves no block to the query")
+        return self
+
+    def build(self, embedding_dim: int) -> BandSplit:
+        """The network, with new weights, for query embeddings of length ``embedding_dim``."""
+        return BandSplit(embedding_dim, self)
+
+
+class BandSplit(Separator):
+    """Mixture and query embedding to the target.
+
+    Args:
+        embedding_dim: length of the query embedding.
+        config: sizes, see ``BandSplitConfig``.
+    """
+
+    def __init__(self, embedding_dim: int, config: BandSplitConfig) -> None:
+        super().__init__(embedding_dim, config.sample_rate)
+        num_fft, hop, num_bands = config.num_fft, config.hop, config.num_bands
+        channels, dilations, free_blocks = config.channels, config.dilations, config.free_blocks
+        query_dim = config.query_dim
         self.hop, self.num_fft, self.dilations = hop, num_fft, dilations
         self.free_blocks = free_blocks
         self.stft = MixtureStft(num_fft, hop)
@@ -149,7 +175,3 @@ class BandSplit(nn.Module):
             for band, hidden, output in zip(bands, self.hidden, self.outputs, strict=True)
         ]
         return self.stft.masked(encoded.spectrum, torch.cat(maps, 2), encoded.num_samples)
-
-    def forward(self, mixture: Tensor, embedding: Tensor) -> Tensor:
-        """Mixture [batch, channels, samples], embedding [batch, dim] to targets of that shape."""
-        return self.decode(self.encode(mixture), embedding)

@@ -12,12 +12,15 @@ whole.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
+from pydantic import model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from singleout.separators.separator import downmix
+from singleout.config import Positive, StrictConfig
+from singleout.separators.separator import Separator, downmix
 from singleout.separators.stft import MixtureStft, compressed, for_each_query
 
 
@@ -74,11 +77,10 @@ class EncodedMixture:
     num_samples: int
 
 
-class ConditionedUNet(nn.Module):
-    """Mixture and query embedding to the target.
+class ConditionedUNetConfig(StrictConfig):
+    """Sizes of ``ConditionedUNet``.
 
     Args:
-        embedding_dim: length of the query embedding.
         sample_rate: Hz.
         num_fft, hop: of the STFT, in samples; its window is the root of a Hann, both ways.
         fold: neighbouring bins that share one position of the network.
@@ -89,22 +91,45 @@ class ConditionedUNet(nn.Module):
         query_dim: width of the query inside the network.
     """
 
-    def __init__(
-        self,
-        embedding_dim: int,
-        sample_rate: int = 32_000,
-        num_fft: int = 2_048,
-        hop: int = 1_024,
-        fold: int = 8,
-        channels: tuple[int, ...] = (32, 64, 128, 160),
-        time_strides: tuple[int, ...] = (2, 2, 1),
-        bottleneck: int = 304,
-        dilations: tuple[int, ...] = (1, 2, 4, 8, 1, 2, 4),
-        query_dim: int = 256,
-    ) -> None:
-        super().__init__()
-        self.embedding_dim = embedding_dim
-        self.sample_rate = sample_rate
+    type: Literal["conditioned_unet"] = "conditioned_unet"
+    sample_rate: Positive = 32_000
+    num_fft: Positive = 2_048
+    hop: Positive = 1_024
+    fold: Positive = 8
+    channels: tuple[Positive, ...] = (32, 64, 128, 160)
+    time_strides: tuple[Positive, ...] = (2, 2, 1)
+    bottleneck: Positive = 304
+    dilations: tuple[Positive, ...] = (1, 2, 4, 8, 1, 2, 4)
+    query_dim: Positive = 256
+
+    @model_validator(mode="after")
+    def _fits(self) -> ConditionedUNetConfig:
+        if len(self.time_strides) != len(self.channels) - 1:
+            raise ValueError("time_strides has one entry less than channels")
+        if self.num_fft % (2 * self.hop):
+            raise ValueError("num_fft must be a multiple of 2 hops")
+        if (self.num_fft // 2) % (self.fold * 2 ** len(self.time_strides)):
+            raise ValueError("num_fft / 2 must be divisible by fold and by 2 per level")
+        return self
+
+    def build(self, embedding_dim: int) -> ConditionedUNet:
+        """The network, with new weights, for query embeddings of length ``embedding_dim``."""
+        return ConditionedUNet(embedding_dim, self)
+
+
+class ConditionedUNet(Separator):
+    """Mixture and query embedding to the target.
+
+    Args:
+        embedding_dim: length of the query embedding.
+        config: sizes, see ``ConditionedUNetConfig``.
+    """
+
+    def __init__(self, embedding_dim: int, config: ConditionedUNetConfig) -> None:
+        super().__init__(embedding_dim, config.sample_rate)
+        num_fft, hop, fold = config.num_fft, config.hop, config.fold
+        channels, time_strides = config.channels, config.time_strides
+        bottleneck, dilations, query_dim = config.bottleneck, config.dilations, config.query_dim
         self.num_fft, self.hop, self.fold = num_fft, hop, fold
         self.time_strides, self.dilations = time_strides, dilations
         self.time_stride = 1
@@ -192,7 +217,3 @@ class ConditionedUNet(nn.Module):
         maps = maps.view(b, 2, self.fold, height, frames).transpose(2, 3)
         maps = maps.reshape(b, 2, height * self.fold, frames)
         return self.stft.masked(encoded.spectrum, maps, encoded.num_samples)
-
-    def forward(self, mixture: Tensor, embedding: Tensor) -> Tensor:
-        """Mixture [batch, channels, samples], embedding [batch, dim] to targets of that shape."""
-        return self.decode(self.encode(mixture), embedding)

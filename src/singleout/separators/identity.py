@@ -2,25 +2,51 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from typing import Literal
+
+from torch import Tensor
+
+from singleout.config import Positive, StrictConfig
+from singleout.separators.separator import Separator
 
 
-class Identity(nn.Module):
-    """Target = mixture, whatever is asked."""
+class IdentityConfig(StrictConfig):
+    """Settings of ``Identity``.
+
+    Args:
+        sample_rate: of the mixtures, Hz.
+    """
+
+    type: Literal["identity"] = "identity"
+    sample_rate: Positive = 32_000
+
+    def build(self, embedding_dim: int) -> Identity:
+        """The separator; it does not use the embedding."""
+        return Identity(self)
+
+
+class Identity(Separator):
+    """The target is the mixture, whatever the query is.
+
+    Example:
+        >>> import torch
+        >>> from singleout.separators import IdentityConfig
+        >>> mixture = torch.randn(1, 1, 100)
+        >>> torch.equal(IdentityConfig().build(8)(mixture, torch.randn(1, 8)), mixture)
+        True
+    """
 
     stride_samples = 1
     context_samples = 0
     output_layers = ()
 
-    def __init__(self, sample_rate: int = 32_000) -> None:
-        super().__init__()
-        self.sample_rate = sample_rate
+    def __init__(self, config: IdentityConfig) -> None:
+        super().__init__(0, config.sample_rate)
 
     def encode(self, mixture: Tensor) -> Tensor:
+        """The mixture."""
         return mixture
 
     def decode(self, encoded: Tensor, embedding: Tensor) -> Tensor:
+        """The mixture, once for every query."""
         return encoded.repeat(embedding.shape[0] // encoded.shape[0], 1, 1)
-
-    def forward(self, mixture: Tensor, embedding: Tensor) -> Tensor:
-        return self.decode(self.encode(mixture), embedding)

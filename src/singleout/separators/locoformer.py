@@ -11,13 +11,15 @@ side is bounded and chunks equal the whole. The query enters by FiLM in the seco
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from singleout.separators.separator import downmix
+from singleout.config import Positive, StrictConfig
+from singleout.separators.separator import Separator, downmix
 from singleout.separators.stft import MixtureStft, compressed, for_each_query
 
 KERNEL = 3
@@ -117,11 +119,10 @@ class EncodedGrid:
     num_samples: int
 
 
-class Locoformer(nn.Module):
-    """Mixture and query embedding to the target.
+class LocoformerConfig(StrictConfig):
+    """Sizes of ``Locoformer``.
 
     Args:
-        embedding_dim: length of the query embedding.
         sample_rate: Hz.
         num_fft, hop: of the STFT, in samples.
         fold: neighbouring bins that share one position of the network.
@@ -134,23 +135,50 @@ class Locoformer(nn.Module):
         query_dim: width of the query inside the network.
     """
 
-    def __init__(
-        self,
-        embedding_dim: int,
-        sample_rate: int = 32_000,
-        num_fft: int = 2_048,
-        hop: int = 1_024,
-        fold: int = 16,
-        channels: int = 96,
-        hidden: int = 128,
-        heads: int = 4,
-        num_blocks: int = 4,
-        free_blocks: int = 1,
-        window: int = 32,
-        query_dim: int = 256,
-    ) -> None:
-        super().__init__()
-        self.embedding_dim, self.sample_rate = embedding_dim, sample_rate
+    type: Literal["locoformer"] = "locoformer"
+    sample_rate: Positive = 32_000
+    num_fft: Positive = 2_048
+    hop: Positive = 1_024
+    fold: Positive = 16
+    channels: Positive = 96
+    hidden: Positive = 128
+    heads: Positive = 4
+    num_blocks: Positive = 4
+    free_blocks: Annotated[int, Field(ge=0)] = 1
+    window: Positive = 32
+    query_dim: Positive = 256
+
+    @model_validator(mode="after")
+    def _fits(self) -> LocoformerConfig:
+        if self.num_fft % (2 * self.hop):
+            raise ValueError("num_fft must be a multiple of 2 hops")
+        if (self.num_fft // 2) % self.fold:
+            raise ValueError("num_fft / 2 must be divisible by fold")
+        if self.channels % self.heads:
+            raise ValueError("channels must be divisible by heads")
+        if self.free_blocks >= self.num_blocks:
+            raise ValueError("free_blocks leaves no block to the query")
+        return self
+
+    def build(self, embedding_dim: int) -> Locoformer:
+        """The network, with new weights, for query embeddings of length ``embedding_dim``."""
+        return Locoformer(embedding_dim, self)
+
+
+class Locoformer(Separator):
+    """Mixture and query embedding to the target.
+
+    Args:
+        embedding_dim: length of the query embedding.
+        config: sizes, see ``LocoformerConfig``.
+    """
+
+    def __init__(self, embedding_dim: int, config: LocoformerConfig) -> None:
+        super().__init__(embedding_dim, config.sample_rate)
+        num_fft, hop, fold, window = config.num_fft, config.hop, config.fold, config.window
+        channels, hidden, heads = config.channels, config.hidden, config.heads
+        num_blocks, free_blocks = config.num_blocks, config.free_blocks
+        query_dim = config.query_dim
         self.hop, self.num_fft, self.fold, self.window = hop, num_fft, fold, window
         self.free_blocks = free_blocks
         self.stft = MixtureStft(num_fft, hop, window)
@@ -203,7 +231,3 @@ class Locoformer(nn.Module):
         b, _, height, frames = maps.shape
         maps = maps.view(b, 2, self.fold, height, frames).transpose(2, 3).flatten(2, 3)
         return self.stft.masked(encoded.spectrum, maps, encoded.num_samples)
-
-    def forward(self, mixture: Tensor, embedding: Tensor) -> Tensor:
-        """Mixture [batch, channels, samples], embedding [batch, dim] to targets of that shape."""
-        return self.decode(self.encode(mixture), embedding)

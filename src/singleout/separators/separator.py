@@ -1,84 +1,129 @@
-"""What every separator offers to training, evaluation and extraction."""
+"""``Separator``: what every network offers to training, evaluation and extraction."""
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from singleout.condition import Condition
 
 CANCELLED = 1e-3
 """Channels whose sum is this far below their level cancel each other: its phase is rounding."""
 
 
-class Separator(Protocol):
-    """A mixture and a query embedding to the target.
+class Separator(nn.Module, ABC):
+    """Estimates the target in a mixture from an embedding of the query.
 
-    ``encode`` does what does not depend on the query, once for several queries; ``decode`` the
-    rest. ``forward(mixture, embedding)`` is ``decode(encode(mixture), embedding)``.
-
-    The channels of a mixture share one mask, so that a target stays where it was between them.
-
-    Attributes:
-        sample_rate: Hz.
-        stride_samples: a chunk that starts at a multiple of it sees the same frames as the whole.
-        context_samples: how far an output sample may look to either side.
-        output_layers: the last, which make masks of features.
-    """
-
-    sample_rate: int
-
-    @property
-    def stride_samples(self) -> int: ...
-
-    @property
-    def context_samples(self) -> int: ...
-
-    @property
-    def output_layers(self) -> tuple[nn.Module, ...]: ...
-
-    def encode(self, mixture: Tensor) -> Any:
-        """Mixture [batch, channels, samples] to whatever ``decode`` takes."""
-
-    def decode(self, encoded: Any, embedding: Tensor) -> Tensor:
-        """Embedding [queries * batch, dim] to targets [queries * batch, channels, samples].
-
-        The first query of every mixture comes first, then the second of every mixture, and so on.
-        """
-
-    def __call__(self, mixture: Tensor, embedding: Tensor) -> Tensor:
-        """Mixture [batch, channels, samples], embedding [queries * batch, dim] to the targets."""
-
-
-def averaged(separator: Separator, encoded: Any, members: Tensor, weights: Tensor) -> Tensor:
-    """The weighted mean of what a separator answers to every member of a query.
+    A new separator implements ``encode``, ``decode``, ``stride_samples``, ``context_samples`` and
+    ``output_layers``. All other methods follow from these. The channels of a mixture share one
+    mask, so that a target stays where it was between them.
 
     Args:
-        separator: in evaluation mode.
-        encoded: by it.
-        members: embeddings [queries * batch, members, dim], decoded one after the other, in the
-            memory of one.
-        weights: [queries * batch, members].
+        embedding_dim: length of the query embedding; 0 if it is not used.
+        sample_rate: of the mixtures, Hz.
 
-    Returns:
-        [queries * batch, channels, samples].
+    Example:
+        >>> import torch
+        >>> from singleout.separators import ConditionedUNetConfig
+        >>> separator = ConditionedUNetConfig(channels=(8, 8), time_strides=(2,)).build(16).eval()
+        >>> mixture = torch.randn(1, 2, 32_000)  # one second of stereo
+        >>> with torch.inference_mode():
+        ...     separator(mixture, torch.randn(1, 16)).shape
+        torch.Size([1, 2, 32000])
     """
-    answers = (
-        weight[:, None, None] * separator.decode(encoded, member)
-        for member, weight in zip(members.unbind(1), weights.unbind(1), strict=True)
-    )
-    total = next(answers)
-    for answer in answers:
-        total = total + answer
-    return total
+
+    def __init__(self, embedding_dim: int, sample_rate: int) -> None:
+        super().__init__()
+        self.embedding_dim, self.sample_rate = embedding_dim, sample_rate
+
+    @property
+    @abstractmethod
+    def stride_samples(self) -> int:
+        """A chunk that starts at a multiple of this has the same frames as the whole."""
+
+    @property
+    @abstractmethod
+    def context_samples(self) -> int:
+        """Samples to either side that an output sample may depend on."""
+
+    @property
+    @abstractmethod
+    def output_layers(self) -> tuple[nn.Module, ...]:
+        """The last layers, which turn features into masks."""
+
+    @abstractmethod
+    def encode(self, mixture: Tensor) -> Any:
+        """The part of the work that does not depend on the query, done once for all queries.
+
+        Args:
+            mixture: float32 [batch, channels, samples].
+
+        Returns:
+            The input of ``decode``.
+        """
+
+    @abstractmethod
+    def decode(self, encoded: Any, embedding: Tensor) -> Tensor:
+        """Estimate the targets in an encoded mixture.
+
+        Args:
+            encoded: the result of ``encode``.
+            embedding: float32 [queries * batch, dim]: the first query of every mixture, then the
+                second of every mixture, and so on.
+
+        Returns:
+            Targets, [queries * batch, channels, samples].
+        """
+
+    def forward(self, mixture: Tensor, embedding: Tensor) -> Tensor:
+        """``decode(encode(mixture), embedding)``."""
+        return self.decode(self.encode(mixture), embedding)
+
+    def estimate(self, encoded: Any, condition: Condition) -> Tensor:
+        """The weighted mean of the targets of all parts of a condition.
+
+        Parts are decoded one after the other, in the memory of one.
+
+        Args:
+            encoded: the result of ``encode``.
+            condition: of queries * batch.
+
+        Returns:
+            Targets, [queries * batch, channels, samples].
+        """
+        parts, weights = condition.embeddings.unbind(1), condition.weights.unbind(1)
+        if len(parts) == 1:  # of weight 1
+            return self.decode(encoded, parts[0])
+        estimates = (
+            weight[:, None, None] * self.decode(encoded, part)
+            for part, weight in zip(parts, weights, strict=True)
+        )
+        total = next(estimates)
+        for estimate in estimates:
+            total = total + estimate
+        return total
 
 
 def downmix(spectrum: Tensor) -> Tensor:
-    """What a network hears of several channels: [batch, channels, bins, frames] to [batch, …].
+    """The one-channel input of a network from the spectra of several channels.
 
     Magnitude: root mean square over the channels, so that nothing cancels (a singer with inverted
-    polarity on one side is as loud as without). Phase: that of the sum, or, where the channels
-    cancel, of the loudest. One channel is heard as it is.
+    polarity on one side is as loud as without). Phase: that of the sum, or that of the loudest
+    channel where the channels cancel. A single channel is unchanged.
+
+    Args:
+        spectrum: complex64 [batch, channels, bins, frames].
+
+    Returns:
+        complex64 [batch, bins, frames].
+
+    Example:
+        >>> import torch
+        >>> downmix(torch.ones(1, 2, 3, 4, dtype=torch.complex64)).shape
+        torch.Size([1, 3, 4])
     """
     if spectrum.shape[1] == 1:
         return spectrum[:, 0]

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
-import pathlib
-import pickle
-import re
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from singleout.errors import ModelError
+from singleout.storage.atomic import replacing
 
 SCALE_SUFFIX = "::scale"
 """A tensor stored as int8 has its float scales, one per row, under its name with this suffix."""
@@ -41,18 +35,18 @@ def save_tensors(
     module: nn.Module,
     path: Path,
     int8_below: str | None = None,
-    beside: Mapping[str, Tensor] | None = None,
+    extra: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write the module's state: matrices and kernels in float16, below the prefix ``int8_below``
-    matrices in int8; vectors stay float32, since variances pass float16's largest number. What is
-    to lie ``beside`` it is stored as it is.
+    matrices in int8; vectors stay float32, since variances pass float16's largest number.
+    Tensors of ``extra`` are stored as they are.
 
     The file appears whole or not at all.
 
     Raises:
         ModelError: a tensor holds a value that is not finite, or too large for float16.
     """
-    stored: dict[str, Tensor] = dict(beside or {})
+    stored: dict[str, Tensor] = dict(extra or {})
     for name, tensor in module.state_dict().items():
         if not tensor.is_floating_point():
             stored[name] = tensor.contiguous()
@@ -69,102 +63,23 @@ def save_tensors(
 def write_safetensors(
     tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None
 ) -> None:
-    """Write to a temporary name beside ``path``, then rename.
+    """Write a safetensors file, whole or not at all.
 
     Raises:
-        ModelError: it cannot be written; nothing of it stays.
+        OutputError: the file cannot be written.
     """
-    partial = path.with_name(path.name + ".partial")
-    try:
+    with replacing(path) as partial:
         # Through bytes: safetensors' own files are readable by their owner only.
         partial.write_bytes(safetensors.torch.save(tensors, metadata))
-        partial.replace(path)
-    except OSError as error:  # such as of a full disk, which a part would keep full
-        with suppress(OSError):
-            partial.unlink()
-        raise ModelError(f"{path}: cannot be written: {error.strerror or error}") from None
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of somebody's checkpoint by name, on the CPU, whatever wraps them.
-
-    Reads safetensors and what ``torch.save`` wrote: a plain state dict, or one under
-    ``state_dict`` (Lightning, LAION), ``model`` or ``model_state_dict``. A common prefix
-    ``module.`` (data-parallel training) is dropped. Nothing in the file is executed: only tensors
-    and plain values are unpickled.
-
-    Raises:
-        ModelError: the file is missing, truncated or no checkpoint, holds code, or holds no
-            tensors.
-    """
-    if not path.is_file():
-        raise ModelError(f"{path}: no such file; give the path of a checkpoint")
-    if path.suffix == ".safetensors":
-        try:
-            tensors: Any = safetensors.torch.load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise ModelError(f"{path}: corrupt or truncated weights ({error})") from None
-    else:
-        tensors = _unpickled(path)
-        for wrapper in ("state_dict", "model_state_dict", "model"):
-            if isinstance(tensors, dict) and isinstance(tensors.get(wrapper), dict):
-                tensors = tensors[wrapper]
-                break
-    if isinstance(tensors, dict):
-        tensors = {k: v for k, v in tensors.items() if isinstance(k, str) and isinstance(v, Tensor)}
-    if not isinstance(tensors, dict) or not tensors:
-        raise ModelError(f"{path}: holds no tensors: a checkpoint's state dict is needed")
-    if all(name.startswith("module.") for name in tensors):
-        tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
-    return dict(tensors)
-
-
-# Checkpoints of the field carry scores as NumPy scalars, and options in a namespace or as paths;
-# torch counts these as code.
-_PLAIN_VALUES: list[Any] = [
-    argparse.Namespace,
-    pathlib.PosixPath,
-    np.dtype,
-    *(type(np.dtype(name)) for name in ("float64", "float32", "int64", "int32", "bool")),
-]
-
-
-_MAGIC = (b"PK", *(bytes([0x80, protocol]) for protocol in range(2, 6)))
-"""First bytes of a zip and of a pickle: what ``torch.save`` writes, and wrote before 1.6."""
-
-
-def _unpickled(path: Path) -> Any:
-    with path.open("rb") as file:
-        if file.read(2) not in _MAGIC:
-            raise ModelError(
-                f"{path}: not a checkpoint, or truncated: a file of torch.save is needed"
-            )
-    scalar = np.float64(0).__reduce__()[0]
-    # Files name the function by the module it lived in when they were written.
-    renamed: list[Any] = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
-    try:
-        with torch.serialization.safe_globals([*_PLAIN_VALUES, *renamed]):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if re.search("Unsupported (global|class)|GLOBAL", str(error)):
-            name = re.search(r"GLOBAL ([\w.]+)", str(error))
-            what = f"'{name[1]}'" if name else "objects that are no tensors"
-            raise ModelError(
-                f"{path}: refused: it holds code or objects ({what}), and loading them could run "
-                "anything; save its state dict alone, as safetensors"
-            ) from None
-        raise ModelError(f"{path}: not a checkpoint, or truncated") from None
-    except Exception:  # a damaged pickle fails anywhere, with any error
-        raise ModelError(f"{path}: not a checkpoint, or truncated") from None
 
 
 def load_tensors(
-    module: nn.Module, path: Path, beside_below: str | None = None
+    module: nn.Module, path: Path, extra_prefix: str | None = None
 ) -> dict[str, Tensor]:
     """Fill ``module`` (which may live on the meta device) from a file of ``save_tensors``.
 
     Returns:
-        What lies beside the module: the tensors whose names begin with ``beside_below``.
+        The extra tensors: those whose names begin with ``extra_prefix``.
 
     Raises:
         ModelError: the file is missing or corrupt, or its tensors are not the module's; names
@@ -177,10 +92,10 @@ def load_tensors(
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path}: corrupt or truncated weights ({error})") from None
     tensors: dict[str, Tensor] = {}
-    beside: dict[str, Tensor] = {}
+    extra: dict[str, Tensor] = {}
     for name, tensor in stored.items():
-        if _is_below(name, beside_below):
-            beside[name] = _aligned(tensor)
+        if _is_below(name, extra_prefix):
+            extra[name] = _aligned(tensor)
             continue
         if name.endswith(SCALE_SUFFIX):
             continue
@@ -194,7 +109,7 @@ def load_tensors(
             tensor = tensor.float() * scale
         tensors[name] = tensor.float() if tensor.is_floating_point() else tensor
     fill(module, tensors, path)
-    return beside
+    return extra
 
 
 def fill(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:

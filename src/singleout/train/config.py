@@ -7,13 +7,12 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from singleout.config import StrictConfig, added
+from singleout.config import Positive, StrictConfig, added
 from singleout.data.dataset import QueryAudioConfig
 from singleout.data.plan import SCORED_MIXTURES, MixtureConfig
 from singleout.data.query_plan import QueriesConfig
 from singleout.model import ModelConfig
 
-Positive = Annotated[int, Field(gt=0)]
 Path = Annotated[AnyPath, AfterValidator(AnyPath.expanduser)]
 """A path in which ~ is the home folder."""
 

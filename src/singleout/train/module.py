@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from singleout.data.dataset import Example
-from singleout.data.embeddings import SAMPLE_RATE
+from singleout.data.dataset import TrainingExample
 from singleout.errors import TrainingError
 from singleout.evaluate.metrics import score
 from singleout.model import QueriedSeparator
-from singleout.separators import Separator, averaged
+from singleout.separators import Separator
+from singleout.train.conditioning import Conditioning, by_query
 from singleout.train.config import TrainConfig
 from singleout.train.losses import SILENT_POWER, separation_loss_db
 from singleout.train.muon import MuonAdamW
@@ -51,69 +51,17 @@ class TrainingModule(lightning.LightningModule):
         self.model = model
         self.run = config
         self.step_index = 0
-        self.averaged = AveragedModel(model.separator, avg_fn=ema_update(config.ema_decay))  # type: ignore[arg-type]
-
-    def condition(self, batch: Example) -> Tensor:
-        """[queries * batch, condition_dim]: audio or text, chosen per example, manipulated.
-
-        An example without a caption is always conditioned on its sound.
-        """
-        generator = torch.Generator().manual_seed(self.run.seed * 1_000_003 + self.step_index)
-        text = batch["text"].transpose(0, 1).flatten(0, 1)
-        shape = (batch["text"].shape[1], batch["text"].shape[0])
-        by_text = (torch.rand(shape, generator=generator) < self.run.p_text).flatten()
-        by_text = by_text.to(text.device)
-        by_text &= text.any(-1)
-        manipulate = self.model.manipulator.train
-        if self.run.query_audio.is_embedded_on_the_fly:
-            audio = self.embedded(batch, generator)
-        else:
-            audio = batch["audio"].transpose(0, 1).flatten(0, 1)
-        positive = manipulate(audio, False, generator)
-        if self.run.p_text or self.run.query_mixup:
-            said = manipulate(text, True, generator)
-            if self.run.query_mixup:
-                alpha = torch.rand((len(said), 1), generator=generator).to(text.device)
-                alpha = torch.where(text.any(-1, keepdim=True), alpha, 1.0)
-                positive = alpha * positive + (1 - alpha) * said
-            positive = torch.where(by_text[:, None], said, positive)
-        if not self.model.config.negative:
-            return positive
-        not_audio, not_text = (
-            batch[side].transpose(0, 1).flatten(0, 1) for side in ("not_audio", "not_text")
-        )
-        negative = manipulate(not_audio, False, generator)
-        if self.run.p_text:
-            by_text = torch.rand(len(text), generator=generator).to(text.device) < self.run.p_text
-            said = manipulate(not_text, True, generator)
-            negative = torch.where((by_text & not_text.any(-1))[:, None], said, negative)
-        # A side without a prompt is zeros, whatever a manipulation makes of those.
-        positive = torch.where((audio.any(-1) | text.any(-1))[:, None], positive, 0.0)
-        negative = torch.where(not_audio.any(-1)[:, None], negative, 0.0)
-        return self.model.joined(positive, negative)
-
-    @torch.no_grad()
-    def embedded(self, batch: Example, generator: torch.Generator) -> Tensor:
-        """[queries * batch, dim] of the batch's query sounds, masked if so configured."""
-        masks = self.run.query_audio.spec_augment
-        augment = None if masks is None else lambda log_mel: masks.masked(log_mel, generator)
-        sounds = batch["query_audio"].transpose(0, 1).flatten(0, 1).cpu()  # where the encoder is
-        lengths = batch["query_samples"].T.flatten().tolist()
-        none = torch.zeros(1, batch["text"].shape[-1])
-        rows = [
-            self.model.encoder.embed_audio(sound[:length], SAMPLE_RATE, augment) if length else none
-            for sound, length in zip(sounds, lengths, strict=True)
-        ]
-        return torch.cat(rows).to(batch["text"].device, copy=True)
+        self.condition = Conditioning(model, config)
+        self.averaged = AveragedModel(model.separator, avg_fn=ema_update(config.ema_decay))
 
     def on_fit_start(self) -> None:
         self.model.manipulator.to(self.device)
 
-    def training_step(self, batch: Example, index: int) -> Tensor:
+    def training_step(self, batch: TrainingExample, index: int) -> Tensor:
         with torch.autocast(self.device.type, enabled=False):  # as exact as at inference
             condition = self.condition(batch)
         estimate = self.model(batch["mixture"], condition)
-        target = batch["targets"].transpose(0, 1).flatten(0, 1)
+        target = by_query(batch["targets"])
         mixture = batch["mixture"].repeat(len(target) // len(batch["mixture"]), 1, 1)
         losses = separation_loss_db(estimate.float(), target, mixture)
         is_silent = target.square().sum(-1) < SILENT_POWER
@@ -136,36 +84,34 @@ class TrainingModule(lightning.LightningModule):
         self.log("learning_rate", self.run.learning_rate * factor)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, index: int) -> None:
-        self.averaged.update_parameters(self.model.separator)  # type: ignore[arg-type]
+        self.averaged.update_parameters(self.model.separator)
         self.step_index += 1
 
-    def validation_step(self, batch: Example, index: int) -> None:
+    def validation_step(self, batch: TrainingExample, index: int) -> None:
         self.log("step", float(self.step_index), on_epoch=True, batch_size=1)
-        mixture = batch["mixture"].repeat(batch["audio"].shape[1], 1, 1)
-        target = batch["targets"].transpose(0, 1).flatten(0, 1)
-        for kind in ("audio", "text"):
-            embedding = batch[kind].transpose(0, 1).flatten(0, 1)
-            if not bool(embedding.any()):
+        mixture = batch["mixture"].repeat(batch["targets"].shape[1], 1, 1)
+        target = by_query(batch["targets"])
+        sides = {
+            "audio": (by_query(batch["audio_embedding"]), by_query(batch["has_positive"])),
+            "text": (by_query(batch["text_embedding"]), by_query(batch["has_text"])),
+        }
+        for kind, (embedding, is_given) in sides.items():
+            if not bool(is_given.any()):
                 continue
             with torch.autocast(self.device.type, enabled=False):
-                condition = self.model.conditions(embedding, is_text=kind == "text")
-            separator: Separator = self.averaged.module  # type: ignore[assignment]
-            encoded = separator.encode(batch["mixture"])
-            estimate = averaged(separator, encoded, *condition)
+                condition = self.model.condition(embedding, is_text=kind == "text")
+            separator = self.averaged.module
+            assert isinstance(separator, Separator)
+            estimate = separator.estimate(separator.encode(batch["mixture"]), condition)
             scores = score(estimate.float(), target, mixture)
-            asked = scores.is_present[:, 0] & embedding.any(-1)
-            improvement = scores.si_sdr_improvement[asked].float()
+            is_scored = scores.is_present[:, 0] & is_given
+            improvement = scores.si_sdr_improvement[is_scored].float()
             if not len(improvement):
                 continue
-            self.log(
-                f"{kind}_si_sdri",
-                improvement.mean(),
-                prog_bar=True,
-                on_epoch=True,
-                batch_size=len(improvement),
-            )
-            improved = scores.improved[asked].float()
-            self.log(f"{kind}_improved", improved.mean(), on_epoch=True, batch_size=len(improved))
+            improved = scores.improved[is_scored].float().mean()
+            options: dict[str, Any] = {"on_epoch": True, "batch_size": len(improvement)}
+            self.log(f"{kind}_si_sdri", improvement.mean(), prog_bar=True, **options)
+            self.log(f"{kind}_improved", improved, **options)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         if self.run.optimizer == "muon":

@@ -44,8 +44,9 @@ from singleout.errors import (
 )
 from singleout.evaluate.evaluation import EvaluationConfig
 from singleout.evaluate.scenarios import calibrated
-from singleout.manipulations import Examples, Manipulator
+from singleout.manipulations import FitEmbeddings, Manipulator
 from singleout.model import QueriedSeparator, read_config
+from singleout.storage.models import resolve_model
 from singleout.storage.tensors import has_fast_bfloat16
 from singleout.train.checkpoint import FILE_NAME, Checkpoint, restore, saved_step
 from singleout.train.config import TrainConfig, UncaptionedConfig, ValidationConfig
@@ -119,7 +120,7 @@ def caption_embeddings(clips: list[Clip], encoder: QueryEncoder) -> EmbeddingTab
     )
 
 
-def examples_of(sounds: EmbeddingTable, captions: EmbeddingTable | None) -> Examples:
+def examples_of(sounds: EmbeddingTable, captions: EmbeddingTable | None) -> FitEmbeddings:
     """What a manipulation is fitted on: every sound's first crop, every caption.
 
     One crop each: training draws sounds alike, however long they are.
@@ -127,10 +128,10 @@ def examples_of(sounds: EmbeddingTable, captions: EmbeddingTable | None) -> Exam
     audio = sounds.embeddings[torch.tensor(sounds.offsets[:-1])]
     if captions is None:
         none = torch.zeros(0, audio.shape[-1])
-        return Examples(audio, none, torch.zeros(0, dtype=torch.long))
+        return FitEmbeddings(audio, none, torch.zeros(0, dtype=torch.long))
     counts = torch.tensor(captions.offsets).diff()
     pairs = torch.arange(len(audio)).repeat_interleave(counts)
-    return Examples(audio, captions.embeddings, pairs)
+    return FitEmbeddings(audio, captions.embeddings, pairs)
 
 
 def _dataset(
@@ -192,7 +193,7 @@ def _is_of(folder: Path, encoder: QueryEncoder) -> bool:
     """Whether a model was made with this very encoder, so that what it has learnt of embeddings
     holds."""
     try:
-        return read_config(folder).encoder.fingerprint == encoder.fingerprint
+        return read_config(resolve_model(folder)).encoder.fingerprint == encoder.fingerprint
     except ModelError:  # a checkpoint of others, which has learnt nothing of them
         return False
 
@@ -330,7 +331,7 @@ def train(config: TrainConfig, encoder: QueryEncoder | None = None) -> Path:
             model.manipulator = initial.manipulator
             model.manipulator.extend(examples_of(dataset.table, dataset.captions))
         try:
-            model.separator.load_state_dict(initial.separator.state_dict())  # type: ignore[attr-defined]
+            model.separator.load_state_dict(initial.separator.state_dict())
         except RuntimeError as error:
             reason = one_line(error)[:200]
             raise ModelError(
@@ -380,7 +381,7 @@ def train(config: TrainConfig, encoder: QueryEncoder | None = None) -> Path:
         else:
             restore(module, None, output / FILE_NAME)
     averaged = module.averaged.module.state_dict()
-    model.separator.load_state_dict(averaged)  # type: ignore[attr-defined]
+    model.separator.load_state_dict(averaged)
     if validation is not None:
         model.manipulator.to(torch.device("cpu"))  # where Lightning leaves the rest
         model.save_pretrained(output / "model")  # before anything that could fail

@@ -168,7 +168,7 @@ def _extract(
 ) -> Tensor:
     """The model's estimate [samples], of the mixture's rate and length."""
     heard = torch.from_numpy(resample(mixture, rate, model.sample_rate))
-    found = model.singled_out(heard[None, None], [model.embed(Query((item.caption,)))])[0, 0]
+    found = model.extract_clip(heard[None, None], [model.embed(Query((item.caption,)))])[0, 0]
     if not found.isfinite().all():
         raise ModelError(f"{item.origin}: the model's output is not finite: are its weights whole?")
     estimate = resample(found.numpy(), model.sample_rate, rate)

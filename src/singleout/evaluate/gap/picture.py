@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from singleout.audio import replacing
 from singleout.evaluate.gap.measure import GapReport, as_codes, principal_axes
+from singleout.storage.atomic import replacing
 
 MAX_DRAWN_PAIRS = 150
 MAX_DRAWN_COSINES = 20_000

@@ -9,32 +9,12 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from singleout.errors import ModelError
-from singleout.storage.tensors import read_tensors
+from singleout.storage.foreign import checkpoint_file, read_tensors
 
 LANDMARK = "base.pre_conv.weight"
 """A tensor that every checkpoint has; what stands before it is the separator's prefix."""
 DERIVED = ("base.stft.", "base.istft.")
 """Kernels of an STFT by convolution; ours is an FFT."""
-FILE_NAMES = ("model.safetensors", "pytorch_model.bin")
-SUFFIXES = ("safetensors", "ckpt", "bin", "pt", "pth")
-
-
-def checkpoint_file(path: Path) -> Path:
-    """``path`` itself, or the one checkpoint in a folder as hubs lay it out.
-
-    Raises:
-        ModelError: nothing is there, or more than one file that could be meant.
-    """
-    if not path.is_dir():
-        return path
-    for name in FILE_NAMES:
-        if (path / name).is_file():
-            return path / name
-    found = sorted(p for suffix in SUFFIXES for p in path.glob(f"*.{suffix}"))
-    if len(found) == 1:
-        return found[0]
-    listed = ", ".join(p.name for p in found) or "none"
-    raise ModelError(f"{path}: one checkpoint is needed, found {listed}: name the file itself")
 
 
 def landmark(names: Iterable[str]) -> str | None:

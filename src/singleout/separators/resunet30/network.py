@@ -15,11 +15,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from pydantic import model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from singleout.config import Positive, StrictConfig
 from singleout.separators.resunet30.checkpoint import separator_tensors
 from singleout.separators.resunet30.folded import SLOPE, TIME_STRIDE, InferenceNetwork
+from singleout.separators.separator import Separator
 from singleout.storage.tensors import fill, has_fast_bfloat16
 
 POWER_FLOOR = 1e-10
@@ -128,7 +131,34 @@ class Spectrum:
     num_samples: int
 
 
-class ResUNet30(nn.Module):
+class ResUNet30Config(StrictConfig):
+    """Sizes of ``ResUNet30``.
+
+    Args:
+        sample_rate: Hz.
+        num_fft, hop: of the STFT, in samples (AudioSep: 2048 and 320 at 32 kHz, DCASE: 1024 and
+            160 at 16 kHz).
+        inference_precision: of the folded copy that computes at inference, see ``ResUNet30``.
+    """
+
+    type: Literal["resunet30"] = "resunet30"
+    sample_rate: Positive = 32_000
+    num_fft: Positive = 2_048
+    hop: Positive = 320
+    inference_precision: Precision = "auto"
+
+    @model_validator(mode="after")
+    def _fits(self) -> ResUNet30Config:
+        if self.num_fft % 128 or self.hop > self.num_fft // 2:
+            raise ValueError("num_fft must be a multiple of 128, and hop at most half of it")
+        return self
+
+    def build(self, embedding_dim: int) -> ResUNet30:
+        """The network, with new weights, for query embeddings of length ``embedding_dim``."""
+        return ResUNet30(embedding_dim, self)
+
+
+class ResUNet30(Separator):
     """Mixture and query embedding to the target, as AudioSep computes it.
 
     In training, and with gradients, the layers run as they are. In evaluation mode without
@@ -138,25 +168,14 @@ class ResUNet30(nn.Module):
 
     Args:
         embedding_dim: length of the query embedding.
-        sample_rate: Hz.
-        num_fft, hop: of the STFT, in samples (AudioSep: 2048 and 320 at 32 kHz, DCASE: 1024 and
-            160 at 16 kHz).
-        inference_precision: see above.
+        config: sizes, see ``ResUNet30Config``.
     """
 
-    def __init__(
-        self,
-        embedding_dim: int = 512,
-        sample_rate: int = 32_000,
-        num_fft: int = 2_048,
-        hop: int = 320,
-        inference_precision: Precision = "float32",
-    ) -> None:
-        super().__init__()
-        self.embedding_dim = embedding_dim
-        self.sample_rate = sample_rate
+    def __init__(self, embedding_dim: int, config: ResUNet30Config) -> None:
+        super().__init__(embedding_dim, config.sample_rate)
+        num_fft, hop = config.num_fft, config.hop
         self.num_fft, self.hop = num_fft, hop
-        self.inference_precision = inference_precision
+        self.inference_precision = config.inference_precision
         window = torch.hann_window(num_fft, device="cpu")
         self.register_buffer("window", window, persistent=False)
         self.window: Tensor
@@ -192,7 +211,15 @@ class ResUNet30(nn.Module):
         rate, num_fft, hop = VARIANTS.get(norm.numel(), VARIANTS[1_025])
         dim = film.shape[1] if film.ndim == 2 else 512
         with torch.device("meta"):
-            model = cls(dim, rate, num_fft, hop, inference_precision)
+            model = cls(
+                dim,
+                ResUNet30Config(
+                    sample_rate=rate,
+                    num_fft=num_fft,
+                    hop=hop,
+                    inference_precision=inference_precision,
+                ),
+            )
         fill(model, tensors, file)
         return model.eval().requires_grad_(False)
 
@@ -242,10 +269,6 @@ class ResUNet30(nn.Module):
         maps = (self if trained else self.inference_network()).maps(magnitude, embedding)
         target = self.masked(spectrum, maps.transpose(2, 3))
         return self.inverse(target, encoded.num_samples)
-
-    def forward(self, mixture: Tensor, embedding: Tensor) -> Tensor:
-        """Mixture [batch, channels, samples], embedding [batch, dim] to targets of that shape."""
-        return self.decode(self.encode(mixture), embedding)
 
     def maps(self, magnitude: Tensor, embedding: Tensor) -> Tensor:
         """Magnitude [batch, frames, bins] to three maps [batch, 3, frames, bins - 1]."""

@@ -1,0 +1,59 @@
+"""Random streams: every draw in training and evaluation follows from counters.
+
+A stream is seeded by the seed of the run, the epoch, the index of the example and the number of
+the stream. So workers, ranks and a resume cannot change what is drawn, and a stream can be added
+without a change of the others.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import numpy as np
+import torch
+
+
+class Stream(IntEnum):
+    """Numbers of the streams of an example. A change would change every recorded run."""
+
+    QUERY = 1
+    """Which crop or caption is the query."""
+    SCENE = 2
+    """Silences, rooms, backgrounds and codecs of a mixture."""
+    KIND = 3
+    """Which kind of query a mixture gets: present, absent, removal, contrast."""
+    ABSENT = 4
+    """Sounds that an evaluation asks for although they are absent."""
+
+
+def random_stream(
+    seed: int, epoch: int, index: int, stream: Stream, *counters: int
+) -> np.random.Generator:
+    """The generator of one stream of one example.
+
+    Args:
+        seed: of the run.
+        epoch, index: of the example.
+        stream: see ``Stream``.
+        *counters: tell generators of one stream apart.
+
+    Example:
+        >>> first = random_stream(0, 0, 7, Stream.QUERY).integers(1_000)
+        >>> int(first) == int(random_stream(0, 0, 7, Stream.QUERY).integers(1_000))
+        True
+    """
+    return np.random.default_rng([seed, epoch, index, int(stream), *counters])
+
+
+def batch_generator(seed: int, first_index: int, batch_size: int) -> torch.Generator:
+    """The generator of the embeddings' manipulation in one batch.
+
+    Examples have consecutive indices over all ranks, so that two ranks, and two steps, have
+    different generators.
+
+    Args:
+        seed: of the run.
+        first_index: index, in the whole run, of the first example of the batch.
+        batch_size: examples in a full batch.
+    """
+    return torch.Generator().manual_seed(seed * 1_000_003 + first_index // batch_size)

@@ -1,0 +1,61 @@
+"""How recordings are extracted, and which files are written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypedDict
+
+from singleout.audio import OutputFormat
+
+
+@dataclass(frozen=True)
+class ExtractOptions:
+    """How recordings are extracted.
+
+    Args:
+        link_channels: one mask for all channels, so that the target stays where it was between
+            them. False: each channel is separated on its own.
+        gate: set targets to the level of the sound, and nearly to silence where it seems absent,
+            if the model has a gate. False: targets have the level that the separator gives them.
+        chunk_seconds: longer recordings are separated in chunks of this length, so that the memory
+            is bounded. The result does not depend on it.
+
+    Example:
+        >>> ExtractOptions(chunk_seconds=5.0)
+        ExtractOptions(link_channels=True, gate=True, chunk_seconds=5.0)
+    """
+
+    link_channels: bool = True
+    gate: bool = True
+    chunk_seconds: float = 20.0
+
+
+class OptionChanges(TypedDict, total=False):
+    """Keyword arguments that change single options for one call; see ``ExtractOptions``."""
+
+    link_channels: bool
+    gate: bool
+    chunk_seconds: float
+
+
+@dataclass(frozen=True)
+class OutputOptions:
+    """Which files are written for every recording and query.
+
+    Args:
+        folder: of the files; created if it is missing.
+        format: container of target and residual. ``auto`` is that of the recording, where it can
+            hold them.
+        residual: write the residual.
+        plot: draw the spectrograms.
+
+    Example:
+        >>> OutputOptions(Path("out"), format="flac").residual
+        True
+    """
+
+    folder: Path
+    format: OutputFormat = "auto"
+    residual: bool = True
+    plot: bool = False

@@ -1,0 +1,415 @@
+"""A recording through a model, block by block, in memory that does not grow with its length.
+
+Samples are pushed in, and targets come out: ``Pipeline.push(block)`` and ``Pipeline.finish()``.
+Files, arrays, sockets and sound cards can all feed it. Inside, four stages follow each other:
+
+    Resample -> ChunkedSeparator -> Level -> ResampleTargets
+
+Every stage has the same face. ``push`` takes a block and gives the blocks that it completes,
+``finish`` gives the rest. ``look_ahead_samples`` is how many samples after a sample its output
+depends on. ``latency_samples`` is how many samples a stage may hold back. Both count samples at the
+rate of the stage's input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import ceil
+from threading import Event
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from singleout.audio import ResampleStream
+from singleout.condition import Condition
+from singleout.errors import Cancelled, ModelError
+from singleout.extract.options import ExtractOptions
+from singleout.model import QueriedSeparator
+from singleout.model.level_gate import LevelGate
+from singleout.separators import Separator
+
+FADE_SECONDS = 0.02
+MIN_CHUNK_SECONDS = 2.0
+FEW_CHANNELS = 2
+RESAMPLER_SAMPLES = 1_500
+"""At the lower of the two rates: more than any resampler holds back."""
+
+In = TypeVar("In", contravariant=True)
+Out = TypeVar("Out", covariant=True)
+
+
+class Block(NamedTuple):
+    """A stretch of a mixture with the targets in it, sample by sample.
+
+    Attributes:
+        mixture: [channels, samples]; float32, or float64 where the samples of a file need it.
+        targets: float32 [queries, channels, samples].
+    """
+
+    mixture: NDArray[Any]
+    targets: NDArray[np.float32]
+
+
+class Stage(Protocol[In, Out]):
+    """One step of the pipeline; see the module."""
+
+    @property
+    def look_ahead_samples(self) -> int: ...
+
+    @property
+    def latency_samples(self) -> int: ...
+
+    def push(self, block: In) -> Sequence[Out]:
+        """Append a block; the blocks that it completes."""
+
+    def finish(self) -> Sequence[Out]:
+        """The rest; no more blocks may follow."""
+
+
+class Resample:
+    """Resamples a mixture, [channels, samples].
+
+    Args:
+        rate_in, rate_out: Hz.
+        channels: of every block.
+
+    Example:
+        >>> import numpy as np
+        >>> stage = Resample(48_000, 32_000, channels=1)
+        >>> blocks = [*stage.push(np.zeros((1, 48_000), np.float32)), *stage.finish()]
+        >>> sum(block.shape[1] for block in blocks)
+        32000
+    """
+
+    def __init__(self, rate_in: int, rate_out: int, channels: int) -> None:
+        self._stream = ResampleStream(rate_in, rate_out, channels)
+        self.latency_samples = _resampler_latency(rate_in, rate_out)
+        self.look_ahead_samples = self.latency_samples
+
+    def push(self, block: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        """Append a block; what is certain by now at the other rate."""
+        return [self._stream.push(block)]
+
+    def finish(self) -> list[NDArray[np.float32]]:
+        """The rest."""
+        return [self._stream.finish()]
+
+
+class ChunkedSeparator:
+    """Separates a mixture of any length chunk by chunk, with the result of the whole.
+
+    A separator depends on a bounded context to either side (``context_samples``), and has the same
+    frames from every multiple of ``stride_samples``. A chunk is read with that context, starts at
+    such a multiple, and its context is dropped afterwards. Neighbouring chunks are cross-faded
+    where they meet. Both have the same samples there, unless the separator computes in half
+    precision or depends on more context than it declares.
+
+    Args:
+        separator: in evaluation mode.
+        conditions: one per query, [1, parts, dim], on the separator's device.
+        chunk_samples: the most that a chunk keeps, rounded up to a stride; bounds the memory.
+        link_channels: one mask for all channels. False: one for each channel.
+        name: of the recording, for messages.
+        cancel: stops the work before the next chunk.
+
+    Raises:
+        ModelError: from ``push`` or ``finish``: the output is not finite.
+        Cancelled: from ``push`` or ``finish``: ``cancel`` is set.
+    """
+
+    def __init__(
+        self,
+        separator: Separator,
+        conditions: Sequence[Condition],
+        chunk_samples: int,
+        link_channels: bool = True,
+        name: str = "audio",
+        cancel: Event | None = None,
+    ) -> None:
+        self._separator, self._conditions = separator, conditions
+        self._link_channels, self._name, self._cancel = link_channels, name, cancel
+        stride = separator.stride_samples
+        self._keep, self._before = (
+            -(-samples // stride) * stride for samples in (chunk_samples, separator.context_samples)
+        )
+        num_fade = min(round(FADE_SECONDS * separator.sample_rate), self._keep)
+        self._fade = np.sin(np.linspace(0, np.pi / 2, num_fade, dtype=np.float32)) ** 2
+        self._mixture: NDArray[np.float32] | None = None
+        self._start = self._position = 0  # of the buffered mixture, and of the next chunk
+        self._tail: NDArray[np.float32] | None = None
+
+    @property
+    def look_ahead_samples(self) -> int:
+        """Context after a sample, and the cross-fade."""
+        return len(self._fade) + self._separator.context_samples
+
+    @property
+    def latency_samples(self) -> int:
+        """A chunk with the context after it."""
+        return self._keep + self.look_ahead_samples
+
+    def push(self, block: NDArray[np.float32]) -> list[Block]:
+        """Append a block, float32 [channels, samples]; the chunks that it completes."""
+        mixture = self._mixture
+        self._mixture = block if mixture is None else np.concatenate([mixture, block], axis=1)
+        chunks = []
+        while self._start + self._mixture.shape[1] > self._position + self.latency_samples:
+            chunks.append(self._next_chunk(is_last=False))
+            dropped = max(0, self._position - self._before - self._start)
+            self._mixture = self._mixture[:, dropped:]
+            self._start += dropped
+        return chunks
+
+    def finish(self) -> list[Block]:
+        """The chunks of the rest."""
+        chunks: list[Block] = []
+        if self._mixture is None:
+            return chunks
+        end = self._start + self._mixture.shape[1]
+        while self._position < end:
+            chunks.append(self._next_chunk(is_last=self._position + self._keep >= end))
+        return chunks
+
+    def _next_chunk(self, is_last: bool) -> Block:
+        if self._cancel is not None and self._cancel.is_set():
+            raise Cancelled(f"{self._name}: cancelled")
+        assert self._mixture is not None
+        keep, start = self._keep, self._position - self._start
+        first = max(0, start - self._before)
+        piece = self._mixture[:, first : start + self.latency_samples]
+        targets = self._estimate(piece)[:, :, start - first :]
+        if self._tail is not None:
+            shared = min(len(self._fade), targets.shape[2])
+            weight = self._fade[:shared]
+            targets[:, :, :shared] *= weight
+            targets[:, :, :shared] += self._tail[:, :, :shared] * (1 - weight)
+        self._tail = None if is_last else targets[:, :, keep : keep + len(self._fade)].copy()
+        self._position += keep
+        return Block(self._mixture[:, start : start + keep], targets[:, :, :keep])
+
+    @torch.inference_mode()
+    def _estimate(self, mixture: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Targets [queries, channels, samples].
+
+        Queries, and channels that are not linked, are separated one after the other: a batch of
+        them is no faster on a CPU and takes their number times the memory.
+        """
+        targets = np.empty((len(self._conditions), *mixture.shape), np.float32)
+        channels = len(mixture)
+        groups = (
+            [slice(None)] if self._link_channels else [slice(c, c + 1) for c in range(channels)]
+        )
+        for group in groups:
+            piece = torch.tensor(mixture[None, group], device=self._conditions[0].weights.device)
+            encoded = self._separator.encode(piece)
+            for number, condition in enumerate(self._conditions):
+                estimate = self._separator.estimate(encoded, condition)[0]
+                targets[number, group] = estimate.cpu().numpy()
+        if not np.isfinite(targets).all():
+            raise ModelError(
+                f"{self._name}: the output of the model is not finite: its weights are damaged, or "
+                "the recording is far beyond full scale (its peak is "
+                f"{float(np.abs(mixture).max()):.3g})"
+            )
+        return targets
+
+
+class Level:
+    """Sets the level of targets by their similarity to the queries; see ``LevelGate``.
+
+    It gives targets without their mixture, which nothing after it needs.
+    """
+
+    def __init__(self, gate: LevelGate) -> None:
+        self._gate = gate
+
+    @property
+    def look_ahead_samples(self) -> int:
+        """Windows of the query encoder that take part in the level of a sample."""
+        return self._gate.look_ahead_samples
+
+    @property
+    def latency_samples(self) -> int:
+        """As many."""
+        return self._gate.look_ahead_samples
+
+    def push(self, block: Block) -> list[NDArray[np.float32]]:
+        """Append a block; the targets whose level is known by now."""
+        return [self._gate.push(block.targets, block.mixture.astype(np.float32, copy=False))]
+
+    def finish(self) -> list[NDArray[np.float32]]:
+        """The rest."""
+        targets = self._gate.finish()
+        return [targets] if targets.size else []
+
+
+class TargetsOnly:
+    """Takes the place of ``Level`` where nothing measures the targets."""
+
+    look_ahead_samples = latency_samples = 0
+
+    def push(self, block: Block) -> list[NDArray[np.float32]]:
+        """The targets of a block."""
+        return [block.targets]
+
+    def finish(self) -> list[NDArray[np.float32]]:
+        """Nothing is held back."""
+        return []
+
+
+class ResampleTargets:
+    """Resamples targets, [queries, channels, samples], each query by a stream of its own."""
+
+    def __init__(self, rate_in: int, rate_out: int, channels: int, num_queries: int) -> None:
+        self._streams = [ResampleStream(rate_in, rate_out, channels) for _ in range(num_queries)]
+        self.latency_samples = _resampler_latency(rate_in, rate_out)
+        self.look_ahead_samples = self.latency_samples
+
+    def push(self, block: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        """Append a block; what is certain by now at the other rate."""
+        pairs = zip(self._streams, block, strict=True)
+        return [np.stack([stream.push(target) for stream, target in pairs])]
+
+    def finish(self) -> list[NDArray[np.float32]]:
+        """The rest."""
+        return [np.stack([stream.finish() for stream in self._streams])]
+
+
+class Pipeline:
+    """The stages from a recording to its targets.
+
+    The samples of the recording wait until their targets are known, so that both come out
+    together, at the rate and channels of the recording.
+
+    Args:
+        model: in evaluation mode.
+        conditions: one per query, [1, parts, dim], on the separator's device.
+        sample_rate: of the recording, Hz.
+        channels: of the recording.
+        options: chunk length and linked channels; see ``ExtractOptions``.
+        gate: sets and measures the targets; None: they keep the separator's level.
+        gain: of the recording on its way to the model; targets have the recording's own level.
+        name: of the recording, for messages.
+        cancel: stops the work before the next chunk.
+
+    Example:
+        >>> import numpy as np, torch
+        >>> from singleout import Query
+        >>> from singleout.model import QueriedSeparator
+        >>> model = QueriedSeparator.from_pretrained("builtin")
+        >>> with torch.inference_mode():
+        ...     conditions = [model.embed(Query("a dog barking"))]
+        >>> pipeline = Pipeline(model, conditions, sample_rate=44_100, channels=1)
+        >>> first = pipeline.push(np.zeros((1, 30_000), np.float32))
+        >>> rest = pipeline.finish()
+        >>> first.targets.shape[2] + rest.targets.shape[2]
+        30000
+    """
+
+    def __init__(
+        self,
+        model: QueriedSeparator,
+        conditions: Sequence[Condition],
+        sample_rate: int,
+        channels: int,
+        options: ExtractOptions | None = None,
+        *,
+        gate: LevelGate | None = None,
+        gain: float = 1.0,
+        name: str = "audio",
+        cancel: Event | None = None,
+    ) -> None:
+        options = options or ExtractOptions()
+        rate = model.sample_rate
+        chunk_samples = max(1, round(_chunk_seconds(options, channels) * rate))
+        self._stages: list[Any] = [
+            Resample(sample_rate, rate, channels),
+            ChunkedSeparator(
+                model.separator, conditions, chunk_samples, options.link_channels, name, cancel
+            ),
+            TargetsOnly() if gate is None else Level(gate),
+            ResampleTargets(rate, sample_rate, channels, len(conditions)),
+        ]
+        self._rates = [sample_rate, rate, rate, rate]
+        self._sample_rate, self._gain = sample_rate, gain
+        self._recording: list[NDArray[Any]] = []  # samples whose targets are still to come
+        self._num_targets = len(conditions)
+
+    @property
+    def look_ahead_samples(self) -> int:
+        """Samples of the recording after a sample that its targets depend on, at most."""
+        return self._in_samples("look_ahead_samples")
+
+    @property
+    def latency_samples(self) -> int:
+        """Samples of the recording that the stages may hold back."""
+        return self._in_samples("latency_samples")
+
+    def _in_samples(self, name: str) -> int:
+        pairs = zip(self._stages, self._rates, strict=True)
+        return ceil(sum(float(getattr(s, name)) * self._sample_rate / rate for s, rate in pairs))
+
+    def push(self, block: NDArray[Any]) -> Block:
+        """Append a block of the recording, [channels, samples].
+
+        Returns:
+            What is known by now: the next samples of the recording with their targets. There may
+            be none.
+
+        Raises:
+            ModelError: the output of the model is not finite.
+            Cancelled: see ``cancel``.
+        """
+        self._recording.append(block)
+        amplified = block if self._gain == 1.0 else block * self._gain
+        blocks: list[Any] = [amplified.astype(np.float32, copy=False)]
+        for stage in self._stages:
+            blocks = [done for each in blocks for done in stage.push(each)]
+        return self._aligned(blocks)
+
+    def finish(self) -> Block:
+        """The rest of the recording with its targets; no more blocks may follow.
+
+        Raises:
+            ModelError, Cancelled: see ``push``.
+        """
+        blocks: list[Any] = []
+        for stage in self._stages:
+            blocks = [done for each in blocks for done in stage.push(each)] + stage.finish()
+        return self._aligned(blocks, is_last=True)
+
+    def _aligned(self, blocks: list[NDArray[np.float32]], is_last: bool = False) -> Block:
+        """Targets with the samples of the recording that they belong to."""
+        if not self._recording:
+            return Block(
+                np.zeros((1, 0), np.float32), np.zeros((self._num_targets, 1, 0), np.float32)
+            )
+        channels = len(self._recording[0])
+        none = np.zeros((self._num_targets, channels, 0), np.float32)
+        targets: NDArray[np.float32] = np.concatenate([none, *blocks], axis=2)
+        targets = targets / np.float32(self._gain)
+        recording = np.concatenate(self._recording, axis=1)
+        # Resampling there and back may give a few samples more or fewer than there were.
+        if is_last:
+            missing = recording.shape[1] - targets.shape[2]
+            targets = np.pad(targets, ((0, 0), (0, 0), (0, max(0, missing))))
+        known = min(recording.shape[1], targets.shape[2])
+        self._recording = [recording[:, known:]]
+        return Block(recording[:, :known], targets[:, :, :known])
+
+
+def _chunk_seconds(options: ExtractOptions, channels: int) -> float:
+    """Of a recording: many linked channels share the memory of two."""
+    seconds = options.chunk_seconds
+    if not options.link_channels:
+        return seconds
+    share = FEW_CHANNELS / max(FEW_CHANNELS, channels)
+    return max(min(seconds, MIN_CHUNK_SECONDS), seconds * share)
+
+
+def _resampler_latency(rate_in: int, rate_out: int) -> int:
+    if rate_in == rate_out:
+        return 0
+    return ceil(RESAMPLER_SAMPLES * rate_in / min(rate_in, rate_out))
