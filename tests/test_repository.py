@@ -35,9 +35,6 @@ def test_python_blocks_of_the_docs_run(
         exec(compile(block, page, "exec"), {})
 
 
-def test_public_surface_is_locked() -> None:
-    assert singleout.__all__ == ["Example", "Extraction", "Extractor", "Query"]
-
 
 def test_packaged_weights_are_small() -> None:
     folder = Path(singleout.__file__).parent / "builtin"

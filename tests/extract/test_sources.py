@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from singleout import Extractor
 from singleout.audio import AudioInfo
-from singleout.extract.level import lift
+from singleout.extract.sources import _gain as lift
 from singleout.model import QueriedSeparator
 
 RATE = 32_000

@@ -152,7 +152,7 @@ def test_nothing_is_gated_to_nothing(gated_model: QueriedSeparator) -> None:
     stream = gated_model.level_gate([gated_model.embed(Query("a dog"))] * 2)
     assert stream.finish().shape == (2, 1, 0)
     targets = np.stack([noise(RATE, 2)] * 2)
-    open_stream = gated_model.level_gate([gated_model.embed(Query("a dog"))] * 2, is_gated=False)
+    open_stream = gated_model.level_gate([gated_model.embed(Query("a dog"))] * 2, is_enabled=False)
     assert np.array_equal(open_stream.whole(targets, targets[0]), targets)
 
 
@@ -283,7 +283,7 @@ def test_nothing_is_made_louder_than_its_mixture(telling_model: QueriedSeparator
     query = [telling_model.embed(Query("a dog"))]
     mixture = noise(3 * RATE)
     for level_db, louder_db in ((0.0, 0.0), (-1.0, 1.0), (-20.0, 1.5)):
-        stream = LevelGate(loud, telling_model.meter(query), [True])
+        stream = LevelGate(loud, telling_model.similarity_meter(query), [True])
         target = mixture * np.float32(10 ** (level_db / 20))
         found = np.concatenate([stream.push(target[None], mixture), stream.finish()], axis=2)
         gain_db = 20 * np.log10(np.abs(found[0]).max() / np.abs(target).max())

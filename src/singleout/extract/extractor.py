@@ -465,8 +465,9 @@ def _blocks(
             block = pipeline.push(samples[:, start : start + piece])
             num_done += block.mixture.shape[1]
             refuse_days(reader, num_done)
-            if block.mixture.shape[1]:
-                yield block
+            if not block.mixture.shape[1]:
+                continue
+            yield block
             if progress is not None:
                 progress(min(num_done / info.num_frames, 1.0) if info.num_frames else 0.0)
     rest = pipeline.finish()

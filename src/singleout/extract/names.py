@@ -63,7 +63,7 @@ def query_slugs(queries: Sequence[Query]) -> list[str]:
     slugs = [query_slug(query) for query in queries]
     for number, query in enumerate(queries):
         if query in queries[:number]:
-            raise OutputError(f"the query '{query}' is asked twice: its files would be the same")
+            raise OutputError(f"the query '{query}' is given twice: its files would be the same")
     names = [
         slug if slugs.count(slug) == 1 else f"{slug}-{_short_hash(str(query))}"
         for slug, query in zip(slugs, queries, strict=True)
