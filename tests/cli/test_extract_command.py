@@ -285,7 +285,7 @@ def test_plot_without_matplotlib_is_refused_before_any_work(
     assert names(tmp_path) == ["street.wav"]
 
 
-@pytest.mark.parametrize("moment", ["singleout.extract.pipeline.torch.tensor", "os.getpid"])
+@pytest.mark.parametrize("moment", ["singleout.extract.chunking.torch.tensor", "os.getpid"])
 def test_interrupt_leaves_nothing(
     street: Path,
     tmp_path: Path,

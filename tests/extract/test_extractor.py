@@ -17,7 +17,7 @@ from singleout.audio import write_wav
 from singleout.condition import Condition
 from singleout.errors import AudioError, MissingExtraError, ModelError, QueryError
 from singleout.extract import picture as plotting
-from singleout.extract.pipeline import FADE_SECONDS
+from singleout.extract.chunking import FADE_SECONDS
 from singleout.model import QueriedSeparator
 from singleout.separators import ConditionedUNetConfig, Identity, IdentityConfig
 from tests.extract.chunks import separated

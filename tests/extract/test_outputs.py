@@ -27,10 +27,10 @@ from singleout.audio import AudioInfo, OutputFormat
 from singleout.audio.riff import WavFile
 from singleout.condition import Condition
 from singleout.errors import AudioError, ModelError, OutputError, QueryError, SingleoutError
+from singleout.extract.chunking import FADE_SECONDS
 from singleout.extract.options import OutputOptions
 from singleout.extract.outputs import PartFiles
 from singleout.extract.picture import NUM_COLUMNS, NUM_ROWS, Spectrogram, mel
-from singleout.extract.pipeline import FADE_SECONDS
 from singleout.extract.sources import Recording
 from singleout.model import QueriedSeparator
 from singleout.separators import Identity, IdentityConfig

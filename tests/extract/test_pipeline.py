@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from singleout import Cancelled, ExtractOptions, Extractor, Query
 from singleout.condition import Condition
-from singleout.extract.pipeline import Block, ChunkedSeparator, Pipeline, Resample, ResampleTargets
+from singleout.extract.chunking import Block, ChunkedSeparator
+from singleout.extract.pipeline import Pipeline, Resample, ResampleTargets
 from singleout.model import QueriedSeparator
 from singleout.model.level_gate import Gate
 
