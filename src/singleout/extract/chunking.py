@@ -85,6 +85,8 @@ class ChunkedSeparator:
         num_fade = min(round(FADE_SECONDS * separator.sample_rate), self._keep)
         self._fade = np.sin(np.linspace(0, np.pi / 2, num_fade, dtype=np.float32)) ** 2
         self._mixture: NDArray[np.float32] | None = None
+        self._new: list[NDArray[np.float32]] = []  # joined to the mixture when a chunk is due
+        self._end = 0
         self._start = self._position = 0  # of the buffered mixture, and of the next chunk
         self._tail: NDArray[np.float32] | None = None
 
@@ -100,33 +102,27 @@ class ChunkedSeparator:
 
     def push(self, block: NDArray[np.float32]) -> list[Block]:
         """Append a block, float32 [channels, samples]; the chunks that it completes."""
-        mixture = self._mixture
-        self._mixture = block if mixture is None else np.concatenate([mixture, block], axis=1)
+        self._new.append(block)
+        self._end += block.shape[1]
         chunks = []
-        while self._start + self._mixture.shape[1] > self._position + self.latency_samples:
+        while self._end > self._position + self.latency_samples:
             chunks.append(self._next_chunk(is_last=False))
-            dropped = max(0, self._position - self._before - self._start)
-            self._mixture = self._mixture[:, dropped:]
-            self._start += dropped
         return chunks
 
     def finish(self) -> list[Block]:
         """The chunks of the rest."""
-        chunks: list[Block] = []
-        if self._mixture is None:
-            return chunks
-        end = self._start + self._mixture.shape[1]
-        while self._position < end:
-            chunks.append(self._next_chunk(is_last=self._position + self._keep >= end))
+        chunks = []
+        while self._position < self._end:
+            chunks.append(self._next_chunk(is_last=self._position + self._keep >= self._end))
         return chunks
 
     def _next_chunk(self, is_last: bool) -> Block:
         if self._cancel is not None and self._cancel.is_set():
             raise Cancelled(f"{self._name}: cancelled")
-        assert self._mixture is not None
-        keep, start = self._keep, self._position - self._start
+        keep, mixture = self._keep, self._buffered()
+        start = self._position - self._start
         first = max(0, start - self._before)
-        piece = self._mixture[:, first : start + self.latency_samples]
+        piece = mixture[:, first : start + self.latency_samples]
         targets = self._estimate(piece)[:, :, start - first :]
         if self._tail is not None:
             shared = min(len(self._fade), targets.shape[2])
@@ -135,7 +131,19 @@ class ChunkedSeparator:
             targets[:, :, :shared] += self._tail[:, :, :shared] * (1 - weight)
         self._tail = None if is_last else targets[:, :, keep : keep + len(self._fade)].copy()
         self._position += keep
-        return Block(self._mixture[:, start : start + keep], targets[:, :, :keep])
+        return Block(mixture[:, start : start + keep], targets[:, :, :keep])
+
+    def _buffered(self) -> NDArray[np.float32]:
+        """The mixture from the context before the next chunk on; older samples are dropped."""
+        dropped = max(0, self._position - self._before - self._start)
+        if self._new:
+            kept = [] if self._mixture is None else [self._mixture]
+            self._mixture = np.concatenate([*kept, *self._new], axis=1)
+            self._new = []
+        assert self._mixture is not None
+        self._mixture = self._mixture[:, dropped:]
+        self._start += dropped
+        return self._mixture
 
     @torch.inference_mode()
     def _estimate(self, mixture: NDArray[np.float32]) -> NDArray[np.float32]:

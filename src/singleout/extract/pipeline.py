@@ -201,6 +201,7 @@ class Pipeline:
         self._rates = [sample_rate, rate, rate, rate]
         self._sample_rate, self._gain = sample_rate, gain
         self._recording: list[NDArray[Any]] = []  # samples whose targets are still to come
+        self._targets: list[NDArray[np.float32]] = []  # targets whose samples are still to come
         self._num_targets = len(conditions)
 
     @property
@@ -247,23 +248,19 @@ class Pipeline:
         return self._aligned(blocks, is_last=True)
 
     def _aligned(self, blocks: list[NDArray[np.float32]], is_last: bool = False) -> Block:
-        """Targets with the samples of the recording that they belong to."""
-        if not self._recording:
-            return Block(
-                np.zeros((1, 0), np.float32), np.zeros((self._num_targets, 1, 0), np.float32)
-            )
-        channels = len(self._recording[0])
+        """The next targets, with the samples of the recording that they belong to."""
+        channels = len(self._recording[0]) if self._recording else 1
         none = np.zeros((self._num_targets, channels, 0), np.float32)
-        targets: NDArray[np.float32] = np.concatenate([none, *blocks], axis=2)
-        targets = targets / np.float32(self._gain)
+        if not self._recording or not (is_last or any(block.size for block in blocks)):
+            return Block(none[0], none)  # samples are joined when it is time
         recording = np.concatenate(self._recording, axis=1)
-        # Resampling there and back may give a few samples more or fewer than there were.
-        if is_last:
-            missing = recording.shape[1] - targets.shape[2]
-            targets = np.pad(targets, ((0, 0), (0, 0), (0, max(0, missing))))
+        targets = np.concatenate([none, *self._targets, *blocks], axis=2)
+        if is_last:  # resampling there and back may lose a few samples
+            missing = max(0, recording.shape[1] - targets.shape[2])
+            targets = np.pad(targets, ((0, 0), (0, 0), (0, missing)))
         known = min(recording.shape[1], targets.shape[2])
-        self._recording = [recording[:, known:]]
-        return Block(recording[:, :known], targets[:, :, :known])
+        self._recording, self._targets = [recording[:, known:]], [targets[:, :, known:]]
+        return Block(recording[:, :known], targets[:, :, :known] / np.float32(self._gain))
 
 
 def _chunk_seconds(options: ExtractOptions, channels: int) -> float:
