@@ -254,13 +254,16 @@ class Pipeline:
         if not self._recording or not (is_last or any(block.size for block in blocks)):
             return Block(none[0], none)  # samples are joined when it is time
         recording = np.concatenate(self._recording, axis=1)
-        targets = np.concatenate([none, *self._targets, *blocks], axis=2)
+        targets: NDArray[np.float32] = np.concatenate([none, *self._targets, *blocks], axis=2)
         if is_last:  # resampling there and back may lose a few samples
             missing = max(0, recording.shape[1] - targets.shape[2])
             targets = np.pad(targets, ((0, 0), (0, 0), (0, missing)))
         known = min(recording.shape[1], targets.shape[2])
         self._recording, self._targets = [recording[:, known:]], [targets[:, :, known:]]
-        return Block(recording[:, :known], targets[:, :, :known] / np.float32(self._gain))
+        known_targets = (targets[:, :, :known] / np.float32(self._gain)).astype(
+            np.float32, copy=False
+        )
+        return Block(recording[:, :known], known_targets)
 
 
 def _chunk_seconds(options: ExtractOptions, channels: int) -> float:
