@@ -374,7 +374,7 @@ def test_an_empty_name_to_write_to_is_refused(
     assert names(street.parent) == ["street.wav"]
 
 
-def test_words_that_are_the_name_of_something_here_are_not_guessed_at(
+def test_a_query_that_is_also_a_path_is_refused(
     street: Path, monkeypatch: pytest.MonkeyPatch, debug_model_folder: Path
 ) -> None:
     """As of one folder for each kind of sound."""
@@ -410,7 +410,7 @@ def test_names_that_cannot_be_are_one_line(
 
 
 @pytest.mark.parametrize(("option", "instead"), [("--not", "--not-like"), ("-q", "--like")])
-def test_files_are_not_taken_for_words(street: Path, option: str, instead: str) -> None:
+def test_a_file_is_refused_as_a_text(street: Path, option: str, instead: str) -> None:
     result = run("extract", street, option, street)
     assert result.exit_code == 2
     assert f"is a file: use {instead}, or describe the sound" in " ".join(result.stderr.split())
@@ -468,7 +468,7 @@ def test_slugs() -> None:
         ("a dog 犬", "a dog 猫"),
     ],
 )
-def test_what_is_asked_later_gets_files_of_its_own(one: str | Path, other: str | Path) -> None:
+def test_a_later_query_gets_files_of_its_own(one: str | Path, other: str | Path) -> None:
     slugs = [query_slug(Query.of(query)) for query in (one, other)]
     assert slugs[0] != slugs[1]
     assert slugs == [query_slug(Query.of(query)) for query in (one, other)]

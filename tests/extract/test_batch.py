@@ -89,7 +89,7 @@ def test_a_folder_with_all_that_is_in_it(tmp_path: Path) -> None:
     assert [each.below for each in found] == [Path(name).parent for name in wanted]
 
 
-def test_a_hidden_folder_may_be_asked_for(tmp_path: Path) -> None:
+def test_a_hidden_folder_may_be_named(tmp_path: Path) -> None:
     touched(tmp_path / ".cache" / "x.wav")
     assert find_recordings([tmp_path / ".cache"]) == [Source(tmp_path / ".cache" / "x.wav")]
 
@@ -120,7 +120,7 @@ def test_what_is_named_twice_is_done_once(tmp_path: Path, monkeypatch: pytest.Mo
     assert [each.path for each in found] == [tmp_path / "b.wav", tmp_path / "a.wav"]
 
 
-def test_a_file_is_taken_at_its_word(tmp_path: Path) -> None:
+def test_a_single_file_is_taken_as_it_is(tmp_path: Path) -> None:
     """What a user names is tried, whatever its name; if there is no such file, reading says so."""
     odd = [tmp_path / ".hidden", tmp_path / "x.a-dog.target.wav", tmp_path / "notes.txt"]
     touched(*odd)
@@ -263,7 +263,7 @@ def done(
 
 
 @pytest.mark.parametrize("suffix", ["wav", "flac", "aiff", "ogg"])
-def test_nothing_is_to_do_until_the_recording_is_newer(
+def test_a_recording_is_extracted_again_when_it_is_newer(
     extractor: Extractor, tmp_path: Path, suffix: str
 ) -> None:
     path = recorded(tmp_path / f"x.{suffix}")
@@ -279,7 +279,7 @@ def test_nothing_is_to_do_until_the_recording_is_newer(
     assert remaining_queries(tasks[0], [DOG, RAIN], wanted) == [DOG, RAIN]
 
 
-def test_only_the_query_that_is_missing(extractor: Extractor, tmp_path: Path) -> None:
+def test_only_missing_queries_are_extracted(extractor: Extractor, tmp_path: Path) -> None:
     tasks = plan_jobs([Source(recorded(tmp_path / "x.wav"))], tmp_path, [DOG, RAIN])
     done(extractor, tasks, [RAIN])
     wanted = OutputOptions(Path())
@@ -641,7 +641,7 @@ def test_a_single_bad_recording_is_in_the_report(tmp_path: Path, debug_model_fol
     assert json.loads(report.read_text())["error"] in line
 
 
-def test_skip_existing_does_what_is_not_done(tmp_path: Path, debug_model_folder: Path) -> None:
+def test_skip_existing_extracts_what_is_missing(tmp_path: Path, debug_model_folder: Path) -> None:
     for seed in range(3):
         recorded(tmp_path / "in" / f"{seed}.wav", seed=seed)
     out = tmp_path / "out"

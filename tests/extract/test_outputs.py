@@ -208,7 +208,7 @@ def test_an_array_is_saved_as_float_wav(extractor: Extractor, tmp_path: Path) ->
     assert soundfile.info(alone.target).format == "FLAC"
 
 
-def test_names_formats_and_parts_that_are_wanted(extractor: Extractor, tmp_path: Path) -> None:
+def test_names_formats_and_requested_parts(extractor: Extractor, tmp_path: Path) -> None:
     path = recorded(tmp_path / "x.wav", noise(), subtype="PCM_16")
     queries = ("a dog", Query(("rain", "a shower")))
     written = extractor.extract_file(
@@ -310,7 +310,9 @@ def test_a_recording_that_ends_badly_leaves_no_file(
 # Several queries, several recordings.
 
 
-def test_several_queries_give_what_each_gives_alone(extractor: Extractor, tmp_path: Path) -> None:
+def test_several_queries_give_what_each_gives_by_itself(
+    extractor: Extractor, tmp_path: Path
+) -> None:
     path = recorded(tmp_path / "x.wav", noise(2, RATE), subtype="FLOAT")
     queries = ["a dog", "rain", "a violin"]
     together = list(extractor.extract_many([path], queries))

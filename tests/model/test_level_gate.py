@@ -113,7 +113,7 @@ def defined(
     channels=st.integers(1, 2),
     loudness=st.sampled_from([1.0, 0.03, 0.005]),
 )
-def test_the_level_is_that_of_the_likeness_around_however_they_come(
+def test_the_level_follows_the_similarity_of_neighbouring_windows(
     gated_model: QueriedSeparator,
     num_samples: int,
     splits: list[int],
@@ -137,7 +137,7 @@ def test_the_level_is_that_of_the_likeness_around_however_they_come(
         np.testing.assert_allclose(found[number], expected, rtol=1e-3, atol=1e-6)
 
 
-def test_what_waits_does_not_grow(gated_model: QueriedSeparator) -> None:
+def test_buffered_samples_do_not_grow(gated_model: QueriedSeparator) -> None:
     stream = gated_model.level_gate([gated_model.embed(Query("a dog"))])
     taken = given_samples = 0
     for seed in range(40):
@@ -148,7 +148,7 @@ def test_what_waits_does_not_grow(gated_model: QueriedSeparator) -> None:
     assert stream.finish().shape[2] == taken - given_samples
 
 
-def test_nothing_is_gated_to_nothing(gated_model: QueriedSeparator) -> None:
+def test_a_gate_without_samples_gives_none(gated_model: QueriedSeparator) -> None:
     stream = gated_model.level_gate([gated_model.embed(Query("a dog"))] * 2)
     assert stream.finish().shape == (2, 1, 0)
     targets = np.stack([noise(RATE, 2)] * 2)
@@ -222,7 +222,7 @@ def test_the_level_does_not_depend_on_the_chunks(
     np.testing.assert_allclose(targets, result.target, atol=1e-6)
 
 
-def test_evaluation_hears_what_is_given(gated_model: QueriedSeparator) -> None:
+def test_evaluation_scores_targets_at_their_final_level(gated_model: QueriedSeparator) -> None:
     mixture = noise(3 * RATE)
     conditions = [gated_model.embed(query) for query in QUERIES]
     with torch.inference_mode():
@@ -259,7 +259,7 @@ def levels_of(likeness: Sequence[float], gain_db: float, high: float) -> list[fl
     return [-float(gate.decibels(like)) for like in likeness]
 
 
-def test_what_is_silence_beside_its_mixture_is_not_made_quieter(
+def test_a_target_that_is_silent_next_to_its_mixture_keeps_its_level(
     gated_model: QueriedSeparator,
 ) -> None:
     closed = Gate(low=0.9, high=0.95, floor_db=-20, gain_db=0)
@@ -310,7 +310,7 @@ def test_linked_channels_have_one_level_and_others_their_own(
     assert ratio[0] == pytest.approx(ratio[1], rel=0.02)
 
 
-def test_another_encoders_likeness_opens_no_gate(gated_folder: Path) -> None:
+def test_a_gate_is_dropped_with_another_encoder(gated_folder: Path) -> None:
     encoder = QueriedSeparator.from_pretrained(gated_folder).encoder
     encoder.fingerprint = "another"
     config = QueriedSeparator.from_pretrained(gated_folder, encoder).config
@@ -362,7 +362,7 @@ def test_evaluation_scores_what_is_given(
         assert given_row["likeness"] == plain["likeness"]
 
 
-def test_calibration_does_not_hear_the_gate_that_is_there(
+def test_calibration_ignores_an_existing_gate(
     telling_model: QueriedSeparator, clips: list[Clip]
 ) -> None:
     found = calibrated(telling_model, clips, FEW)
@@ -398,6 +398,6 @@ def test_a_gate_is_fitted_to_presence_and_level() -> None:
 
 
 @pytest.mark.parametrize(("scale", "bias"), [(0.0, 0.0), (-3.0, 0.0), (3.0, -4.0), (3.0, -3.0)])
-def test_where_likeness_tells_nothing_there_is_no_gate(scale: float, bias: float) -> None:
+def test_no_gate_is_fitted_where_similarity_does_not_separate(scale: float, bias: float) -> None:
     """The last two would open beyond all likeness, or beyond all that was heard."""
     assert fit_gate(PresenceCalibration(scale=scale, bias=bias), [0.5], [0.0]) is None

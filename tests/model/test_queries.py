@@ -99,7 +99,7 @@ def test_each_side_has_its_place_and_zeros_are_for_none(telling_model: QueriedSe
         assert found[1].any() == negative.any()
 
 
-def test_an_example_is_asked_with_as_in_training(telling_model: QueriedSeparator) -> None:
+def test_an_example_is_embedded_as_in_training(telling_model: QueriedSeparator) -> None:
     heard = telling_model.encoder.embed_audio(torch.as_tensor(BARK.audio), RATE)
     close(sides(telling_model, Query(BARK))[0], heard)
     close(sides(telling_model, Query((), (BARK,)))[1], heard)
@@ -187,7 +187,7 @@ def by_sounds(debug_encoder: BuiltinEncoder) -> QueriedSeparator:
     return model.eval()
 
 
-def test_sounds_that_stand_for_words_are_asked_for_one_by_one(by_sounds: QueriedSeparator) -> None:
+def test_words_have_one_part_per_sound_that_stands_for_them(by_sounds: QueriedSeparator) -> None:
     encoder, members = by_sounds.encoder, by_sounds.manipulator.condition
     dog, rain = (members(F.normalize(encoder.embed_text(t), dim=-1), True) for t in ("dog", "rain"))
     heard = encoder.embed_audio(torch.as_tensor(BARK.audio), RATE)[:, None]
@@ -205,7 +205,7 @@ def test_sounds_that_stand_for_words_are_asked_for_one_by_one(by_sounds: Queried
         close(by_sounds.embed(query), Condition(torch.cat([positive, negative], -1), weights, mask))
 
 
-def test_the_estimates_of_all_members_are_averaged(by_sounds: QueriedSeparator) -> None:
+def test_the_estimates_of_all_parts_are_averaged(by_sounds: QueriedSeparator) -> None:
     """Of whole mixtures and of recordings in chunks; each query has its own number of them."""
     mixture = noise(RATE)
     queries = [Query("dog"), Query(BARK), Query((BARK, "rain"), "dog")]
@@ -437,7 +437,7 @@ def defined(
     splits=st.lists(st.integers(0, 4 * RATE), max_size=4),
     channels=st.integers(1, 2),
 )
-def test_likeness_is_that_of_all_windows_by_their_power_however_they_come(
+def test_similarity_is_the_mean_over_windows_by_power(
     by_sounds: QueriedSeparator, num_samples: int, splits: list[int], channels: int
 ) -> None:
     queries = [Query("a dog"), Query((BARK,), "rain")]
@@ -455,7 +455,9 @@ def test_likeness_is_that_of_all_windows_by_their_power_however_they_come(
         np.testing.assert_allclose(found.over_time[number], over_time, rtol=0, atol=2e-5)
 
 
-def test_a_target_is_most_like_what_is_asked_where_it_is(telling_model: QueriedSeparator) -> None:
+def test_similarity_over_time_is_highest_where_the_sound_is(
+    telling_model: QueriedSeparator,
+) -> None:
     bark = noise(RATE, seed=1)
     target = np.concatenate([0.3 * noise(3 * RATE, seed=9), bark, noise(2 * RATE, seed=8)], axis=1)
     listener = telling_model.similarity_meter([telling_model.embed(Query(Example(bark, RATE)))])
@@ -465,7 +467,7 @@ def test_a_target_is_most_like_what_is_asked_where_it_is(telling_model: QueriedS
     assert float(likeness[6]) == pytest.approx(1, abs=1e-4)
 
 
-def test_silence_is_like_nothing(telling_model: QueriedSeparator) -> None:
+def test_silence_has_the_lowest_similarity(telling_model: QueriedSeparator) -> None:
     asked = [telling_model.embed(Query("a dog"))]
     listener = telling_model.similarity_meter(asked)
     listener.push(np.zeros((1, 2, 2 * RATE), np.float32))
@@ -486,7 +488,7 @@ def test_silence_is_like_nothing(telling_model: QueriedSeparator) -> None:
 
 @pytest.mark.parametrize("chunk_seconds", [0.05, 0.33, 100.0])
 @pytest.mark.parametrize("num_samples", [RATE * 2, RATE * 2 + 777, 100])
-def test_presence_is_the_calibrated_likeness(
+def test_presence_is_the_calibrated_similarity(
     telling_model: QueriedSeparator, chunk_seconds: float, num_samples: int
 ) -> None:
     mixture = noise(num_samples)
@@ -531,7 +533,7 @@ def test_what_is_far_beyond_full_scale_is_refused_with_its_name(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_recording_too_short_to_be_heard_has_no_presence(
+def test_a_recording_too_short_to_measure_has_no_presence(
     telling: Extractor, tmp_path: Path
 ) -> None:
     """Which resamples to no samples."""
@@ -540,7 +542,7 @@ def test_a_recording_too_short_to_be_heard_has_no_presence(
     assert result.presence is None
 
 
-def test_many_channels_are_heard_a_few_clips_at_a_time(
+def test_many_channels_are_embedded_a_few_clips_at_a_time(
     debug_encoder: BuiltinEncoder, telling_model: QueriedSeparator
 ) -> None:
     """Or their memory would grow with their number."""
@@ -604,7 +606,9 @@ def test_a_bare_path_is_an_example_everywhere(telling: Extractor, tmp_path: Path
     assert written.query == "like bark.wav"
 
 
-def test_a_model_that_does_not_tell_has_no_presence(extractor: Extractor, tmp_path: Path) -> None:
+def test_a_model_without_calibration_gives_no_presence(
+    extractor: Extractor, tmp_path: Path
+) -> None:
     path = recorded(tmp_path / "x.wav", noise(9_000))
     result = extractor.extract(path, Query(("a dog", BARK)))
     assert result.presence is None
@@ -614,7 +618,7 @@ def test_a_model_that_does_not_tell_has_no_presence(extractor: Extractor, tmp_pa
     assert written.as_json()["presence"] is None
 
 
-def test_what_cannot_be_answered_is_refused_when_it_is_prepared(
+def test_prepare_refuses_queries_that_cannot_be_used(
     telling: Extractor, extractor: Extractor, tmp_path: Path
 ) -> None:
     telling.prepare(["a dog", Query("a dog", "rain"), BARK])
@@ -627,7 +631,7 @@ def test_what_cannot_be_answered_is_refused_when_it_is_prepared(
 # Files of queries.
 
 
-def test_queries_that_are_called_the_same_have_files_of_their_own(
+def test_queries_of_the_same_name_have_files_of_their_own(
     telling: Extractor, tmp_path: Path
 ) -> None:
     """Examples, above all, which are called by their file."""
@@ -678,7 +682,7 @@ def test_a_removal_is_named_as_one(telling: Extractor, tmp_path: Path) -> None:
     assert re.fullmatch(r"x\.not-rain-[0-9a-f]{8}\.target\.wav", second)
 
 
-def test_what_is_asked_later_has_a_name_of_its_own() -> None:
+def test_a_later_query_has_a_name_of_its_own() -> None:
     """In words, what is not wanted is asked for; and all arrays are called the same."""
     loud, soft = (Example(np.full(800, level, np.float32), 8_000) for level in (0.5, 0.1))
     queries = [
@@ -729,7 +733,7 @@ def asked(result: Result) -> list[str]:
     return [line["query"] for line in lines]
 
 
-def test_ways_to_ask(
+def test_options_and_arguments_make_queries(
     street: Path, bark: Path, tmp_path: Path, telling_model_folder: Path, telling: Extractor
 ) -> None:
     out = tmp_path / "out"
@@ -771,7 +775,7 @@ def test_ways_to_ask(
         assert [name for name in names(out) if name.startswith(start)]
 
 
-def test_what_is_last_is_a_recording_or_a_query(
+def test_the_last_argument_is_a_recording_or_a_query(
     street: Path, bark: Path, tmp_path: Path, telling_model_folder: Path
 ) -> None:
     """Words are a query, and files, folders and patterns are recordings."""
@@ -798,7 +802,7 @@ def test_what_is_last_is_a_recording_or_a_query(
         (("{street}", "--not"), "requires an argument"),
     ],
 )
-def test_a_query_that_is_forgotten(
+def test_a_missing_query_is_a_usage_error(
     street: Path, arguments: tuple[str, ...], reason: str, tmp_path: Path
 ) -> None:
     result = run("-o", tmp_path / "out", *(each.format(street=street) for each in arguments))
@@ -905,7 +909,7 @@ def test_doubt_is_printed_where_the_sound_is_probably_not_there(
     assert report.read_text() == result.stdout
 
 
-def test_nothing_is_printed_of_a_presence_that_is_not_told(
+def test_no_presence_is_printed_where_the_model_gives_none(
     street: Path, tmp_path: Path, debug_model_folder: Path
 ) -> None:
     options = ("-o", tmp_path / "out", "--model", debug_model_folder)
