@@ -38,8 +38,8 @@ from recipes.builtin.heads import Recipe, TaggerHead, TaggerView, Words, read_ph
 from recipes.builtin.teachers import YamNet
 from recipes.builtin.warm_start import V0, packaged
 from singleout.config import load_config
+from singleout.data.effects import low_pass
 from singleout.data.manifest import Clip, read_manifest
-from singleout.data.render import low_pass
 from singleout.encoders.audio_tower import SAMPLE_RATE, level
 from singleout.encoders.builtin import BuiltinEncoder, SideBySide
 from singleout.train.config import TrainConfig

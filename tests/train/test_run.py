@@ -28,7 +28,8 @@ from singleout import Extractor, Query
 from singleout.audio import write_wav
 from singleout.config import validated
 from singleout.data.dataset import MixtureDataset, QueryAudioConfig, TrainingExample
-from singleout.data.embeddings import EmbeddingCache, EmbeddingTable, embeddings_of
+from singleout.data.embedding_cache import EmbeddingCache
+from singleout.data.embeddings import EmbeddingTable, embeddings_of
 from singleout.data.manifest import Clip, scan_folder
 from singleout.data.plan import SCORED_MIXTURES, MixtureConfig, num_crops
 from singleout.data.query_plan import QueriesConfig
