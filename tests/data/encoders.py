@@ -36,6 +36,7 @@ class CountingEncoder:
     """Makes a unit vector from the bytes of a sound, and counts its calls."""
 
     name = "counting"
+    window_seconds = 2.0
 
     def __init__(self, fingerprint: str = "encoder-1", dim: int = 6) -> None:
         self.fingerprint, self.dim, self.calls = fingerprint, dim, 0

@@ -64,8 +64,8 @@ class EmbeddingCache:
     """Embeddings of one encoder in one file, safe under concurrent writers; a context manager.
 
     New rows become visible to other processes in batches, and when the context ends, even by an
-    exception. The first writer of a row wins. The cache also keeps the SHA-256 of every audio file
-    with its size and time of change, so that a file is hashed once and not in every run.
+    exception. The first writer of a row wins. The cache also keeps the SHA-256, size and time of
+    change of every audio file, so that a file is hashed once and not in every run.
 
     Args:
         path: the file. It is created, with its folder, unless ``read_only``.

@@ -84,8 +84,8 @@ def read_manifest(path: Path, split: str | None = None, may_be_empty: bool = Fal
         may_be_empty: return an empty list instead of an error if there are no clips.
 
     Raises:
-        ManifestError: the manifest cannot be read, a line is not a JSON object or lacks a key, an
-            audio file does not exist, or there are no clips.
+        ManifestError: the manifest cannot be read or has no clips; a line is not a JSON object or
+            lacks a key; an audio file does not exist.
 
     Example:
         >>> import tempfile
