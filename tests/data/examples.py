@@ -77,6 +77,14 @@ def dataset_of(
     return MixtureDataset(clips, config, rate, table, captions, SEED, first, length, **options)
 
 
+def examples_of(
+    clips: list[Clip], first: int = 0, length: int = 4, *args: Any, **options: Any
+) -> list[TrainingExample]:
+    """All examples of a ``dataset_of`` these arguments."""
+    dataset = dataset_of(clips, first, length, *args, **options)
+    return [dataset[i] for i in range(length)]
+
+
 def assert_equal(one: TrainingExample, other: TrainingExample, *keys: str) -> None:
     assert one.keys() == other.keys()
     for key in keys or one.keys():

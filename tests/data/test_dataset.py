@@ -25,6 +25,7 @@ from tests.data.examples import (
     coded_captions,
     dataset_of,
     decoded,
+    examples_of,
     sides_of,
 )
 from tests.data.sounds import RATE, SHORT, power_db
@@ -73,7 +74,7 @@ def test_embeddings_that_are_zero_are_not_missing(five_clips: list[Clip]) -> Non
     zeros = build_table(five_clips, SHORT, lambda clip, crop: torch.zeros(6))
     captions = EmbeddingTable(torch.zeros(5, 6), (0, 1, 2, 3, 4, 5))
     queries = QueriesConfig(contrast_share=1.0)
-    for example in dataset_of(five_clips, captions=captions, table=zeros, queries=queries):
+    for example in examples_of(five_clips, captions=captions, table=zeros, queries=queries):
         for name, mask in SIDES:
             assert example[mask].all()  # type: ignore[literal-required]
             assert not example[name].any()  # type: ignore[literal-required]
@@ -168,15 +169,15 @@ def test_another_recording_of_the_same_class_is_the_query(five_clips: list[Clip]
 
 def test_query_sounds_do_not_change_the_mixtures(five_clips: list[Clip]) -> None:
     clips = grouped(five_clips, "abacc", "ghijk")
-    plain = list(dataset_of(clips, 0, 6))
+    plain = examples_of(clips, 0, 6)
     for query_audio in (
         QueryAudioConfig(source="other_crop"),
         QueryAudioConfig(source="same_class", mixup=Mixup()),
         QueryAudioConfig(spec_augment=SpecAugment()),
     ):
         captions = coded_captions([2] * 5)
-        examples = list(dataset_of(clips, 0, 6, captions, query_audio=query_audio))
-        resumed = list(dataset_of(clips, 4, 2, captions, query_audio=query_audio))
+        examples = examples_of(clips, 0, 6, captions, query_audio=query_audio)
+        resumed = examples_of(clips, 4, 2, captions, query_audio=query_audio)
         for one, other in zip(plain, examples, strict=True):
             assert_equal(one, other, "index", "mixture", "targets", "clips")
         for one, other in zip(examples[4:], resumed, strict=True):
@@ -190,7 +191,7 @@ def test_sounds_to_embed_in_training_are_those_of_the_cache(
     """They have the encoder's rate, whatever the model's, and are padded to one length."""
     config = QueryAudioConfig(source="other_crop", spec_augment=SpecAugment())
     lengths = set()
-    for example in dataset_of(five_clips, 0, 12, rate=rate, query_audio=config):
+    for example in examples_of(five_clips, 0, 12, rate=rate, query_audio=config):
         assert example["query_audio"].shape == (2, 22_400)
         for sound, length, place in zip(
             example["query_audio"], example["query_samples"], sides_of(example)[0], strict=True
@@ -208,8 +209,8 @@ def test_another_sound_is_mixed_into_the_query(five_clips: list[Clip]) -> None:
     without = QueryAudioConfig(mixup=Mixup(share=0.0))
     correlations = []
     for mixed, plain in zip(
-        dataset_of(five_clips, 0, 20, query_audio=mixup),
-        dataset_of(five_clips, 0, 20, query_audio=without),
+        examples_of(five_clips, 0, 20, query_audio=mixup),
+        examples_of(five_clips, 0, 20, query_audio=without),
         strict=True,
     ):
         assert_equal(mixed, plain, "query_samples", "audio_embedding")

@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 import sqlite3
+from functools import partial
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
@@ -194,7 +195,7 @@ def test_an_unusable_path_is_refused(three_clips: list[Clip], tmp_path: Path) ->
     (tmp_path / "file").touch()
     for path in (tmp_path / "file" / "c.sqlite", tmp_path):
         assert_refused(
-            lambda path=path: embeddings_of(three_clips, CROPS, UnusedEncoder(), path),
+            partial(embeddings_of, three_clips, CROPS, UnusedEncoder(), path),
             path,
             "cannot be used",
             "SINGLEOUT_CACHE",
