@@ -116,6 +116,13 @@ class SourceSpec:
         band_hz: cut-off of a low-pass, or None.
         silences_seconds: start and end of each interval in which the sound is silenced.
         room: decay time in seconds and number of a room, or None.
+
+    Example:
+        >>> rain = SourceSpec(
+        ...     clip=3, crop=1, onset_seconds=(0.0,), snr_db=4.0, speed=1.0, band_hz=8_000.0
+        ... )
+        >>> rain.silences_seconds
+        ()
     """
 
     clip: int
@@ -136,6 +143,9 @@ class BackgroundSpec:
         snr_db: level of all sounds together over the noise.
         slope_db: of its spectrum per octave: 0 is white, -3 pink, -6 brown.
         number: seed of its samples.
+
+    Example:
+        >>> pink = BackgroundSpec(snr_db=15.0, slope_db=-3.0, number=1)
     """
 
     snr_db: float
@@ -152,6 +162,12 @@ class MixtureSpec:
         gain_db: level of the whole.
         background: noise under the sounds, or None.
         lossy: codec and compression level in [0, 1] that the mixture goes through, or None.
+
+    Example:
+        >>> dog = SourceSpec(0, 0, onset_seconds=(0.5,), snr_db=0.0, speed=1.0, band_hz=None)
+        >>> spec = MixtureSpec((dog,), gain_db=-6.0, lossy=("MP3", 0.5))
+        >>> spec.background is None
+        True
     """
 
     sources: tuple[SourceSpec, ...]

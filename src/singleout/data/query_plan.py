@@ -78,6 +78,10 @@ class PlannedQuery:
         positive: number of the source that the query names; None if it names none, or ``absent``.
         negative: number of the source that the query excludes, or None.
         absent: index of a clip that the query names although it is not in the mixture, or None.
+
+    Example:
+        >>> PlannedQuery(positive=0, negative=1)  # the first source, without the second
+        PlannedQuery(positive=0, negative=1, absent=None)
     """
 
     positive: int | None = None
