@@ -55,6 +55,24 @@ def test_an_example_has_two_queries_for_one_mixture(five_clips: list[Clip]) -> N
         assert example["query_samples"].tolist() == [0, 0]
 
 
+def test_the_other_sources_of_a_mixture_are_given(five_clips: list[Clip]) -> None:
+    dataset = dataset_of(five_clips, 10, 6, coded_captions([1] * 5))
+    most = SHORT.num_sources[1]
+    numbers = set()
+    for i in range(len(dataset)):
+        sources = Planner(five_clips, SHORT, SEED).plan(0, 10 + i).sources
+        example = dataset[i]
+        for query in range(2):
+            others = [[s.clip, s.crop] for n, s in enumerate(sources) if n != query]
+            is_given = [True] * len(others) + [False] * (most - len(others))
+            assert example["has_other"][query].tolist() == is_given
+            assert example["other_embeddings"][query, : len(others)].tolist() == others
+        # No query has a negative side here: every source is another one.
+        assert example["has_negative_other"].sum(1).tolist() == [len(sources)] * 2
+        numbers.add(len(sources))
+    assert numbers == {2, 3}
+
+
 def test_the_index_counts_from_the_start_of_the_run(five_clips: list[Clip]) -> None:
     dataset = dataset_of(five_clips, first=10, length=4)
     assert [int(dataset[i]["index"]) for i in range(4)] == [10, 11, 12, 13]

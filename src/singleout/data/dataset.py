@@ -73,6 +73,10 @@ class TrainingExample(TypedDict):
         has_text: bool [queries], whether there is such a caption.
         negative_audio_embedding, negative_text_embedding: [queries, dim], of the sounds to exclude.
         has_negative, has_negative_text: bool [queries], as for the positive side.
+        other_embeddings, negative_other_embeddings: [queries, most, dim], of the sources of the
+            mixture without the one that the positive, or negative, side names. ``most`` is the
+            largest number of sources of a mixture.
+        has_other, has_negative_other: bool [queries, most].
         clips: [queries], index of the clip that the query names, positive before negative.
         query_audio: [queries, samples], query sounds that are embedded during training, at the
             rate of cached ones (``embeddings.SAMPLE_RATE``), padded with zeros; else [queries, 0].
@@ -90,6 +94,10 @@ class TrainingExample(TypedDict):
     has_negative: Tensor
     negative_text_embedding: Tensor
     has_negative_text: Tensor
+    other_embeddings: Tensor
+    has_other: Tensor
+    negative_other_embeddings: Tensor
+    has_negative_other: Tensor
     clips: Tensor
     query_audio: Tensor
     query_samples: Tensor
@@ -179,6 +187,8 @@ class MixtureDataset(Dataset[TrainingExample]):
         query_audio, query_samples = self._query_audio(sounds, rng)
         negative_sounds = [self._query_place(place, kinds) for place in negative]
         negative_texts = [self._caption(place, kinds) for place in negative]
+        others = [self._others(spec, query.positive) for query in planned]
+        negative_others = [self._others(spec, query.negative) for query in planned]
         return TrainingExample(
             index=torch.tensor(number),
             mixture=torch.from_numpy(rendered.mixture)[None],
@@ -191,10 +201,21 @@ class MixtureDataset(Dataset[TrainingExample]):
             has_negative=_is_given(negative_sounds),
             negative_text_embedding=self._rows(negative_texts),
             has_negative_text=_is_given(negative_texts),
+            other_embeddings=torch.stack([self._sound_embeddings(row) for row in others]),
+            has_other=torch.stack([_is_given(row) for row in others]),
+            negative_other_embeddings=torch.stack(
+                [self._sound_embeddings(row) for row in negative_others]
+            ),
+            has_negative_other=torch.stack([_is_given(row) for row in negative_others]),
             clips=_named_clips(positive, negative),
             query_audio=query_audio,
             query_samples=query_samples,
         )
+
+    def _others(self, spec: MixtureSpec, number: int | None) -> list[Place | None]:
+        """Places of all sources but number ``number``, with None in place of missing ones."""
+        others = [_source_place(spec, i) for i in range(len(spec.sources)) if i != number]
+        return [*others, *[None] * (self.config.num_sources[1] - len(others))]
 
     def _positive_place(
         self, query: PlannedQuery, spec: MixtureSpec, rng: np.random.Generator
