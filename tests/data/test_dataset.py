@@ -63,10 +63,10 @@ def test_the_other_sources_of_a_mixture_are_given(five_clips: list[Clip]) -> Non
         sources = Planner(five_clips, SHORT, SEED).plan(0, 10 + i).sources
         example = dataset[i]
         for query in range(2):
-            others = [[s.clip, s.crop] for n, s in enumerate(sources) if n != query]
-            is_given = [True] * len(others) + [False] * (most - len(others))
-            assert example["has_other"][query].tolist() == is_given
-            assert example["other_embeddings"][query, : len(others)].tolist() == others
+            others = [(s.clip, s.crop) for n, s in enumerate(sources) if n != query]
+            padding = [None] * (most - len(others))
+            given = decoded(example["other_embeddings"][query], example["has_other"][query])
+            assert given == others + padding
         # No query has a negative side here: every source is another one.
         assert example["has_negative_other"].sum(1).tolist() == [len(sources)] * 2
         numbers.add(len(sources))
