@@ -1,6 +1,6 @@
 """The only code that opens media: reading, resampling, writing."""
 
-from singleout.audio.arrays import MAX_CHANNELS, SILENT_RMS, checked_array
+from singleout.audio.arrays import MAX_CHANNELS, checked_array
 from singleout.audio.info import (
     MEDIA_SUFFIXES,
     SOUND_SUFFIXES,
@@ -17,7 +17,6 @@ from singleout.audio.writing import AudioWriter, new_audio, quantised, write_wav
 __all__ = [
     "MAX_CHANNELS",
     "MEDIA_SUFFIXES",
-    "SILENT_RMS",
     "SOUND_SUFFIXES",
     "AudioInfo",
     "AudioReader",

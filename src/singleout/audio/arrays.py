@@ -8,8 +8,6 @@ from numpy.typing import ArrayLike, NDArray
 from singleout.errors import AudioError
 
 MAX_CHANNELS = 64
-SILENT_RMS = 1e-5
-"""-100 dB: a sound as quiet as that is like nothing."""
 
 
 def checked_array(audio: ArrayLike, sample_rate: int | None) -> tuple[NDArray[np.float32], int]:
