@@ -1,4 +1,7 @@
-"""The only code that opens media: reading, resampling, writing."""
+"""Audio files and arrays: reading, resampling and writing. Only this package opens media.
+
+Waveforms are [channels, samples] in floating point with full scale 1. Rates are in Hz.
+"""
 
 from singleout.audio.arrays import MAX_CHANNELS, checked_array
 from singleout.audio.info import (
