@@ -21,7 +21,7 @@ TAGS = {"title": "Größe 😀", "artist": "An artist"}
 
 
 def to_floats(integers: NDArray[np.int16]) -> NDArray[np.float32]:
-    return integers.astype(np.float32) / 32_768
+    return integers.astype(np.float32) / np.float32(32_768)
 
 
 def encode(

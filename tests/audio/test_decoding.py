@@ -109,13 +109,13 @@ def test_samples_of_other_widths(
     rng = np.random.default_rng(1)
     steps = 1 << ((bits or 16) - 1)
     drawn = rng.integers(-steps, steps, (2, 5_000))
-    audio = {
+    forms: dict[str, NDArray[Any]] = {
         "u8": (drawn + steps).astype(np.uint8),
         "s16": drawn.astype(np.int16),
         "s32": (drawn << 8).astype(np.int32),
         "flt": (drawn / steps).astype(np.float32),
-    }[sample_format]
-    path = encode(tmp_path / "x.mov", codec, audio, sample_format=sample_format)
+    }
+    path = encode(tmp_path / "x.mov", codec, forms[sample_format], sample_format=sample_format)
     with open_audio(path) as reader:
         assert reader.info.subtype == subtype
         waveform = np.concatenate(list(reader.blocks()), axis=1)

@@ -24,7 +24,6 @@ from singleout.audio import (
     quantised,
     read_audio,
     write_wav,
-    writing,
 )
 from singleout.audio.info import LOSSLESS_BITS
 from singleout.errors import OutputError
@@ -208,7 +207,7 @@ def test_a_failed_write_keeps_the_old_file(
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(writing.np, "ascontiguousarray", fail)
+    monkeypatch.setattr("singleout.audio.writing.np.ascontiguousarray", fail)
     with pytest.raises(OutputError if isinstance(error, OSError) else KeyboardInterrupt):
         write_wav(path, noise(seed=2), RATE)
     assert path.read_bytes() == before

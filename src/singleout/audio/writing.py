@@ -211,7 +211,7 @@ def _opened(path: Path, partial: Path, info: AudioInfo, kind: OutputKind) -> _Si
     except (soundfile.LibsndfileError, ValueError) as error:
         reason = getattr(error, "error_string", None) or one_line(error)
         if "System error" in reason:
-            raise OutputError(f"{path}: cannot be written there") from None
+            raise OutputError(f"{path}: cannot be written") from None
         raise OutputError(
             f"{path}: {info.channels} channels at a sample rate of {info.sample_rate:,} Hz do not "
             f"fit {kind.container.upper()} ({reason.rstrip('.')}): write WAV"
