@@ -15,7 +15,7 @@ RATE = 48_000
 
 WITH_FILES = [HealthCheck.function_scoped_fixture]
 
-KIND_OF: dict[str, str] = {
+SUBTYPES: dict[str, str] = {
     "wav": "PCM_16",
     "flac": "PCM_16",
     "aiff": "PCM_24",

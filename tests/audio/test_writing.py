@@ -27,7 +27,7 @@ from singleout.audio import (
 )
 from singleout.audio.info import LOSSLESS_BITS
 from singleout.errors import OutputError
-from tests.audio.recordings import KIND_OF, RATE, WITH_FILES, noise, read, write
+from tests.audio.recordings import RATE, SUBTYPES, WITH_FILES, noise, read, write
 
 # Target and residual
 
@@ -279,12 +279,12 @@ def test_a_recording_that_no_wav_holds_is_refused(
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, OSError])
-@pytest.mark.parametrize("container", KIND_OF)
+@pytest.mark.parametrize("container", SUBTYPES)
 def test_an_error_during_writing_leaves_no_file(
     tmp_path: Path, container: str, error: type[BaseException]
 ) -> None:
     """An old file stays, byte by byte."""
-    kind, info = OutputKind(container, KIND_OF[container]), AudioInfo(RATE, 2)
+    kind, info = OutputKind(container, SUBTYPES[container]), AudioInfo(RATE, 2)
 
     def fail(path: Path) -> None:
         with new_audio(path, info, kind) as file:
@@ -301,10 +301,10 @@ def test_an_error_during_writing_leaves_no_file(
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("container", KIND_OF)
+@pytest.mark.parametrize("container", SUBTYPES)
 def test_long_names_may_differ_in_their_last_letters(tmp_path: Path, container: str) -> None:
     """The names are as long as file systems allow, and both files are open at the same time."""
-    kind, info = OutputKind(container, KIND_OF[container]), AudioInfo(RATE, 2)
+    kind, info = OutputKind(container, SUBTYPES[container]), AudioInfo(RATE, 2)
     long = "x" * 240
     with (
         new_audio(tmp_path / f"{long}.1", info, kind) as one,
@@ -317,9 +317,9 @@ def test_long_names_may_differ_in_their_last_letters(tmp_path: Path, container: 
     assert len(list(tmp_path.iterdir())) == 2
 
 
-@pytest.mark.parametrize("container", KIND_OF)
+@pytest.mark.parametrize("container", SUBTYPES)
 def test_a_missing_folder_is_refused(tmp_path: Path, container: str) -> None:
-    kind = OutputKind(container, KIND_OF[container])
+    kind = OutputKind(container, SUBTYPES[container])
     with pytest.raises(OutputError, match="cannot be written") as raised:
         write(tmp_path / "missing" / "x", noise(), AudioInfo(RATE, 2), kind)
     assert "\n" not in str(raised.value)
@@ -361,7 +361,7 @@ def test_a_full_disk_is_noticed(tmp_path: Path) -> None:
     """Even the last byte counts: encoders write their last frames as a file is closed, and a
     recording without its end must not replace a file."""
     pytest.importorskip("resource")
-    kinds = [word for pair in KIND_OF.items() for word in pair]
+    kinds = [word for pair in SUBTYPES.items() for word in pair]
     done = subprocess.run(
         [sys.executable, "-c", FULL_DISK, str(tmp_path), *kinds],
         capture_output=True,
@@ -370,23 +370,17 @@ def test_a_full_disk_is_noticed(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert len(lines) == 5 * len(KIND_OF)
+    assert len(lines) == 5 * len(SUBTYPES)
     for line in lines:
         container, _, is_unchanged, message = line.split("|")
         assert message.startswith(f"{tmp_path / 'x'}.{container}: cannot be written"), line
         assert is_unchanged == "True", line
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(f"x.{c}" for c in KIND_OF)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(f"x.{c}" for c in SUBTYPES)
 
 
 NAMES = [
-    "😀.{}",
-    "two\nlines.{}",
-    "é" * 116 + "xxx.{}",
-    "日" * 78 + "x.{}",
-    " .{}",
-    "-x.{}",
-    "a'b\".{}",
-]
+    "😀.{}", "two\nlines.{}", "é" * 116 + "xxx.{}", "日" * 78 + "x.{}", " .{}", "-x.{}", "a'b\".{}",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("container", ["wav", "flac"])

@@ -37,7 +37,7 @@ LOSSLESS = ("flac", "alac", "wavpack", "tta", "ape", "truehd", "mlp", "shorten")
 MAX_SURPLUS_FRAMES = 4_096
 """Lossy encoders pad the sound to fill their last frame. An MP4 states where the sound ends."""
 DAMAGE = re.compile(r"prematurely|corrupt|truncat|partial file", re.IGNORECASE)
-"""Matches FFmpeg's warnings about files that end too early. FFmpeg decodes them without an error."""
+"""Matches FFmpeg's warnings about files that end too early, which it decodes without an error."""
 STREAM_NUMBER = re.compile(r"stream\s*=\s*(\d+)")
 """Number of the stream in a warning about one packet."""
 PROGRAM = f"from {__name__} import _main; _main()"

@@ -255,7 +255,7 @@ class WavFile:
                 ds64 = struct.pack("<QQQI", riff_bytes, num_bytes, self._num_frames, 0)
                 file.write(chunk(b"ds64", ds64))
                 for position, length in self._odd_lengths.items():
-                    # libsndfile does not skip the padding of a chunk in an RF64: it becomes content.
+                    # libsndfile does not skip padding in an RF64, so that it becomes content.
                     file.seek(position)
                     file.write(struct.pack("<I", length + 1))
             if self._fact_position is not None:
