@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from singleout.audio import SILENT_RMS, checked_array, open_audio
+from singleout.audio import checked_array, open_audio
+from singleout.audio.silence import SILENT_RMS
 from singleout.encoders.encoder import QueryEncoder
 from singleout.errors import QueryError
 from singleout.types import Example

@@ -20,13 +20,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from singleout.audio.silence import SILENT_BELOW_MIXTURE_DB
 from singleout.errors import InputError
 
 POWER_FLOOR = 1e-10
 """Mean square (-100 dB re full scale) below which `sdr` sees none, as in AudioSep and DCASE."""
-
-SILENCE_THRESHOLD_DB = 40.0
-"""Silence rule: an estimate more than this far below the mixture is silent."""
 
 SILENT_SI_SDR_DB = -30.0
 """Silence rule: the SI-SDR of a silent estimate when the target is present."""
@@ -132,7 +130,7 @@ def suppression(estimate: Tensor, mixture: Tensor) -> Tensor:
 def is_silent(estimate: Tensor, mixture: Tensor) -> Tensor:
     """Whether the estimate's energy is zero or more than 40 dB below the mixture's, ``[...]``."""
     estimate, mixture = checked(estimate=estimate, mixture=mixture)
-    threshold = _power(mixture) * 10 ** (-SILENCE_THRESHOLD_DB / 10)
+    threshold = _power(mixture) * 10 ** (-SILENT_BELOW_MIXTURE_DB / 10)
     return (_power(estimate) < threshold) | (_power(estimate) == 0)
 
 

@@ -19,14 +19,12 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import Generator, Tensor
 
+from singleout.audio.silence import MIN_AMPLIFIED_RMS
 from singleout.config import StrictConfig
 
 Share = Annotated[float, Field(ge=0, le=1)]
 MaskShare = Annotated[float, Field(gt=0, le=1)]
 Decibels = Annotated[float, Field(ge=-100, le=100)]
-
-SILENCE_POWER = 1e-12
-"""Mean power up to which a clip is silent, -120 dB of full scale: amplified, it is only noise."""
 
 
 class Mixup(StrictConfig):
@@ -69,7 +67,7 @@ class Mixup(StrictConfig):
             return target
         added = np.resize(other[start : start + length], length)
         power, added_power = (np.square(x, dtype=np.float64).mean() for x in (target, added))
-        if min(power, added_power) <= SILENCE_POWER:
+        if min(power, added_power) <= MIN_AMPLIFIED_RMS**2:
             return target
         return target + np.float32(np.sqrt(power / added_power) * 10 ** (gain_db / 20)) * added
 
