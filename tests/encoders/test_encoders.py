@@ -27,11 +27,11 @@ from singleout.encoders.audio_tower import (
     pad_to_minimum,
 )
 from singleout.encoders.minilm import MAX_TOKENS, MiniLM, from_bert_names
+from singleout.condition import Condition
 from singleout.errors import AudioError, ModelError, QueryError
 from singleout.manipulations import (
     AnyManipulation,
     Chain,
-    Condition,
     Dropout,
     FitEmbeddings,
     MeanShift,

@@ -1,4 +1,4 @@
-"""Embedding manipulations: both faces against closed forms, what is learnt, what is refused."""
+"""Manipulations against closed forms: training, inference, learning, refused values."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def test_every_chain_follows_its_generator_and_spares_its_input_and_text(
     manipulator = fitted(*chain.steps)
     given_ = torch.cat([EXAMPLES.audio[:8], EXAMPLES.text[:8]])
     before = given_.clone()
-    learnt = {name: tensor.clone() for name, tensor in (manipulator.state or {}).items()}
+    learned = {name: tensor.clone() for name, tensor in (manipulator.state or {}).items()}
     is_text = torch.rand(16, generator=seeded(seed)) < text_share
 
     result = manipulator.for_training(given_, is_text, seeded(seed))
@@ -162,25 +162,25 @@ def test_every_chain_follows_its_generator_and_spares_its_input_and_text(
 
     assert torch.equal(given_, before)
     assert manipulator.state is not None
-    assert learnt.keys() == manipulator.state.keys()
-    assert all(torch.equal(tensor, manipulator.state[name]) for name, tensor in learnt.items())
+    assert learned.keys() == manipulator.state.keys()
+    assert all(torch.equal(tensor, manipulator.state[name]) for name, tensor in learned.items())
     assert torch.equal(torch.get_rng_state(), state)
 
 
 @settings(deadline=None, max_examples=30)
 @given(chain=chains(MAPS), seed=st.integers(0, 2**31))
-def test_without_randomness_both_faces_are_one(chain: Chain, seed: int) -> None:
+def test_without_randomness_training_equals_inference(chain: Chain, seed: int) -> None:
     generator = seeded(seed)
     state = generator.get_state()
     manipulator = fitted(*chain.steps, Dropout(p=0), Noise(relative_norm=0, renormalise=False))
     for is_text in (False, True):
         given_ = EXAMPLES.text if is_text else EXAMPLES.audio
-        face = manipulator.for_training(given_, is_text, generator)
-        assert torch.equal(face, manipulator.for_inference(given_, is_text))
+        result = manipulator.for_training(given_, is_text, generator)
+        assert torch.equal(result, manipulator.for_inference(given_, is_text))
     without = fitted(*chain.steps)
     generator.set_state(state)
     without.for_training(EXAMPLES.audio, False, generator)
-    assert torch.equal(generator.get_state(), state)  # what is deterministic draws nothing
+    assert torch.equal(generator.get_state(), state)  # deterministic steps draw nothing
 
 
 @settings(deadline=None, max_examples=30)
@@ -191,8 +191,8 @@ def test_rows_do_not_depend_on_each_other(chain: Chain) -> None:
     given_ = EXAMPLES.audio[:12]
     whole = manipulator.for_inference(given_, is_text)
     for row in range(12):
-        alone = manipulator.for_inference(given_[row : row + 1], is_text[row : row + 1])
-        close(alone[0], whole[row], atol=1e-4)
+        single = manipulator.for_inference(given_[row : row + 1], is_text[row : row + 1])
+        close(single[0], whole[row], atol=1e-4)
     for value in (False, True):
         mask = torch.full((12,), value)
         assert torch.equal(
@@ -235,32 +235,32 @@ def test_a_chain_runs_in_order_from_one_generator() -> None:
     given_ = embeddings()
     generator = seeded()
     expected = noise.corrupt(dropout.corrupt(given_, generator, {}), generator, {})
-    found = Manipulator(Chain(steps=(dropout, noise)), 256).for_training(given_, False, seeded())
-    assert torch.equal(found, expected)
+    result = Manipulator(Chain(steps=(dropout, noise)), 256).for_training(given_, False, seeded())
+    assert torch.equal(result, expected)
     # Noise last leaves no zeros, dropout last does.
     assert not (expected == 0).any()
     other = Manipulator(Chain(steps=(noise, dropout)), 256).for_training(given_, False, seeded())
     assert (other == 0).float().mean() > 0.4
 
 
-def test_later_steps_learn_from_what_earlier_ones_make() -> None:
+def test_later_steps_learn_from_the_results_of_earlier_steps() -> None:
     steps = (MeanShift(), Pca(k=10, renormalise=False), Pls(k=4, renormalise=False))
     manipulator = fitted(*steps)
     assert manipulator.dim == 4
     assert manipulator.state is not None
-    seen = EXAMPLES
+    examples = EXAMPLES
     for number, step in enumerate(steps):
-        alone = fitted(step, examples=seen)
-        assert alone.state is not None
-        for name, tensor in alone.state.items():
+        single = fitted(step, examples=examples)
+        assert single.state is not None
+        for name, tensor in single.state.items():
             assert torch.equal(manipulator.state[f"{number}{name[1:]}"], tensor), (number, name)
-        seen = FitEmbeddings(
-            alone.for_inference(seen.audio, False),
-            alone.for_inference(seen.text, True),
+        examples = FitEmbeddings(
+            single.for_inference(examples.audio, False),
+            single.for_inference(examples.text, True),
             EXAMPLES.pairs,
         )
-    assert torch.equal(manipulator.for_inference(EXAMPLES.text, True), seen.text)
-    # The random part of an earlier step is not learnt from.
+    assert torch.equal(manipulator.for_inference(EXAMPLES.text, True), examples.text)
+    # The random part of an earlier step is not learned.
     noisy = fitted(Noise(relative_norm=3), steps[1])
     quiet = fitted(NoManipulation(), steps[1])
     assert noisy.state is not None
@@ -274,9 +274,9 @@ def test_training_mixes_modalities_row_by_row() -> None:
     given_ = EXAMPLES.audio[:40]
     result = manipulator.for_training(given_, is_text, seeded())
     assert torch.equal(result[is_text], manipulator.for_inference(given_[is_text], True))
-    heard = manipulator.for_inference(given_[~is_text], False)
+    audio = manipulator.for_inference(given_[~is_text], False)
     kept = result[~is_text] != 0
-    close(result[~is_text], torch.where(kept, 2 * heard, 0.0))
+    close(result[~is_text], torch.where(kept, 2 * audio, 0.0))
     assert 0.4 < kept.float().mean() < 0.6
 
 
@@ -294,14 +294,14 @@ def test_dropout_zeroes_a_share_and_keeps_the_mean(p: float) -> None:
     variance = p / (1 - p)
     assert dropped.mean() == pytest.approx(1, abs=4 * (variance / given_.numel()) ** 0.5 + 1e-6)
     assert dropped.var() == pytest.approx(variance, rel=0.05, abs=1e-9)
-    # Entries fall one by one, neither whole embeddings nor whole dimensions.
+    # Entries are dropped one by one, neither whole embeddings nor whole dimensions.
     assert (dropped == 0).float().mean(0).std() < 0.05
     assert (dropped == 0).float().mean(1).std() < 0.05
 
 
 @pytest.mark.parametrize("p", [0.25, 0.75])
-def test_a_dropped_embedding_points_where_it_should(p: float) -> None:
-    """Squared norm 1 / (1 - p), cosine to the whole sqrt(1 - p), in the mean of many draws."""
+def test_a_dropped_embedding_has_the_expected_norm_and_direction(p: float) -> None:
+    """The mean squared norm is 1 / (1 - p), the mean cosine to the original sqrt(1 - p)."""
     given_ = embeddings(1, 512).expand(4000, -1)
     dropped = trained(Dropout(p=p), given_)
     assert dropped.square().sum(-1).mean() == pytest.approx(1 / (1 - p), rel=0.01)
@@ -319,14 +319,14 @@ def test_dropout_agrees_with_torch_in_its_moments() -> None:
     assert ours.std() == pytest.approx(float(theirs.std()), abs=0.01)
 
 
-def test_an_embedding_that_lost_everything_is_zero_and_finite() -> None:
+def test_an_embedding_without_any_entry_left_is_zero_and_finite() -> None:
     dropped = trained(Dropout(p=0.99, renormalise=True), embeddings(500, 4))
     assert torch.isfinite(dropped).all()
     assert (dropped == 0).all(-1).any()
 
 
 @pytest.mark.parametrize("step", [Dropout(), Noise(), Noise(kind="ball")])
-def test_randomness_moves_on(step: Manipulation) -> None:
+def test_every_call_draws_other_numbers(step: Manipulation) -> None:
     manipulator = Manipulator(Chain(steps=(step,)), 256)
     generator = seeded()
     first = manipulator.for_training(embeddings(), False, generator)
@@ -339,7 +339,7 @@ def test_randomness_moves_on(step: Manipulation) -> None:
 
 @pytest.mark.parametrize("scale", [1.0, 5.0])
 @pytest.mark.parametrize("relative_norm", [0.1, 1.0, 2.9])
-def test_gaussian_noise_has_the_norm_it_says(relative_norm: float, scale: float) -> None:
+def test_gaussian_noise_has_the_relative_norm(relative_norm: float, scale: float) -> None:
     given_ = scale * embeddings(2000)
     noise = trained(Noise(relative_norm=relative_norm, renormalise=False), given_) - given_
     root_mean_square = noise.square().sum(-1).mean().sqrt()
@@ -347,7 +347,7 @@ def test_gaussian_noise_has_the_norm_it_says(relative_norm: float, scale: float)
     sigma = relative_norm * scale / 256**0.5
     assert noise.std() == pytest.approx(sigma, rel=0.01)
     assert noise.mean() == pytest.approx(0, abs=4 * sigma / noise.numel() ** 0.5)
-    # Normal, not merely of that variance.
+    # A normal distribution, and not only one of that variance.
     assert (noise.abs() < sigma).float().mean() == pytest.approx(0.6827, abs=0.005)
     along = (F.normalize(noise, dim=-1) * F.normalize(given_, dim=-1)).sum(-1)
     assert along.mean() == pytest.approx(0, abs=0.01)
@@ -394,7 +394,7 @@ LEARNING = (
 
 
 @pytest.mark.parametrize("step", LEARNING)
-def test_what_is_learnt_gives_unit_norms(step: Manipulation) -> None:
+def test_steps_that_learn_give_unit_norms(step: Manipulation) -> None:
     manipulator = fitted(step)
     for is_text in (False, True):
         norms = manipulator.for_inference(embeddings(20, DIM), is_text).norm(dim=-1)
@@ -460,9 +460,9 @@ def test_pca_projects_on_an_orthonormal_basis(centre: Any, keep: Any) -> None:
 def test_all_components_uncentred_are_an_isometry(is_text: bool) -> None:
     manipulator = fitted(Pca(k=DIM, centre="none", renormalise=False))
     given_ = embeddings(30, DIM)
-    found = manipulator.for_inference(given_, is_text)
-    close(found @ found.T, given_ @ given_.T)
-    close(found.norm(dim=-1), torch.ones(30))
+    result = manipulator.for_inference(given_, is_text)
+    close(result @ result.T, given_ @ given_.T)
+    close(result.norm(dim=-1), torch.ones(30))
 
 
 def test_the_rest_is_the_complement_of_the_first() -> None:
@@ -474,7 +474,7 @@ def test_the_rest_is_the_complement_of_the_first() -> None:
     close(both.T @ both, torch.eye(DIM))
 
 
-def test_first_components_explain_most_and_in_falling_order() -> None:
+def test_first_components_explain_most_of_the_variance() -> None:
     """Against numpy's own decomposition and random subspaces."""
     manipulator = fitted(Pca(k=5, renormalise=False))
     variance = manipulator.for_inference(EXAMPLES.audio, False).var(0)
@@ -488,29 +488,31 @@ def test_first_components_explain_most_and_in_falling_order() -> None:
 
 
 def test_pca_centred_on_sounds_or_nothing_needs_no_captions() -> None:
-    mute = replace(EXAMPLES, text=torch.zeros(0, DIM), pairs=torch.zeros(0, dtype=torch.long))
+    no_captions = replace(
+        EXAMPLES, text=torch.zeros(0, DIM), pairs=torch.zeros(0, dtype=torch.long)
+    )
     for centre in ("audio", "none"):
-        assert fitted(Pca(k=3, centre=centre), examples=mute).dim == 3  # type: ignore[arg-type]
+        assert fitted(Pca(k=3, centre=centre), examples=no_captions).dim == 3  # type: ignore[arg-type]
 
 
 # PLS.
 
 
 def shared_subspace(noise: float, rank: int = 4) -> tuple[FitEmbeddings, Tensor, Tensor]:
-    """Both modalities hold the same few factors, each in directions of its own, and much else."""
+    """Both modalities hold the same few factors, in different directions, and other noise."""
     generator = seeded(11)
     directions = [torch.linalg.qr(torch.randn(DIM, DIM, generator=generator))[0] for _ in range(2)]
     factors = torch.randn(6000, rank, generator=generator) * torch.tensor([2.0, 1.7, 1.4, 1.2])
     sides = []
-    for turned in directions:
-        alone = noise * torch.randn(6000, DIM - rank, generator=generator)
-        sides.append(torch.cat([factors, alone], 1) @ turned.T + 0.3)
+    for rotation in directions:
+        rest = noise * torch.randn(6000, DIM - rank, generator=generator)
+        sides.append(torch.cat([factors, rest], 1) @ rotation.T + 0.3)
     examples = FitEmbeddings(sides[0], sides[1], torch.arange(6000))
     return examples, directions[0][:, :rank], directions[1][:, :rank]
 
 
 def test_pls_finds_the_subspace_that_both_share() -> None:
-    """Where PCA is led astray: what only one of them has is louder."""
+    """PCA fails here: the noise of one modality is louder than the shared factors."""
     examples, audio_directions, text_directions = shared_subspace(noise=1.6)
     state = fitted(Pls(k=4), examples=examples).state
     assert state is not None
@@ -529,13 +531,11 @@ def test_pls_gives_both_modalities_the_same_coordinates() -> None:
     """Neither signs nor rotations differ between them."""
     examples, _, _ = shared_subspace(noise=0.1)
     manipulator = fitted(Pls(k=4, renormalise=False), examples=examples)
-    heard, said = (
-        manipulator.for_inference(examples.audio, False),
-        manipulator.for_inference(examples.text, True),
-    )
-    close(heard.mean(0), torch.zeros(4), atol=1e-4)
-    close(said.mean(0), torch.zeros(4), atol=1e-4)
-    correlation = torch.corrcoef(torch.cat([heard, said], 1).T)[:4, 4:]
+    audio = manipulator.for_inference(examples.audio, False)
+    text = manipulator.for_inference(examples.text, True)
+    close(audio.mean(0), torch.zeros(4), atol=1e-4)
+    close(text.mean(0), torch.zeros(4), atol=1e-4)
+    correlation = torch.corrcoef(torch.cat([audio, text], 1).T)[:4, 4:]
     assert correlation.diagonal().min() > 0.95
     assert (correlation - torch.diag(correlation.diagonal())).abs().max() < 0.1
 
@@ -544,16 +544,16 @@ def test_pls_is_the_svd_of_the_cross_covariance_of_pairs() -> None:
     manipulator = fitted(Pls(k=DIM, renormalise=False))
     state = manipulator.state
     assert state is not None
-    heard = EXAMPLES.audio[EXAMPLES.pairs]
-    close(state["0.audio_mean"], heard.mean(0))  # of captioned sounds, as often as captioned
+    audio = EXAMPLES.audio[EXAMPLES.pairs]
+    close(state["0.audio_mean"], audio.mean(0))  # of captioned sounds, once for each caption
     close(state["0.text_mean"], EXAMPLES.text.mean(0))
-    covariance = (heard - heard.mean(0)).T @ (EXAMPLES.text - EXAMPLES.text.mean(0))
+    covariance = (audio - audio.mean(0)).T @ (EXAMPLES.text - EXAMPLES.text.mean(0))
     diagonal = state["0.audio_basis"] @ covariance @ state["0.text_basis"].T
     singular = torch.linalg.svdvals(covariance)
     close(diagonal, torch.diag(singular), atol=1e-4)
     few = fitted(Pls(k=3, renormalise=False))
     close(
-        few.for_inference(heard, False), manipulator.for_inference(heard, False)[:, :3], atol=1e-4
+        few.for_inference(audio, False), manipulator.for_inference(audio, False)[:, :3], atol=1e-4
     )
 
 
@@ -562,24 +562,24 @@ def test_pls_is_the_svd_of_the_cross_covariance_of_pairs() -> None:
 
 def test_the_nearest_caption_is_returned_as_it_is() -> None:
     manipulator = fitted(Retrieval())
-    found = manipulator.for_inference(EXAMPLES.audio, False)
+    retrieved = manipulator.for_inference(EXAMPLES.audio, False)
     nearest = (EXAMPLES.audio @ EXAMPLES.text.T).argmax(1)
-    close(found, EXAMPLES.text[nearest], atol=1e-6)
-    # A caption's nearest is itself, whoever asks; text passes untouched.
+    close(retrieved, EXAMPLES.text[nearest], atol=1e-6)
+    # The nearest caption to a caption is itself, in either modality; text passes unchanged.
     close(manipulator.for_inference(EXAMPLES.text, False), EXAMPLES.text, atol=1e-6)
-    close(manipulator.for_inference(found, False), found, atol=1e-6)
+    close(manipulator.for_inference(retrieved, False), retrieved, atol=1e-6)
     other = embeddings(5, DIM)
     assert torch.equal(manipulator.for_inference(other, True), other)
 
 
 @pytest.mark.parametrize("nearest", [2, 5])
 def test_several_nearest_captions_are_averaged(nearest: int) -> None:
-    found = fitted(Retrieval(nearest=nearest)).for_inference(EXAMPLES.audio, False)
+    retrieved = fitted(Retrieval(nearest=nearest)).for_inference(EXAMPLES.audio, False)
     order = (EXAMPLES.audio @ EXAMPLES.text.T).argsort(1, descending=True)[:, :nearest]
-    close(found, F.normalize(EXAMPLES.text[order].mean(1), dim=-1))
+    close(retrieved, F.normalize(EXAMPLES.text[order].mean(1), dim=-1))
 
 
-def test_a_caption_that_is_there_twice_counts_once() -> None:
+def test_a_repeated_caption_counts_once() -> None:
     twice = replace(
         EXAMPLES,
         text=torch.cat([EXAMPLES.text, EXAMPLES.text[:20], EXAMPLES.text[:20]]),
@@ -602,7 +602,7 @@ def test_a_caption_that_is_there_twice_counts_once() -> None:
         (lambda memory: Projection(onto="audio", memory=memory), EXAMPLES.audio),
     ],
 )
-def test_the_memory_is_bounded_and_drawn_alike_each_time(
+def test_the_memory_is_bounded_and_drawn_with_a_fixed_seed(
     kind: Callable[[int], Manipulation], kept_from: Tensor
 ) -> None:
     def kept(memory: int) -> Tensor:
@@ -627,14 +627,14 @@ def test_the_memory_is_bounded_and_drawn_alike_each_time(
 
 
 @pytest.mark.parametrize("onto", ["audio", "text"])
-def test_projection_is_a_mean_weighted_by_likeness_and_passes_the_other_side(onto: Any) -> None:
+def test_projection_is_a_mean_weighted_by_similarity_and_leaves_its_own_modality(onto: Any) -> None:
     memory = EXAMPLES.audio if onto == "audio" else EXAMPLES.text
     manipulator = fitted(Projection(onto=onto, temperature=0.1))
     given_ = embeddings(20, DIM)
     assert torch.equal(manipulator.for_inference(given_, onto == "text"), given_)
-    found = manipulator.for_inference(given_, onto == "audio")
+    projected = manipulator.for_inference(given_, onto == "audio")
     weight = torch.exp(given_ @ memory.T / 0.1)
-    close(found, F.normalize(weight @ memory, dim=-1))
+    close(projected, F.normalize(weight @ memory, dim=-1))
 
 
 @pytest.mark.parametrize("onto", ["audio", "text"])
@@ -658,133 +658,142 @@ def test_a_cold_projection_is_the_nearest_neighbour_and_a_hot_one_the_mean(onto:
 def test_a_blend_lies_between_the_embedding_and_its_projection(blend: float) -> None:
     given_ = embeddings(20, DIM)
     projected = fitted(Projection()).for_inference(given_, True)
-    found = fitted(Projection(blend=blend)).for_inference(given_, True)
-    close(found, F.normalize(blend * projected + (1 - blend) * given_, dim=-1))
+    blended = fitted(Projection(blend=blend)).for_inference(given_, True)
+    close(blended, F.normalize(blend * projected + (1 - blend) * given_, dim=-1))
 
 
 # Neighbours.
 
 
-def test_words_are_answered_by_sounds_near_to_them_and_unlike_each_other() -> None:
-    """As a plain loop chooses them."""
+def test_sounds_near_to_a_text_and_unlike_each_other_stand_for_it() -> None:
+    """The reference is a plain loop."""
     memory = torch.unique(EXAMPLES.audio, dim=0)
 
-    def chosen(words: Tensor, sounds: int, candidates: int, diversity: float) -> list[int]:
-        pool = sorted(range(len(memory)), key=lambda i: -float(memory[i] @ words))[:candidates]
-        found = [pool.pop(0)]
+    def chosen(text: Tensor, sounds: int, candidates: int, diversity: float) -> list[int]:
+        pool = sorted(range(len(memory)), key=lambda i: -float(memory[i] @ text))[:candidates]
+        rows = [pool.pop(0)]
 
         def worth(i: int) -> float:
-            closest = max(float(memory[i] @ memory[j]) for j in found)
-            return float(memory[i] @ words) - diversity * closest
+            closest = max(float(memory[i] @ memory[j]) for j in rows)
+            return float(memory[i] @ text) - diversity * closest
 
-        while len(found) < sounds:
-            found.append(max(pool, key=worth))
-            pool.remove(found[-1])
-        return found
+        while len(rows) < sounds:
+            rows.append(max(pool, key=worth))
+            pool.remove(rows[-1])
+        return rows
 
     for sounds, candidates, diversity in ((1, 30, 0.5), (6, 30, 0.0), (6, 30, 0.7), (9, 9, 2.0)):
         step = Neighbours(
             sounds=sounds, candidates=candidates, diversity=diversity, temperature=0.2
         )
         manipulator = fitted(step)
-        found, weights = manipulator.condition(EXAMPLES.text, is_text=True)
-        likeness = (found * EXAMPLES.text[:, None]).sum(-1)
-        expected = torch.exp(likeness / 0.2)
-        close(weights, expected / expected.sum(1, keepdim=True))
-        assert found.shape == (len(EXAMPLES.text), sounds, DIM)
-        assert torch.equal(found[:, 0], manipulator.for_inference(EXAMPLES.text, True))
-        for row, words in zip(found, EXAMPLES.text, strict=True):
-            close(row, memory[chosen(words, sounds, candidates, diversity)])
+        condition = manipulator.condition(EXAMPLES.text, is_text=True)
+        parts = condition.embeddings
+        similarity = (parts * EXAMPLES.text[:, None]).sum(-1)
+        expected = torch.exp(similarity / 0.2)
+        close(condition.weights, expected / expected.sum(1, keepdim=True))
+        assert parts.shape == (len(EXAMPLES.text), sounds, DIM)
+        assert condition.mask.shape == (len(EXAMPLES.text), 1)
+        assert condition.mask.all()
+        assert torch.equal(parts[:, 0], manipulator.for_inference(EXAMPLES.text, True))
+        for row, text in zip(parts, EXAMPLES.text, strict=True):
+            close(row, memory[chosen(text, sounds, candidates, diversity)])
 
 
-def test_a_small_memory_has_as_many_members_as_it_can() -> None:
+def test_a_small_memory_gives_as_many_parts_as_it_has() -> None:
     manipulator = fitted(Neighbours(sounds=8, candidates=600, memory=5))
-    found, weights = manipulator.condition(EXAMPLES.text, is_text=True)
-    assert found.shape[1] == weights.shape[1] == 5
-    assert all(len(torch.unique(row, dim=0)) == 5 for row in found)
+    condition = manipulator.condition(EXAMPLES.text, is_text=True)
+    assert condition.embeddings.shape[1] == condition.weights.shape[1] == 5
+    assert all(len(torch.unique(row, dim=0)) == 5 for row in condition.embeddings)
     assert manipulator.for_training(EXAMPLES.audio, False, seeded()).shape == EXAMPLES.audio.shape
 
 
-def test_sounds_have_one_member_and_later_steps_are_for_each() -> None:
+def test_sounds_have_one_part_and_later_steps_map_every_part() -> None:
     manipulator = fitted(Neighbours(sounds=4), Pca(k=6, centre="none"))
-    heard, weights = manipulator.condition(EXAMPLES.audio, is_text=False)
-    assert torch.equal(weights, torch.ones(len(heard), 1))
-    assert torch.equal(heard[:, 0], manipulator.for_inference(EXAMPLES.audio, False))
-    assert heard.shape[1:] == (1, 6)
-    said, weights = manipulator.condition(EXAMPLES.text, is_text=True)
-    assert said.shape[1:] == (4, 6)
-    near, expected = fitted(Neighbours(sounds=4)).members(EXAMPLES.text, is_text=True)
-    close(weights, expected)
+    audio = manipulator.condition(EXAMPLES.audio, is_text=False)
+    assert torch.equal(audio.weights, torch.ones(len(EXAMPLES.audio), 1))
+    assert torch.equal(audio.embeddings[:, 0], manipulator.for_inference(EXAMPLES.audio, False))
+    assert audio.embeddings.shape[1:] == (1, 6)
+    text = manipulator.condition(EXAMPLES.text, is_text=True)
+    assert text.embeddings.shape[1:] == (4, 6)
+    near = fitted(Neighbours(sounds=4)).condition(EXAMPLES.text, is_text=True)
+    close(text.weights, near.weights)
     twice = fitted(Neighbours(sounds=4), Neighbours(sounds=3))
-    many, weights = twice.members(EXAMPLES.text, is_text=True)
-    assert many.shape[1] == weights.shape[1] == 12
-    close(weights.sum(1), torch.ones(len(many)))
+    many = twice.condition(EXAMPLES.text, is_text=True)
+    assert many.embeddings.shape[1] == many.weights.shape[1] == 12
+    close(many.weights.sum(1), torch.ones(len(EXAMPLES.text)))
     basis = (manipulator.state or {})["1.basis"]
-    close(said, F.normalize(near @ basis.T, dim=-1))
+    close(text.embeddings, F.normalize(near.embeddings @ basis.T, dim=-1))
 
 
 @pytest.mark.parametrize("p", [0.0, 0.4, 1.0])
 def test_a_share_of_the_sounds_is_replaced_by_near_ones(p: float) -> None:
-    """Nearer ones are likelier: the rank over the reach is the cube of an even number."""
+    """Nearer ones are likelier: the rank over the reach is the cube of a uniform number."""
     generator = seeded()
     memory = F.normalize(torch.randn(500, DIM, generator=generator), dim=-1)
     given_ = embeddings(4_000, DIM)
     examples = FitEmbeddings(memory, torch.zeros(0, DIM), torch.zeros(0, dtype=torch.long))
-    found = fitted(Neighbours(p=p, reach=0.2), examples=examples).for_training(
+    result = fitted(Neighbours(p=p, reach=0.2), examples=examples).for_training(
         given_, False, generator
     )
-    replaced = (found != given_).any(-1)
+    replaced = (result != given_).any(-1)
     assert float(replaced.float().mean()) == pytest.approx(p, abs=0.03)
     if not p:
         return
-    likeness = given_ @ memory.T
-    own = (given_ * found).sum(-1)[:, None]
-    rank = (likeness > own + 1e-6).sum(-1)[replaced]
+    similarity = given_ @ memory.T
+    to_result = (given_ * result).sum(-1)[:, None]
+    rank = (similarity > to_result + 1e-6).sum(-1)[replaced]
     assert int(rank.max()) < 100
-    even = (rank.float() / 100) ** (1 / 3)
-    assert float(even.mean()) == pytest.approx(0.5, abs=0.06)  # ranks are whole numbers
+    uniform = (rank.float() / 100) ** (1 / 3)
+    assert float(uniform.mean()) == pytest.approx(0.5, abs=0.06)  # ranks are whole numbers
     assert float((rank == 0).float().mean()) == pytest.approx(0.01 ** (1 / 3), abs=0.04)
 
 
-@pytest.mark.parametrize("room", [500, 100])
-def test_new_sounds_join_a_memory(room: int) -> None:
-    """Those that are not in it already, however they were rounded."""
-    known = fitted(Neighbours(memory=room), Dropout())
-    before = (known.state or {})["0.memory"].clone()
+@pytest.mark.parametrize("size", [500, 100])
+def test_new_sounds_join_a_memory(size: int) -> None:
+    """Sounds that the memory holds already do not join, even if they were rounded."""
+    manipulator = fitted(Neighbours(memory=size), Dropout())
+    before = (manipulator.state or {})["0.memory"].clone()
     new = embeddings(30, DIM)
     rounded = F.normalize(EXAMPLES.audio.half().float(), dim=-1)
-    known.extend(replace(EXAMPLES, audio=torch.cat([rounded, new, new[:3]])))
-    after = (known.state or {})["0.memory"]
-    assert len(after) == min(room, len(before) + 30)
-    if room == 500:
+    manipulator.extend(replace(EXAMPLES, audio=torch.cat([rounded, new, new[:3]])))
+    after = (manipulator.state or {})["0.memory"]
+    assert len(after) == min(size, len(before) + 30)
+    if size == 500:
         assert torch.equal(after[: len(before)], before)
         close((after[len(before) :] @ new.T).amax(0), torch.ones(30))
-    near, _ = known.members(new, is_text=True)
-    assert near.shape == (30, 4, DIM)
+    near = manipulator.condition(new, is_text=True)
+    assert near.embeddings.shape == (30, 4, DIM)
 
 
-def test_what_the_weights_were_trained_on_stays_where_sounds_join() -> None:
-    known = fitted(MeanShift(), Pca(k=5))
-    before = {name: tensor.clone() for name, tensor in (known.state or {}).items()}
-    known.extend(corpus(seed=8))
-    assert (known.state or {}).keys() == before.keys()
-    assert all(torch.equal((known.state or {})[name], before[name]) for name in before)
+def test_new_sounds_change_neither_means_nor_components() -> None:
+    manipulator = fitted(MeanShift(), Pca(k=5))
+    before = {name: tensor.clone() for name, tensor in (manipulator.state or {}).items()}
+    manipulator.extend(corpus(seed=8))
+    assert (manipulator.state or {}).keys() == before.keys()
+    assert all(torch.equal((manipulator.state or {})[name], before[name]) for name in before)
 
 
-# What is refused.
+# Refused values.
 
-MUTE = FitEmbeddings(embeddings(20, DIM), torch.zeros(0, DIM), torch.zeros(0, dtype=torch.long))
-NOTHING = replace(MUTE, audio=torch.zeros(0, DIM))
+UNCAPTIONED = FitEmbeddings(
+    embeddings(20, DIM), torch.zeros(0, DIM), torch.zeros(0, dtype=torch.long)
+)
+NOTHING = replace(UNCAPTIONED, audio=torch.zeros(0, DIM))
 
 
 @pytest.mark.parametrize(
     ("step", "examples", "message"),
     [
-        (MeanShift(), MUTE, "'mean_shift': learns from captions, and there are none"),
-        (Pca(k=3), MUTE, "'pca': learns from captions, and there are none"),
-        (Pls(k=3), MUTE, "'pls': learns from captioned sounds, and there are none"),
-        (Retrieval(), MUTE, "'retrieval': learns from captions, and there are none"),
-        (Projection(onto="text"), MUTE, "'projection': learns from captions, and there are none"),
+        (MeanShift(), UNCAPTIONED, "'mean_shift': learns from captions, and there are none"),
+        (Pca(k=3), UNCAPTIONED, "'pca': learns from captions, and there are none"),
+        (Pls(k=3), UNCAPTIONED, "'pls': learns from captioned sounds, and there are none"),
+        (Retrieval(), UNCAPTIONED, "'retrieval': learns from captions, and there are none"),
+        (
+            Projection(onto="text"),
+            UNCAPTIONED,
+            "'projection': learns from captions, and there are none",
+        ),
         (MeanShift(), NOTHING, "'mean_shift': learns from sounds, and there are none"),
         (Pca(k=3, centre="none"), NOTHING, "'pca': learns from sounds, and there are none"),
         (Projection(), NOTHING, "'projection': learns from sounds, and there are none"),
@@ -792,7 +801,7 @@ NOTHING = replace(MUTE, audio=torch.zeros(0, DIM))
         (Retrieval(nearest=6, memory=5), EXAMPLES, "takes the 6 nearest of 5 captions"),
     ],
 )
-def test_what_cannot_be_learnt_is_one_line(
+def test_examples_that_lack_something_are_refused_in_one_line(
     step: Manipulation, examples: FitEmbeddings, message: str
 ) -> None:
     manipulator = Manipulator(Chain(steps=(step,)), DIM)
@@ -812,7 +821,7 @@ def test_what_cannot_be_learnt_is_one_line(
         ((Pca(k=30, keep="rest"), Pca(k=3)), "'pca': k is 3, embeddings have length 2"),
     ],
 )
-def test_too_many_components_are_refused_before_anything_is_learnt(
+def test_too_many_components_are_refused_before_fitting(
     steps: tuple[Manipulation, ...], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
@@ -820,12 +829,14 @@ def test_too_many_components_are_refused_before_anything_is_learnt(
 
 
 @pytest.mark.parametrize("step", LEARNING)
-def test_what_is_not_fitted_is_not_used(step: Manipulation) -> None:
+def test_a_manipulator_that_is_not_fitted_is_refused(step: Manipulation) -> None:
     manipulator = Manipulator(Chain(steps=(Dropout(), step)), DIM)
     assert manipulator.state is None
     for use in (
         lambda: manipulator.for_inference(embeddings(2, DIM), True),
         lambda: manipulator.for_training(embeddings(2, DIM), False, seeded()),
+        lambda: manipulator.condition(embeddings(2, DIM), True),
+        lambda: manipulator.extend(EXAMPLES),
     ):
         with pytest.raises(ModelError, match="has not been fitted: train it first"):
             use()
@@ -921,23 +932,19 @@ def test_wrong_values_are_one_line(values: dict[str, Any], message: str) -> None
         TypeAdapter(AnyManipulation).validate_python(values)
 
 
-@pytest.mark.parametrize(
-    "steps",
-    [
-        (Dropout(p=0.3), Noise(), Noise(kind="ball")),
-        (MeanShift(), Pca(k=8), Dropout()),
-        (Pls(k=8), Retrieval(nearest=2)),
-        (Projection(onto="audio"), Projection(onto="text")),
-        (Neighbours(), Dropout()),
-    ],
-)
-def test_nothing_stays_behind_on_another_device(steps: tuple[Manipulation, ...]) -> None:
-    """The meta device refuses to meet tensors of the CPU, as a GPU does."""
-    manipulator = Manipulator(Chain.model_validate({"steps": steps}), DIM)
-    if manipulator.state is None:
-        audio, text = embeddings(40, DIM), embeddings(40, DIM, seed=8)
-        manipulator.fit(FitEmbeddings(audio, text, torch.arange(40)))
-    manipulator.to(torch.device("meta"))
+CHAINS = [
+    (Dropout(p=0.3), Noise(), Noise(kind="ball")),
+    (MeanShift(), Pca(k=8), Dropout()),
+    (Pls(k=8), Retrieval(nearest=2)),
+    (Projection(onto="audio"), Projection(onto="text")),
+    (Neighbours(), Dropout()),
+]
+
+
+@pytest.mark.parametrize("steps", CHAINS)
+def test_a_manipulator_works_on_another_device(steps: tuple[Manipulation, ...]) -> None:
+    """The meta device refuses tensors of the CPU, like a GPU does."""
+    manipulator = fitted(*steps).to(torch.device("meta"))
     given_ = torch.empty(4, DIM, device="meta")
     is_text = torch.empty(4, dtype=torch.bool, device="meta")
     for which in (True, False, is_text):
@@ -947,9 +954,55 @@ def test_nothing_stays_behind_on_another_device(steps: tuple[Manipulation, ...])
             trained.shape == manipulator.for_inference(given_, which).shape == (4, manipulator.dim)
         )
         if isinstance(which, bool):
-            members, weights = manipulator.condition(given_, which)
-            assert members.device.type == weights.device.type == "meta"
-            assert members.shape == (*weights.shape, manipulator.dim)
+            condition = manipulator.condition(given_, which)
+            parts = (condition.embeddings, condition.weights, condition.mask)
+            assert all(tensor.device.type == "meta" for tensor in parts)
+            assert condition.embeddings.shape == (*condition.weights.shape, manipulator.dim)
+
+
+# A Manipulator as a module.
+
+
+@pytest.mark.parametrize("steps", CHAINS)
+def test_the_state_follows_the_module_but_is_not_in_its_state_dict(
+    steps: tuple[Manipulation, ...],
+) -> None:
+    manipulator = fitted(*steps)
+    state = manipulator.state
+    assert state is not None
+    assert manipulator.state_dict() == {}
+    assert list(manipulator.parameters()) == []
+    assert len(list(manipulator.buffers())) == len(state)
+    model = torch.nn.ModuleDict({"manipulator": manipulator, "other": torch.nn.Linear(2, 2)})
+    assert set(model.state_dict()) == {"other.weight", "other.bias"}
+    assert all(
+        torch.equal(tensor, state[name])
+        for name, tensor in (manipulator.to("cpu").state or {}).items()
+    )
+    model.to("meta")
+    moved = manipulator.state
+    assert moved is not None
+    assert moved.keys() == state.keys()
+    for name, tensor in moved.items():
+        assert tensor.device.type == "meta"
+        assert tensor.shape == state[name].shape
+
+
+def test_a_new_state_replaces_the_old_one() -> None:
+    manipulator, other = fitted(MeanShift()), fitted(MeanShift(), examples=corpus(seed=9))
+    assert other.state is not None
+    manipulator.state = other.state
+    given_ = embeddings(4, DIM)
+    assert torch.equal(manipulator.for_inference(given_, True), other.for_inference(given_, True))
+
+
+def test_a_refused_state_leaves_the_old_one() -> None:
+    manipulator = fitted(MeanShift())
+    before = dict(manipulator.state or {})
+    with pytest.raises(ModelError, match=r"'0.text_mean' is \[31\], expected \[32\]"):
+        manipulator.state = {**before, "0.text_mean": torch.zeros(DIM - 1)}
+    assert manipulator.state is not None
+    assert all(torch.equal(manipulator.state[name], tensor) for name, tensor in before.items())
 
 
 def test_text_is_corrupted_only_as_a_control() -> None:

@@ -15,11 +15,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from singleout.errors import ModelError
+from singleout.storage.foreign import read_tensors
 from singleout.storage.tensors import (
     SCALE_SUFFIX,
     load_tensors,
     quantized_rows,
-    read_tensors,
     save_tensors,
 )
 
