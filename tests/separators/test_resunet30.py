@@ -243,7 +243,7 @@ class TestCheckpoints:
     def test_refuses_a_folder_without_and_with_two(
         self, tensors: dict[str, Tensor], tmp_path: Path
     ) -> None:
-        with pytest.raises(ModelError, match="found none"):
+        with pytest.raises(ModelError, match="holds none"):
             ResUNet30.from_checkpoint(tmp_path)
         (tmp_path / "a.ckpt").touch()
         (tmp_path / "b.ckpt").touch()

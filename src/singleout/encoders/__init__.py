@@ -12,7 +12,7 @@ from singleout.encoders.builtin import BuiltinEncoder
 from singleout.encoders.clap import ClapEncoder
 from singleout.encoders.encoder import QueryEncoder
 from singleout.errors import ModelError
-from singleout.storage.hub import is_hub_id, place_of
+from singleout.storage.hub import is_hub_id, path_of
 
 __all__ = ["BuiltinEncoder", "ClapEncoder", "QueryEncoder", "load_encoder"]
 
@@ -45,7 +45,7 @@ def load_encoder(name: str = "builtin", fingerprint: str | None = None) -> Query
 def _found(name: str) -> QueryEncoder:
     if name == "builtin":
         return BuiltinEncoder.from_pretrained()
-    path = place_of(name)
+    path = path_of(name)
     if path.suffix in LAION_SUFFIXES and not path.is_dir():
         from singleout.encoders.laion import from_laion
 
