@@ -395,9 +395,9 @@ def test_a_query_that_is_also_a_path_is_refused(
 @pytest.mark.parametrize(
     ("option", "name", "reason"),
     [
-        ("--model", "n" * 300, "cannot be looked for"),
-        ("--model", "~nobody-at-all/x", "cannot be looked for"),
-        ("--encoder", "~nobody-at-all/x.pt", "cannot be looked for"),
+        ("--model", "n" * 300, "not a path"),
+        ("--model", "~nobody-at-all/x", "not a path"),
+        ("--encoder", "~nobody-at-all/x.pt", "not a path"),
         ("--report", "n" * 300, "cannot be written"),
     ],
 )
