@@ -1,4 +1,4 @@
-"""What a benchmark is: items, a rate, an aggregation."""
+"""``Benchmark``: a set of items, a sample rate and an aggregation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,12 @@ from singleout.progress import track
 
 
 class Signals(NamedTuple):
-    """Float32 [samples] each, at the protocol's rate; no target where none was published."""
+    """The samples of an item at the benchmark's rate.
+
+    Attributes:
+        mixture: float32 [samples].
+        target: float32 [samples]; None where the target is not published.
+    """
 
     mixture: NDArray[np.float32]
     target: NDArray[np.float32] | None
@@ -27,17 +32,17 @@ class Signals(NamedTuple):
 
 @dataclass(frozen=True)
 class Item:
-    """One mixture and what is asked of it.
+    """One mixture and one query.
 
     Attributes:
-        origin: where it is written down, such as ``esc50_eval.csv:17``.
+        origin: where the item is defined, such as ``esc50_eval.csv:17``.
         caption: the query.
-        label: what the aggregation groups by; empty where it does not.
-        target: name of the target's recording: items that share one are not independent.
+        label: class by which the aggregation groups items; empty where it does not.
+        target: name of the target's recording. Items of one recording are not independent.
         interference: names of the other recordings.
-        files: must exist and agree in rate and length; empty if someone else has seen to that.
-        load: from the rate to score at, Hz, to the signals.
-        is_absent: whether the caption describes nothing in the mixture.
+        files: must exist and agree in rate and length. Empty if they are checked elsewhere.
+        load: from the sample rate, Hz, to the signals.
+        is_absent: whether the caption describes no sound of the mixture.
     """
 
     origin: str
@@ -51,17 +56,22 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Protocol:
+class Benchmark:
     """A benchmark.
 
     Attributes:
-        name: on the command line.
+        name: of the registry and on the command line.
         sample_rate: at which signals are mixed and scored, Hz.
-        num_items: how many it has as published; None if that is not known.
+        num_items: number of published items; None if it is not known.
         aggregation: from the scores of the items to the number that is reported.
-        read: from what ``--data`` names to the items.
-        published: per system its published scores, keyed like the rows of a run.
-        lists_labels: whether results list each label on its own.
+        read: reads the items from the folder (or manifest) that ``--data`` names.
+        published: published scores of other systems, by system and by key of the rows of a run.
+        lists_labels: whether results list the scores of each label.
+
+    Example:
+        >>> from singleout.evaluate.benchmarks import load_benchmark
+        >>> load_benchmark("audiocaps").published
+        {'AudioSep': {'sdri_db': 8.22, 'si_sdr_db': 7.189}}
     """
 
     name: str
@@ -73,15 +83,18 @@ class Protocol:
     lists_labels: bool = False
 
     def items(self, data: Path, is_partial: bool = False) -> tuple[list[Item], list[Path]]:
-        """The items, all of whose files were looked at, and the files that are missing.
+        """Read the items and check their files.
 
         Args:
-            data: folder of the set; the manifest of `mixing`.
-            is_partial: whether it may have another number of items than was published, and items
-                whose files are missing, which are then left out.
+            data: folder of the set; for ``mix`` a manifest.
+            is_partial: accept a set that has another number of items than was published. Items
+                whose files are missing are then left out.
+
+        Returns:
+            The items, and the files that are missing.
 
         Raises:
-            ManifestError: the tables are missing or malformed; or the set is not whole and
+            ManifestError: the tables are missing or malformed; or the set is incomplete and
                 ``is_partial`` is false; or no items are left.
             AudioError: a file is no audio, or the files of an item differ in rate or length.
         """
@@ -89,38 +102,53 @@ class Protocol:
         if not is_partial and self.num_items not in (None, len(items)):
             raise ManifestError(
                 f"{self.name}: {data} has {len(items):,} items, {self.num_items:,} were published: "
-                "--partial scores what is there"
+                "use --partial to score an incomplete set"
             )
-        there: list[Item] = []
+        complete: list[Item] = []
         missing: dict[Path, None] = {}
         for item in track(items, "checking files", len(items)):
             absent = [path for path in item.files if not path.is_file()]
             missing.update(dict.fromkeys(absent))
             if not absent:
-                _check_alike(item)
-                there.append(item)
-        if missing and (not is_partial or not there):
-            left_out = len(items) - len(there)
+                _check_formats(item)
+                complete.append(item)
+        if missing and (not is_partial or not complete):
+            num_incomplete = len(items) - len(complete)
             raise ManifestError(
-                f"{self.name}: {len(missing):,} files of {left_out:,} of {len(items):,} items are "
-                f"missing, the first is {next(iter(missing))}"
-                + (": --partial scores the other items" if there else "")
+                f"{self.name}: {len(missing):,} files of {num_incomplete:,} of {len(items):,} "
+                f"items are missing, the first is {next(iter(missing))}"
+                + (": use --partial to score the other items" if complete else "")
             )
-        return there, list(missing)
+        return complete, list(missing)
 
 
 def read_mono(path: Path, sample_rate: int) -> NDArray[np.float32]:
-    """A whole file as float32 [samples] at ``sample_rate`` Hz, channels averaged.
+    """Read a whole file, with its channels averaged.
+
+    Args:
+        path: of a recording.
+        sample_rate: of the result, Hz.
+
+    Returns:
+        float32 [samples].
 
     Raises:
-        AudioError: see `read_audio`.
+        AudioError: the file cannot be read.
     """
     audio, rate = read_audio(path)
     return resample(audio.mean(0), rate, sample_rate)
 
 
 def load_rendered(mixture: Path, target: Path | None, sample_rate: int) -> Signals:
-    """Signals whose mixture was published as a file."""
+    """Load an item whose mixture is published as a file.
+
+    Args:
+        mixture, target: files; no target where it is not published.
+        sample_rate: of the result, Hz.
+
+    Raises:
+        AudioError: a file cannot be read.
+    """
     return Signals(
         read_mono(mixture, sample_rate), None if target is None else read_mono(target, sample_rate)
     )
@@ -129,10 +157,22 @@ def load_rendered(mixture: Path, target: Path | None, sample_rate: int) -> Signa
 def mix(
     target: NDArray[np.float32], noise: NDArray[np.float32], snr_db: float, peak: float = 0.9
 ) -> Signals:
-    """Target + noise at an SNR by mean power, both scaled to ``peak`` if they exceed full scale.
+    """Add noise to a target at a signal-to-noise ratio by mean power.
+
+    Mixture and target are scaled to ``peak`` if the mixture exceeds full scale.
+
+    Args:
+        target, noise: float32 [samples].
+        snr_db: level of the target over the noise, dB.
+        peak: of a mixture that would exceed full scale.
 
     Raises:
-        InputError: one of them is silent, so that no gain gives the SNR.
+        InputError: target or noise is silent, so that no gain gives the SNR.
+
+    Example:
+        >>> target, noise = np.float32([0.2, -0.2]), np.float32([0.1, 0.1])
+        >>> mix(target, noise, snr_db=0.0).mixture
+        array([0.4, 0. ], dtype=float32)
     """
     powers = [float(np.square(signal, dtype=np.float64).mean()) for signal in (target, noise)]
     if not all(powers):
@@ -144,19 +184,27 @@ def mix(
     return Signals(scale * mixture, scale * target)
 
 
-def names(paths: Sequence[str]) -> tuple[str, ...]:
-    """The last parts of paths as written in a table."""
+def file_names(paths: Sequence[str]) -> tuple[str, ...]:
+    """The last parts of paths, as a table writes them.
+
+    Example:
+        >>> file_names(["data/dog.wav", "rain.wav"])
+        ('dog.wav', 'rain.wav')
+    """
     return tuple(path.rsplit("/", 1)[-1] for path in paths)
 
 
-def _check_alike(item: Item) -> None:
+def _check_formats(item: Item) -> None:
     formats = [_format(path) for path in item.files]
     if len(set(formats)) > 1:
         described = ", ".join(
             f"{path} has {frames:,} samples at {rate} Hz"
             for path, (frames, rate) in zip(item.files, formats, strict=True)
         )
-        raise AudioError(f"{item.origin}: a mixture and its sources must be alike: {described}")
+        raise AudioError(
+            f"{item.origin}: a mixture and its sources must have the same length and rate: "
+            f"{described}"
+        )
 
 
 @lru_cache(maxsize=1 << 14)
