@@ -21,12 +21,12 @@ from typer.testing import CliRunner, Result
 
 from singleout.audio import write_wav
 from singleout.cli import app
-from singleout.cli.benchmark import NAMES
 from singleout.encoders import BuiltinEncoder
 from singleout.errors import AudioError, InputError, ManifestError
-from singleout.evaluate.benchmarks import PROTOCOLS, MixingConfig, mixing
-from singleout.evaluate.benchmarks.protocol import mix
-from singleout.evaluate.benchmarks.run import Extras, run, summary
+from singleout.evaluate.benchmarks import BENCHMARKS, load_benchmark
+from singleout.evaluate.benchmarks.benchmark import mix
+from singleout.evaluate.benchmarks.mixing import MixingConfig, mixing
+from singleout.evaluate.benchmarks.run import Extras, benchmark_summary, run_benchmark
 from singleout.model import QueriedSeparator
 from singleout.types import Query
 
@@ -226,16 +226,18 @@ def test_audiosep_sets_are_scored_as_published(
 @pytest.mark.parametrize("name", REPLICAS)
 def test_the_whole_set_needs_no_flag_and_any_other_number_does(name: str, tmp_path: Path) -> None:
     count = len(REPLICAS[name](tmp_path))
-    protocol = replace(PROTOCOLS[name], num_items=count)
-    items, missing = protocol.items(tmp_path)
+    benchmark = replace(load_benchmark(name), num_items=count)
+    items, missing = benchmark.items(tmp_path)
     assert len(items) == count
     assert missing == []
-    with pytest.raises(ManifestError, match=rf"has {count} items, .* were published: --partial"):
-        PROTOCOLS[name].items(tmp_path)
+    with pytest.raises(
+        ManifestError, match=rf"has {count} items, .* were published: use"
+    ):
+        load_benchmark(name).items(tmp_path)
 
 
 def test_published_numbers_of_items() -> None:
-    counts = {name: protocol.num_items for name, protocol in PROTOCOLS.items()}
+    counts = {name: load_benchmark(name).num_items for name in BENCHMARKS}
     assert counts == {
         "audioset": 5270,
         "audiocaps": 4820,
@@ -246,17 +248,19 @@ def test_published_numbers_of_items() -> None:
         "dcase2024-validation": 3000,
         "dcase2024-evaluation": 3000,
         "dcase2024-evaluation-real": None,
+        "mix": None,
     }
 
 
-def test_the_help_names_every_benchmark() -> None:
-    assert NAMES.split(", ") == [*PROTOCOLS, "mix"]
-    assert "dcase2024-validation" in " ".join(invoke("--help").stdout.split())
+def test_the_registry_is_the_list_of_the_command() -> None:
+    assert {name: load_benchmark(name).name for name in BENCHMARKS} == {n: n for n in BENCHMARKS}
+    shown = "".join(invoke("--help").stdout.replace("│", " ").split())  # lines are wrapped
+    assert f"Oneof:{','.join(BENCHMARKS)}." in shown
 
 
 def test_both_interferences_of_clotho_are_kept(tmp_path: Path) -> None:
     clotho(tmp_path)
-    items, _ = PROTOCOLS["clotho"].items(tmp_path, is_partial=True)
+    items, _ = load_benchmark("clotho").items(tmp_path, is_partial=True)
     assert items[1].interference == ("river, near.wav", "coin 1.wav")
 
 
@@ -268,7 +272,7 @@ def test_a_set_is_found_in_a_checkout_and_in_a_folder_of_its_own(
     if place == "alone":
         (tmp_path / "data/esc50").rename(tmp_path / "alone")
         (tmp_path / "metadata/esc50_eval.csv").rename(tmp_path / "alone/esc50_eval.csv")
-    items, _ = PROTOCOLS["esc50"].items(tmp_path / place, is_partial=True)
+    items, _ = load_benchmark("esc50").items(tmp_path / place, is_partial=True)
     assert [item.files[0].parent for item in items] == [tmp_path / place] * 3
 
 
@@ -398,8 +402,8 @@ def manifest(tmp_path: Path) -> Path:
 
 def test_mixing_makes_the_same_pairs_at_each_snr(manifest: Path, debug_model_folder: Path) -> None:
     levels = (-6.0, 0.0, 9.0)
-    protocol = mixing(MixingConfig(snr_db=levels, num_mixtures=5))
-    items, _ = protocol.items(manifest)
+    benchmark = mixing(MixingConfig(snr_db=levels, num_mixtures=5))
+    items, _ = benchmark.items(manifest)
     pairs = [(item.target, item.interference) for item in items]
     assert pairs[:5] == pairs[5:10] == pairs[10:]
     for number, item in enumerate(items):
@@ -425,9 +429,9 @@ def test_mixing_makes_the_same_pairs_at_each_snr(manifest: Path, debug_model_fol
 def test_absent_sounds_are_asked_for_and_judged_by_suppression(
     manifest: Path, debug_model: QueriedSeparator
 ) -> None:
-    protocol = mixing(MixingConfig(snr_db=(0.0,), num_mixtures=6, absent=True))
-    items, _ = protocol.items(manifest)
-    rows = run(debug_model, protocol, items, Extras(references=True))
+    benchmark = mixing(MixingConfig(snr_db=(0.0,), num_mixtures=6, absent=True))
+    items, _ = benchmark.items(manifest)
+    rows = run_benchmark(debug_model, benchmark, items, Extras(references=True))
     own = [row for row in rows if row["system"] == "model"]
     expected = []
     for item, row in zip(items, own, strict=True):
@@ -440,7 +444,7 @@ def test_absent_sounds_are_asked_for_and_judged_by_suppression(
             assert row["sa_sdr_db"] == pytest.approx(expected[-1] - 10 * np.log10(2), abs=1e-3)
         else:
             assert row["suppression_db"] is None
-    found = summary(rows, protocol)
+    found = benchmark_summary(rows, benchmark)
     assert found["model"]["suppression_db"]["estimate"] == pytest.approx(
         np.mean(expected), abs=1e-3
     )
@@ -515,8 +519,8 @@ TABLES: list[tuple[str, str, str, str]] = [
     ("esc50", "1,chirping birds", "one,chirping birds", "esc50_eval.csv:3: idx is not a whole "
      "number: 'one'"),
     ("esc50", "1,chirping birds", "0,chirping birds", "esc50_eval.csv:3: 0 is already in line 2"),
-    ("esc50", "1,chirping birds", "1, ", "esc50_eval.csv:3: its caption cannot be asked for: the "
-     "query is empty"),
+    ("esc50", "1,chirping birds", "1, ", "esc50_eval.csv:3: its caption is not a valid query: "
+     "the query is empty"),
     ("esc50", "1,chirping birds", '1,"chirping birds', "esc50_eval.csv: cannot be read as CSV"),
     ("audioset", "1,\"Rain, heavy\"", "0,\"Rain, heavy\"", "is not in the folder of class 0"),
 ]  # fmt: skip
@@ -556,8 +560,8 @@ def test_an_empty_or_broken_table_is_refused(
 
 
 def test_a_wrong_folder_is_refused(tmp_path: Path) -> None:
-    _is_refused("holds no music_eval.csv", "music", "--data", tmp_path)
-    _is_refused("not a folder", "music", "--data", tmp_path / "nowhere")
+    _is_refused("music_eval.csv is neither there nor in", "music", "--data", tmp_path)
+    _is_refused("is not a folder", "music", "--data", tmp_path / "nowhere")
 
 
 def test_missing_files_are_named_and_left_out_only_on_demand(
@@ -567,7 +571,7 @@ def test_missing_files_are_named_and_left_out_only_on_demand(
     lost = tmp_path / "data/esc50/segment-1.wav"
     lost.unlink()
     with pytest.raises(ManifestError, match=r"1 files of 1 of 3 items are missing, .*segment-1"):
-        replace(PROTOCOLS["esc50"], num_items=3).items(tmp_path)
+        replace(load_benchmark("esc50"), num_items=3).items(tmp_path)
     scored = invoke("esc50", "--data", tmp_path, "--partial", "--model", debug_model_folder)
     assert scored.exit_code == 0, scored.output
     assert (
@@ -602,7 +606,7 @@ def test_damaged_audio_is_refused(tmp_path: Path, debug_model_folder: Path) -> N
     _is_refused("mixture-2.wav: cannot be read as audio", "esc50", "--data", tmp_path)
     path.write_bytes(whole[:-4000])
     with pytest.raises(AudioError, match=r"mixture-2\.wav"):
-        replace(PROTOCOLS["esc50"], num_items=3).items(tmp_path)
+        replace(load_benchmark("esc50"), num_items=3).items(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -615,7 +619,7 @@ def test_damaged_audio_is_refused(tmp_path: Path, debug_model_folder: Path) -> N
         ("clip_c,clip_a,3,a horn", "clip_a,clip_b,-15,a bell", "is already in line 2"),
         ("clip_a,clip_b", "clip_a,silent", "lass_synthetic_validation.csv:2: the noise is silent"),
         ("clip_a,clip_b", "silent,clip_b", "lass_synthetic_validation.csv:2: the target is silent"),
-        ("clip_a,clip_b", "clip_a,short", "must be alike"),
+        ("clip_a,clip_b", "clip_a,short", "must have the same length and rate"),
     ],
 )
 def test_wrong_dcase_data_is_refused(
@@ -637,17 +641,17 @@ def test_wrong_manifests_are_refused(manifest: Path, debug_model_folder: Path) -
     _is_refused("'snr_db.0'", *arguments, "--snr", "nan")
     lines = manifest.read_text().splitlines()
     manifest.write_text("\n".join(lines[:2]))
-    _is_refused("that is not in its mixture", *arguments, "--absent")
+    _is_refused("no captioned sound of another class and group", *arguments, "--absent")
     manifest.write_text("\n".join(lines).replace('"caption": "tone', '"about": "tone'))
-    _is_refused("has no caption to be asked for by text", *arguments)
+    _is_refused("has no caption, which the text query needs", *arguments)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("fsd50k",), "'fsd50k' is none of audioset"),
-        (("music", "--snr", "0", "--seed", "3"), "only mix has a choice of mixtures"),
-        (("music", "--absent"), "only mix has a choice of mixtures"),
+        (("fsd50k",), "'fsd50k' is not a benchmark: choose one of audioset"),
+        (("music", "--snr", "0", "--seed", "3"), "snr_db, seed: music has no options, only"),
+        (("music", "--absent"), "absent: music has no options, only these benchmarks have: mix"),
     ],
 )
 def test_wrong_usage_exits_with_2(arguments: tuple[str, ...], message: str, tmp_path: Path) -> None:

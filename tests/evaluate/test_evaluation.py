@@ -131,7 +131,7 @@ def test_both_queries_pass_the_inference_face(
     model = QueriedSeparator(
         ModelConfig(separator=IdentityConfig(), manipulation=chain), debug_encoder
     )
-    model.separator = Recorder()
+    model.separator = Recorder(IdentityConfig())
     heard, said = torch.randn(2, 32, generator=torch.Generator().manual_seed(0))
     state = {"0.audio_mean": heard, "0.text_mean": said}
     model.manipulator = Manipulator(chain, 32, state)

@@ -18,14 +18,10 @@ from typer.testing import CliRunner
 
 from singleout.audio import write_wav
 from singleout.cli import app
-from singleout.errors import AudioError, InputError
+from singleout.errors import InputError, OutputError
 from singleout.evaluate.gap import measure as gap
-from singleout.evaluate.gap.measure import (
-    GapReport,
-    effective_rank,
-    modality_gap,
-    pair_accuracy,
-)
+from singleout.evaluate.gap.geometry import effective_rank, linked_groups
+from singleout.evaluate.gap.measure import GapReport, modality_gap, pair_accuracy
 from singleout.evaluate.gap.picture import save_picture
 from singleout.evaluate.statistics import bootstrap_interval
 
@@ -143,7 +139,7 @@ def test_effective_rank_of_an_isotropic_cloud_is_its_dimension(dim: int) -> None
 
 def test_held_out_sounds_share_no_group_and_no_caption() -> None:
     group, caption = torch.tensor([0, 0, 1, 2, 3, 4]), torch.tensor([0, 1, 1, 2, 2, 3])
-    assert gap._linked(group, caption).tolist() == [0, 0, 0, 1, 1, 2]
+    assert linked_groups(group, caption).tolist() == [0, 0, 0, 1, 1, 2]
     # Which modality is which differs between the two halves: nothing can be learnt elsewhere.
     audio = torch.tensor([[5.0, 0]] * 4 + [[-5.0, 0]] * 4) + 0.01 * cloud(8, 2)
     halves = ["a"] * 4 + ["b"] * 4
@@ -240,7 +236,7 @@ def test_extremes_can_be_drawn(tmp_path: Path, audio: Tensor, text: Tensor) -> N
     assert first.startswith(b"\x89PNG")
     save_picture(audio, text, labels, report, path, "a $title$", seed=3)
     assert path.read_bytes() == first
-    with pytest.raises(AudioError, match="cannot be written"):
+    with pytest.raises(OutputError, match="cannot be written"):
         save_picture(audio, text, labels, report, tmp_path / "missing" / "gap.png")
     assert [p.name for p in tmp_path.iterdir()] == ["gap.png"]
 

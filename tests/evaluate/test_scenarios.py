@@ -23,16 +23,9 @@ from singleout.data.render import render
 from singleout.encoders import BuiltinEncoder
 from singleout.errors import ManifestError
 from singleout.evaluate.evaluation import EvaluationConfig
-from singleout.evaluate.scenarios import (
-    ask,
-    auroc,
-    calibrated,
-    calibration_error,
-    findings,
-    fit_gate,
-    fit_presence,
-)
+from singleout.evaluate.scenarios import calibration_of, evaluate_scenarios, scenario_summary
 from singleout.model import ModelConfig, QueriedSeparator
+from singleout.model.calibration import auroc, calibration_error, fit_gate, fit_presence
 from singleout.model.similarity import PresenceCalibration
 from singleout.separators import Identity, IdentityConfig
 from tests.conftest import TINY_SEPARATOR, randomise_statistics
@@ -129,7 +122,7 @@ def test_who_knows_everything_scores_everything(
     """And each question is asked with its own conditions, of its own target."""
     model = QueriedSeparator(ModelConfig(separator=IdentityConfig(), negative=True), debug_encoder)
     model.separator = AllKnowing(model, clips, SHORT)
-    rows = ask(model, clips, SHORT)
+    rows = evaluate_scenarios(model, clips, SHORT)
     by_question: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         by_question.setdefault(row["question"], []).append(row)
@@ -149,7 +142,7 @@ def test_who_knows_everything_scores_everything(
         assert all(row["suppression_db"] == 100 for row in by_question[kind])
         assert all(row["si_sdri_db"] is row["level_db"] is None for row in by_question[kind])
         assert not any(row["improved"] for row in by_question[kind])
-    found = findings(rows)
+    found = scenario_summary(rows)
     assert found["num_mixtures"] == 12
     assert found["questions"]["text"]["level_within_3_db"]["estimate"] == 1
     assert found["questions"]["absent"]["suppression_db"]["estimate"] == 100
@@ -163,13 +156,13 @@ def test_what_is_said_of_a_sound_that_is_there_is_not_absent(
 ) -> None:
     """Of files without classes many may have the same caption."""
     alike = [replace(clip, caption="a dog", label=clip.path.name) for clip in clips]
-    assert {row["question"] for row in ask(debug_model, alike, SHORT)} == {
+    assert {row["question"] for row in evaluate_scenarios(debug_model, alike, SHORT)} == {
         "text",
         "audio",
         "text and audio",
     }
     others = [*alike[:-1], replace(alike[-1], caption="a cat", alternatives=("a dog",))]
-    rows = ask(debug_model, others, SHORT)
+    rows = evaluate_scenarios(debug_model, others, SHORT)
     with_cat = {row["mixture"] for row in rows if row["question"] == "absent"}
     assert with_cat  # where there are dogs, the cat is asked for in vain
     assert not {row["target"] for row in rows if row["mixture"] in with_cat} & {"8.wav"}
@@ -180,24 +173,24 @@ def test_silent_targets_count_nowhere(answering_model: QueriedSeparator, manifes
     clips = read_manifest(manifest, "test")
     mute = clips[Planner(clips, MIXTURES, SHORT.seed).plan(0, 0).sources[0].clip].path
     write_wav(mute, np.zeros((1, RATE), np.float32), RATE)
-    rows = ask(answering_model, clips, SHORT)
+    rows = evaluate_scenarios(answering_model, clips, SHORT)
     silent = [row for row in rows if row["question"] == "text" and row["target"] == mute.name]
     assert 0 < len(silent) < 12
     assert all(row["si_sdri_db"] is row["level_db"] is None for row in silent)
-    found = findings(rows)
+    found = scenario_summary(rows)
     assert found["num_mixtures"] == 12
     assert found["questions"]["text"]["count"] == 12 - len(silent)
     assert found["questions"]["text"]["si_sdri_db"]["count"] == 12 - len(silent)
     assert found["presence_calibration_error"] <= 1
-    assert calibrated(answering_model, clips, SHORT).presence is not None
+    assert calibration_of(answering_model, clips, SHORT).presence is not None
 
 
 def test_where_nothing_can_be_absent_presence_is_not_measured(
     answering_model: QueriedSeparator, clips: list[Clip]
 ) -> None:
-    rows = ask(answering_model, clips[:2], SHORT)
+    rows = evaluate_scenarios(answering_model, clips[:2], SHORT)
     assert not {"absent", "near miss"} & {row["question"] for row in rows}
-    found = findings(rows)
+    found = scenario_summary(rows)
     assert found["presence_auroc"] == {}
     assert "presence_calibration_error" not in found
 
@@ -205,7 +198,7 @@ def test_where_nothing_can_be_absent_presence_is_not_measured(
 def test_a_model_that_answers_less_is_asked_less(
     debug_model: QueriedSeparator, clips: list[Clip]
 ) -> None:
-    rows = ask(debug_model, clips, SHORT)
+    rows = evaluate_scenarios(debug_model, clips, SHORT)
     assert {row["question"] for row in rows} == {
         "text",
         "audio",
@@ -214,19 +207,19 @@ def test_a_model_that_answers_less_is_asked_less(
         "near miss",
     }
     assert {row["presence"] for row in rows} == {None}
-    found = findings(rows)
+    found = scenario_summary(rows)
     assert "presence_calibration_error" not in found
     assert "negative_adds_db" not in found
-    assert rows == ask(debug_model, clips, SHORT)
+    assert rows == evaluate_scenarios(debug_model, clips, SHORT)
     other = SHORT.model_copy(update={"seed": 1})
-    assert rows != ask(debug_model, clips, other)
+    assert rows != evaluate_scenarios(debug_model, clips, other)
 
 
 def test_a_sound_without_caption_is_named(debug_model: QueriedSeparator, manifest: Path) -> None:
     rows = [json.loads(line) for line in manifest.read_text().splitlines()]
     manifest.write_text("".join(json.dumps({**row, "caption": None}) + "\n" for row in rows))
     with pytest.raises(ManifestError, match=r"\.wav: has no caption"):
-        ask(debug_model, read_manifest(manifest, "test"), SHORT)
+        evaluate_scenarios(debug_model, read_manifest(manifest, "test"), SHORT)
 
 
 def test_the_command(debug_encoder: BuiltinEncoder, manifest: Path, tmp_path: Path) -> None:
@@ -292,22 +285,22 @@ def test_presence_is_calibrated_on_what_is_said_of_validation_sounds(
 ) -> None:
     """As the rows of all questions would have it."""
     model = asked_model(debug_encoder)
-    rows = ask(model, clips, SHORT)
+    rows = evaluate_scenarios(model, clips, SHORT)
     by_question = {
         kind: [row["likeness"] for row in rows if row["question"] == kind]
         for kind in ("text", "absent", "near miss")
     }
     expected = fit_presence(by_question["text"], by_question["absent"] + by_question["near miss"])
-    found, gate = calibrated(model, clips, SHORT)
+    found, gate = calibration_of(model, clips, SHORT)
     assert found is not None
     levels = [row["level_db"] for row in rows if row["question"] == "text"]
     assert gate == fit_gate(found, by_question["text"], levels)
     assert (found.scale, found.bias) == pytest.approx((expected.scale, expected.bias), rel=1e-3)
-    auc = findings(rows)["presence_auroc"]["absent"]["estimate"]
+    auc = scenario_summary(rows)["presence_auroc"]["absent"]["estimate"]
     assert auc == pytest.approx(auroc(by_question["text"], by_question["absent"]))
     # Of two classes, both are there.
     alone = [replace(clip, label=f"tone/{i % 2}") for i, clip in enumerate(clips)]
-    assert calibrated(asked_model(debug_encoder), alone, SHORT) == (None, None)
+    assert calibration_of(asked_model(debug_encoder), alone, SHORT) == (None, None)
 
 
 @pytest.mark.parametrize(

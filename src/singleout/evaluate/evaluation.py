@@ -159,14 +159,18 @@ def evaluate(
         if task.caption not in text:
             embedding = model.encoder.embed_text(task.caption)
             text[task.caption] = model.condition(embedding, is_text=True)
-        recording = read_crop(task.target, task.crop, config.mixtures, SAMPLE_RATE)
-        embedding = model.encoder.embed_audio(recording, SAMPLE_RATE)
-        audio = model.condition(embedding, is_text=False)
+        audio = _audio_condition(model, task, config.mixtures)
         estimates = model.extract_clip(mixture[None, None], [text[task.caption], audio])[:, 0]
         systems = dict(zip(QUERY_KINDS, estimates, strict=True))
         systems |= {name: estimate(mixture, target) for name, estimate in references.items()}
         rows += [{"mixture": number, **_scores(n, e, task)} for n, e in systems.items()]
     return rows
+
+
+def _audio_condition(model: QueriedSeparator, task: Task, config: MixtureConfig) -> Condition:
+    recording = read_crop(task.target, task.crop, config, SAMPLE_RATE)
+    embedding = model.encoder.embed_audio(recording, SAMPLE_RATE)
+    return model.condition(embedding, is_text=False)
 
 
 def _scores(system: str, estimate: Tensor, task: Task) -> Row:

@@ -119,20 +119,21 @@ def run_benchmark(
                 "computed: name an encoder for it with --clap-score"
             )
         for system, estimate in _estimates(model, item, signals, rate, extras).items():
-            rows.append(
-                {
-                    "item": number,
-                    "origin": Path(item.origin).name,
-                    "system": system,
-                    "query": item.caption,
-                    "label": item.label,
-                    "target": item.target,
-                    "interference": list(item.interference),
-                    "absent": item.is_absent,
-                    **_scores(estimate, item, signals, rate, extras),
-                }
-            )
+            scores = _scores(estimate, item, signals, rate, extras)
+            rows.append({"item": number, **_names(item, system), **scores})
     return rows
+
+
+def _names(item: Item, system: str) -> Row:
+    return {
+        "origin": Path(item.origin).name,
+        "system": system,
+        "query": item.caption,
+        "label": item.label,
+        "target": item.target,
+        "interference": list(item.interference),
+        "absent": item.is_absent,
+    }
 
 
 def benchmark_summary(
