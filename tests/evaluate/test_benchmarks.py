@@ -230,9 +230,7 @@ def test_the_whole_set_needs_no_flag_and_any_other_number_does(name: str, tmp_pa
     items, missing = benchmark.items(tmp_path)
     assert len(items) == count
     assert missing == []
-    with pytest.raises(
-        ManifestError, match=rf"has {count} items, .* were published: use"
-    ):
+    with pytest.raises(ManifestError, match=rf"has {count} items, .* were published: use"):
         load_benchmark(name).items(tmp_path)
 
 
