@@ -125,7 +125,7 @@ def benchmark(
 
 
 def _load(name: str, options: Mapping[str, Any]) -> Benchmark:
-    """A wrong name, or options where there are none, are wrong usage."""
+    """A name or options that the registry refuses are wrong usage."""
     from singleout.errors import ConfigError, InputError
 
     try:

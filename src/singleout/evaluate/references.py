@@ -1,7 +1,7 @@
 """Reference estimates, to which every table of results compares a model.
 
 A reference maps a mixture and its target, both floating-point ``[..., samples]`` of equal shape,
-to an estimate of that shape and of the mixture's dtype, in memory of its own. It raises
+to an estimate of that shape and of the mixture's dtype, which shares no memory with them. It raises
 `InputError` as `singleout.evaluate.metrics` does.
 """
 

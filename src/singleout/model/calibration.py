@@ -1,4 +1,4 @@
-"""Fits the presence and the gate of a model from similarities and levels, in NumPy alone.
+"""Fits the presence and the gate of a model from similarities and levels, in plain NumPy.
 
 Similarity tells a target that is in the mixture (present) from one that is not (absent). It is
 measured on validation mixtures (``singleout.evaluate.scenarios.calibrate``). Two things are fitted

@@ -64,7 +64,7 @@ class Table:
         places = (data, data / "metadata", data.parent.parent / "metadata")
         path = next((p / self.file for p in places if (p / self.file).is_file()), None)
         if path is None:
-            raise ManifestError(f"{data}: {self.file} is neither there nor in {places[1]}")
+            raise ManifestError(f"{data}: has no {self.file}, and neither has {places[1]}")
         folders = (data / folder for folder in self.audio)
         audio = next((folder for folder in folders if folder.is_dir()), data)
         lines: dict[tuple[str, ...], int] = {}
