@@ -191,6 +191,7 @@ def test_results_do_not_overwrite_the_manifest(manifest: Path, name: str) -> Non
     ("arguments", "message"),
     [
         (["{manifest}", "-o", "{folder}"], "is a folder: give the name of a file"),
+        (["{manifest}", "-o", "."], "is a folder: give the name of a file"),
         (["{manifest}", "--split", "nowhere"], "no sounds of the split 'nowhere'"),
         (["{manifest}x"], "cannot be read as a manifest"),
         (["{manifest}", "--model", "missing"], "model 'missing' does not exist"),

@@ -20,6 +20,11 @@ def provenance(command: str, encoder: QueryEncoder, seconds: float) -> dict[str,
         command: that computed the result.
         encoder: of the queries; its fingerprint is recorded.
         seconds: that the command took.
+
+    Example:
+        >>> from singleout.encoders import load_encoder
+        >>> provenance("singleout gap MANIFEST", load_encoder("builtin"), 1.23)["seconds"]
+        1.2
     """
     import platform
 
@@ -46,9 +51,17 @@ def check_results(output: Path, *inputs: Path) -> None:
 
     Raises:
         OutputError: see ``check_file``.
+
+    Example:
+        >>> from singleout.errors import OutputError
+        >>> try:
+        ...     check_results(Path("."), Path("manifest.jsonl"))
+        ... except OutputError as error:
+        ...     print(error)
+        .: is a folder: give the name of a file
     """
-    for path in (output, _rows_path(output)):
-        check_file(path, *inputs)
+    check_file(output, *inputs)
+    check_file(_rows_path(output), *inputs)
 
 
 def _rows_path(output: Path) -> Path:

@@ -15,7 +15,7 @@ from singleout.evaluate.metrics import checked
 
 
 class JudgeWarning(UserWarning):
-    """The judge of CLAPScore also conditions the separator."""
+    """The judge of CLAPScore also conditions the separator; see `warn_if_conditioning`."""
 
 
 def clap_score(

@@ -47,7 +47,7 @@ class EvaluationConfig(StrictConfig):
 
 @dataclass(frozen=True)
 class Task:
-    """One mixture and its target.
+    """One mixture and its target; see ``tasks``.
 
     Attributes:
         rendered: the samples.
@@ -78,6 +78,23 @@ def tasks(clips: Sequence[Clip], config: EvaluationConfig, sample_rate: int) -> 
     Raises:
         ManifestError: a target has no caption, or the clips cannot be mixed.
         AudioError: a file cannot be read.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from singleout.audio import write_wav
+        >>> noise = np.random.default_rng(0).normal(0, 0.1, (2, 1, 8_000)).astype(np.float32)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     clips = []
+        ...     for name, samples in zip(("rain", "wind"), noise):
+        ...         path = Path(folder) / f"{name}.wav"
+        ...         write_wav(path, samples, 8_000)
+        ...         clips.append(Clip(path, 1.0, name, (), name, name, "test"))
+        ...     (task,) = tasks(clips, EvaluationConfig(num_mixtures=1), 16_000)
+        >>> sorted([task.target.label, task.interference.label])
+        ['rain', 'wind']
+        >>> task.rendered.mixture.shape  # four seconds
+        (64000,)
     """
     planner = Planner(clips, config.mixtures, config.seed)
     for index in range(config.num_mixtures):

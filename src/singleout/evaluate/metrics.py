@@ -50,6 +50,12 @@ class Scores:
         is_present: whether the target has any energy.
         is_silent: whether the estimate is silent, see `is_silent`.
         improved: SI-SDR improvement above zero (by `IMPROVEMENT_MARGIN_DB`) and not silent.
+
+    Example:
+        >>> target = torch.tensor([[0.1, -0.1], [0.0, 0.0]])  # the second target is absent
+        >>> scores = score(0.5 * target, target, target + 0.1)
+        >>> scores.is_present.tolist(), scores.improved.tolist()
+        ([True, False], [True, False])
     """
 
     sdr: Tensor

@@ -1,8 +1,8 @@
 """Reference estimates, to which every table of results compares a model.
 
-A reference maps a mixture and its target, both floating-point ``[..., samples]`` of equal shape,
-to an estimate of that shape and of the mixture's dtype, which shares no memory with them. It raises
-`InputError` as `singleout.evaluate.metrics` does.
+A reference maps a mixture and its target to an estimate. Both are floating-point waveforms
+``[..., samples]`` of equal shape. The estimate has that shape and the dtype of the mixture, and
+shares no memory with them. A reference raises `InputError` as `singleout.evaluate.metrics` does.
 """
 
 from collections.abc import Callable, Mapping

@@ -51,6 +51,12 @@ class ScenarioQuery(NamedTuple):
         scenario: one of ``SCENARIOS``.
         positive, negative: sides of the query; see ``QueriedSeparator.combine``.
         target: true target, float32 [samples]; zeros where the sound is absent.
+
+    Example:
+        >>> dog, no_negative = Condition.single(torch.ones(1, 4)), Condition.missing(4)
+        >>> query = ScenarioQuery("absent", dog, no_negative, target=torch.zeros(16_000))
+        >>> query.positive.has_positive, query.negative.has_positive
+        (True, False)
     """
 
     scenario: str
@@ -60,7 +66,7 @@ class ScenarioQuery(NamedTuple):
 
 
 class ScenarioResult(NamedTuple):
-    """What a model made of a query.
+    """The output of a model for a query.
 
     Attributes:
         query: the query.
@@ -144,6 +150,27 @@ def calibration_of(
     Raises:
         ManifestError: a sound has no caption, or the clips cannot be mixed.
         AudioError: a file cannot be read.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from singleout.audio import write_wav
+        >>> from singleout.encoders import load_encoder
+        >>> from singleout.model import ModelConfig
+        >>> from singleout.separators import IdentityConfig
+        >>> config = ModelConfig(separator=IdentityConfig())
+        >>> model = QueriedSeparator(config, load_encoder("builtin"))  # gives the mixture
+        >>> noise = np.random.default_rng(0).normal(0, 0.1, (3, 1, 8_000)).astype(np.float32)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     clips = []
+        ...     for name, samples in zip(("rain", "wind", "sea"), noise):
+        ...         path = Path(folder) / f"{name}.wav"
+        ...         write_wav(path, samples, 8_000)
+        ...         clips.append(Clip(path, 1.0, name, (), name, name, "validation"))
+        ...     calibration = calibration_of(model, clips, EvaluationConfig(num_mixtures=2))
+        >>> model.config = config.model_copy(update=calibration._asdict())
+        >>> model.config.presence is not None
+        True
     """
     runner = _ScenarioRunner(model, clips, config)
     present: list[float] = []

@@ -28,7 +28,12 @@ _CHUNK_WEIGHTS = 2**21
 
 
 class Interval(TypedDict):
-    """An estimate and the bounds of its confidence interval, in the unit of the values."""
+    """An estimate and the bounds of its confidence interval, in the unit of the values.
+
+    Example:
+        >>> bootstrap_interval([3.0])
+        {'estimate': 3.0, 'low': 3.0, 'high': 3.0}
+    """
 
     estimate: float
     low: float
@@ -36,7 +41,7 @@ class Interval(TypedDict):
 
 
 class Summary(TypedDict):
-    """What a table row shows of one score; ready for JSON."""
+    """The statistics of one score in a row of a table, ready for JSON; see `summarise`."""
 
     mean: Interval
     median: Interval

@@ -32,7 +32,7 @@ PRIOR = 1e-3
 
 
 class Calibration(NamedTuple):
-    """What a model makes of similarity.
+    """How a model uses similarity; see ``fit_calibration``.
 
     Attributes:
         presence: None where present and absent sounds were not both measured.

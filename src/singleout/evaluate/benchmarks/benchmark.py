@@ -24,6 +24,10 @@ class Signals(NamedTuple):
     Attributes:
         mixture: float32 [samples].
         target: float32 [samples]; None where the target is not published.
+
+    Example:
+        >>> Signals(np.zeros(16_000, np.float32), target=None).mixture.shape
+        (16000,)
     """
 
     mixture: NDArray[np.float32]
@@ -43,6 +47,20 @@ class Item:
         files: must exist and agree in rate and length. Empty if they are checked elsewhere.
         load: from the sample rate, Hz, to the signals.
         is_absent: whether the caption describes no sound of the mixture.
+
+    Example:
+        >>> path = Path("mixture.wav")
+        >>> item = Item(
+        ...     origin="queries.csv:2",
+        ...     caption="a dog",
+        ...     label="",
+        ...     target="dog.wav",
+        ...     interference=("rain.wav",),
+        ...     files=(path,),
+        ...     load=lambda sample_rate: load_rendered(path, None, sample_rate),
+        ... )
+        >>> item.is_absent
+        False
     """
 
     origin: str
@@ -97,6 +115,15 @@ class Benchmark:
             ManifestError: the tables are missing or malformed; or the set is incomplete and
                 ``is_partial`` is false; or no items are left.
             AudioError: a file is no audio, or the files of an item differ in rate or length.
+
+        Example:
+            >>> from singleout.evaluate.benchmarks import load_benchmark
+            >>> from singleout.errors import ManifestError
+            >>> try:
+            ...     load_benchmark("esc50").items(Path("missing"))
+            ... except ManifestError as error:
+            ...     print(error)
+            missing: is not a folder
         """
         items = self.read(data)
         if not is_partial and self.num_items not in (None, len(items)):
@@ -134,6 +161,15 @@ def read_mono(path: Path, sample_rate: int) -> NDArray[np.float32]:
 
     Raises:
         AudioError: the file cannot be read.
+
+    Example:
+        >>> import tempfile
+        >>> from singleout.audio import write_wav
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "stereo.wav"
+        ...     write_wav(path, np.zeros((2, 8_000), np.float32), 8_000)
+        ...     read_mono(path, 16_000).shape
+        (16000,)
     """
     audio, rate = read_audio(path)
     return resample(audio.mean(0), rate, sample_rate)
@@ -148,6 +184,16 @@ def load_rendered(mixture: Path, target: Path | None, sample_rate: int) -> Signa
 
     Raises:
         AudioError: a file cannot be read.
+
+    Example:
+        >>> import tempfile
+        >>> from singleout.audio import write_wav
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "mixture.wav"
+        ...     write_wav(path, np.zeros((1, 8_000), np.float32), 8_000)
+        ...     signals = load_rendered(path, None, 8_000)
+        >>> signals.target is None
+        True
     """
     return Signals(
         read_mono(mixture, sample_rate), None if target is None else read_mono(target, sample_rate)

@@ -20,6 +20,10 @@ class Entry(NamedTuple):
         module: of ``singleout.evaluate.benchmarks``. Its function ``load`` takes the name of the
             benchmark and gives the ``Benchmark``.
         has_options: whether ``load`` also takes options, as keyword arguments.
+
+    Example:
+        >>> BENCHMARKS["esc50"]
+        Entry(module='audiosep', has_options=False)
     """
 
     module: str

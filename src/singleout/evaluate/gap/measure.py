@@ -57,7 +57,7 @@ class EffectiveRank(TypedDict):
 
 
 class GapReport(TypedDict):
-    """All figures of the gap, ready for JSON; see ``docs/gap.md``.
+    """All figures of the gap, ready for JSON; see `modality_gap` and ``docs/gap.md``.
 
     ``separability`` is None where groups or captions link all sounds, so that none can be held
     out. ``pair_accuracy_families`` is None where all classes are of one family.

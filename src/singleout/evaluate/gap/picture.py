@@ -33,8 +33,9 @@ def save_picture(
 ) -> None:
     """Draw what `modality_gap` measured as a PNG, whole or not at all.
 
-    The three plots show the cosines of matched and mismatched pairs, both modalities on their two
-    joint principal axes with some pairs connected, and the singular values.
+    The left plot shows the cosines of matched and mismatched pairs. The middle plot shows both
+    modalities on their two joint principal axes, with some pairs connected. The right plot shows
+    the singular values.
 
     Args:
         audio, text, labels: as of `modality_gap`.
