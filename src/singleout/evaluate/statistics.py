@@ -191,11 +191,12 @@ def _weights(factors: list[NDArray[np.intp]], resamples: range, seed: int) -> Fl
     return weights
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=8)
 def _draws(sizes: tuple[int, ...], resamples: range, seed: int) -> list[NDArray[np.int32]]:
     """How often each group of each factor is drawn, ``[resamples, size]`` per factor.
 
-    Kept, because a table of results draws the same resamples for every score and system.
+    The last few results are kept, because a table draws the same resamples for every score and
+    system. They take 8 MB each at most.
     """
     generators = [np.random.default_rng([seed, resample]) for resample in resamples]
     return [
