@@ -11,8 +11,8 @@ from typing import Any
 
 from recipes.documents import fill_in
 from singleout.config import load_config
-from singleout.evaluate.scenarios import CLOSED, OPEN
 from singleout.manipulations import Dropout, Neighbours
+from singleout.model.calibration import CLOSED, OPEN
 from singleout.train.config import TrainConfig
 
 

@@ -24,8 +24,9 @@ from singleout.cli import app
 from singleout.data.manifest import Clip, scan_folder
 from singleout.data.plan import SCORED_MIXTURES
 from singleout.evaluate.evaluation import EvaluationConfig, evaluate
-from singleout.evaluate.scenarios import ask, calibrated, fit_gate
+from singleout.evaluate.scenarios import calibration_of, evaluate_scenarios
 from singleout.model import QueriedSeparator, read_config
+from singleout.model.calibration import fit_gate
 from singleout.model.level_gate import Gate, LevelGate
 from singleout.model.similarity import PresenceCalibration
 
@@ -354,7 +355,11 @@ def test_evaluation_scores_what_is_given(
     ):
         assert given_rows["si_sdr_db"] == pytest.approx(plain_rows["si_sdr_db"], abs=1e-2)
         assert given_rows["sdr_db"] != pytest.approx(plain_rows["sdr_db"], abs=1e-3)
-    rows = zip(ask(closed, clips, FEW), ask(telling_model, clips, FEW), strict=True)
+    rows = zip(
+        evaluate_scenarios(closed, clips, FEW),
+        evaluate_scenarios(telling_model, clips, FEW),
+        strict=True,
+    )
     for given_row, plain in rows:
         taken_db = given_row["suppression_db"] - plain["suppression_db"]
         expected = 0 if plain["question"] == "not the other" else 6
@@ -365,9 +370,9 @@ def test_evaluation_scores_what_is_given(
 def test_calibration_ignores_an_existing_gate(
     telling_model: QueriedSeparator, clips: list[Clip]
 ) -> None:
-    found = calibrated(telling_model, clips, FEW)
+    found = calibration_of(telling_model, clips, FEW)
     assert found.presence is not None
-    assert calibrated(with_gate(telling_model, CLOSED), clips, FEW) == found
+    assert calibration_of(with_gate(telling_model, CLOSED), clips, FEW) == found
 
 
 def test_a_silent_crop_has_no_level_and_is_passed_over(
@@ -375,7 +380,9 @@ def test_a_silent_crop_has_no_level_and_is_passed_over(
 ) -> None:
     write_wav(tmp_path / "silent.wav", np.zeros((1, RATE), np.float32), RATE)
     silent = [replace(clips[0], path=tmp_path / "silent.wav"), *clips[1:]]
-    found = calibrated(telling_model, silent, EvaluationConfig(num_mixtures=20, mixtures=MIXTURES))
+    found = calibration_of(
+        telling_model, silent, EvaluationConfig(num_mixtures=20, mixtures=MIXTURES)
+    )
     assert found.presence is not None
     presence = PresenceCalibration(scale=4.0, bias=-1.0)
     gates = [fit_gate(presence, [0.5, 0.6], [-1.0, -1.0])]
