@@ -1,19 +1,17 @@
-"""What the repository promises: README blocks run, shipped configs parse, weights are small."""
+"""What the repository promises: shipped configs parse, weights are small, the workflow is CI's."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 import singleout
 from singleout.config import load_config
 from singleout.train.config import TrainConfig
 
 ROOT = Path(__file__).parent.parent
-
-
 RUNS = sorted(path for path in ROOT.glob("configs/**/*.yaml") if path.name != "study.yaml")
 
 
@@ -22,18 +20,6 @@ def test_shipped_configs_are_valid(path: Path) -> None:
     config = load_config(TrainConfig, path)
     assert config.steps > 0
     assert path.read_text().startswith("#"), "says its command, hours, machine and score"
-
-
-@pytest.mark.parametrize("page", ["README.md", "docs/recordings.md"])
-def test_python_blocks_of_the_docs_run(
-    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
-    assert blocks
-    for block in blocks:
-        exec(compile(block, page, "exec"), {})
-
 
 
 def test_packaged_weights_are_small() -> None:
@@ -45,3 +31,15 @@ def test_packaged_weights_are_small() -> None:
     assert 0 < sizes["encoder"] <= 40e6
     assert sizes["extractor"] > 0
     assert sum(sizes.values()) <= 80e6
+
+
+def test_hosted_ci_runs_the_commands_of_this_machine() -> None:
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())
+    steps = workflow["jobs"]["ci"]["steps"]
+    assert [step["run"] for step in steps if "run" in step] == [".ci/run"]
+    assert (ROOT / ".ci/run").stat().st_mode & 0o100, "is executable"
+
+
+def test_the_citation_names_this_version() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == singleout.__version__
