@@ -137,9 +137,14 @@ def check_singleout(arguments: list[str]) -> None:
         result = CliRunner().invoke(app, arguments)
         assert result.exit_code == 0, result.output
         return
+    for argument in arguments:
+        assert not argument.startswith("configs/") or (ROOT / argument).is_file(), argument
     commands: Any = get_command(app)
     command = commands.commands[arguments[0]]
-    command.make_context(arguments[0], arguments[1:])  # parses the options, and runs nothing
+    try:
+        command.make_context(arguments[0], arguments[1:])  # parses the options, and runs nothing
+    except Exception as error:  # of typer or of click, by their versions
+        raise AssertionError(f"{arguments}: {error}") from None
 
 
 def check_script(arguments: list[str]) -> None:
@@ -167,6 +172,24 @@ def check_install(arguments: list[str]) -> None:
             assert extras <= set(project["optional-dependencies"])
         elif not argument.startswith("-"):
             assert (ROOT / argument).exists()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "singleout train --no-such-option",
+        "singleout no-such-command --model x",
+        "singleout train configs/none.yaml",
+        "make nothing",
+        "python -m benchmarks.nothing",
+        "python -m recipes.sounds --no-such-option",
+        "pip install .[nothing]",
+        "unknown",
+    ],
+)
+def test_a_wrong_command_is_noticed(line: str) -> None:
+    with pytest.raises((AssertionError, KeyError, OSError)):
+        test_commands_of_the_pages_are_right(shlex.split(line))
 
 
 # Python, YAML, JSON
