@@ -102,7 +102,7 @@ def families_table(rows: list[dict[str, Any]]) -> str:
             by_family.setdefault(row["family"], []).append(row)
 
     def mean(members: list[dict[str, Any]], key: str) -> float:
-        return sum(row[key] for row in members) / len(members)
+        return sum(float(row[key]) for row in members) / len(members)
 
     lines = [
         "| family | mixtures | sounds | mean SI-SDRi, dB | improved |",
