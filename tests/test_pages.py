@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 import yaml
@@ -21,7 +22,6 @@ from singleout.cli import app
 from singleout.config import validated
 from singleout.data.manifest import read_manifest
 from singleout.train.config import TrainConfig
-from tests.audio.test_decoding import encode
 
 ROOT = Path(__file__).parent.parent
 PAGES = [
@@ -69,6 +69,18 @@ def noise(seconds: float, seed: int) -> np.ndarray:
     return drawn.astype(np.float32)
 
 
+def write_media(path: Path, codec: str) -> None:
+    """Write noise by FFmpeg."""
+    pcm = np.rint(noise(0.5, 9) * 32_767).astype(np.int16)
+    frame: Any = av.AudioFrame.from_ndarray(pcm.T.reshape(1, -1), format="s16", layout="stereo")
+    frame.sample_rate, frame.pts = RATE, 0
+    with av.open(str(path), "w") as file:
+        stream: Any = file.add_stream(codec, rate=RATE)
+        stream.layout = "stereo"
+        file.mux(stream.encode(frame))
+        file.mux(stream.encode(None))
+
+
 @pytest.fixture(scope="module")
 def named_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with small files of the names that the pages use."""
@@ -98,9 +110,8 @@ def named_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path = folder / name
         path.parent.mkdir(exist_ok=True)
         write_wav(path, noise(0.5, number), RATE)
-    pcm = np.rint(noise(0.5, 9) * 32_767).astype(np.int16)
-    encode(folder / "holiday.mp4", "aac", pcm, sample_format="s16", coded_format="fltp", rate=RATE)
-    encode(folder / "street.mkv", "flac", pcm, rate=RATE, container="matroska")
+    write_media(folder / "holiday.mp4", "aac")
+    write_media(folder / "street.mkv", "flac")
     return folder
 
 

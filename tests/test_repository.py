@@ -1,7 +1,10 @@
-"""What the repository promises: shipped configs parse, weights are small, the workflow is CI's."""
+"""What the repository promises on its configs, weights, rooms and workflow."""
 
 from __future__ import annotations
 
+import ast
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -43,3 +46,39 @@ def test_hosted_ci_runs_the_commands_of_this_machine() -> None:
 def test_the_citation_names_this_version() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert citation["version"] == singleout.__version__
+
+
+def rooms() -> list[set[str]]:
+    """The rooms of the table in docs/architecture.md, row by row."""
+    text = (ROOT / "docs/architecture.md").read_text()
+    table = text[text.index("| room of") : text.index("`train` uses `evaluate`")]
+    rows = [line.split("|")[1] for line in table.splitlines()[2:] if line.startswith("|")]
+    return [set(re.findall(r"`(\w+)`", row)) for row in rows]
+
+
+def imported_rooms(path: Path) -> Iterator[str]:
+    """Rooms that a module of the package imports, at any place of it."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        for name in names:
+            if name.startswith("singleout."):
+                yield name.split(".")[1]
+
+
+@pytest.mark.parametrize("number", range(len(rooms())), ids=lambda n: ", ".join(sorted(rooms()[n])))
+def test_a_room_imports_only_the_rooms_above_it(number: int) -> None:
+    package = Path(singleout.__file__).parent
+    allowed = set().union(*rooms()[:number])
+    for room in rooms()[number]:
+        modules = [*package.glob(f"{room}.py"), *package.glob(f"{room}/**/*.py")]
+        assert modules or room == "builtin"
+        for path in modules:
+            assert set(imported_rooms(path)) - {room} <= allowed, path
+
+
+def test_every_room_is_in_the_table() -> None:
+    package = Path(singleout.__file__).parent
+    modules = {path.stem for path in package.glob("*.py")} - {"__init__", "__main__"}
+    folders = {path.parent.name for path in package.glob("*/__init__.py")} | {"builtin"}
+    assert set().union(*rooms()) == modules | folders
