@@ -146,6 +146,20 @@ def private_words(markdown: str) -> list[str]:
 # Docstrings
 
 
+def has_nothing_to_show(node: ast.stmt) -> bool:
+    """Whether a class is only a type: an exception, a ``TypedDict`` or a ``Protocol``.
+
+    Nobody calls these to get something. Exceptions that add no code to their base are shown by the
+    functions that raise them.
+    """
+    if not isinstance(node, ast.ClassDef):
+        return False
+    bases = [ast.unparse(base).partition("[")[0] for base in node.bases]
+    is_type = any(base in ("TypedDict", "Protocol") for base in bases)
+    is_error = any(base.endswith(("Error", "Exception", "Warning")) for base in bases)
+    return is_type or (is_error and len(node.body) == 1)
+
+
 def without_example(source: str) -> list[str]:
     """Public classes and functions of a module whose docstring has no example."""
     return [
@@ -153,6 +167,7 @@ def without_example(source: str) -> list[str]:
         for node in ast.parse(source).body
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
         and not node.name.startswith("_")
+        and not has_nothing_to_show(node)
         and ">>>" not in (ast.get_docstring(node) or "")
     ]
 
@@ -247,8 +262,22 @@ class NoExample:
     """Does a thing."""
 
 def _private(): ...
+
+class BadValue(ValueError):
+    """A bad value."""
+
+class CodedError(ValueError):
+    """An error with code."""
+
+    def code(self): ...
+
+class Shape(TypedDict):
+    """A dictionary."""
+
+class Pair(NamedTuple):
+    """A record."""
 '''
-    assert without_example(source) == ["bare", "NoExample"]
+    assert without_example(source) == ["bare", "NoExample", "CodedError", "Pair"]
 
 
 def test_a_long_function_is_refused() -> None:
