@@ -14,7 +14,7 @@ from singleout.train.config import TrainConfig
 ROOT = Path(__file__).parent.parent
 
 
-RUNS = sorted(path for path in ROOT.glob("configs/**/*.yaml") if path.name != "study.yaml")
+RUNS = sorted([*ROOT.glob("configs/*.yaml"), *ROOT.glob("configs/paper/*_common.yaml")])
 
 
 @pytest.mark.parametrize("path", RUNS, ids=lambda p: f"{p.parent.name}/{p.name}")

@@ -50,7 +50,9 @@ def validated(kind: type[ConfigT], values: dict[str, Any], origin: str) -> Confi
         raise ConfigError(f"{origin}: '{key}': {first['msg']} (got {first['input']!r})") from None
 
 
-def load_config(kind: type[ConfigT], path: Path, overrides: Sequence[str] = ()) -> ConfigT:
+def load_config(
+    kind: type[ConfigT], path: Path, overrides: Sequence[str] = (), base: Path | None = None
+) -> ConfigT:
     """Read YAML or JSON, apply overrides such as ``train.steps=100``, validate.
 
     A file that ``extends`` another, named relative to itself, holds what differs from it: mappings
@@ -60,6 +62,8 @@ def load_config(kind: type[ConfigT], path: Path, overrides: Sequence[str] = ()) 
         ConfigError: a file is missing or not a mapping, or a key or value is wrong.
     """
     values = _read(path)
+    if base is not None:  # as if ``path`` extended it
+        values = _merged(_read(base), values)
     for override in overrides:
         key, sign, value = override.partition("=")
         if not sign or not key:
