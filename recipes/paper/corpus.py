@@ -27,7 +27,7 @@ SAMPLE_RATE_HZ = 16_000
 ENCODER_SHARE = 0.4
 HELD_OUT_SHARES = {"test_in_domain": 0.12, "validation": 0.06}
 CAPTIONED_SHARE = 0.25
-"""Share of the training recordings that have captions in the rows `captioned`, `captioned_audio`."""
+"""Share of the training recordings with captions in the rows `captioned` and `captioned_audio`."""
 
 HIDDEN = ("caption", "alternatives", "class")
 """Keys that an uncaptioned sound lacks."""

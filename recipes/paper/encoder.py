@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from recipes.builtin import teachers
 from recipes.builtin.embed import words_of
-from recipes.builtin.features import Heard as TeacherOutput, teacher_features
+from recipes.builtin.features import TeacherOutput, teacher_features
 from recipes.builtin.heads import Recipe, TaggerHead, TaggerView, random_crops, train_pair, view_of
 from singleout.data.manifest import read_manifest
 from singleout.encoders.builtin import TextHead
@@ -27,7 +27,7 @@ from singleout.encoders.minilm import for_sentences, tokenize
 from singleout.storage.tensors import load_tensors, save_tensors
 
 ENCODER = Path(__file__).parent / "encoder.safetensors"
-"""The trained heads. They are stored with the study, because runs of two encoders do not compare."""
+"""The trained heads. They are stored here, because runs of two encoders do not compare."""
 
 
 class PaperNetwork(nn.Module):

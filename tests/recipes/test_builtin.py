@@ -29,14 +29,14 @@ from recipes.builtin import (
 )
 from recipes.builtin import features as features_module
 from recipes.builtin.alignment import RANKS, Split, fit, pair_accuracy
-from recipes.builtin.distil import CROP_SECONDS, draw, plain, sampling_weight, start_from
+from recipes.builtin.distil import start_from
 from recipes.builtin.embed import (
     NUM_FOLDS,
     fold_of,
     tagged,
     write_uncaptioned,
 )
-from recipes.builtin.features import Heard, TeacherFeatures, teacher_features
+from recipes.builtin.features import TeacherFeatures, TeacherOutput, teacher_features
 from recipes.builtin.heads import (
     CROPS_PER_CLIP,
     Crops,
@@ -45,6 +45,7 @@ from recipes.builtin.heads import (
     read_phrases,
     train_heads,
 )
+from recipes.builtin.shards import CROP_SECONDS, draw, plain, sampling_weight
 from singleout.config import load_config
 from singleout.data.embeddings import EmbeddingTable
 from singleout.data.manifest import Clip, read_manifest
@@ -240,7 +241,7 @@ def test_quality_of_heads_is_that_of_sounds_left_out() -> None:
     assert wrong["none"] < 0.5
     line = {"name": "n", "tried": "t", "changes": ["dim=16"], "folds": [found], "validation": wrong}
     assert "| **n** t | `dim=16` | 1.0000 |" in heads_quality.table([line])
-    with pytest.raises(SystemExit, match="'width=3': write key=value, of dim, hidden"):
+    with pytest.raises(SystemExit, match="'width=3': write key=value with a key of dim, hidden"):
         heads_quality.changed(["width=3"])
 
 
@@ -319,7 +320,7 @@ def test_an_experiment_is_a_line_and_a_row(
         assert set(line["found"]) == {"2 sources", "3 sources"}
         assert "not the other" in line["found"]["3 sources"]["questions"]
         assert 0 <= line["found"]["2 sources"]["presence_auroc"]["absent"]["estimate"] <= 1
-    with pytest.raises(SystemExit, match="two has a line"):
+    with pytest.raises(SystemExit, match="has an experiment 'two' already"):
         experiment.main()
     saved = json.loads((tmp_path / "runs" / "two" / "config.json").read_text())
     assert saved["absent_weight"] == 0.3
@@ -362,7 +363,7 @@ def test_what_ships_is_what_was_trained_and_answers_words_as_the_config_says_now
     torch.nn.init.normal_(next(encoder.network.text_head.parameters()), std=0.1)
     encoder.save_pretrained(package / "encoder")
     with pytest.raises(
-        SystemExit, match=r"text side differs by .* run recipes\.builtin\.distil again"
+        SystemExit, match=r"text embeddings .* differ by .* run recipes\.builtin\.distil again"
     ):
         ship.main()
 
@@ -435,13 +436,13 @@ def test_a_stretch_of_a_sound_has_the_blocks_whose_middle_is_in_it() -> None:
         np.tile(blocks[:, None], (1, 512)).astype(np.float16),
         np.array([0, 2, 6]),
     )
-    whole = features.heard(1)
+    whole = features.stretch(1)
     assert (features.num_patches(1), whole.embeddings[:, 0].tolist()) == (20, list(range(10, 30)))
     assert whole.effects[:, 0].tolist() == [2, 3, 4, 5]
-    second = features.heard(1, 5, 5)  # from 2.4 to 5.28 s; middles at 1.16, 3.48, 5.80 s, …
+    second = features.stretch(1, 5, 5)  # from 2.4 to 5.28 s; middles at 1.16, 3.48, 5.80 s, …
     assert second.logits[:, 0].tolist() == [15, 16, 17, 18, 19]
     assert second.effects[:, 0].tolist() == [3]
-    assert features.heard(1, 3, 1).effects[:, 0].tolist() == [2]  # none inside: the nearest
+    assert features.stretch(1, 3, 1).effects[:, 0].tolist() == [2]  # none inside: the nearest
     assert features.crop(0, 100.0, 4.0).embeddings[:, 0].tolist() == [9]
     assert features.crop(0, 0.96, 1.9).embeddings[:, 0].tolist() == [2, 3, 4]
 
@@ -459,7 +460,7 @@ def test_the_next_extractor_answers_as_the_one_before(
     config = ModelConfig(
         separator=TINY_SEPARATOR, negative=True, manipulation=Chain(steps=(Neighbours(),))
     )
-    made = warm_start.turned(config, debug_encoder, debug_model, rotation.T)
+    made = warm_start.with_query_map(config, debug_encoder, debug_model, rotation.T)
     made.save_pretrained(tmp_path)
     model = QueriedSeparator.from_pretrained(tmp_path, debug_encoder)
     mixture = torch.randn(2, 1, 8_000)
@@ -471,7 +472,7 @@ def test_the_next_extractor_answers_as_the_one_before(
     asked = model.joined(torch.zeros_like(new[:2]), new[2:4])
     with torch.no_grad():
         model.separator.query[0].weight[:, 32:] = torch.randn(32)  # now negative prompts count
-    back = warm_start.turned(config, debug_encoder, model, rotation).eval()
+    back = warm_start.with_query_map(config, debug_encoder, model, rotation).eval()
     torch.testing.assert_close(
         back(mixture, back.joined(torch.zeros_like(old[:2]), old[2:4])),
         model(mixture, asked),
@@ -479,11 +480,11 @@ def test_the_next_extractor_answers_as_the_one_before(
         rtol=1e-3,
     )
     plain = config.model_copy(update={"negative": False})
-    with pytest.raises(ValueError, match="takes negative prompts, and this one does not"):
-        warm_start.turned(plain, debug_encoder, model, rotation)
+    with pytest.raises(ValueError, match="takes negative prompts, but the new model does not"):
+        warm_start.with_query_map(plain, debug_encoder, model, rotation)
     wide = ModelConfig(separator=TINY_SEPARATOR.model_copy(update={"bottleneck": 24}))
-    with pytest.raises(ValueError, match="of other sizes"):
-        warm_start.turned(wide, debug_encoder, debug_model, rotation)
+    with pytest.raises(ValueError, match="another size of"):
+        warm_start.with_query_map(wide, debug_encoder, debug_model, rotation)
 
 
 def test_in_the_same_space_the_next_extractor_starts_as_the_one_before(
@@ -581,8 +582,8 @@ def test_what_the_teachers_heard_is_kept_for_the_very_same_sounds(
 ) -> None:
     """Of an equal list with the same teachers; a cut file is not left behind."""
 
-    def silent(audio: np.ndarray, rate_hz: int) -> Heard:
-        return Heard(torch.zeros(2, 1_024), torch.zeros(2, 521), torch.zeros(1, 512))
+    def silent(audio: np.ndarray, rate_hz: int) -> TeacherOutput:
+        return TeacherOutput(torch.zeros(2, 1_024), torch.zeros(2, 521), torch.zeros(1, 512))
 
     monkeypatch.setattr(features_module, "Teachers", lambda effects: silent)
     monkeypatch.setattr(
