@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ import numpy as np
 import pytest
 
 from recipes.documents import BEGIN, END, fill_in
-from recipes.paper import claims as claims_module
 from recipes.paper.claims import (
     VIEWS,
     above_zero,
@@ -26,7 +24,6 @@ from recipes.paper.claims import (
 from recipes.paper.report import mean_curve, views_table, write_report
 from recipes.paper.study import Line, Run, Study
 from singleout.errors import ConfigError
-from singleout.evaluate import statistics
 from singleout.evaluate.statistics import Interval
 
 SMALL = Path(__file__).parents[2] / "configs/paper/small.yaml"
@@ -40,18 +37,9 @@ TARGETS: dict[str, dict[str, Any]] = {
     for name in ("validation", "in_domain", "out_of_domain")
 }
 
-NUM_RESAMPLES = 200
 PARTS = ("claims", "rows", "views", "meta")
 
 Means = dict[str, tuple[float, float]]
-
-
-@pytest.fixture(autouse=True)
-def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Intervals of 200 bootstrap resamples: the default of 2,000 takes most of a test's time."""
-    quick = partial(statistics.bootstrap_interval, num_resamples=NUM_RESAMPLES)
-    for module in (statistics, claims_module):
-        monkeypatch.setattr(module, "bootstrap_interval", quick)
 
 
 def line_of(study: Study, run: Run, means: dict[str, tuple[float, float]]) -> Line:

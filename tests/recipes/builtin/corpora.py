@@ -55,7 +55,7 @@ def tiny_config(folder: Path, encoder: Path, output: str = "unused", **model: An
             **model,
         },
         "mixtures": mixtures,
-        "validation": {"mixtures": mixtures | {"num_sources": [2, 2]}},
+        "validation": {"num_mixtures": 8, "mixtures": mixtures | {"num_sources": [2, 2]}},
         "queries": {"absent_share": 0.2, "removal_share": 0.1, "contrast_share": 0.2},
         "num_workers": 0,
         "batch_size": 2,
