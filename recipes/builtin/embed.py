@@ -42,7 +42,8 @@ from recipes.builtin.heads import (
     view_of,
 )
 from singleout.config import load_config
-from singleout.data.embeddings import EmbeddingCache, EmbeddingTable, build_table
+from singleout.data.embedding_cache import EmbeddingCache
+from singleout.data.embeddings import EmbeddingTable, build_table
 from singleout.data.manifest import Clip, read_manifest
 from singleout.data.plan import MixtureConfig, num_crops
 from singleout.encoders.builtin import Alignment, BuiltinEncoder, BuiltinNetwork, SideBySide

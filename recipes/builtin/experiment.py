@@ -29,7 +29,7 @@ from singleout.config import load_config
 from singleout.data.manifest import read_manifest
 from singleout.data.plan import SCORED_MIXTURES
 from singleout.evaluate.evaluation import EvaluationConfig
-from singleout.evaluate.scenarios import ask, findings
+from singleout.evaluate.scenarios import evaluate_scenarios, scenario_summary
 from singleout.model import QueriedSeparator
 from singleout.separators import AnySeparator, Separator
 from singleout.storage.atomic import replacing
@@ -100,7 +100,8 @@ def scores(model: QueriedSeparator, manifest: Path, num_mixtures: int) -> dict[s
     for sources in (2, 3):
         mixtures = SCORED_MIXTURES.model_copy(update={"num_sources": (sources, sources)})
         config = EvaluationConfig(num_mixtures=num_mixtures, seed=SEED, mixtures=mixtures)
-        by_sources[f"{sources} sources"] = findings(ask(model, clips, config))
+        rows = evaluate_scenarios(model, clips, config)
+        by_sources[f"{sources} sources"] = scenario_summary(rows)
     return by_sources
 
 

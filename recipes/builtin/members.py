@@ -27,9 +27,9 @@ from singleout.data.manifest import Clip, read_manifest
 from singleout.data.plan import SCORED_MIXTURES, Planner
 from singleout.data.render import render
 from singleout.evaluate.metrics import score
-from singleout.evaluate.scenarios import LEVEL_TOLERANCE_DB
 from singleout.manipulations import Neighbours
 from singleout.model import QueriedSeparator
+from singleout.model.calibration import LEVEL_TOLERANCE_DB
 from singleout.storage.atomic import replacing
 from singleout.train.config import TrainConfig
 

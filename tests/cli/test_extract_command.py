@@ -21,7 +21,7 @@ import singleout
 from singleout.audio import read_audio, write_wav
 from singleout.cli import app, main
 from singleout.extract.batch import Job
-from singleout.extract.outputs import query_slug
+from singleout.extract.names import query_slug
 from singleout.types import Query
 from tests.audio.test_arrays import BAD, noise, write_bad
 
@@ -285,7 +285,7 @@ def test_plot_without_matplotlib_is_refused_before_any_work(
     assert names(tmp_path) == ["street.wav"]
 
 
-@pytest.mark.parametrize("moment", ["singleout.extract.pipeline.torch.tensor", "os.getpid"])
+@pytest.mark.parametrize("moment", ["singleout.extract.chunking.torch.tensor", "os.getpid"])
 def test_interrupt_leaves_nothing(
     street: Path,
     tmp_path: Path,
@@ -308,19 +308,19 @@ def test_interrupt_leaves_nothing(
 
 
 def test_progress_bar_needs_a_terminal_and_a_long_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    room = sys.modules["singleout.cli.extract"]
+    room = sys.modules["singleout.cli.report"]
     stderr = io.StringIO()
     monkeypatch.setattr(sys, "stderr", stderr)
-    with room._progress_bar(1) as (progress, _):
+    with room.progress_bar(1) as (progress, _):
         assert progress is None
     monkeypatch.setenv("TERM", "xterm")
     stderr.isatty = lambda: True  # type: ignore[method-assign]
     task = Job(Path("x.wav"), Path(), "x")
-    with room._progress_bar(1) as (progress, _):
+    with room.progress_bar(1) as (progress, _):
         progress(task, 0.5)
     assert stderr.getvalue() == ""
     monkeypatch.setattr(room, "PATIENCE_SECONDS", 0.0)
-    with room._progress_bar(1) as (progress, _):
+    with room.progress_bar(1) as (progress, _):
         progress(task, 0.5)
         progress(task, 1.0)
     assert "extracting" in stderr.getvalue()
@@ -332,7 +332,7 @@ def test_wrong_usage_exits_with_2(street: Path) -> None:
     assert run("extract", street, "dog", "--no-such-option").exit_code == 2
     forgotten = run("extract", street, street)
     assert forgotten.exit_code == 2
-    assert "is a file: say what to single out" in " ".join(forgotten.stderr.split())
+    assert "is a file: describe a sound as the last argument" in " ".join(forgotten.stderr.split())
     assert run("no-such-command").exit_code == 2
 
 
@@ -374,7 +374,7 @@ def test_an_empty_name_to_write_to_is_refused(
     assert names(street.parent) == ["street.wav"]
 
 
-def test_words_that_are_the_name_of_something_here_are_not_guessed_at(
+def test_a_query_that_is_also_a_path_is_refused(
     street: Path, monkeypatch: pytest.MonkeyPatch, debug_model_folder: Path
 ) -> None:
     """As of one folder for each kind of sound."""
@@ -383,7 +383,10 @@ def test_words_that_are_the_name_of_something_here_are_not_guessed_at(
     result = run("extract", street.name, "rain", "--not", "traffic")
     assert result.exit_code == 2
     said = " ".join(result.stderr.split())
-    assert "'rain' may be words or what is at that place: with --query it is words" in said
+    assert (
+        "'rain' is ambiguous: it could be a query or the path ./rain. Use --query rain, or ./rain"
+        in said
+    )
     result = run("extract", street.name, "rain", "--model", debug_model_folder, "-o", "out")
     assert result.exit_code == 0, result.output
     assert "street.rain.target.wav" in names(street.parent / "out")
@@ -392,9 +395,9 @@ def test_words_that_are_the_name_of_something_here_are_not_guessed_at(
 @pytest.mark.parametrize(
     ("option", "name", "reason"),
     [
-        ("--model", "n" * 300, "cannot be looked for"),
-        ("--model", "~nobody-at-all/x", "cannot be looked for"),
-        ("--encoder", "~nobody-at-all/x.pt", "cannot be looked for"),
+        ("--model", "n" * 300, "not a path"),
+        ("--model", "~nobody-at-all/x", "not a path"),
+        ("--encoder", "~nobody-at-all/x.pt", "not a path"),
         ("--report", "n" * 300, "cannot be written"),
     ],
 )
@@ -407,10 +410,10 @@ def test_names_that_cannot_be_are_one_line(
 
 
 @pytest.mark.parametrize(("option", "instead"), [("--not", "--not-like"), ("-q", "--like")])
-def test_files_are_not_taken_for_words(street: Path, option: str, instead: str) -> None:
+def test_a_file_is_refused_as_a_text(street: Path, option: str, instead: str) -> None:
     result = run("extract", street, option, street)
     assert result.exit_code == 2
-    assert f"is a file: give it with {instead}" in " ".join(result.stderr.split())
+    assert f"is a file: use {instead}, or describe the sound" in " ".join(result.stderr.split())
 
 
 def test_a_report_does_not_take_the_place_of_the_output(street: Path) -> None:
@@ -465,7 +468,7 @@ def test_slugs() -> None:
         ("a dog 犬", "a dog 猫"),
     ],
 )
-def test_what_is_asked_later_gets_files_of_its_own(one: str | Path, other: str | Path) -> None:
+def test_a_later_query_gets_files_of_its_own(one: str | Path, other: str | Path) -> None:
     slugs = [query_slug(Query.of(query)) for query in (one, other)]
     assert slugs[0] != slugs[1]
     assert slugs == [query_slug(Query.of(query)) for query in (one, other)]

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from singleout.condition import Condition
-from singleout.extract.pipeline import ChunkedSeparator
+from singleout.extract.chunking import ChunkedSeparator
 from singleout.separators import Separator
 
 

@@ -23,7 +23,7 @@ from typer.testing import CliRunner, Result
 
 from singleout import Extractor, Query
 from singleout.cli import app
-from singleout.errors import AudioError
+from singleout.errors import AudioError, OutputError
 from singleout.extract.batch import (
     Job,
     JobResult,
@@ -89,7 +89,7 @@ def test_a_folder_with_all_that_is_in_it(tmp_path: Path) -> None:
     assert [each.below for each in found] == [Path(name).parent for name in wanted]
 
 
-def test_a_hidden_folder_may_be_asked_for(tmp_path: Path) -> None:
+def test_a_hidden_folder_may_be_named(tmp_path: Path) -> None:
     touched(tmp_path / ".cache" / "x.wav")
     assert find_recordings([tmp_path / ".cache"]) == [Source(tmp_path / ".cache" / "x.wav")]
 
@@ -120,7 +120,7 @@ def test_what_is_named_twice_is_done_once(tmp_path: Path, monkeypatch: pytest.Mo
     assert [each.path for each in found] == [tmp_path / "b.wav", tmp_path / "a.wav"]
 
 
-def test_a_file_is_taken_at_its_word(tmp_path: Path) -> None:
+def test_a_single_file_is_taken_as_it_is(tmp_path: Path) -> None:
     """What a user names is tried, whatever its name; if there is no such file, reading says so."""
     odd = [tmp_path / ".hidden", tmp_path / "x.a-dog.target.wav", tmp_path / "notes.txt"]
     touched(*odd)
@@ -160,7 +160,7 @@ def test_names_that_differ_in_case_alone_are_the_same_file_somewhere(tmp_path: P
     for first, second in (("a/x.wav", "b/X.wav"), ("a/caf\u00e9.wav", "b/cafe\u0301.wav")):
         touched(tmp_path / first, tmp_path / second)
         found = find_recordings([tmp_path / first, tmp_path / second])
-        with pytest.raises(AudioError, match="would become the same files"):
+        with pytest.raises(OutputError, match="would become the same files"):
             plan_jobs(found, tmp_path / "out", [Query.of("a dog")])
 
 
@@ -186,7 +186,7 @@ def test_the_same_name_with_another_suffix(tmp_path: Path) -> None:
 
 def test_the_same_name_from_two_folders_is_refused(tmp_path: Path) -> None:
     found = [Source(Path("a/x.wav")), Source(Path("b/x.wav"))]
-    with pytest.raises(AudioError, match="would become the same files") as raised:
+    with pytest.raises(OutputError, match="would become the same files") as raised:
         plan_jobs(found, tmp_path, [DOG])
     assert all(str(each.path) in str(raised.value) for each in found)
 
@@ -194,19 +194,19 @@ def test_the_same_name_from_two_folders_is_refused(tmp_path: Path) -> None:
 def test_a_recording_that_is_the_output_of_another_is_refused(tmp_path: Path) -> None:
     touched(tmp_path / "x.wav", tmp_path / "x.a-dog.target.wav")
     found = find_recordings([tmp_path / "x.wav", tmp_path / "x.a-dog.target.wav"])
-    with pytest.raises(AudioError, match="choose another output folder") as raised:
+    with pytest.raises(OutputError, match="choose another output folder") as raised:
         plan_jobs(found, tmp_path, [RAIN, DOG])
     assert all(str(each.path) in str(raised.value) for each in found)
     assert len(plan_jobs(found, tmp_path, [RAIN])) == 2
     assert len(plan_jobs(found, tmp_path / "out", [DOG])) == 2
     # The same folder by another name.
     (tmp_path / "link").symlink_to(tmp_path)
-    with pytest.raises(AudioError, match="choose another output folder"):
+    with pytest.raises(OutputError, match="choose another output folder"):
         plan_jobs(found, tmp_path / "link", [DOG])
 
 
 def test_the_same_query_twice_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(AudioError, match="'a dog' is asked twice"):
+    with pytest.raises(OutputError, match="'a dog' is given twice"):
         plan_jobs([Source(Path("x.wav"))], tmp_path, [DOG, RAIN, Query(" a  dog ")])
 
 
@@ -263,7 +263,7 @@ def done(
 
 
 @pytest.mark.parametrize("suffix", ["wav", "flac", "aiff", "ogg"])
-def test_nothing_is_to_do_until_the_recording_is_newer(
+def test_a_recording_is_extracted_again_when_it_is_newer(
     extractor: Extractor, tmp_path: Path, suffix: str
 ) -> None:
     path = recorded(tmp_path / f"x.{suffix}")
@@ -279,7 +279,7 @@ def test_nothing_is_to_do_until_the_recording_is_newer(
     assert remaining_queries(tasks[0], [DOG, RAIN], wanted) == [DOG, RAIN]
 
 
-def test_only_the_query_that_is_missing(extractor: Extractor, tmp_path: Path) -> None:
+def test_only_missing_queries_are_extracted(extractor: Extractor, tmp_path: Path) -> None:
     tasks = plan_jobs([Source(recorded(tmp_path / "x.wav"))], tmp_path, [DOG, RAIN])
     done(extractor, tasks, [RAIN])
     wanted = OutputOptions(Path())
@@ -350,7 +350,7 @@ def test_a_bad_recording_is_an_outcome(extractor: Extractor, tmp_path: Path) -> 
             progress=lambda task, share: shares.setdefault(task.path, []).append(share),
         )
     )
-    by_path = {outcome.task.path: outcome for outcome in outcomes}
+    by_path = {outcome.job.path: outcome for outcome in outcomes}
     assert set(by_path) == {each.path for each in found}
     for path, reason in ((good[1], "cannot be read as audio"), (found[3].path, "no such file")):
         outcome = by_path[path]
@@ -384,7 +384,7 @@ def test_jobs_change_nothing(extractor: Extractor, tmp_path: Path) -> None:
             )
         )
         assert len(outcomes) == 7
-        assert [o.task.path.name for o in outcomes if o.error is not None] == ["3.wav"]
+        assert [o.job.path.name for o in outcomes if o.error is not None] == ["3.wav"]
         results.append(files_below(out))
     assert len(results[0]) == 6 * 4
     assert results[0] == results[1]
@@ -402,7 +402,7 @@ def test_stopping_early_leaves_nothing_half_written(
     first = next(batch)
     assert first.error is None
     batch.close()
-    assert first.task.name == "a"
+    assert first.job.name == "a"
     # Nor were the long ones, of many chunks, worked on to their end.
     left = sorted(files_below(tmp_path / "out"))
     assert left == ["a.a-dog.residual.wav", "a.a-dog.target.wav"]
@@ -435,7 +435,7 @@ def test_a_recording_that_needs_too_much_memory_is_an_outcome(
             raise MemoryError
 
     found = list(run_jobs(extractor, tasks, [DOG], OutputOptions(Path()), progress=need))
-    errors = {outcome.task.name: outcome.error for outcome in found}
+    errors = {outcome.job.name: outcome.error for outcome in found}
     assert errors["z"] is None
     for name in ("x", "y"):
         error = errors[name]
@@ -641,7 +641,7 @@ def test_a_single_bad_recording_is_in_the_report(tmp_path: Path, debug_model_fol
     assert json.loads(report.read_text())["error"] in line
 
 
-def test_skip_existing_does_what_is_not_done(tmp_path: Path, debug_model_folder: Path) -> None:
+def test_skip_existing_extracts_what_is_missing(tmp_path: Path, debug_model_folder: Path) -> None:
     for seed in range(3):
         recorded(tmp_path / "in" / f"{seed}.wav", seed=seed)
     out = tmp_path / "out"
@@ -661,7 +661,7 @@ def test_skip_existing_does_what_is_not_done(tmp_path: Path, debug_model_folder:
     assert len(before) == 12
     result = again()
     assert result.stderr == "0 done, 3 skipped, 0 failed\n"
-    assert result.stdout.count("there already") == 6
+    assert result.stdout.count("skipped, its files exist") == 6
     assert times() == before
 
     (out / "1.rain.residual.wav").unlink()
@@ -693,7 +693,7 @@ def test_jobs_and_format(tmp_path: Path, debug_model_folder: Path) -> None:
     [
         (("--format", "nonsense"), 1, "one of auto, wav, flac, aiff, ogg, mp3"),
         (("--device", "nonsense"), 1, "device 'nonsense' cannot be used"),
-        (("-q", "A  dog", "-q", "A dog"), 1, "asked twice"),
+        (("-q", "A  dog", "-q", "A dog"), 1, "given twice"),
         (("-q", ""), 1, "empty"),
         (("--jobs", "0"), 2, "--jobs"),
     ],

@@ -26,14 +26,14 @@ from singleout import Extraction, Extractor, Query
 from singleout.audio import AudioInfo, OutputFormat
 from singleout.audio.riff import WavFile
 from singleout.condition import Condition
-from singleout.errors import AudioError, ModelError, QueryError, SingleoutError
+from singleout.errors import AudioError, ModelError, OutputError, QueryError, SingleoutError
+from singleout.extract.chunking import FADE_SECONDS
 from singleout.extract.options import OutputOptions
 from singleout.extract.outputs import PartFiles
 from singleout.extract.picture import NUM_COLUMNS, NUM_ROWS, Spectrogram, mel
-from singleout.extract.pipeline import FADE_SECONDS
 from singleout.extract.sources import Recording
 from singleout.model import QueriedSeparator
-from singleout.separators import Identity
+from singleout.separators import Identity, IdentityConfig
 from tests.extract.chunks import separated
 
 RATE = 44_100
@@ -208,7 +208,7 @@ def test_an_array_is_saved_as_float_wav(extractor: Extractor, tmp_path: Path) ->
     assert soundfile.info(alone.target).format == "FLAC"
 
 
-def test_names_formats_and_parts_that_are_wanted(extractor: Extractor, tmp_path: Path) -> None:
+def test_names_formats_and_requested_parts(extractor: Extractor, tmp_path: Path) -> None:
     path = recorded(tmp_path / "x.wav", noise(), subtype="PCM_16")
     queries = ("a dog", Query(("rain", "a shower")))
     written = extractor.extract_file(
@@ -221,7 +221,7 @@ def test_names_formats_and_parts_that_are_wanted(extractor: Extractor, tmp_path:
     assert all(soundfile.info(each.target).subtype == "PCM_16" for each in written)
     with pytest.raises(QueryError, match="no query"):
         extractor.extract_file(path, [], tmp_path / "none")
-    with pytest.raises(AudioError, match="asked twice"):
+    with pytest.raises(OutputError, match="given twice"):
         extractor.extract_file(path, ["a dog", " a  dog"], tmp_path / "none")
     assert not (tmp_path / "none").exists()
 
@@ -310,7 +310,9 @@ def test_a_recording_that_ends_badly_leaves_no_file(
 # Several queries, several recordings.
 
 
-def test_several_queries_give_what_each_gives_alone(extractor: Extractor, tmp_path: Path) -> None:
+def test_several_queries_give_what_each_gives_by_itself(
+    extractor: Extractor, tmp_path: Path
+) -> None:
     path = recorded(tmp_path / "x.wav", noise(2, RATE), subtype="FLOAT")
     queries = ["a dog", "rain", "a violin"]
     together = list(extractor.extract_many([path], queries))
@@ -512,15 +514,15 @@ def test_devices_that_do_not(debug_model_folder: Path, device: str) -> None:
 def test_a_recording_is_never_overwritten(extractor: Extractor, tmp_path: Path) -> None:
     path = recorded(tmp_path / "x.a-dog.target.wav", noise(1, 999))
     before = path.read_bytes()
-    with pytest.raises(AudioError, match="is the recording itself"):
+    with pytest.raises(OutputError, match="is the recording itself"):
         extractor.extract_file(path, "a dog", tmp_path, name="x")
-    with pytest.raises(AudioError, match="is the recording itself"):
+    with pytest.raises(OutputError, match="is the recording itself"):
         extractor.extract(path, "a dog").save(tmp_path, "x")
     # Nor by another name of its own.
     link = tmp_path / "out" / "y.a-dog.residual.wav"
     link.parent.mkdir()
     link.hardlink_to(path)
-    with pytest.raises(AudioError, match="is the recording itself"):
+    with pytest.raises(OutputError, match="is the recording itself"):
         extractor.extract_file(path, ["rain", "a dog"], link.parent, name="y")
     assert path.read_bytes() == before
     assert names(link.parent) == [link.name]
@@ -532,12 +534,12 @@ def test_a_folder_where_a_file_should_go(extractor: Extractor, tmp_path: Path) -
     path = recorded(tmp_path / "x.wav", noise(1, 999))
     blocked = tmp_path / "out" / "x.a-dog.residual.wav"
     blocked.mkdir(parents=True)
-    with pytest.raises(AudioError, match="is a folder") as raised:
+    with pytest.raises(OutputError, match="is a folder") as raised:
         extractor.extract_file(path, ["rain", "a dog"], tmp_path / "out")
     assert str(blocked) in str(raised.value)
-    with pytest.raises(AudioError, match="is a folder"):
+    with pytest.raises(OutputError, match="is a folder"):
         extractor.extract(path, "a dog").save(tmp_path / "out")
-    with pytest.raises(AudioError, match="cannot be created"):
+    with pytest.raises(OutputError, match="cannot be created"):
         extractor.extract_file(path, "a dog", path / "below")
     assert names(tmp_path / "out") == [blocked.name]
     assert names(blocked) == []
@@ -564,7 +566,7 @@ def test_too_many_channels(extractor: Extractor, tmp_path: Path) -> None:
     with pytest.raises(AudioError, match=f"^{re.escape(str(path))}: has 65 channels, the limit"):
         extractor.extract_file(path, "a dog", tmp_path / "out")
     wide = recorded(tmp_path / "y.wav", noise(9, 99), 8_000, "PCM_16")
-    with pytest.raises(AudioError, match="write WAV"):
+    with pytest.raises(OutputError, match="write WAV"):
         extractor.extract_file(wide, "a dog", tmp_path / "out", format="flac")
     assert not list((tmp_path / "out").glob("*"))
 
@@ -589,7 +591,7 @@ def test_a_file_that_cannot_be_finished_takes_the_others_along(
             raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(WavFile, "close", full)
-    with pytest.raises(AudioError, match=f"{failing}.*No space left on device"):
+    with pytest.raises(OutputError, match=f"{failing}.*No space left on device"):
         extractor.extract_file(path, ["a dog", "rain"], tmp_path / "out")
     assert names(tmp_path / "out") == []
 
@@ -622,7 +624,7 @@ def test_a_file_that_cannot_be_replaced_leaves_all_as_they_were(
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", locked)
         for folder in (out,) if is_aside else (out, tmp_path / "new"):
-            with pytest.raises(AudioError, match=f"{failing}: cannot be written: Permission"):
+            with pytest.raises(OutputError, match=f"{failing}: cannot be written: Permission"):
                 extractor.extract_file(path, "a dog", folder, plot=True)
     assert {each: each.read_bytes() for each in out.iterdir()} == before
     assert is_aside or names(tmp_path / "new") == []
@@ -645,7 +647,7 @@ def test_what_was_extracted_is_saved_when_the_recording_has_gone(
 def test_an_aiff_that_would_be_too_long_is_named(extractor: Extractor, tmp_path: Path) -> None:
     info = AudioInfo(192_000, 8, 192_000 * 3_600, "WAV", "PCM_24")
     wanted = OutputOptions(tmp_path, "aiff")
-    with pytest.raises(AudioError, match=r"^/somewhere/x\.wav: format 'aiff' ends at 4 GB"):
+    with pytest.raises(OutputError, match=r"^/somewhere/x\.wav: format 'aiff' ends at 4 GB"):
         PartFiles(wanted, "x", [Query.of("a dog")], info, Path("/somewhere/x.wav"))
 
 

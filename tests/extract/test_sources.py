@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from singleout import Extractor
 from singleout.audio import AudioInfo
-from singleout.extract.level import lift
+from singleout.extract.sources import _gain as lift
 from singleout.model import QueriedSeparator
 
 RATE = 32_000
@@ -92,7 +92,7 @@ def test_the_level_of_a_quiet_recording_does_not_count(levelled: Extractor, down
     np.testing.assert_allclose(total, audio * share, rtol=0, atol=1e-6 * share)
 
 
-def test_models_that_do_not_say_hear_recordings_as_they_are(
+def test_models_without_a_lowest_level_get_recordings_as_they_are(
     telling: Extractor, levelled: Extractor
 ) -> None:
     plain, lifted = (e.extract(noise(-70), "a dog", RATE).target for e in (telling, levelled))
@@ -101,7 +101,7 @@ def test_models_that_do_not_say_hear_recordings_as_they_are(
     np.testing.assert_array_equal(plain, same)
 
 
-def test_files_and_blocks_are_heard_at_the_same_level(levelled: Extractor, tmp_path: Path) -> None:
+def test_files_and_blocks_have_the_same_input_level(levelled: Extractor, tmp_path: Path) -> None:
     path = tmp_path / "quiet.wav"
     soundfile.write(path, noise(-70, channels=2).T, RATE, "FLOAT")
     whole = levelled.extract(path, "a dog").target

@@ -24,8 +24,9 @@ from singleout.cli import app
 from singleout.data.manifest import Clip, scan_folder
 from singleout.data.plan import SCORED_MIXTURES
 from singleout.evaluate.evaluation import EvaluationConfig, evaluate
-from singleout.evaluate.scenarios import ask, calibrated, fit_gate
+from singleout.evaluate.scenarios import calibration_of, evaluate_scenarios
 from singleout.model import QueriedSeparator, read_config
+from singleout.model.calibration import fit_gate
 from singleout.model.level_gate import Gate, LevelGate
 from singleout.model.similarity import PresenceCalibration
 
@@ -113,7 +114,7 @@ def defined(
     channels=st.integers(1, 2),
     loudness=st.sampled_from([1.0, 0.03, 0.005]),
 )
-def test_the_level_is_that_of_the_likeness_around_however_they_come(
+def test_the_level_follows_the_similarity_of_neighbouring_windows(
     gated_model: QueriedSeparator,
     num_samples: int,
     splits: list[int],
@@ -137,7 +138,7 @@ def test_the_level_is_that_of_the_likeness_around_however_they_come(
         np.testing.assert_allclose(found[number], expected, rtol=1e-3, atol=1e-6)
 
 
-def test_what_waits_does_not_grow(gated_model: QueriedSeparator) -> None:
+def test_buffered_samples_do_not_grow(gated_model: QueriedSeparator) -> None:
     stream = gated_model.level_gate([gated_model.embed(Query("a dog"))])
     taken = given_samples = 0
     for seed in range(40):
@@ -148,11 +149,11 @@ def test_what_waits_does_not_grow(gated_model: QueriedSeparator) -> None:
     assert stream.finish().shape[2] == taken - given_samples
 
 
-def test_nothing_is_gated_to_nothing(gated_model: QueriedSeparator) -> None:
+def test_a_gate_without_samples_gives_none(gated_model: QueriedSeparator) -> None:
     stream = gated_model.level_gate([gated_model.embed(Query("a dog"))] * 2)
     assert stream.finish().shape == (2, 1, 0)
     targets = np.stack([noise(RATE, 2)] * 2)
-    open_stream = gated_model.level_gate([gated_model.embed(Query("a dog"))] * 2, is_gated=False)
+    open_stream = gated_model.level_gate([gated_model.embed(Query("a dog"))] * 2, is_enabled=False)
     assert np.array_equal(open_stream.whole(targets, targets[0]), targets)
 
 
@@ -222,7 +223,7 @@ def test_the_level_does_not_depend_on_the_chunks(
     np.testing.assert_allclose(targets, result.target, atol=1e-6)
 
 
-def test_evaluation_hears_what_is_given(gated_model: QueriedSeparator) -> None:
+def test_evaluation_scores_targets_at_their_final_level(gated_model: QueriedSeparator) -> None:
     mixture = noise(3 * RATE)
     conditions = [gated_model.embed(query) for query in QUERIES]
     with torch.inference_mode():
@@ -259,7 +260,7 @@ def levels_of(likeness: Sequence[float], gain_db: float, high: float) -> list[fl
     return [-float(gate.decibels(like)) for like in likeness]
 
 
-def test_what_is_silence_beside_its_mixture_is_not_made_quieter(
+def test_a_target_that_is_silent_next_to_its_mixture_keeps_its_level(
     gated_model: QueriedSeparator,
 ) -> None:
     closed = Gate(low=0.9, high=0.95, floor_db=-20, gain_db=0)
@@ -283,7 +284,7 @@ def test_nothing_is_made_louder_than_its_mixture(telling_model: QueriedSeparator
     query = [telling_model.embed(Query("a dog"))]
     mixture = noise(3 * RATE)
     for level_db, louder_db in ((0.0, 0.0), (-1.0, 1.0), (-20.0, 1.5)):
-        stream = LevelGate(loud, telling_model.meter(query), [True])
+        stream = LevelGate(loud, telling_model.similarity_meter(query), [True])
         target = mixture * np.float32(10 ** (level_db / 20))
         found = np.concatenate([stream.push(target[None], mixture), stream.finish()], axis=2)
         gain_db = 20 * np.log10(np.abs(found[0]).max() / np.abs(target).max())
@@ -310,7 +311,7 @@ def test_linked_channels_have_one_level_and_others_their_own(
     assert ratio[0] == pytest.approx(ratio[1], rel=0.02)
 
 
-def test_another_encoders_likeness_opens_no_gate(gated_folder: Path) -> None:
+def test_a_gate_is_dropped_with_another_encoder(gated_folder: Path) -> None:
     encoder = QueriedSeparator.from_pretrained(gated_folder).encoder
     encoder.fingerprint = "another"
     config = QueriedSeparator.from_pretrained(gated_folder, encoder).config
@@ -354,7 +355,11 @@ def test_evaluation_scores_what_is_given(
     ):
         assert given_rows["si_sdr_db"] == pytest.approx(plain_rows["si_sdr_db"], abs=1e-2)
         assert given_rows["sdr_db"] != pytest.approx(plain_rows["sdr_db"], abs=1e-3)
-    rows = zip(ask(closed, clips, FEW), ask(telling_model, clips, FEW), strict=True)
+    rows = zip(
+        evaluate_scenarios(closed, clips, FEW),
+        evaluate_scenarios(telling_model, clips, FEW),
+        strict=True,
+    )
     for given_row, plain in rows:
         taken_db = given_row["suppression_db"] - plain["suppression_db"]
         expected = 0 if plain["question"] == "not the other" else 6
@@ -362,12 +367,12 @@ def test_evaluation_scores_what_is_given(
         assert given_row["likeness"] == plain["likeness"]
 
 
-def test_calibration_does_not_hear_the_gate_that_is_there(
+def test_calibration_ignores_an_existing_gate(
     telling_model: QueriedSeparator, clips: list[Clip]
 ) -> None:
-    found = calibrated(telling_model, clips, FEW)
+    found = calibration_of(telling_model, clips, FEW)
     assert found.presence is not None
-    assert calibrated(with_gate(telling_model, CLOSED), clips, FEW) == found
+    assert calibration_of(with_gate(telling_model, CLOSED), clips, FEW) == found
 
 
 def test_a_silent_crop_has_no_level_and_is_passed_over(
@@ -375,7 +380,9 @@ def test_a_silent_crop_has_no_level_and_is_passed_over(
 ) -> None:
     write_wav(tmp_path / "silent.wav", np.zeros((1, RATE), np.float32), RATE)
     silent = [replace(clips[0], path=tmp_path / "silent.wav"), *clips[1:]]
-    found = calibrated(telling_model, silent, EvaluationConfig(num_mixtures=20, mixtures=MIXTURES))
+    found = calibration_of(
+        telling_model, silent, EvaluationConfig(num_mixtures=20, mixtures=MIXTURES)
+    )
     assert found.presence is not None
     presence = PresenceCalibration(scale=4.0, bias=-1.0)
     gates = [fit_gate(presence, [0.5, 0.6], [-1.0, -1.0])]
@@ -398,6 +405,6 @@ def test_a_gate_is_fitted_to_presence_and_level() -> None:
 
 
 @pytest.mark.parametrize(("scale", "bias"), [(0.0, 0.0), (-3.0, 0.0), (3.0, -4.0), (3.0, -3.0)])
-def test_where_likeness_tells_nothing_there_is_no_gate(scale: float, bias: float) -> None:
+def test_no_gate_is_fitted_where_similarity_does_not_separate(scale: float, bias: float) -> None:
     """The last two would open beyond all likeness, or beyond all that was heard."""
     assert fit_gate(PresenceCalibration(scale=scale, bias=bias), [0.5], [0.0]) is None

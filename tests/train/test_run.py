@@ -28,7 +28,8 @@ from singleout import Extractor, Query
 from singleout.audio import write_wav
 from singleout.config import validated
 from singleout.data.dataset import MixtureDataset, QueryAudioConfig, TrainingExample
-from singleout.data.embeddings import EmbeddingCache, EmbeddingTable, embeddings_of
+from singleout.data.embedding_cache import EmbeddingCache
+from singleout.data.embeddings import EmbeddingTable, embeddings_of
 from singleout.data.manifest import Clip, scan_folder
 from singleout.data.plan import SCORED_MIXTURES, MixtureConfig, num_crops
 from singleout.data.query_plan import QueriesConfig
@@ -36,7 +37,7 @@ from singleout.encoders import BuiltinEncoder, load_encoder
 from singleout.errors import AudioError, ConfigError, ManifestError, ModelError, TrainingError
 from singleout.evaluate.evaluation import EvaluationConfig
 from singleout.evaluate.metrics import score
-from singleout.evaluate.scenarios import calibrated
+from singleout.evaluate.scenarios import calibration_of
 from singleout.manipulations import (
     AnyManipulation,
     Chain,
@@ -1342,7 +1343,7 @@ def test_presence_is_calibrated_where_all_validation_sounds_have_captions(
     calibrate(model, clips, config)
     assert model.config.presence not in (before, None)
     asked = EvaluationConfig(num_mixtures=100, seed=VALIDATION_SEED + 1, mixtures=short)
-    expected = calibrated(model, clips, asked)
+    expected = calibration_of(model, clips, asked)
     assert (model.config.presence, model.config.gate) == expected
 
 

@@ -7,10 +7,12 @@ stderr and exit code 1, wrong usage exits with 2, Ctrl-C with 130.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import signal
 import sys
+from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
@@ -26,6 +28,9 @@ from singleout.errors import SingleoutError
 INTERRUPTED = 130
 TERMINATED = 143
 HUNG_UP = 129
+M_MMAP_THRESHOLD = -3
+"""Number of the parameter in malloc.h."""
+MMAP_THRESHOLD_BYTES = 1 << 20
 
 
 class Commands(TyperGroup):
@@ -84,18 +89,31 @@ app.command()(benchmark)
 app.command()(gap)
 
 
+def _return_large_blocks() -> None:
+    """Let the C library return blocks above 1 MiB to the system as soon as they are freed.
+
+    By default glibc raises this threshold with the blocks that it sees, up to 32 MiB. The heap of a
+    long extraction then fragments, and its peak memory grows (results/long_recordings.json).
+    """
+    if sys.platform == "linux" and "MALLOC_MMAP_THRESHOLD_" not in os.environ:
+        with suppress(AttributeError, OSError):  # another C library
+            ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES)
+
+
 def main() -> None:
     """Entry point of the command ``singleout``; never returns."""
-    # Torch reads it when it first allocates. Its maps are large and short-lived: in huge pages they
-    # cost a fraction of the page faults, up to a third of the time (results/resunet30*.json).
+    # Torch reads the variable at its first allocation. Its maps are large and short-lived: in huge
+    # pages they cost a fraction of the page faults, up to a third of the time
+    # (results/resunet30*.json).
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    # As Ctrl-C: what is half-written vanishes; so it does when a terminal closes, unless of nohup.
+    _return_large_blocks()
+    # Partial files vanish as with Ctrl-C, and when a terminal closes, unless nohup is used.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         signal.signal(signal.SIGHUP, lambda *_: sys.exit(HUNG_UP))
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            # A file name may hold bytes that are no text: show them escaped.
+            # The name of a file may hold bytes that are no text: they are printed escaped.
             stream.reconfigure(errors="backslashreplace")
     try:
         app()

@@ -3,12 +3,31 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
 from singleout.cli.arguments import build_queries, refuse_files, split_arguments
-from singleout.cli.options import Encoder, Model, named
+from singleout.cli.extract_options import (
+    Arguments,
+    AsJson,
+    ChunkSeconds,
+    Device,
+    Format,
+    Jobs,
+    Like,
+    LinkChannels,
+    OutputFolder,
+    Plot,
+    QueryTexts,
+    Report,
+    Residual,
+    SkipExisting,
+    Unlike,
+    Unwanted,
+    WithGate,
+)
+from singleout.cli.options import Encoder, Model
 from singleout.cli.outputs import check_file, check_folder
 from singleout.cli.report import ReportFile, progress_bar, result_lines
 from singleout.errors import AudioError
@@ -26,94 +45,25 @@ SOME_FAILED = 3
 
 
 def extract(
-    recordings_and_query: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="RECORDING... QUERY",
-            help="Files (WAV, FLAC, MP3, M4A, MP4, MKV, ...), folders or patterns; then the query, "
-            "such as 'a dog barking', unless an option gives it.",
-            show_default=False,
-        ),
-    ],
-    query: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--query",
-            "-q",
-            help="Query text. Repeat the option to extract several sounds in one pass.",
-        ),
-    ] = None,
-    like: Annotated[
-        list[Path] | None,
-        typer.Option(help="Recording of such a sound, instead of a text or in addition to it."),
-    ] = None,
-    unwanted: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--not",
-            help="Sound to exclude. Without any other query, the sound to remove.",
-        ),
-    ] = None,
-    unlike: Annotated[
-        list[Path] | None,
-        typer.Option("--not-like", help="Recording of a sound to exclude."),
-    ] = None,
-    output: Annotated[
-        Path,
-        typer.Option(
-            "--output",
-            "-o",
-            help="Folder of the results; created if it is missing.",
-            parser=named,
-            metavar="PATH",
-        ),
-    ] = Path(),
-    residual: Annotated[bool, typer.Option(help="Write the residual as well.")] = True,
-    format: Annotated[
-        str, typer.Option(help="Container of the results: auto, wav, flac, aiff, ogg, mp3.")
-    ] = "auto",
+    recordings_and_query: Arguments,
+    query: QueryTexts = None,
+    like: Like = None,
+    unwanted: Unwanted = None,
+    unlike: Unlike = None,
+    output: OutputFolder = Path(),
+    residual: Residual = True,
+    format: Format = "auto",
     model: Model = None,
     encoder: Encoder = None,
-    device: Annotated[str, typer.Option(help="Such as cpu or cuda.")] = "auto",
-    link_channels: Annotated[
-        bool,
-        typer.Option(
-            "--link-channels/--separate-channels",
-            help="One mask for all channels, so that the target stays where it was.",
-        ),
-    ] = True,
-    gate: Annotated[
-        bool,
-        typer.Option(
-            "--gate/--no-gate",
-            help="Set targets to the level of the sound, and nearly to silence where it seems "
-            "absent. Without the gate, targets have the level that the separator gives them.",
-        ),
-    ] = True,
-    chunk_seconds: Annotated[
-        float,
-        typer.Option(
-            min=0.1, help="Length of the chunks of long recordings; shorter takes less memory."
-        ),
-    ] = 20.0,
-    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Recordings at a time.")] = 1,
-    skip_existing: Annotated[
-        bool, typer.Option("--skip-existing", help="Leave out queries whose files exist.")
-    ] = False,
-    report: Annotated[
-        Path | None,
-        typer.Option(
-            help="Write one JSON line per recording and query to this file.",
-            parser=named,
-            metavar="PATH",
-        ),
-    ] = None,
-    plot: Annotated[
-        bool, typer.Option("--plot", help="Draw the spectrograms of mixture, target and residual.")
-    ] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object per recording and query.")
-    ] = False,
+    device: Device = "auto",
+    link_channels: LinkChannels = True,
+    gate: WithGate = True,
+    chunk_seconds: ChunkSeconds = 20.0,
+    jobs: Jobs = 1,
+    skip_existing: SkipExisting = False,
+    report: Report = None,
+    plot: Plot = False,
+    as_json: AsJson = False,
 ) -> None:
     """Extract the described sound from recordings, and write it and the rest as files.
 
@@ -121,22 +71,13 @@ def extract(
     length, channels and format of the recording, and add up to it. Exit code: 0, all recordings
     succeeded; 1, none did; 3, some failed.
     """
-    from singleout.audio import AudioInfo, output_kind
-
     # What fails at once comes first, before torch is loaded.
     refuse_files("--query", query or (), "--like")
     refuse_files("--not", unwanted or (), "--not-like")
     has_query = bool(query or like or unwanted or unlike)
     places, texts = split_arguments(recordings_and_query, query, has_query)
     queries = build_queries(texts, like or (), unwanted or (), unlike or ())
-    output_kind(AudioInfo(1, 1), format)  # type: ignore[arg-type]  # refuses unknown formats
-    check_folder(output)
-    if report is not None:
-        check_file(report, output)
-    if plot:
-        from singleout.extract.picture import require_matplotlib
-
-        require_matplotlib()
+    _check_outputs(output, format, report, plot)
 
     import torch
 
@@ -161,6 +102,20 @@ def extract(
     outputs = OutputOptions(output, format, residual, plot)  # type: ignore[arg-type]
     results = _run(extractor, planned, queries, outputs, jobs, skip_existing, report, as_json)
     _conclude(results)
+
+
+def _check_outputs(output: Path, format: str, report: Path | None, plot: bool) -> None:
+    """Refuse outputs that cannot be written, before any work."""
+    from singleout.audio import AudioInfo, output_kind
+
+    output_kind(AudioInfo(1, 1), format)  # type: ignore[arg-type]  # refuses unknown formats
+    check_folder(output)
+    if report is not None:
+        check_file(report, output)
+    if plot:
+        from singleout.extract.picture import require_matplotlib
+
+        require_matplotlib()
 
 
 def _run(

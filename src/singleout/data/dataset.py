@@ -21,24 +21,30 @@ from singleout.data.seeds import Stream, random_stream
 from singleout.manipulations.audio import Mixup, SpecAugment
 
 ALIKE_SHARE = 0.03
-"""Of all pairs of sounds, those whose embeddings are closest may well be called by the same words:
-a share, as encoders differ in how far apart they put things."""
+"""Share of all pairs of sounds, those with the closest embeddings, that count as alike: the same
+words may well describe both. It is a share because encoders differ in their similarities."""
 MAX_COMPARED = 1_000
+"""Sounds that are compared with each other for that share."""
 
 
 Place = tuple[int, int]
-"""Index of a clip, and of one of its crops."""
+"""Index of a clip and number of one of its crops."""
 
 
 class QueryAudioConfig(StrictConfig):
-    """Which sound is the query of an example, and what is done to it before it is embedded.
+    """Which sound is the query of an example, and its augmentation before it is embedded.
 
     Args:
-        source: the crop that is the ``target``; against leakage of what only this very crop has,
-            an ``other_crop`` of its clip, or a clip of the ``same_class``. Where there is no
-            other: the next best in this order, the target at last.
-        mixup: another sound is mixed in.
-        spec_augment: the encoder's log-mel is masked.
+        source: ``target`` uses the crop that is the target. The others avoid that the separator
+            learns from traits of this very crop: ``other_crop`` uses another crop of the clip,
+            ``same_class`` another clip of the class. If there is none, the next one in the order
+            ``same_class``, ``other_crop``, ``target`` is used.
+        mixup: mixes another sound into the query.
+        spec_augment: masks the encoder's log-mel.
+
+    Example:
+        >>> QueryAudioConfig(mixup=Mixup()).is_embedded_on_the_fly
+        True
     """
 
     source: Literal["target", "other_crop", "same_class"] = "target"
@@ -47,14 +53,15 @@ class QueryAudioConfig(StrictConfig):
 
     @property
     def is_embedded_on_the_fly(self) -> bool:
-        """Whether the encoder runs in training, because no cache could hold what it embeds."""
+        """Whether the encoder runs in training: augmented sounds are new in every step."""
         return self.mixup is not None or self.spec_augment is not None
 
 
 class TrainingExample(TypedDict):
     """One mixture with its queries; a batch has one more dimension in front.
 
-    A value whose mask is False is not defined: it is zeros, and must not be used.
+    Embeddings whose mask is False are filled with zeros and must not be used. The masks alone tell
+    this: an embedding may be zero where its mask is True.
 
     Attributes:
         index: [], number of the example in the run.
@@ -66,10 +73,14 @@ class TrainingExample(TypedDict):
         has_text: bool [queries], whether there is such a caption.
         negative_audio_embedding, negative_text_embedding: [queries, dim], of the sounds to exclude.
         has_negative, has_negative_text: bool [queries], as for the positive side.
+        other_embeddings, negative_other_embeddings: [queries, most, dim], of the sources of the
+            mixture without the one that the positive, or negative, side names. ``most`` is the
+            largest number of sources of a mixture.
+        has_other, has_negative_other: bool [queries, most].
         clips: [queries], index of the clip that the query names, positive before negative.
         query_audio: [queries, samples], query sounds that are embedded during training, at the
             rate of cached ones (``embeddings.SAMPLE_RATE``), padded with zeros; else [queries, 0].
-        query_samples: [queries], their lengths.
+        query_samples: [queries], their lengths; 0 where there is no sound to embed.
     """
 
     index: Tensor
@@ -83,6 +94,10 @@ class TrainingExample(TypedDict):
     has_negative: Tensor
     negative_text_embedding: Tensor
     has_negative_text: Tensor
+    other_embeddings: Tensor
+    has_other: Tensor
+    negative_other_embeddings: Tensor
+    has_negative_other: Tensor
     clips: Tensor
     query_audio: Tensor
     query_samples: Tensor
@@ -96,12 +111,33 @@ class MixtureDataset(Dataset[TrainingExample]):
         config: how to mix.
         sample_rate: Hz.
         table: embeddings of the clips' crops.
-        captions: embeddings of the clips' captions, none to several each; None without text.
+        captions: embeddings of the clips' captions, any number for each; None without text.
         seed: of the plans.
         first, length: which mixtures.
         query_audio: which sounds are the queries.
         all_captions: draw one of a clip's captions each time instead of taking the first.
-        queries: what is asked.
+        queries: which kinds of queries are drawn.
+
+    Example:
+        >>> import tempfile, numpy as np, soundfile, torch
+        >>> from pathlib import Path
+        >>> from singleout.data.embeddings import build_table
+        >>> from singleout.data.manifest import scan_folder
+        >>> config = MixtureConfig(segment_seconds=0.5, crop_hop_seconds=0.5, num_sources=(2, 2))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for i in range(2):
+        ...         noise = np.random.default_rng(i).normal(0, 0.1, 4_000)
+        ...         soundfile.write(f"{folder}/{i}.wav", noise, 8_000)
+        ...     clips = scan_folder(Path(folder))
+        ...     table = build_table(clips, config, lambda clip, crop: torch.eye(4)[clip])
+        ...     dataset = MixtureDataset(
+        ...         clips, config, 8_000, table, captions=None, seed=0, first=100, length=10
+        ...     )
+        ...     example = dataset[0]
+        >>> example["mixture"].shape, example["targets"].shape
+        (torch.Size([1, 4000]), torch.Size([2, 1, 4000]))
+        >>> example["index"], example["has_positive"], example["has_text"]
+        (tensor(100), tensor([True, True]), tensor([False, False]))
     """
 
     def __init__(
@@ -123,10 +159,10 @@ class MixtureDataset(Dataset[TrainingExample]):
         self.planner = Planner(clips, config, seed)
         self.seed, self.first, self.length = seed, first, length
         self.query_audio = query_audio or QueryAudioConfig()
-        asked = queries or QueriesConfig()
-        self.questioner = QueryPlanner(clips, asked, config.class_balance)
-        needed = asked.absent_share or asked.contrast_share
-        self._alike = _alike_from(table) if needed else 1.0
+        queries = queries or QueriesConfig()
+        self.query_planner = QueryPlanner(clips, queries, config.class_balance)
+        compares = queries.absent_share or queries.contrast_share
+        self._alike_above = _alike_threshold(table) if compares else 1.0
         self._class: dict[str, list[int]] = {}
         for i, clip in enumerate(clips):
             self._class.setdefault(clip.label, []).append(i)
@@ -137,64 +173,63 @@ class MixtureDataset(Dataset[TrainingExample]):
     def __getitem__(self, index: int) -> TrainingExample:
         if not 0 <= index < self.length:
             raise IndexError(index)
-        spec = self.planner.plan(0, self.first + index)
-        # A stream of its own: what is asked with does not change what is mixed.
-        rng = random_stream(self.seed, 0, self.first + index, Stream.QUERY)
-        kinds = random_stream(self.seed, 0, self.first + index, Stream.KIND)
+        number = self.first + index
+        spec = self.planner.plan(0, number)
         rendered = render(spec, self.clips, self.config, self.sample_rate)
-        asked = self.questioner.draw(spec, kinds, self._sound_alike)
-        wanted = [self._wanted(query, spec, kinds) for query in asked]
-        unwanted = [_source(spec, query.negative) for query in asked]
-        queries = [self._queried(*place, rng) if place else None for place in wanted]
-        negatives = [self._queried(*place, kinds) if place else None for place in unwanted]
-        texts = [self._caption(place, rng) for place in wanted]
-        samples = [self._query_samples(place, rng) for place in queries]
-        negative_texts = [self._caption(place, kinds) for place in unwanted]
-        named = [place or other for place, other in zip(wanted, unwanted, strict=True)]
-        on_the_fly = self.query_audio.is_embedded_on_the_fly
-        longest = round(self.config.segment_seconds * SAMPLE_RATE) if on_the_fly else 0
-        padded = np.zeros((len(samples), longest), np.float32)
-        for row, sound in zip(padded, samples, strict=True):
-            row[: len(sound)] = sound[:longest]
+        # Queries have streams of their own, so that they do not change what is mixed.
+        rng = random_stream(self.seed, 0, number, Stream.QUERY)
+        kinds = random_stream(self.seed, 0, number, Stream.KIND)
+        planned = self.query_planner.draw(spec, kinds, self._sound_alike)
+        positive = [self._positive_place(query, spec, kinds) for query in planned]
+        negative = [_source_place(spec, query.negative) for query in planned]
+        sounds = [self._query_place(place, rng) for place in positive]
+        texts = [self._caption(place, rng) for place in positive]
+        query_audio, query_samples = self._query_audio(sounds, rng)
+        negative_sounds = [self._query_place(place, kinds) for place in negative]
+        negative_texts = [self._caption(place, kinds) for place in negative]
+        others = [self._others(spec, query.positive) for query in planned]
+        negative_others = [self._others(spec, query.negative) for query in planned]
         return TrainingExample(
-            index=torch.tensor(self.first + index),
+            index=torch.tensor(number),
             mixture=torch.from_numpy(rendered.mixture)[None],
-            targets=torch.stack([_target(rendered, query) for query in asked])[:, None],
-            audio_embedding=self._sounds(queries),
-            has_positive=_is_given(queries),
+            targets=torch.stack([_target(rendered, query) for query in planned])[:, None],
+            audio_embedding=self._sound_embeddings(sounds),
+            has_positive=_is_given(sounds),
             text_embedding=self._rows(texts),
             has_text=_is_given(texts),
-            negative_audio_embedding=self._sounds(negatives),
-            has_negative=_is_given(negatives),
+            negative_audio_embedding=self._sound_embeddings(negative_sounds),
+            has_negative=_is_given(negative_sounds),
             negative_text_embedding=self._rows(negative_texts),
             has_negative_text=_is_given(negative_texts),
-            clips=torch.tensor([place[0] for place in named if place is not None]),
-            query_audio=torch.from_numpy(padded),
-            query_samples=torch.tensor([min(len(sound), longest) for sound in samples]),
+            other_embeddings=torch.stack([self._sound_embeddings(row) for row in others]),
+            has_other=torch.stack([_is_given(row) for row in others]),
+            negative_other_embeddings=torch.stack(
+                [self._sound_embeddings(row) for row in negative_others]
+            ),
+            has_negative_other=torch.stack([_is_given(row) for row in negative_others]),
+            clips=_named_clips(positive, negative),
+            query_audio=query_audio,
+            query_samples=query_samples,
         )
 
-    def _wanted(
+    def _others(self, spec: MixtureSpec, number: int | None) -> list[Place | None]:
+        """Places of all sources but number ``number``, with None in place of missing ones."""
+        others = [_source_place(spec, i) for i in range(len(spec.sources)) if i != number]
+        return [*others, *[None] * (self.config.num_sources[1] - len(others))]
+
+    def _positive_place(
         self, query: PlannedQuery, spec: MixtureSpec, rng: np.random.Generator
     ) -> Place | None:
+        """The crop that the positive side of a query names, None without one."""
         if query.absent is None:
-            return _source(spec, query.positive)
+            return _source_place(spec, query.positive)
         return query.absent, int(rng.integers(num_crops(self.clips[query.absent], self.config)))
 
-    def _sounds(self, places: Sequence[Place | None]) -> Tensor:
-        """Embeddings of the places that are given, [places, dim]."""
-        return self._rows([None if place is None else self.table.of(*place) for place in places])
-
-    def _rows(self, rows: Sequence[Tensor | None]) -> Tensor:
-        """[rows, dim], with zeros in place of rows that are missing."""
-        none = torch.zeros(self.table.embeddings.shape[-1])
-        return torch.stack([none if row is None else row for row in rows])
-
-    def _sound_alike(self, clip: int, other: int) -> bool:
-        """By their first crops."""
-        return float(self.table.of(clip, 0) @ self.table.of(other, 0)) > self._alike
-
-    def _queried(self, clip: int, crop: int, rng: np.random.Generator) -> Place:
-        """Clip and crop that are the query for a crop of a clip."""
+    def _query_place(self, place: Place | None, rng: np.random.Generator) -> Place | None:
+        """The crop whose sound is the query for ``place``, see ``QueryAudioConfig.source``."""
+        if place is None:
+            return None
+        clip, crop = place
         if self.query_audio.source == "same_class":
             group = self.clips[clip].group
             members = self._class[self.clips[clip].label]
@@ -208,31 +243,87 @@ class MixtureDataset(Dataset[TrainingExample]):
         return clip, crop
 
     def _caption(self, place: Place | None, rng: np.random.Generator) -> Tensor | None:
-        """Embedding [dim] of a caption of a clip; None if it has none."""
+        """Embedding [dim] of a caption of the clip at ``place``; None if it has no caption."""
         if self.captions is None or place is None or not (count := self.captions.count(place[0])):
             return None
         return self.captions.of(place[0], int(rng.integers(count)) if self.all_captions else 0)
 
-    def _query_samples(self, place: Place | None, rng: np.random.Generator) -> NDArray[np.float32]:
-        """The query sound, with another mixed in if so configured; empty if there is no need."""
-        if place is None or not self.query_audio.is_embedded_on_the_fly:
-            return np.zeros(0, np.float32)
+    def _sound_embeddings(self, places: Sequence[Place | None]) -> Tensor:
+        """Embeddings [places, dim] of crops, see ``_rows``."""
+        return self._rows([None if place is None else self.table.of(*place) for place in places])
+
+    def _rows(self, rows: Sequence[Tensor | None]) -> Tensor:
+        """[rows, dim], with zeros in place of missing rows."""
+        missing = torch.zeros(self.table.embeddings.shape[-1])
+        return torch.stack([missing if row is None else row for row in rows])
+
+    def _query_audio(
+        self, places: Sequence[Place | None], rng: np.random.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Query sounds to embed during training, padded [places, samples], and their lengths."""
+        if not self.query_audio.is_embedded_on_the_fly:
+            return torch.zeros(len(places), 0), torch.zeros(len(places), dtype=torch.long)
+        longest = round(self.config.segment_seconds * SAMPLE_RATE)
+        padded = np.zeros((len(places), longest), np.float32)
+        lengths = torch.zeros(len(places), dtype=torch.long)
+        for number, place in enumerate(places):
+            if place is not None:
+                sound = self._query_sound(place, rng)[:longest]
+                padded[number, : len(sound)] = sound
+                lengths[number] = len(sound)
+        return torch.from_numpy(padded), lengths
+
+    def _query_sound(self, place: Place, rng: np.random.Generator) -> NDArray[np.float32]:
+        """The samples of a query sound, with another sound mixed in if so configured."""
         clip, crop = place
         sound = read_crop(self.clips[clip], crop, self.config, SAMPLE_RATE)
         if self.query_audio.mixup is None:
             return sound
         other = int(rng.integers(len(self.clips)))
-        added = int(rng.integers(num_crops(self.clips[other], self.config)))
-        interference = read_crop(self.clips[other], added, self.config, SAMPLE_RATE)
+        other_crop = int(rng.integers(num_crops(self.clips[other], self.config)))
+        interference = read_crop(self.clips[other], other_crop, self.config, SAMPLE_RATE)
         return self.query_audio.mixup.mixed(sound, interference, rng)
+
+    def _sound_alike(self, clip: int, other: int) -> bool:
+        """Whether two clips count as alike, by their first crops."""
+        similarity = float(self.table.of(clip, 0) @ self.table.of(other, 0))
+        return similarity > self._alike_above
 
 
 def _is_given(values: Sequence[object | None]) -> Tensor:
-    """Bool [values]."""
+    """Bool [values], False where a value is None."""
     return torch.tensor([value is not None for value in values])
 
 
-def _alike_from(table: EmbeddingTable) -> float:
+def _named_clips(positive: Sequence[Place | None], negative: Sequence[Place | None]) -> Tensor:
+    """[queries], index of the clip of the positive place, or else of the negative place."""
+    clips = []
+    for place, excluded in zip(positive, negative, strict=True):
+        named = excluded if place is None else place
+        assert named is not None
+        clips.append(named[0])
+    return torch.tensor(clips)
+
+
+def _source_place(spec: MixtureSpec, number: int | None) -> Place | None:
+    """The crop of source ``number`` of a mixture."""
+    if number is None:
+        return None
+    source = spec.sources[number]
+    return source.clip, source.crop
+
+
+def _target(rendered: Mixture, query: PlannedQuery) -> Tensor:
+    """The target [samples] of a query."""
+    if query.absent is not None:
+        return torch.zeros(len(rendered.mixture))
+    if query.positive is not None:
+        return torch.from_numpy(rendered.sources[query.positive])
+    assert query.negative is not None
+    return torch.from_numpy(rendered.mixture - rendered.sources[query.negative])
+
+
+def _alike_threshold(table: EmbeddingTable) -> float:
     """The cosine that ``ALIKE_SHARE`` of the pairs of clips exceed, by their first crops."""
     first = torch.tensor(table.offsets[:-1])
     some = torch.linspace(0, len(first) - 1, min(len(first), MAX_COMPARED)).long()
@@ -241,20 +332,3 @@ def _alike_from(table: EmbeddingTable) -> float:
     above, other = torch.triu_indices(len(rows), len(rows), 1)
     pairs = similarity[above, other].sort().values
     return float(pairs[round((1 - ALIKE_SHARE) * (len(pairs) - 1))]) if len(pairs) else 1.0
-
-
-def _source(spec: MixtureSpec, number: int | None) -> Place | None:
-    if number is None:
-        return None
-    source = spec.sources[number]
-    return source.clip, source.crop
-
-
-def _target(rendered: Mixture, query: PlannedQuery) -> Tensor:
-    """[samples]."""
-    if query.absent is not None:
-        return torch.zeros(len(rendered.mixture))
-    if query.positive is not None:
-        return torch.from_numpy(rendered.sources[query.positive])
-    assert query.negative is not None
-    return torch.from_numpy(rendered.mixture - rendered.sources[query.negative])

@@ -1,8 +1,8 @@
 """Manifests: one JSON object per line, one sound each.
 
 Keys: ``path`` (relative to the manifest, required), ``seconds`` (required), ``caption``,
-``alternatives``, ``class``, ``group``, ``split``; any other key (licence, origin, …) is carried
-along unread. A sound without caption or class is fine: training needs neither.
+``alternatives``, ``class``, ``group``, ``split``. Other keys (licence, origin, …) are ignored. A
+sound needs neither a caption nor a class: training uses the sounds themselves.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from singleout.audio import MEDIA_SUFFIXES, SOUND_SUFFIXES, sndfile_name
 from singleout.errors import ManifestError
 from singleout.types import Query
 
-NEARLY = {
+SPLIT_NAMES = {
     "train": "train", "training": "train",
     "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation",
 }  # fmt: skip
-"""What splits are called, and what is meant."""
+"""Usual names of the splits, and the names that training expects."""
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,19 @@ class Clip:
     Attributes:
         path: absolute path of its audio file.
         seconds: length.
-        caption: what it is, in the words of a query; None where nobody said.
-        alternatives: other ways to say it.
-        label: its class; two sounds of one class are never mixed. Falls back to the path, so
-            that a clip without class only excludes itself.
+        caption: a description in words; None if there is none.
+        alternatives: other descriptions.
+        label: its class. Two sounds of one class are never mixed. Without a class it is the path,
+            so that the clip only excludes itself.
         group: same recording or near-duplicate; never split between train and test, never mixed.
         split: train, validation or test.
-        has_class: whether somebody said which class it is.
+        has_class: whether the manifest names a class.
+
+    Example:
+        >>> from pathlib import Path
+        >>> clip = Clip(Path("rex.wav"), 1.5, "a dog", ("a hound",), "animal/dog", "rex", "train")
+        >>> clip.family, clip.captions
+        ('animal', ('a dog', 'a hound'))
     """
 
     path: Path
@@ -56,81 +62,116 @@ class Clip:
 
     @property
     def family(self) -> str:
-        """What its class is a kind of, where that is written ``family/kind``: sounds of one family
-        are near misses of each other. One without a class is a family alone."""
+        """The first part of a class that is written ``family/kind``.
+
+        Sounds of one family are near misses of each other. A clip without a class is a family of
+        one.
+        """
         return self.label.split("/")[0] if self.has_class else self.label
 
     @property
     def captions(self) -> tuple[str, ...]:
-        """All ways to say it."""
+        """The caption and all alternatives."""
         return (() if self.caption is None else (self.caption,)) + self.alternatives
 
 
 def read_manifest(path: Path, split: str | None = None, may_be_empty: bool = False) -> list[Clip]:
-    """The clips of a manifest, or of one of its splits, in its order.
+    """The clips of a manifest, or of one of its splits, in the order of the lines.
+
+    Args:
+        path: the manifest.
+        split: name of the split; all by default.
+        may_be_empty: return an empty list instead of an error if there are no clips.
 
     Raises:
-        ManifestError: unreadable, a line that is no JSON object or lacks a key, a file that does
-            not exist, or nothing left (unless it ``may_be_empty``).
+        ManifestError: the manifest cannot be read or has no clips; a line is not a JSON object or
+            lacks a key; an audio file does not exist.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = Path(folder, "rex.wav").write_bytes(b"")
+        ...     manifest = Path(folder, "manifest.jsonl")
+        ...     _ = manifest.write_text('{"path": "rex.wav", "seconds": 1.5, "caption": "a dog"}')
+        ...     [clip.caption for clip in read_manifest(manifest, "train")]
+        ['a dog']
     """
     try:
         lines = path.read_text(encoding="utf-8").split("\n")  # JSON may hold other line breaks
     except (OSError, UnicodeDecodeError) as error:
         raise ManifestError(f"{path}: cannot be read as a manifest: {error}") from None
     clips = []
-    there: Counter[str] = Counter()
+    sizes: Counter[str] = Counter()
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        try:
-            row = json.loads(line)
-            audio = path.parent / row["path"]
-            seconds = float(row["seconds"])
-            _check(row, seconds)
-        except (ValueError, TypeError) as error:
-            raise ManifestError(f"{path}:{number}: not a manifest line: {error}") from None
-        except KeyError as error:
-            raise ManifestError(f"{path}:{number}: the key {error} is missing") from None
-        there[row.get("split", "train")] += 1
-        if split is not None and row.get("split", "train") != split:
+        clip = _parse_line(line, path, number)
+        sizes[clip.split] += 1
+        if split is not None and clip.split != split:
             continue
-        if not _is_file(audio):
-            raise ManifestError(f"{path}:{number}: names a missing file: {audio}")
-        clips.append(
-            Clip(
-                path=audio,
-                seconds=seconds,
-                caption=_said(row.get("caption")),
-                alternatives=tuple(filter(_said, row.get("alternatives") or ())),
-                label=row.get("class") or row["path"],
-                group=row.get("group") or row["path"],
-                split=row.get("split", "train"),
-                has_class=bool(row.get("class")),
-            )
-        )
+        if not _is_file(clip.path):
+            raise ManifestError(f"{path}:{number}: names a missing file: {clip.path}")
+        clips.append(clip)
     if not clips and not may_be_empty:
         which = "sounds" if split is None else f"sounds of the split '{split}'"
-        others = ", ".join(f"{number:,} of '{name}'" for name, number in there.items())
+        others = ", ".join(f"{size:,} of '{name}'" for name, size in sizes.items())
         raise ManifestError(f"{path}: holds no {which}" + (f", but {others}" if others else ""))
     return clips
 
 
+def _parse_line(line: str, path: Path, number: int) -> Clip:
+    """The clip of line ``number`` of the manifest ``path``."""
+    try:
+        row = json.loads(line)
+        audio = path.parent / row["path"]
+        seconds = float(row["seconds"])
+        _check_row(row, seconds)
+    except (ValueError, TypeError) as error:
+        raise ManifestError(f"{path}:{number}: not a manifest line: {error}") from None
+    except KeyError as error:
+        raise ManifestError(f"{path}:{number}: the key {error} is missing") from None
+    return Clip(
+        path=audio,
+        seconds=seconds,
+        caption=_text_or_none(row.get("caption")),
+        alternatives=tuple(filter(_text_or_none, row.get("alternatives") or ())),
+        label=row.get("class") or row["path"],
+        group=row.get("group") or row["path"],
+        split=_split(row),
+        has_class=bool(row.get("class")),
+    )
+
+
 def check_splits(path: Path) -> None:
-    """Refuse a manifest, that can be read, whose splits training would take for others than meant.
+    """Refuse a manifest whose splits training would misunderstand.
+
+    Args:
+        path: a manifest that ``read_manifest`` accepts.
 
     Raises:
-        ManifestError: a split's name is nearly ``train`` or ``validation``; or a group is in
+        ManifestError: the name of a split is nearly ``train`` or ``validation``; or a group is in
             ``train`` and in another split.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     manifest = Path(folder, "manifest.jsonl")
+        ...     _ = manifest.write_text('{"path": "rex.wav", "seconds": 1.5, "split": "val"}')
+        ...     try:
+        ...         check_splits(manifest)
+        ...     except ManifestError as error:
+        ...         print(str(error).removeprefix(f"{manifest}: "))
+        rex.wav has the split 'val', which training does not know: call it 'validation'
     """
     trained: dict[str, str] = {}
     others: dict[str, tuple[str, str]] = {}
     for row in _rows(path):
-        split, group = row.get("split", "train"), row.get("group") or row["path"]
-        meant = NEARLY.get(split.strip().lower(), split)
-        if split != meant:
+        split, group = _split(row), row.get("group") or row["path"]
+        expected = SPLIT_NAMES.get(split.strip().lower(), split)
+        if split != expected:
             raise ManifestError(
-                f"{path}: {row['path']} is of the split '{split}', which training does not know: "
-                f"call it '{meant}'"
+                f"{path}: {row['path']} has the split '{split}', which training does not know: "
+                f"call it '{expected}'"
             )
         if split == "train":
             trained.setdefault(group, row["path"])
@@ -140,15 +181,32 @@ def check_splits(path: Path) -> None:
         if group in trained:
             raise ManifestError(
                 f"{path}: {trained[group]} (train) and {name} ({split}) are of one group, "
-                f"'{group}': what is scored would have been trained on"
+                f"'{group}': training would see sounds that are scored. Give them one split"
             )
 
 
 def held_out(path: Path) -> tuple[set[Path], set[str]]:
-    """Files and groups of a manifest, that can be read, that are not to be trained on."""
-    own = [row for row in _rows(path) if row.get("split", "train") != "train"]
-    files = {(path.parent / row["path"]).resolve() for row in own}
-    return files, {row["group"] for row in own if row.get("group")}
+    """The files and groups of a manifest that must not be trained on.
+
+    Args:
+        path: a manifest that ``read_manifest`` accepts.
+
+    Returns:
+        Resolved paths and names of groups of all sounds that are not of the split ``train``.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     manifest = Path(folder, "manifest.jsonl")
+        ...     row = '{"path": "rex.wav", "seconds": 1.5, "group": "rex", "split": "test"}'
+        ...     _ = manifest.write_text(row)
+        ...     files, groups = held_out(manifest)
+        >>> groups
+        {'rex'}
+    """
+    rows = [row for row in _rows(path) if _split(row) != "train"]
+    files = {(path.parent / row["path"]).resolve() for row in rows}
+    return files, {row["group"] for row in rows if row.get("group")}
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -157,8 +215,14 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
             yield json.loads(line)
 
 
-def _said(text: str | None) -> str | None:
-    """Nothing where it is blank."""
+def _split(row: dict[str, Any]) -> str:
+    """The split of a sound; ``train`` where the manifest names none."""
+    split: str | None = row.get("split")
+    return "train" if split is None else split
+
+
+def _text_or_none(text: str | None) -> str | None:
+    """None if the text is blank."""
     return text if text and text.strip() else None
 
 
@@ -169,7 +233,7 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def _check(row: dict[str, Any], seconds: float) -> None:
+def _check_row(row: dict[str, Any], seconds: float) -> None:
     if not 0 < seconds < math.inf:
         raise ValueError(f"seconds is {seconds}")
     for key in ("caption", "class", "group", "split"):
@@ -178,22 +242,30 @@ def _check(row: dict[str, Any], seconds: float) -> None:
     alternatives = row.get("alternatives") or []
     if not isinstance(alternatives, list) or not all(isinstance(a, str) for a in alternatives):
         raise ValueError(f"alternatives is not a list of texts: {alternatives!r}")
-    for text in filter(_said, (row.get("caption"), *alternatives)):
-        Query.of(text)  # it can be asked
+    for text in filter(_text_or_none, (row.get("caption"), *alternatives)):
+        Query.of(text)  # raises if the text cannot be a query
 
 
 def scan_folder(folder: Path) -> list[Clip]:
-    """Every audio file below ``folder`` as an uncaptioned clip, sorted by path.
+    """Every audio file below ``folder`` as a clip without caption, sorted by path.
 
-    Hidden ones, such as those that macOS leaves on other disks, are left out, and so are media that
+    Hidden files, such as those that macOS leaves on other disks, are left out. So are media that
     only FFmpeg reads (``needing_ffmpeg``).
 
     Raises:
-        ManifestError: not a folder, a file that cannot be read, or no audio files.
+        ManifestError: ``folder`` is not a folder or holds no audio files, or a file cannot be
+            read.
+
+    Example:
+        >>> import tempfile, numpy as np, soundfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     soundfile.write(f"{folder}/rain.wav", np.zeros(4_000), 8_000)
+        ...     [(clip.label, clip.seconds) for clip in scan_folder(Path(folder))]
+        [('rain.wav', 0.5)]
     """
     if not folder.is_dir():
         raise ManifestError(f"{folder}: not a folder of audio files")
-    paths = _below(folder, SOUND_SUFFIXES)
+    paths = _visible_files(folder, SOUND_SUFFIXES)
     if not paths:
         raise ManifestError(f"{folder}: holds no audio files ({', '.join(SOUND_SUFFIXES)})")
     clips = []
@@ -210,27 +282,47 @@ def scan_folder(folder: Path) -> list[Clip]:
 
 
 def needing_ffmpeg(folder: Path) -> list[Path]:
-    """Media below ``folder`` that are no clips as they are: training reads crops at random places,
-    which takes a file that libsndfile reads."""
-    return _below(folder, [suffix for suffix in MEDIA_SUFFIXES if suffix not in SOUND_SUFFIXES])
+    """Media below ``folder`` that training cannot use before FFmpeg has converted them.
+
+    Training reads crops at random positions, so it needs files that libsndfile can read.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Path(folder, "film.mp4").touch()
+        ...     [path.name for path in needing_ffmpeg(Path(folder))]
+        ['film.mp4']
+    """
+    suffixes = [suffix for suffix in MEDIA_SUFFIXES if suffix not in SOUND_SUFFIXES]
+    return _visible_files(folder, suffixes)
 
 
-def _below(folder: Path, suffixes: Sequence[str]) -> list[Path]:
-    """Files that are not hidden, sorted."""
+def _visible_files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
+    """Files below ``folder`` that are not hidden, sorted."""
 
-    def is_wanted(path: Path) -> bool:
-        is_hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        return path.suffix.lower() in suffixes and not is_hidden
+    def is_visible(path: Path) -> bool:
+        return not any(part.startswith(".") for part in path.relative_to(folder).parts)
 
-    return sorted(filter(is_wanted, folder.rglob("*")))
+    files = (path for path in folder.rglob("*") if path.suffix.lower() in suffixes)
+    return sorted(filter(is_visible, files))
 
 
 def share_of(*names: str) -> float:
-    """In [0, 1), drawn by the names alone: the same on every machine, in whatever corpus."""
+    """A number in [0, 1) that depends on the names alone, on every machine and in any corpus.
+
+    Example:
+        >>> share_of("rex.wav") == share_of("rex.wav")
+        True
+    """
     digest = hashlib.sha256("\n".join(names).encode(errors="surrogateescape")).digest()
     return int.from_bytes(digest[:8]) / 2**64
 
 
 def total_seconds(clips: Iterable[Clip]) -> float:
-    """Sum of the lengths."""
+    """The sum of the lengths of clips.
+
+    Example:
+        >>> total_seconds([Clip(Path("rex.wav"), 1.5, None, (), "dog", "rex", "train")])
+        1.5
+    """
     return sum(clip.seconds for clip in clips)

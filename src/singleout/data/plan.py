@@ -1,6 +1,6 @@
 """A mixture as pure data, before any sample is read.
 
-A spec is drawn from ``(seed, epoch, index)`` alone: ranks, workers and resuming cannot change it.
+A plan is drawn from ``(seed, epoch, index)`` alone: ranks, workers and resuming cannot change it.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from pydantic import Field, model_validator
 
 from singleout.config import StrictConfig, added
 from singleout.data.manifest import Clip
-from singleout.data.seeds import Stream, random_stream
+from singleout.data.seeds import Stream, mixture_stream, random_stream
 from singleout.errors import ManifestError
 
 Share = Annotated[float, Field(ge=0, le=1)]
+"""A probability: how often something is drawn."""
 
 
 class MixtureConfig(StrictConfig):
@@ -35,16 +36,20 @@ class MixtureConfig(StrictConfig):
         gain_db: range of the level of the whole mixture relative to an RMS of 0.05.
         repeat_share: how often a short sound is repeated in time instead of placed once.
         speed: range of the playback speed (changes pitch too).
-        source_band_share: how often one sound alone is low-passed.
+        source_band_share: how often a single sound is low-passed.
         mixture_band_share: how often all sounds are low-passed alike.
         band_hz: range of the cut-off, drawn log-uniformly.
-        class_balance: 0 draws every clip alike, 1 every class alike.
-        gate_share: how often a sound is cut off, once or several times, as if it stopped.
-        reverb_share: how often a sound is heard in a room of its own.
-        rt60_seconds: range of the time in which that room's echo decays by 60 dB.
-        bed_share: how often there is noise in the background, which is never asked for.
-        bed_snr_db: range of the level of all sounds together over it.
-        lossy_share: how often the mixture went through a lossy encoder before it is heard.
+        class_balance: from 0, all clips are equally likely, to 1, all classes are equally likely.
+        gate_share: how often a sound is silenced for one to three intervals, as if it stopped.
+        reverb_share: how often a sound gets the echoes of a room.
+        rt60_seconds: range of the time in which those echoes decay by 60 dB.
+        bed_share: how often there is noise in the background. No query refers to it.
+        bed_snr_db: range of the level of all sounds together over the background.
+        lossy_share: how often the mixture is encoded by a lossy codec and decoded again.
+
+    Example:
+        >>> MixtureConfig(num_sources=(2, 2)).segment_seconds
+        4.0
     """
 
     segment_seconds: Annotated[float, Field(gt=0)] = 4.0
@@ -93,7 +98,9 @@ SCORED_MIXTURES = MixtureConfig(
 """Two unaltered sounds at -5 to 5 dB: what validation and evaluation score."""
 
 MAX_MISSES = 1_000
+"""Draws of unfit clips after which the choice of the clips starts over."""
 LOSSY_FORMATS = ("MP3", "OGG")
+"""Codecs of ``lossy_share``."""
 
 
 @dataclass(frozen=True)
@@ -102,13 +109,20 @@ class SourceSpec:
 
     Attributes:
         clip: index into the clips.
-        crop: which crop of the clip, in units of ``crop_hop_seconds``.
+        crop: number of the crop of the clip, in units of ``crop_hop_seconds``.
         onset_seconds: where the crop starts, once or several times.
         snr_db: level of the first sound of the mixture over this one; 0 for the first.
         speed: playback speed.
         band_hz: cut-off of a low-pass, or None.
-        silences_seconds: from where to where it is cut off.
+        silences_seconds: start and end of each interval in which the sound is silenced.
         room: decay time in seconds and number of a room, or None.
+
+    Example:
+        >>> rain = SourceSpec(
+        ...     clip=3, crop=1, onset_seconds=(0.0,), snr_db=4.0, speed=1.0, band_hz=8_000.0
+        ... )
+        >>> rain.silences_seconds
+        ()
     """
 
     clip: int
@@ -126,9 +140,12 @@ class BackgroundSpec:
     """Noise in the background.
 
     Attributes:
-        snr_db: level of all sounds together over it.
+        snr_db: level of all sounds together over the noise.
         slope_db: of its spectrum per octave: 0 is white, -3 pink, -6 brown.
-        number: of the noise, for its samples.
+        number: seed of its samples.
+
+    Example:
+        >>> pink = BackgroundSpec(snr_db=15.0, slope_db=-3.0, number=1)
     """
 
     snr_db: float
@@ -142,25 +159,55 @@ class MixtureSpec:
 
     Attributes:
         sources: its sounds, target first.
-        gain_db: its level.
-        bed: noise in its background.
-        lossy: what it went through before it is heard: format and compression level in [0, 1].
+        gain_db: level of the whole.
+        background: noise under the sounds, or None.
+        lossy: codec and compression level in [0, 1] that the mixture goes through, or None.
+
+    Example:
+        >>> dog = SourceSpec(0, 0, onset_seconds=(0.5,), snr_db=0.0, speed=1.0, band_hz=None)
+        >>> spec = MixtureSpec((dog,), gain_db=-6.0, lossy=("MP3", 0.5))
+        >>> spec.background is None
+        True
     """
 
     sources: tuple[SourceSpec, ...]
     gain_db: float
-    bed: BackgroundSpec | None = None
+    background: BackgroundSpec | None = None
     lossy: tuple[str, float] | None = None
 
 
 def num_crops(clip: Clip, config: MixtureConfig) -> int:
-    """Crops start at 0, hop, 2 hops, … until one reaches the end of the clip."""
-    left = clip.seconds - config.segment_seconds
-    return 1 + max(0, int(np.ceil(left / config.crop_hop_seconds - 1e-9)))
+    """Number of crops of a clip: they start at 0, hop, 2 hops, … until one reaches its end.
+
+    Example:
+        >>> from pathlib import Path
+        >>> clip = Clip(Path("rain.wav"), 9.0, None, (), "rain", "rain.wav", "train")
+        >>> num_crops(clip, MixtureConfig(segment_seconds=4.0, crop_hop_seconds=2.0))
+        4
+    """
+    rest = clip.seconds - config.segment_seconds
+    return 1 + max(0, int(np.ceil(rest / config.crop_hop_seconds - 1e-9)))
 
 
 def clip_weights(clips: Sequence[Clip], class_balance: float) -> NDArray[np.float64]:
-    """How much more likely one clip is drawn than another; see ``MixtureConfig.class_balance``."""
+    """Relative probabilities of drawing each clip.
+
+    Args:
+        clips: the clips.
+        class_balance: see ``MixtureConfig``.
+
+    Returns:
+        [clips], not normalised.
+
+    Example:
+        >>> from pathlib import Path
+        >>> clips = [
+        ...     Clip(Path(f"{i}.wav"), 1.0, None, (), label, f"{i}.wav", "train")
+        ...     for i, label in enumerate(["dog", "dog", "rain"])
+        ... ]
+        >>> clip_weights(clips, class_balance=1.0)
+        array([0.5, 0.5, 1. ])
+    """
     size = Counter(clip.label for clip in clips)
     return np.array([float(size[clip.label]) ** -class_balance for clip in clips])
 
@@ -168,9 +215,24 @@ def clip_weights(clips: Sequence[Clip], class_balance: float) -> NDArray[np.floa
 class Planner:
     """Draws mixtures from clips.
 
+    Args:
+        clips: the sounds.
+        config: how to mix them.
+        seed: of the run.
+
     Raises:
         ManifestError: the clips hold no mixture of as many sounds, all of different classes and
             groups.
+
+    Example:
+        >>> from pathlib import Path
+        >>> clips = [
+        ...     Clip(Path(name), 5.0, None, (), name, name, "train")
+        ...     for name in ("dog.wav", "rain.wav")
+        ... ]
+        >>> spec = Planner(clips, MixtureConfig(num_sources=(2, 2)), seed=0).plan(0, 0)
+        >>> sorted(source.clip for source in spec.sources)
+        [0, 1]
     """
 
     def __init__(self, clips: Sequence[Clip], config: MixtureConfig, seed: int) -> None:
@@ -180,44 +242,30 @@ class Planner:
         needed = config.num_sources[1]
         if min(len(labels), len(groups)) < needed or not _has_mixture(clips, needed):
             raise ManifestError(
-                f"mixtures of {needed} sounds need as many kinds of sounds, each of recordings of "
-                f"its own (without a manifest, {needed} files); there are {len(clips)} sounds of "
-                f"{len(labels)} kinds (classes) in {len(groups)} recordings (groups)"
+                f"mixtures of {needed} sounds need {needed} sounds of different classes and "
+                f"different groups (without a manifest, {needed} files). There are {len(clips)} "
+                f"sounds of {len(labels)} classes in {len(groups)} groups: add sounds"
             )
         weight = clip_weights(clips, config.class_balance)
         self._cumulative = np.cumsum(weight / weight.sum())
 
     def plan(self, epoch: int, index: int) -> MixtureSpec:
         """The mixture number ``index`` of ``epoch``."""
-        rng = np.random.default_rng([self.seed, epoch, index])
+        rng = mixture_stream(self.seed, epoch, index)
         config = self.config
         count = int(rng.integers(config.num_sources[0], config.num_sources[1] + 1))
-        chosen: list[int] = []
-        misses = 0
-        while len(chosen) < count:
-            if misses == MAX_MISSES:  # what was drawn first cannot be completed: start over
-                chosen, misses = [], 0
-            drawn = int(np.searchsorted(self._cumulative, rng.random()))
-            drawn = min(drawn, len(self.clips) - 1)  # sums of shares may end below 1
-            clip = self.clips[drawn]
-            if all(
-                clip.label != self.clips[other].label and clip.group != self.clips[other].group
-                for other in chosen
-            ):
-                chosen.append(drawn)
-            else:
-                misses += 1
+        chosen = self._choose_clips(rng, count)
         shared_band = self._band(rng, config.mixture_band_share)
         sources = []
-        for position, drawn in enumerate(chosen):
-            clip = self.clips[drawn]
+        for position, number in enumerate(chosen):
+            clip = self.clips[number]
             speed = float(rng.uniform(*config.speed))
             band = self._band(rng, config.source_band_share)
             if shared_band is not None:
                 band = shared_band if band is None else min(band, shared_band)
             sources.append(
                 SourceSpec(
-                    clip=drawn,
+                    clip=number,
                     crop=int(rng.integers(num_crops(clip, config))),
                     onset_seconds=self._onsets(rng, clip.seconds / speed),
                     snr_db=float(rng.uniform(*config.snr_db)) if position else 0.0,
@@ -226,52 +274,80 @@ class Planner:
                 )
             )
         gain_db = float(rng.uniform(*config.gain_db))
-        # Of streams of their own: each changes nothing of what there is without it.
-        streams = [
-            random_stream(self.seed, epoch, index, Stream.SCENE, number) for number in range(4)
-        ]
-        return self._harder(MixtureSpec(tuple(sources), gain_db), *streams)
+        return self._with_effects(MixtureSpec(tuple(sources), gain_db), epoch, index)
 
-    def _harder(
-        self,
-        spec: MixtureSpec,
-        gates: np.random.Generator,
-        rooms: np.random.Generator,
-        beds: np.random.Generator,
-        coders: np.random.Generator,
-    ) -> MixtureSpec:
-        config = self.config
-        sources = []
-        for source in spec.sources:
-            silences: tuple[tuple[float, float], ...] = ()
-            if gates.random() < config.gate_share:
-                edges = np.sort(gates.uniform(0, config.segment_seconds, 2 * gates.integers(1, 4)))
-                silences = tuple((float(a), float(b)) for a, b in edges.reshape(-1, 2))
-            room = None
-            if rooms.random() < config.reverb_share:
-                rt60 = float(np.exp(rooms.uniform(*np.log(config.rt60_seconds))))
-                room = rt60, int(rooms.integers(1 << 31))
-            sources.append(replace(source, silences_seconds=silences, room=room))
-        bed, lossy = None, None
-        if beds.random() < config.bed_share:
-            slope_db, snr_db = float(beds.uniform(-7, 1)), float(beds.uniform(*config.bed_snr_db))
-            bed = BackgroundSpec(snr_db, slope_db, int(beds.integers(1 << 31)))
-        if coders.random() < config.lossy_share:
-            lossy = str(coders.choice(LOSSY_FORMATS)), float(coders.uniform(0.2, 0.9))
-        return replace(spec, sources=tuple(sources), bed=bed, lossy=lossy)
+    def _choose_clips(self, rng: np.random.Generator, count: int) -> list[int]:
+        """Indices of ``count`` clips of different classes and groups."""
+        chosen: list[int] = []
+        misses = 0
+        while len(chosen) < count:
+            if misses == MAX_MISSES:  # the first clips exclude all others: start over
+                chosen, misses = [], 0
+            number = int(np.searchsorted(self._cumulative, rng.random()))
+            number = min(number, len(self.clips) - 1)  # sums of shares may end below 1
+            clip = self.clips[number]
+            if all(
+                clip.label != self.clips[other].label and clip.group != self.clips[other].group
+                for other in chosen
+            ):
+                chosen.append(number)
+            else:
+                misses += 1
+        return chosen
+
+    def _with_effects(self, spec: MixtureSpec, epoch: int, index: int) -> MixtureSpec:
+        """``spec`` with silences, rooms, a background and a codec.
+
+        Each effect has its own stream. So an effect changes neither the rest of the mixture nor
+        the other effects.
+        """
+        silences, rooms, backgrounds, codecs = (
+            random_stream(self.seed, epoch, index, Stream.SCENE, number) for number in range(4)
+        )
+        sources = tuple(
+            replace(source, silences_seconds=self._silences(silences), room=self._room(rooms))
+            for source in spec.sources
+        )
+        background, lossy = self._background(backgrounds), self._lossy(codecs)
+        return replace(spec, sources=sources, background=background, lossy=lossy)
+
+    def _silences(self, rng: np.random.Generator) -> tuple[tuple[float, float], ...]:
+        if rng.random() >= self.config.gate_share:
+            return ()
+        edges = np.sort(rng.uniform(0, self.config.segment_seconds, 2 * rng.integers(1, 4)))
+        return tuple((float(start), float(stop)) for start, stop in edges.reshape(-1, 2))
+
+    def _room(self, rng: np.random.Generator) -> tuple[float, int] | None:
+        if rng.random() >= self.config.reverb_share:
+            return None
+        rt60_seconds = float(np.exp(rng.uniform(*np.log(self.config.rt60_seconds))))
+        return rt60_seconds, int(rng.integers(1 << 31))
+
+    def _background(self, rng: np.random.Generator) -> BackgroundSpec | None:
+        if rng.random() >= self.config.bed_share:
+            return None
+        slope_db = float(rng.uniform(-7, 1))
+        snr_db = float(rng.uniform(*self.config.bed_snr_db))
+        return BackgroundSpec(snr_db, slope_db, int(rng.integers(1 << 31)))
+
+    def _lossy(self, rng: np.random.Generator) -> tuple[str, float] | None:
+        if rng.random() >= self.config.lossy_share:
+            return None
+        return str(rng.choice(LOSSY_FORMATS)), float(rng.uniform(0.2, 0.9))
 
     def _band(self, rng: np.random.Generator, share: float) -> float | None:
-        drawn, cut = rng.random(), np.exp(rng.uniform(*np.log(self.config.band_hz)))
-        return float(cut) if drawn < share else None
+        chance, cutoff_hz = rng.random(), np.exp(rng.uniform(*np.log(self.config.band_hz)))
+        return float(cutoff_hz) if chance < share else None
 
     def _onsets(self, rng: np.random.Generator, seconds: float) -> tuple[float, ...]:
-        room = self.config.segment_seconds - seconds
-        if room <= 0:
+        """Where a sound of a length starts; more than once if it is repeated."""
+        free = self.config.segment_seconds - seconds
+        if free <= 0:
             return (0.0,)
         if rng.random() >= self.config.repeat_share:
-            return (float(rng.uniform(0, room)),)
+            return (float(rng.uniform(0, free)),)
         gap = float(rng.choice([0.0, rng.uniform(0.05, 1.0)]))
-        first = float(rng.uniform(0, min(room, seconds + gap)))
+        first = float(rng.uniform(0, min(free, seconds + gap)))
         onsets = np.arange(first, self.config.segment_seconds - 0.1, seconds + gap)
         return tuple(float(onset) for onset in onsets) or (first,)
 
@@ -279,9 +355,9 @@ class Planner:
 def _has_mixture(clips: Sequence[Clip], count: int) -> bool:
     """Whether ``count`` clips of different classes and groups exist."""
 
-    def extend(labels: frozenset[str], groups: frozenset[str], left: int) -> bool:
-        return left == 0 or any(
-            extend(labels | {clip.label}, groups | {clip.group}, left - 1)
+    def extend(labels: frozenset[str], groups: frozenset[str], missing: int) -> bool:
+        return missing == 0 or any(
+            extend(labels | {clip.label}, groups | {clip.group}, missing - 1)
             for clip in clips
             if clip.label not in labels and clip.group not in groups
         )

@@ -1,4 +1,4 @@
-"""What a mixture is asked for, as pure data: a sound, all but a sound, or one that is not there."""
+"""The queries of a mixture as pure data: a sound, all but a sound, or a sound that is absent."""
 
 from __future__ import annotations
 
@@ -14,29 +14,43 @@ from singleout.data.manifest import Clip
 from singleout.data.plan import MixtureSpec, Share, clip_weights
 
 NUM_QUERIES = 2
-"""Each mixture is asked for two of its sounds: the same input with two answers cannot be solved
-without listening to the query, and the encoder's half of the work serves both."""
+"""Queries per mixture, one for each of its first sounds.
+
+The same mixture with two targets cannot be solved without the query. The separator encodes the
+mixture once for both.
+"""
 
 MAX_TRIES = 60
+"""Draws of an absent sound before a mixture is left without one."""
 
-Alike = Callable[[int, int], bool]
-"""Of two clips: whether they may be called by the same words."""
+SoundsAlike = Callable[[int, int], bool]
+"""Whether the same words could describe two clips, given by their indices."""
 
 
-def never(clip: int, other: int) -> bool:
-    """Where classes tell already."""
+def never_alike(clip: int, other: int) -> bool:
+    """The ``SoundsAlike`` of a corpus whose classes differ in sound.
+
+    Example:
+        >>> never_alike(0, 1)
+        False
+    """
     return False
 
 
 class QueriesConfig(StrictConfig):
-    """How often what is asked. The rest asks for a sound by a positive prompt alone.
+    """How often each kind of query is drawn. The other queries name a present sound.
 
     Args:
-        absent_share: for a sound that is not in the mixture: the target is silence.
-        near_miss_share: of those, how often it is of the family of one that is there, if that has
-            other classes.
-        removal_share: by a negative prompt alone: the target is all but that sound.
-        contrast_share: for a sound by a positive prompt, and not for another by a negative one.
+        absent_share: the query names a sound that is not in the mixture. The target is silence.
+        near_miss_share: how often such an absent sound is of the family of a present one, if that
+            family has other classes.
+        removal_share: the query has only a negative prompt. The target is all but that sound.
+        contrast_share: the query has a positive prompt for one sound and a negative prompt for
+            another.
+
+    Example:
+        >>> QueriesConfig(removal_share=0.1).has_negative
+        True
     """
 
     absent_share: Share = 0.0
@@ -58,12 +72,16 @@ class QueriesConfig(StrictConfig):
 
 @dataclass(frozen=True)
 class PlannedQuery:
-    """One question to a mixture.
+    """One query of a mixture.
 
     Attributes:
-        positive: number of the source that is asked for; None with nothing positive, or ``absent``.
-        negative: number of the source that is not wanted, or None.
-        absent: index of the clip that is asked for in vain, or None.
+        positive: number of the source that the query names; None if it names none, or ``absent``.
+        negative: number of the source that the query excludes, or None.
+        absent: index of a clip that the query names although it is not in the mixture, or None.
+
+    Example:
+        >>> PlannedQuery(positive=0, negative=1)  # the first source, without the second
+        PlannedQuery(positive=0, negative=1, absent=None)
     """
 
     positive: int | None = None
@@ -71,25 +89,38 @@ class PlannedQuery:
     absent: int | None = None
 
 
-class _Draw:
+class _WeightedClips:
     """Draws clips by their weights."""
 
     def __init__(self, clips: NDArray[np.int64], weight: NDArray[np.float64]) -> None:
         self._clips, self._cumulative = clips, np.cumsum(weight / weight.sum())
 
-    def __call__(self, rng: np.random.Generator) -> int:
-        drawn = int(np.searchsorted(self._cumulative, rng.random()))
-        return int(self._clips[min(drawn, len(self._clips) - 1)])
+    def draw(self, rng: np.random.Generator) -> int:
+        number = int(np.searchsorted(self._cumulative, rng.random()))
+        return int(self._clips[min(number, len(self._clips) - 1)])
 
 
 class QueryPlanner:
-    """Draws the questions to a mixture of clips.
+    """Draws the queries of mixtures.
 
     Args:
         clips: that mixtures are drawn from.
-        config: how often what is asked.
-        class_balance: of those mixtures: sounds that are not there are drawn as those that are, so
-            that a question alone does not tell which it is.
+        config: how often each kind of query is drawn.
+        class_balance: of those mixtures. Absent sounds are drawn like present ones, so that the
+            query alone does not tell which it is.
+
+    Example:
+        >>> import numpy as np
+        >>> from pathlib import Path
+        >>> from singleout.data.plan import MixtureConfig, Planner
+        >>> clips = [
+        ...     Clip(Path(name), 5.0, None, (), name, name, "train")
+        ...     for name in ("dog.wav", "rain.wav")
+        ... ]
+        >>> mixture = Planner(clips, MixtureConfig(num_sources=(2, 2)), seed=0).plan(0, 0)
+        >>> planner = QueryPlanner(clips, QueriesConfig(contrast_share=1.0), class_balance=0.5)
+        >>> planner.draw(mixture, np.random.default_rng(0))[1]
+        PlannedQuery(positive=1, negative=0, absent=None)
     """
 
     def __init__(self, clips: Sequence[Clip], config: QueriesConfig, class_balance: float) -> None:
@@ -98,74 +129,98 @@ class QueryPlanner:
         families: dict[str, list[int]] = {}
         for i, clip in enumerate(clips):
             families.setdefault(clip.family, []).append(i)
-        self._any = _Draw(np.arange(len(clips)), weight)
-        self._family = {name: _Draw(np.array(own), weight[own]) for name, own in families.items()}
+        self._all = _WeightedClips(np.arange(len(clips)), weight)
+        self._family = {
+            name: _WeightedClips(np.array(members), weight[members])
+            for name, members in families.items()
+        }
 
     def draw(
         self,
         spec: MixtureSpec,
         rng: np.random.Generator,
-        sounds_alike: Alike = never,
+        sounds_alike: SoundsAlike = never_alike,
     ) -> tuple[PlannedQuery, ...]:
-        """One question about each of the first ``NUM_QUERIES`` sources.
+        """Draw one query for each of the first ``NUM_QUERIES`` sources.
 
         Args:
             spec: the mixture.
-            rng: three draws are made per question, whatever comes of them, and more for an absent
-                sound.
-            sounds_alike: of two clips; one that sounds like a source is not absent.
+            rng: gives three draws per query of any kind, and more for an absent sound.
+            sounds_alike: a clip that sounds like a source is not absent.
         """
+        return tuple(
+            self._draw_one(number, spec, rng, sounds_alike)
+            for number in range(min(NUM_QUERIES, len(spec.sources)))
+        )
+
+    def _draw_one(
+        self, number: int, spec: MixtureSpec, rng: np.random.Generator, sounds_alike: SoundsAlike
+    ) -> PlannedQuery:
+        """The query of source ``number``."""
         config = self.config
-        drawn = []
-        for number in range(min(NUM_QUERIES, len(spec.sources))):
-            kind, near = rng.random(2)
-            others = [other for other in range(len(spec.sources)) if other != number]
-            other = int(rng.choice(others)) if others else None
-            if kind < config.absent_share:
-                is_near = near < config.near_miss_share
-                absent = self.absent(spec, is_near, rng, sounds_alike)
-                if absent is None and is_near:  # as of a family of one class
-                    absent = self.absent(spec, False, rng, sounds_alike)
-                drawn.append(PlannedQuery(positive=number) if absent is None else absent)
-            elif (kind := kind - config.absent_share) < config.removal_share:
-                drawn.append(PlannedQuery(negative=number))
-            elif kind - config.removal_share < config.contrast_share and not (
-                other is not None
-                and sounds_alike(spec.sources[number].clip, spec.sources[other].clip)
-            ):
-                drawn.append(PlannedQuery(positive=number, negative=other))
-            else:
-                drawn.append(PlannedQuery(positive=number))
-        return tuple(drawn)
+        kind, near = rng.random(2)
+        others = [other for other in range(len(spec.sources)) if other != number]
+        other = int(rng.choice(others)) if others else None
+        if kind < config.absent_share:
+            is_near = near < config.near_miss_share
+            absent = self.absent(spec, is_near, rng, sounds_alike)
+            if absent is None and is_near:  # for example, the family has one class
+                absent = self.absent(spec, False, rng, sounds_alike)
+            return PlannedQuery(positive=number) if absent is None else absent
+        kind -= config.absent_share
+        if kind < config.removal_share:
+            return PlannedQuery(negative=number)
+        is_contrast = kind - config.removal_share < config.contrast_share
+        if (
+            is_contrast
+            and other is not None
+            and not sounds_alike(spec.sources[number].clip, spec.sources[other].clip)
+        ):
+            return PlannedQuery(positive=number, negative=other)
+        return PlannedQuery(positive=number)
 
     def absent(
         self,
         spec: MixtureSpec,
         is_near: bool,
         rng: np.random.Generator,
-        sounds_alike: Alike = never,
+        sounds_alike: SoundsAlike = never_alike,
     ) -> PlannedQuery | None:
-        """A sound of another class and recording than all that are there.
+        """Draw a query for a sound whose class and group differ from those of all sources.
 
         Args:
             spec: the mixture.
-            is_near: of a family that is there.
-            rng: what draws it.
+            is_near: whether the sound is of the family of a source.
+            rng: source of the draws.
             sounds_alike: see ``draw``.
 
         Returns:
-            None where nothing is found that is surely not there.
+            None if no clip is certainly absent.
+
+        Example:
+            >>> import numpy as np
+            >>> from pathlib import Path
+            >>> from singleout.data.plan import MixtureSpec, SourceSpec
+            >>> clips = [
+            ...     Clip(Path(name), 5.0, None, (), name, name, "train")
+            ...     for name in ("dog.wav", "rain.wav")
+            ... ]
+            >>> planner = QueryPlanner(clips, QueriesConfig(), class_balance=0.5)
+            >>> dog = MixtureSpec((SourceSpec(0, 0, (0.0,), 0.0, 1.0, None),), gain_db=0.0)
+            >>> planner.absent(dog, False, np.random.default_rng(0)).absent
+            1
         """
-        there = [self.clips[source.clip] for source in spec.sources]
-        labels, groups = {clip.label for clip in there}, {clip.group for clip in there}
+        present = [self.clips[source.clip] for source in spec.sources]
+        labels, groups = {clip.label for clip in present}, {clip.group for clip in present}
         for _ in range(MAX_TRIES):
             if is_near:
-                clip = self._family[there[int(rng.integers(len(there)))].family](rng)
+                family = present[int(rng.integers(len(present)))].family
+                number = self._family[family].draw(rng)
             else:
-                clip = self._any(rng)
-            other = self.clips[clip]
-            if other.label in labels or other.group in groups:
+                number = self._all.draw(rng)
+            clip = self.clips[number]
+            if clip.label in labels or clip.group in groups:
                 continue
-            if not any(sounds_alike(clip, source.clip) for source in spec.sources):
-                return PlannedQuery(absent=clip)
+            if not any(sounds_alike(number, source.clip) for source in spec.sources):
+                return PlannedQuery(absent=number)
         return None

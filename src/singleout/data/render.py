@@ -1,8 +1,7 @@
-"""A planned mixture as samples."""
+"""Renders a planned mixture: reads its sounds, applies their effects and adds them."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,19 +11,23 @@ import soxr
 from numpy.typing import NDArray
 
 from singleout.audio import resample, sndfile_name
+from singleout.data.effects import (
+    apply_codec,
+    apply_room,
+    apply_silences,
+    background_noise,
+    low_pass,
+)
 from singleout.data.manifest import Clip
-from singleout.data.plan import BackgroundSpec, MixtureConfig, MixtureSpec, SourceSpec
+from singleout.data.plan import MixtureConfig, MixtureSpec, SourceSpec
 from singleout.errors import AudioError
 
 PEAK = 0.99
+"""Largest absolute sample of a mixture."""
 REFERENCE_RMS = 0.05
-FADE_SECONDS = 0.01
+"""RMS of a mixture whose gain is 0 dB."""
 SHORT_SECONDS = 0.1
-"""By which a file may be shorter than a manifest says, whose figure may be rounded."""
-DIRECT_TO_ROOM_DB = 3.0
-"""Level of a sound over its echoes, which start a few milliseconds after it."""
-BED_FLOOR_HZ = 40.0
-MP3_RATES = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
+"""By how much a file may be shorter than its manifest says: the length there may be rounded."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +35,8 @@ class Mixture:
     """Rendered samples.
 
     Attributes:
-        mixture: float32 [samples], as it is heard: the sum of the sources and of the bed, coded
-            and decoded where the plan says so; the peak of the sum is at most 0.99.
+        mixture: float32 [samples], the input of a separator: the sum of the sources and the
+            background, after the codec if the plan has one. The sum has a peak of at most 0.99.
         sources: float32 [sources, samples], target first.
     """
 
@@ -44,11 +47,32 @@ class Mixture:
 def read_crop(
     clip: Clip, crop: int, config: MixtureConfig, sample_rate: int
 ) -> NDArray[np.float32]:
-    """Crop number ``crop`` of a clip as float32 [samples] at ``sample_rate`` Hz, channels averaged.
+    """Read one crop of a clip, with its channels averaged.
+
+    Args:
+        clip: the sound.
+        crop: number of the crop, in units of ``crop_hop_seconds``.
+        config: length and hop of the crops.
+        sample_rate: of the result, Hz.
+
+    Returns:
+        float32 [samples]; shorter than a segment if the clip ends before.
 
     Raises:
         AudioError: the file cannot be read, has no samples, ends before the crop begins, or has
             samples that are not finite.
+
+    Example:
+        >>> import tempfile, numpy as np, soundfile
+        >>> from pathlib import Path
+        >>> from singleout.data.manifest import scan_folder
+        >>> from singleout.data.plan import MixtureConfig
+        >>> config = MixtureConfig(segment_seconds=0.5, crop_hop_seconds=0.25)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     soundfile.write(f"{folder}/rain.wav", np.zeros(8_000), 8_000)
+        ...     (clip,) = scan_folder(Path(folder))
+        ...     len(read_crop(clip, 1, config, 8_000))
+        4000
     """
     try:
         with soundfile.SoundFile(sndfile_name(clip.path)) as file:
@@ -58,8 +82,8 @@ def read_crop(
             seconds = file.frames / file.samplerate
             if start >= file.frames and clip.seconds > seconds + SHORT_SECONDS:
                 raise AudioError(
-                    f"{clip.path}: lasts {seconds:.2f} s, and not {clip.seconds:.2f} s as its "
-                    "manifest says: mend its 'seconds'"
+                    f"{clip.path}: lasts {seconds:.2f} s, but its manifest says "
+                    f"{clip.seconds:.2f} s: correct its 'seconds' in the manifest"
                 )
             file.seek(min(start, file.frames - 1))
             audio = file.read(
@@ -73,119 +97,76 @@ def read_crop(
     return resample(np.ascontiguousarray(audio.mean(1)), rate, sample_rate)
 
 
-def low_pass(audio: NDArray[np.float32], cutoff_hz: float, sample_rate: int) -> NDArray[np.float32]:
-    """Zero-phase low-pass with a raised-cosine slope of a third of an octave."""
-    hz = np.fft.rfftfreq(len(audio), 1 / sample_rate)
-    octaves = np.log2(np.maximum(hz, 1.0) / cutoff_hz)
-    gain = 0.5 + 0.5 * np.cos(np.pi * np.clip(3 * octaves, 0, 1))
-    return np.fft.irfft(np.fft.rfft(audio) * gain, len(audio)).astype(np.float32)
-
-
-def gated(
-    audio: NDArray[np.float32], silences_seconds: Sequence[tuple[float, float]], sample_rate: int
-) -> NDArray[np.float32]:
-    """Silent from where to where, with short fades; what would be silent as a whole stays."""
-    gain = np.ones(len(audio) + 1, np.float32)
-    for start, stop in silences_seconds:
-        gain[round(start * sample_rate) : round(stop * sample_rate)] = 0
-    width = max(1, round(FADE_SECONDS * sample_rate))
-    total = np.cumsum(np.pad(gain[:-1], (width // 2 + 1, width - width // 2 - 1), mode="edge"))
-    smooth = np.pad(total[width:] - total[:-width], (0, 1), mode="edge")[: len(audio)] / width
-    cut = (audio * smooth).astype(np.float32)
-    return cut if np.square(cut).mean() > 0.01 * np.square(audio).mean() else audio
-
-
-def in_room(
-    audio: NDArray[np.float32], rt60_seconds: float, number: int, sample_rate: int
-) -> NDArray[np.float32]:
-    """With the echoes of a room: noise that decays by 60 dB in ``rt60_seconds``, the earlier the
-    higher it is, after the sound itself. Same length; the echoes beyond it are lost."""
-    rng = np.random.default_rng([number])
-    length = max(1, round(rt60_seconds * sample_rate))
-    time = np.arange(length) / sample_rate
-    tail = rng.normal(0, 1, length)
-    bright = tail * 10 ** (-3 * time / (0.5 * rt60_seconds))
-    dull = low_pass(tail.astype(np.float32), 2_000.0, sample_rate) * 10 ** (
-        -3 * time / rt60_seconds
-    )
-    response = bright + 2 * dull
-    response[: round(rng.uniform(0.002, 0.02) * sample_rate)] = 0
-    level = 10 ** (-DIRECT_TO_ROOM_DB / 20) / max(float(np.sqrt(np.square(response).sum())), 1e-9)
-    response *= level
-    response[0] = 1
-    padded = len(audio) + length
-    spectrum = np.fft.rfft(audio, padded) * np.fft.rfft(response, padded)
-    heard: NDArray[np.float32] = np.fft.irfft(spectrum, padded)[: len(audio)].astype(np.float32)
-    return heard
-
-
-def bed(spec: BackgroundSpec, num_samples: int, sample_rate: int) -> NDArray[np.float32]:
-    """Noise [samples] of unit power with a straight spectrum, whose level slowly wanders."""
-    rng = np.random.default_rng([spec.number])
-    hz = np.fft.rfftfreq(num_samples, 1 / sample_rate)
-    spectrum = np.fft.rfft(rng.normal(0, 1, num_samples))
-    spectrum *= np.maximum(hz, BED_FLOOR_HZ) ** (spec.slope_db / (20 * np.log10(2)))
-    noise = np.fft.irfft(spectrum, num_samples)
-    points = rng.uniform(-4, 4, 8)
-    wander_db = np.interp(np.linspace(0, 7, num_samples), np.arange(8), points)
-    noise *= 10 ** (wander_db / 20)
-    level: NDArray[np.float32] = (noise / np.sqrt(np.square(noise).mean())).astype(np.float32)
-    return level
-
-
-def coded(
-    audio: NDArray[np.float32], kind: str, compression: float, sample_rate: int
-) -> NDArray[np.float32]:
-    """Through a lossy encoder (``MP3`` or ``OGG``) and back, sample on sample.
-
-    MP3 knows few rates: at others, it is Ogg.
-    """
-    if sample_rate not in MP3_RATES:
-        kind = "OGG"
-    file = io.BytesIO()
-    soundfile.write(file, audio, sample_rate, format=kind, compression_level=compression)
-    file.seek(0)
-    decoded, _ = soundfile.read(file, dtype="float32")
-    padded: NDArray[np.float32] = np.pad(decoded, (0, max(0, len(audio) - len(decoded))))
-    return padded[: len(audio)]
-
-
 def render(
     spec: MixtureSpec, clips: Sequence[Clip], config: MixtureConfig, sample_rate: int
 ) -> Mixture:
-    """Read, place, filter, scale and add.
+    """Render a planned mixture.
 
-    Levels: mean power over the segment; if the peak of the mixture exceeds 0.99, mixture and
-    sources are scaled down together (declipping).
+    Levels are mean powers over the segment. If the peak of the mixture would exceed 0.99, the
+    mixture and its sources are scaled down together.
+
+    Args:
+        spec: the plan.
+        clips: the sounds that ``spec`` refers to by index.
+        config: length of the segment and hop of the crops.
+        sample_rate: of the result, Hz.
+
+    Raises:
+        AudioError: a sound cannot be read (see ``read_crop``).
+
+    Example:
+        >>> import tempfile, numpy as np, soundfile
+        >>> from pathlib import Path
+        >>> from singleout.data.manifest import scan_folder
+        >>> from singleout.data.plan import MixtureConfig, Planner
+        >>> config = MixtureConfig(segment_seconds=0.5, crop_hop_seconds=0.5, num_sources=(2, 2))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for i in range(2):
+        ...         noise = np.random.default_rng(i).normal(0, 0.1, 4_000)
+        ...         soundfile.write(f"{folder}/{i}.wav", noise, 8_000)
+        ...     clips = scan_folder(Path(folder))
+        ...     spec = Planner(clips, config, seed=0).plan(epoch=0, index=0)
+        ...     rendered = render(spec, clips, config, 8_000)
+        >>> rendered.mixture.shape, rendered.sources.shape
+        ((4000,), (2, 4000))
     """
     num_samples = round(config.segment_seconds * sample_rate)
-    sources = np.stack([_source(s, clips, config, sample_rate, num_samples) for s in spec.sources])
+    sources = np.stack(
+        [_render_source(s, clips, config, sample_rate, num_samples) for s in spec.sources]
+    )
     power = np.maximum(np.square(sources, dtype=np.float64).mean(1), 1e-12)
     for i, source in enumerate(spec.sources):
         sources[i] *= np.sqrt(power[0] / power[i]) * 10 ** (-source.snr_db / 20)
     mixture = sources.sum(0)
-    total = np.sqrt(np.square(mixture, dtype=np.float64).mean())
-    if spec.bed is not None:
-        level = np.float32(total * 10 ** (-spec.bed.snr_db / 20))
-        mixture = mixture + level * bed(spec.bed, num_samples, sample_rate)
-        total = np.sqrt(np.square(mixture, dtype=np.float64).mean())
-    gain = REFERENCE_RMS * 10 ** (spec.gain_db / 20) / max(total, 1e-9)
+    rms = _rms(mixture)
+    if spec.background is not None:
+        level = np.float32(rms * 10 ** (-spec.background.snr_db / 20))
+        noise = background_noise(spec.background, num_samples, sample_rate)
+        mixture = mixture + level * noise
+        rms = _rms(mixture)
+    gain = REFERENCE_RMS * 10 ** (spec.gain_db / 20) / max(rms, 1e-9)
     peak = np.abs(mixture).max() * gain
     scale = np.float32(gain * min(1.0, PEAK / max(peak, 1e-9)))
     sources *= scale
-    mixture = sources.sum(0) if spec.bed is None else mixture * scale
+    mixture = sources.sum(0) if spec.background is None else mixture * scale
     if spec.lossy is not None:
-        mixture = coded(mixture, *spec.lossy, sample_rate)
+        mixture = apply_codec(mixture, *spec.lossy, sample_rate)
     return Mixture(mixture, sources)
 
 
-def _source(
+def _rms(audio: NDArray[np.float32]) -> np.float64:
+    """Root mean square, in double precision."""
+    return np.float64(np.sqrt(np.square(audio, dtype=np.float64).mean()))
+
+
+def _render_source(
     spec: SourceSpec,
     clips: Sequence[Clip],
     config: MixtureConfig,
     sample_rate: int,
     num_samples: int,
 ) -> NDArray[np.float32]:
+    """One source [samples] with its effects, before its level is set."""
     audio = read_crop(clips[spec.clip], spec.crop, config, sample_rate)
     if spec.speed != 1.0:
         audio = soxr.resample(audio, sample_rate * spec.speed, sample_rate, quality="MQ")
@@ -195,9 +176,9 @@ def _source(
         length = min(len(audio), num_samples - start)
         placed[start : start + length] += audio[:length]
     if spec.silences_seconds:
-        placed = gated(placed, spec.silences_seconds, sample_rate)
+        placed = apply_silences(placed, spec.silences_seconds, sample_rate)
     if spec.room is not None:
-        placed = in_room(placed, *spec.room, sample_rate)
+        placed = apply_room(placed, *spec.room, sample_rate)
     if spec.band_hz is not None:
         placed = low_pass(placed, spec.band_hz, sample_rate)
     return placed

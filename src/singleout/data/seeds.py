@@ -23,7 +23,7 @@ class Stream(IntEnum):
     KIND = 3
     """Which kind of query a mixture gets: present, absent, removal, contrast."""
     ABSENT = 4
-    """Sounds that an evaluation asks for although they are absent."""
+    """Absent sounds that an evaluation uses as queries."""
 
 
 def random_stream(
@@ -45,6 +45,22 @@ def random_stream(
     return np.random.default_rng([seed, epoch, index, int(stream), *counters])
 
 
+def mixture_stream(seed: int, epoch: int, index: int) -> np.random.Generator:
+    """The generator of the sounds of a mixture, their levels and their places.
+
+    It has no number, because it is older than the numbered streams.
+
+    Args:
+        seed: of the run.
+        epoch, index: of the example.
+
+    Example:
+        >>> mixture_stream(0, 0, 7).random() == mixture_stream(0, 0, 8).random()
+        False
+    """
+    return np.random.default_rng([seed, epoch, index])
+
+
 def batch_generator(seed: int, first_index: int, batch_size: int) -> torch.Generator:
     """The generator of the embeddings' manipulation in one batch.
 
@@ -55,5 +71,10 @@ def batch_generator(seed: int, first_index: int, batch_size: int) -> torch.Gener
         seed: of the run.
         first_index: index, in the whole run, of the first example of the batch.
         batch_size: examples in a full batch.
+
+    Example:
+        >>> first, second = batch_generator(0, 0, 8), batch_generator(0, 8, 8)
+        >>> first.initial_seed(), second.initial_seed()
+        (0, 1)
     """
     return torch.Generator().manual_seed(seed * 1_000_003 + first_index // batch_size)

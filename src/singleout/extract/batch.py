@@ -214,6 +214,48 @@ def remaining_queries(job: Job, queries: Sequence[Query], outputs: OutputOptions
     return [query for query, name in zip(queries, names, strict=True) if name in missing]
 
 
+def _run_job(
+    extractor: Extractor,
+    job: Job,
+    queries: Sequence[Query],
+    outputs: OutputOptions,
+    skip_existing: bool,
+    report: Callable[[float], None],
+    cancel: Event,
+    **options: Unpack[OptionChanges],
+) -> JobResult:
+    """Extract the queries of one recording; an error becomes part of the result."""
+    started = perf_counter()
+    remaining = list(queries)
+    written: list[WrittenFiles] = []
+    reason: str | None = None
+    try:
+        report(0.0)
+        if skip_existing:
+            remaining = remaining_queries(job, queries, outputs)
+        if remaining:
+            written = extractor.extract_file(
+                job.path,
+                remaining,
+                job.folder,
+                name=job.name,
+                format=outputs.format,
+                residual=outputs.residual,
+                plot=outputs.plot,
+                progress=report,
+                cancel=cancel,
+                **options,
+            )
+        report(1.0)
+    except SingleoutError as error:
+        reason = str(error)
+    except (MemoryError, OSError, RuntimeError) as error:  # torch's have many lines
+        reason = f"{job.path}: cannot be separated: {one_line(error)[:200]}"
+    skipped = [query for query in queries if query not in remaining]
+    failed = [] if reason is None else remaining
+    return JobResult(job, written, skipped, failed, reason, perf_counter() - started)
+
+
 def run_jobs(
     extractor: Extractor,
     jobs: Sequence[Job],
@@ -244,40 +286,11 @@ def run_jobs(
     cancel = Event()
 
     def run(job: Job) -> JobResult:
-        started = perf_counter()
-        remaining = list(queries)
-
-        def result(written: list[WrittenFiles], error: str | None = None) -> JobResult:
-            skipped = [query for query in queries if query not in remaining]
-            failed = [] if error is None else remaining
-            return JobResult(job, written, skipped, failed, error, perf_counter() - started)
-
         def report(share: float) -> None:
             if progress is not None:
                 progress(job, share)
 
-        try:
-            report(0.0)
-            if skip_existing:
-                remaining = remaining_queries(job, queries, outputs)
-            written = remaining and extractor.extract_file(
-                job.path,
-                remaining,
-                job.folder,
-                name=job.name,
-                format=outputs.format,
-                residual=outputs.residual,
-                plot=outputs.plot,
-                progress=report,
-                cancel=cancel,
-                **options,
-            )
-            report(1.0)
-        except SingleoutError as error:
-            return result([], str(error))
-        except (MemoryError, OSError, RuntimeError) as error:  # torch's have many lines
-            return result([], f"{job.path}: cannot be separated: {one_line(error)[:200]}")
-        return result(written or [])
+        return _run_job(extractor, job, queries, outputs, skip_existing, report, cancel, **options)
 
     pool = ThreadPoolExecutor(num_jobs, thread_name_prefix="singleout")
     try:

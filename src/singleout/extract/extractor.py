@@ -12,25 +12,18 @@ from typing import Unpack, overload
 import numpy as np
 import torch
 
-from singleout.audio import AudioReader, OutputFormat, open_audio
+from singleout.audio import OutputFormat, open_audio
 from singleout.condition import Condition
 from singleout.encoders import QueryEncoder
-from singleout.errors import ModelError, QueryError, SingleoutError, one_line
+from singleout.errors import QueryError, SingleoutError
+from singleout.extract.chunking import Block
+from singleout.extract.device import find_device
 from singleout.extract.extraction import Extraction
 from singleout.extract.options import ExtractOptions, OptionChanges, OutputOptions
 from singleout.extract.outputs import PartFiles, WrittenFiles
-from singleout.extract.pipeline import Block, Pipeline
-from singleout.extract.sources import (
-    Recording,
-    checked,
-    input_gain,
-    open_source,
-    path_of,
-    refuse_days,
-)
+from singleout.extract.session import Session
+from singleout.extract.sources import Recording, checked, open_source, path_of
 from singleout.model import QueriedSeparator
-from singleout.model.level_gate import LevelGate
-from singleout.model.similarity import Presence
 from singleout.types import Example, Query
 
 NUM_CONDITIONS = 64
@@ -134,7 +127,7 @@ class Extractor:
             >>> Extractor.from_pretrained().to("cpu").device
             device(type='cpu')
         """
-        self.model.separator.to(_device(device))
+        self.model.separator.to(find_device(device))
         return self
 
     def __repr__(self) -> str:
@@ -261,11 +254,7 @@ class Extractor:
                 yield from results
 
     def prepare(self, queries: AnyQuery | Sequence[AnyQuery]) -> None:
-        """Embed queries ahead of time, so that one that cannot be used is refused now.
-
-        Raises:
-            QueryError, AudioError: see ``extract``.
-        """
+        """Embed queries ahead of time, so that one that cannot be used is refused now."""
         for query in _queries(queries):
             self._condition(query)
 
@@ -311,12 +300,12 @@ class Extractor:
         path = Path(path)
         with open_audio(path) as reader:
             checked(reader)
-            pipeline, gate = self._pipeline(reader, prompts, changed, cancel)
+            session = Session(self.model, reader, self._conditions(prompts), changed, cancel)
             files = PartFiles(outputs, name or path.stem, prompts, reader.info, path)
             with files:
-                for block in _blocks(reader, pipeline, changed, progress):
+                for block in session.blocks(progress):
                     files.write(*block)
-                presences = self._presences(gate, prompts)
+                presences = session.presences()
             return [
                 written if presence is None else replace(written, presence=presence.probability)
                 for written, presence in zip(files.written(), presences, strict=True)
@@ -357,8 +346,9 @@ class Extractor:
         prompts = _queries(queries)
         changed = replace(self.options, **options)
         with open_source(audio, sample_rate) as reader:
-            pipeline, _ = self._pipeline(reader, prompts, changed, cancel, measure=False)
-            yield from _blocks(reader, pipeline, changed, None)
+            conditions = self._conditions(prompts)
+            session = Session(self.model, reader, conditions, changed, cancel, measure=False)
+            yield from session.blocks()
 
     def _extract_all(
         self,
@@ -371,13 +361,12 @@ class Extractor:
     ) -> list[Extraction]:
         with open_source(audio, sample_rate) as reader:
             info = reader.info
-            pipeline, gate = self._pipeline(reader, queries, options, cancel)
-            blocks = list(_blocks(reader, pipeline, options, progress))
+            session = Session(self.model, reader, self._conditions(queries), options, cancel)
+            blocks = list(session.blocks(progress))
         mixture = np.concatenate([block.mixture for block in blocks], axis=1)
         source = path_of(audio)
         results = []
-        presences = self._presences(gate, queries)
-        for number, (query, presence) in enumerate(zip(queries, presences, strict=True)):
+        for number, (query, presence) in enumerate(zip(queries, session.presences(), strict=True)):
             target = np.concatenate([block.targets[number] for block in blocks], axis=1)
             residual = (mixture - target).astype(np.float32, copy=False)
             results.append(
@@ -393,104 +382,12 @@ class Extractor:
             )
         return results
 
-    def _pipeline(
-        self,
-        reader: AudioReader,
-        queries: Sequence[Query],
-        options: ExtractOptions,
-        cancel: Event | None,
-        measure: bool = True,
-    ) -> tuple[Pipeline, LevelGate | None]:
-        """The stages for a recording, and the one that measures its targets, if any does.
-
-        Args:
-            measure: measure the targets for their presence even where no level is set.
-        """
-        conditions = [self._condition(query) for query in queries]
-        config = self.model.config
-        is_gated = options.gate and config.gate is not None
-        gate = None
-        if is_gated or (measure and config.presence is not None):
-            gate = self.model.level_gate(conditions, options.gate, options.link_channels)
-        pipeline = Pipeline(
-            self.model,
-            [condition.to(self.device) for condition in conditions],
-            reader.info.sample_rate,
-            reader.info.channels,
-            options,
-            gate=gate,
-            gain=input_gain(reader, config.quietest_db),
-            name=reader.name,
-            cancel=cancel,
-        )
-        return pipeline, gate
-
-    def _presences(self, gate: LevelGate | None, queries: Sequence[Query]) -> list[Presence | None]:
-        """After the last block: one per query; None where the model gives none.
-
-        A recording too short to measure has none, and neither has a query that only removes a
-        sound: nothing is expected to be present then.
-        """
-        calibration = self.model.config.presence
-        if gate is None or calibration is None:
-            return [None] * len(queries)
-        meter = gate.meter
-        return [
-            Presence(
-                float(calibration.probability(overall)),
-                calibration.probability(over_time),
-                meter.frame_seconds,
-            )
-            if query.positive and over_time.size
-            else None
-            for query, overall, over_time in zip(queries, *meter.finish(), strict=True)
-        ]
+    def _conditions(self, queries: Sequence[Query]) -> list[Condition]:
+        return [self._condition(query) for query in queries]
 
     def _embed(self, query: Query) -> Condition:
         with torch.inference_mode():
             return self.model.embed(query)
-
-
-def _blocks(
-    reader: AudioReader,
-    pipeline: Pipeline,
-    options: ExtractOptions,
-    progress: Callable[[float], None] | None,
-) -> Iterator[Block]:
-    """Push a recording through a pipeline; the blocks that come out, none of them empty."""
-    info, num_done = reader.info, 0
-    piece = max(1, round(options.chunk_seconds * info.sample_rate))
-    for samples in reader.blocks():
-        for start in range(0, samples.shape[1], piece):
-            block = pipeline.push(samples[:, start : start + piece])
-            num_done += block.mixture.shape[1]
-            refuse_days(reader, num_done)
-            if block.mixture.shape[1]:
-                yield block
-            if progress is not None:
-                progress(min(num_done / info.num_frames, 1.0) if info.num_frames else 0.0)
-    rest = pipeline.finish()
-    if rest.mixture.shape[1]:
-        yield rest
-    if progress is not None:
-        progress(1.0)
-
-
-def _device(name: str) -> torch.device:
-    """The device of a name; ``auto`` is CUDA if there is one."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:  # its message is a list of two dozen kinds
-        raise ModelError(
-            f"device '{name}' cannot be used: torch has none of that name: try cpu"
-        ) from None
-    try:
-        torch.zeros(1, device=device).cpu()  # it holds values, and gives them back
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ModelError(f"device '{name}' cannot be used: {one_line(error)}: try cpu") from None
-    return device
 
 
 def _queries(queries: AnyQuery | Sequence[AnyQuery]) -> list[Query]:

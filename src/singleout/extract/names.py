@@ -23,12 +23,15 @@ UNNAMED = re.compile(r"""[^A-Za-z0-9\s.,;:!?'"()/_-]""")
 
 
 def query_slug(query: Query) -> str:
-    """A query as part of a file name: ``A dog, barking!`` is ``a-dog-barking``.
+    """A query as part of a file name, 1 to 60 characters.
 
-    ASCII lower-case words joined by hyphens, 1 to 60 characters. Where these are not all that was
-    asked (a long query, another script, ``C++``, several prompts, an example, which may be called
-    like others), a short hash of it follows: what is asked later must not take the place of
-    something else.
+    The slug consists of ASCII lower-case words joined by hyphens. A short hash follows where the
+    words are not the whole query: a long query, another script, ``C++``, several prompts, or an
+    example. So a later query never replaces the files of another one.
+
+    Example:
+        >>> query_slug(Query("A dog, barking!"))
+        'a-dog-barking'
     """
     text = str(query)
     plain = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
@@ -45,7 +48,12 @@ def query_slug(query: Query) -> str:
 
 
 def identity_of(prompt: Prompt) -> str:
-    """Tells a prompt from others that read the same."""
+    """A text that tells a prompt from others of the same name.
+
+    Example:
+        >>> identity_of("rain")
+        'rain'
+    """
     if isinstance(prompt, str):
         return prompt
     if isinstance(prompt.audio, str | Path):
@@ -55,20 +63,24 @@ def identity_of(prompt: Prompt) -> str:
 
 
 def query_slugs(queries: Sequence[Query]) -> list[str]:
-    """One for each, no two the same; the same query twice is one too many.
+    """One slug per query, no two the same.
 
     Raises:
         OutputError: two queries are the same.
+
+    Example:
+        >>> query_slugs([Query("rain"), Query("a dog")])
+        ['rain', 'a-dog']
     """
     slugs = [query_slug(query) for query in queries]
     for number, query in enumerate(queries):
         if query in queries[:number]:
-            raise OutputError(f"the query '{query}' is asked twice: its files would be the same")
+            raise OutputError(f"the query '{query}' is given twice: its files would be the same")
     names = [
         slug if slugs.count(slug) == 1 else f"{slug}-{_short_hash(str(query))}"
         for slug, query in zip(slugs, queries, strict=True)
     ]
-    # Examples that are called the same are not the same.
+    # Two examples may have the same name and differ.
     before = [names[:number].count(name) for number, name in enumerate(names)]
     return [
         f"{name}-{count + 1}" if count else name for name, count in zip(names, before, strict=True)
@@ -81,26 +93,41 @@ def _short_hash(text: str) -> str:
 
 @dataclass(frozen=True)
 class PartPaths:
-    """Where the files of one query go."""
+    """Paths of the files of one query.
+
+    Attributes:
+        target, residual, plot: paths; None if the file is not requested.
+    """
 
     target: Path
     residual: Path | None
     plot: Path | None
 
     def all(self) -> list[Path]:
-        """Those that are wanted."""
+        """The paths of all requested files."""
         return [path for path in (self.target, self.residual, self.plot) if path is not None]
 
 
-def part_paths(wanted: OutputOptions, name: str, slug: str, container: str) -> PartPaths:
-    """Paths of the parts of recording ``name``; a name too long for a file is shortened."""
+def part_paths(options: OutputOptions, name: str, slug: str, container: str) -> PartPaths:
+    """Paths of the files of a recording and a query.
+
+    Args:
+        options: which files, and their folder.
+        name: of the recording; it is shortened where a file system could not hold it.
+        slug: of the query.
+        container: suffix of target and residual.
+
+    Example:
+        >>> part_paths(OutputOptions(Path("out")), "x", "rain", "wav").target.name
+        'x.rain.target.wav'
+    """
     encoded = name.encode("utf-8", "surrogateescape")
     if len(encoded) > MAX_NAME_BYTES:
         short = encoded[: MAX_NAME_BYTES - 9].decode("utf-8", "ignore")
         name = f"{short}-{_short_hash(name)}"
     stem = f"{name}.{slug}"
     return PartPaths(
-        target=wanted.folder / f"{stem}.target.{container}",
-        residual=wanted.folder / f"{stem}.residual.{container}" if wanted.residual else None,
-        plot=wanted.folder / f"{stem}.png" if wanted.plot else None,
+        target=options.folder / f"{stem}.target.{container}",
+        residual=options.folder / f"{stem}.residual.{container}" if options.residual else None,
+        plot=options.folder / f"{stem}.png" if options.plot else None,
     )

@@ -1,4 +1,4 @@
-"""Parts of a recording as files: their names, kinds and levels; written block by block."""
+"""Target and residual as files, written block by block, all or none."""
 
 from __future__ import annotations
 
@@ -32,16 +32,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class WrittenFiles:
-    """The files of one query, and how loud they are.
+    """The files of one query, and their levels.
 
     Attributes:
-        query: what was asked.
-        target, residual, plot: paths; None where not wanted.
-        sample_rate: Hz.
-        channels: their number.
-        seconds: of the recording.
-        target_db, residual_db: level over that of the mixture; None for silence.
-        presence: probability that the sound is there; None of a model that does not tell.
+        query: the query as text.
+        target, residual, plot: paths; None if the file was not requested.
+        sample_rate: of the recording, Hz.
+        channels: number of channels.
+        seconds: length of the recording.
+        target_db, residual_db: level relative to the mixture, dB; None for silence.
+        presence: probability that the sound is present; None if the model gives none.
+
+    Example:
+        >>> from pathlib import Path
+        >>> files = WrittenFiles("rain", Path("rain.wav"), None, None, 8_000, 1, 2.0, -6.0, None)
+        >>> files.as_json()["target"]
+        'rain.wav'
     """
 
     query: str
@@ -56,32 +62,44 @@ class WrittenFiles:
     presence: float | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """Paths as text."""
+        """The fields as JSON values: paths are texts."""
         fields = asdict(self)
         return {k: str(v) if isinstance(v, Path) else v for k, v in fields.items()}
 
 
 class PartFiles:
-    """The files of one recording for all queries, written block by block, all or none.
+    """The files of one recording for all queries.
 
-    A context: the files appear when it ends well, and vanish on any error. Nothing is created
-    before the first block.
+    A context manager: the files appear when the context ends, and vanish on any error. Nothing is
+    created before the first block.
 
     Args:
-        wanted: which, and where.
-        name: of the recording, the first part of the files' names.
+        options: which files, and their folder.
+        name: first part of the files' names.
         queries: at least one.
         info: of the recording.
-        source: its path, which is never overwritten.
+        source: path of the recording, which is never overwritten.
 
     Raises:
         OutputError: a file cannot be written there, would replace the recording, or its format
-            cannot hold it.
+            cannot hold the recording.
+
+    Example:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> from pathlib import Path
+        >>> mixture, target = np.zeros((1, 800), np.float32), np.zeros((1, 1, 800), np.float32)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     options = OutputOptions(Path(folder))
+        ...     with PartFiles(options, "x", [Query("rain")], AudioInfo(8_000, 1)) as files:
+        ...         files.write(mixture, target)
+        ...     sorted(path.name for path in Path(folder).iterdir())
+        ['x.rain.residual.wav', 'x.rain.target.wav']
     """
 
     def __init__(
         self,
-        wanted: OutputOptions,
+        options: OutputOptions,
         name: str,
         queries: Sequence[Query],
         info: AudioInfo,
@@ -89,11 +107,11 @@ class PartFiles:
     ) -> None:
         self._queries, self._info = queries, info
         try:
-            self.kind = output_kind(info, wanted.format)
+            self.kind = output_kind(info, options.format)
         except ConfigError as error:
             raise OutputError(f"{source or name}: {error}") from None
         self.paths = [
-            part_paths(wanted, name, slug, self.kind.container) for slug in query_slugs(queries)
+            part_paths(options, name, slug, self.kind.container) for slug in query_slugs(queries)
         ]
         for path in (path for paths in self.paths for path in paths.all()):
             if source is not None and is_same_file(path, source):
@@ -104,7 +122,7 @@ class PartFiles:
                 raise OutputError(f"{path}: cannot be written: {error.strerror}") from None
             if is_folder:
                 raise OutputError(f"{path}: cannot be written: is a folder")
-        self._folder = wanted.folder
+        self._folder = options.folder
         self._files = ExitStack()
         self._parts: list[_Parts] = []
         self._num_frames = 0
@@ -122,11 +140,14 @@ class PartFiles:
             self._parts.append(_Parts(self._files, query, paths, self._info, self.kind))
 
     def write(self, mixture: NDArray[Any], targets: NDArray[np.float32]) -> None:
-        """A block of the mixture, [channels, samples] in the recording's type, and of the target
-        of every query, float32 [queries, channels, samples].
+        """Append a block.
+
+        Args:
+            mixture: [channels, samples], in the type of the recording (``AudioInfo.dtype``).
+            targets: float32 [queries, channels, samples].
 
         Raises:
-            OutputError: the disk is full, say.
+            OutputError: the files cannot be written, for example because the disk is full.
         """
         if not self._parts:
             self._open()
@@ -154,9 +175,9 @@ class PartFiles:
             pass
 
     def written(self) -> list[WrittenFiles]:
-        """For every query, once the context has ended."""
+        """The files of every query, after the context has ended."""
 
-        def over_mixture_db(energy: float) -> float | None:
+        def relative_db(energy: float) -> float | None:
             if energy <= 0 or self._mixture_energy <= 0:
                 return None
             return round(10 * float(np.log10(energy / self._mixture_energy)), 2)
@@ -170,8 +191,8 @@ class PartFiles:
                 sample_rate=self._info.sample_rate,
                 channels=self._info.channels,
                 seconds=self._num_frames / self._info.sample_rate,
-                target_db=over_mixture_db(part.target_energy),
-                residual_db=over_mixture_db(part.residual_energy),
+                target_db=relative_db(part.target_energy),
+                residual_db=relative_db(part.residual_energy),
             )
             for query, paths, part in zip(self._queries, self.paths, self._parts, strict=True)
         ]
@@ -196,24 +217,24 @@ class _Parts:
             self._residual = files.enter_context(new_audio(paths.residual, info, kind))
 
     def write(self, mixture: NDArray[Any], target: NDArray[np.float32]) -> None:
-        found, residual = quantised(target, mixture, self._kind)
-        self._target.write(found)
+        rounded, residual = quantised(target, mixture, self._kind)
+        self._target.write(rounded)
         if self._residual is not None:
             self._residual.write(residual)
         if self._picture is not None:
-            self._picture.push(mixture, found, residual)
-        self.target_energy += _energy(found)
+            self._picture.push(mixture, rounded, residual)
+        self.target_energy += _energy(rounded)
         self.residual_energy += _energy(residual)
 
     def finish(self) -> None:
-        """Whole under their temporary names: after this, all that is left is renaming."""
+        """Complete the files under their temporary names: only renaming is left."""
         self._target.close()
         if self._residual is not None:
             self._residual.close()
         if self._picture is not None and self._paths.plot is not None:
             from singleout.extract.picture import print_png
 
-            # Of the stack: it appears with all the others.
+            # On the same stack, so that the picture appears with all other files.
             partial = self._files.enter_context(replacing(self._paths.plot))
             print_png(self._picture.figure(), partial)
 

@@ -20,14 +20,17 @@ RANGE_DB = 80.0
 TICKS_KHZ = (0.1, 0.25, 0.5, 1, 2, 4, 8, 16)
 
 _one_at_a_time = Lock()
-"""What is warned of is a matter of the whole process."""
+"""Filters of warnings belong to the whole process."""
 
 
 def require_matplotlib() -> None:
-    """Check, without loading it, that matplotlib is there.
+    """Check that matplotlib is installed, without importing it.
 
     Raises:
-        MissingExtraError: says how to install it.
+        MissingExtraError: tells how to install it.
+
+    Example:
+        >>> require_matplotlib()
     """
     if find_spec("matplotlib") is None:
         raise MissingExtraError("plots need matplotlib: pip install 'singleout[plot]'")
@@ -36,11 +39,24 @@ def require_matplotlib() -> None:
 class Picture:
     """Mixture, target and residual below each other, from blocks of any length.
 
-    Time in seconds, frequency in kHz on the mel scale up to 16 kHz, level in dB below the loudest
-    point of the mixture; one colour scale for all three.
+    Time is in seconds, frequency in kHz on the mel scale up to 16 kHz, and level in dB below the
+    loudest point of the mixture. All three share one colour scale.
+
+    Args:
+        query: for the title.
+        sample_rate: Hz.
+        expected_samples: length of the recording if it is known; it saves work.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
+
+    Example:
+        >>> import numpy as np
+        >>> picture = Picture("rain", 8_000)
+        >>> block = np.random.default_rng(0).normal(0, 0.1, (1, 8_000))
+        >>> picture.push(block, block / 2, block / 2)
+        >>> len(picture.figure().axes)
+        4
     """
 
     def __init__(self, query: str, sample_rate: int, expected_samples: int = 0) -> None:
@@ -51,13 +67,13 @@ class Picture:
         self._num_samples = 0
 
     def push(self, mixture: NDArray[Any], target: NDArray[Any], residual: NDArray[Any]) -> None:
-        """One more block of each, [channels, samples]."""
+        """Append a block of each, [channels, samples]."""
         self._num_samples += mixture.shape[1]
         for panel, block in zip(self._panels.values(), (mixture, target, residual), strict=True):
             panel.push(block)
 
     def figure(self) -> Any:
-        """A matplotlib ``Figure``."""
+        """The picture so far, a matplotlib ``Figure``."""
         from matplotlib.figure import Figure
 
         seconds = self._num_samples / self._sample_rate
@@ -89,7 +105,16 @@ class Picture:
 
 
 def print_png(figure: Any, to: Any) -> None:
-    """Draw a figure into a file or buffer, whatever letters its titles have."""
+    """Draw a figure as PNG into a file or buffer, whatever characters its titles have.
+
+    Example:
+        >>> import io
+        >>> from matplotlib.figure import Figure
+        >>> buffer = io.BytesIO()
+        >>> print_png(Figure(figsize=(1, 1)), buffer)
+        >>> buffer.getvalue()[:4]
+        b'\\x89PNG'
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     with _one_at_a_time, warnings.catch_warnings():
@@ -102,15 +127,22 @@ def _shortened(text: str, limit: int = 80) -> str:
 
 
 class Spectrogram:
-    """Power over time and mel, at no more columns than a picture shows.
+    """Power over time and mel frequency, with no more columns than a picture shows.
 
-    Windows are taken at a hop that doubles whenever there are twice as many of them as a picture
-    has columns, and every other one is dropped then: cost and memory grow with the logarithm of the
-    length.
+    When there are twice as many windows as a picture has columns, every other one is dropped and
+    the hop doubles. So cost and memory grow with the logarithm of the length.
 
     Args:
         sample_rate: Hz.
-        expected_samples: to come, if known: saves windows that would be dropped.
+        expected_samples: length of the recording if it is known; it saves windows that would be
+            dropped.
+
+    Example:
+        >>> import numpy as np
+        >>> spectrogram = Spectrogram(8_000)
+        >>> spectrogram.push(np.zeros((1, 8_000)))
+        >>> spectrogram.decibels().shape[0] == NUM_ROWS
+        True
     """
 
     def __init__(self, sample_rate: int, expected_samples: int = 0) -> None:
@@ -126,7 +158,7 @@ class Spectrogram:
         self._num_samples = 0
 
     def push(self, block: NDArray[Any]) -> None:
-        """One more [channels, samples]."""
+        """Append a block, [channels, samples]."""
         if self._buffer is None:
             self._buffer = np.zeros((len(block), self._window // 2))
         self._num_samples += block.shape[1]
@@ -134,7 +166,7 @@ class Spectrogram:
         self._take()
 
     def _take(self) -> None:
-        """Columns for all whole windows; window ``n`` begins half a window before ``n`` hops."""
+        """Columns of all complete windows; window ``n`` starts half a window before ``n`` hops."""
         assert self._buffer is not None
         while True:
             start = len(self._columns) * self._hop - self._window // 2 - self._buffer_start
@@ -151,7 +183,10 @@ class Spectrogram:
         self._buffer_start += dropped
 
     def decibels(self) -> NDArray[np.float64]:
-        """[rows, columns], rows evenly spaced in mel up to ``top_hz``; ends it."""
+        """Levels in dB, [rows, columns], rows evenly spaced in mel up to ``top_hz``.
+
+        No more blocks may follow.
+        """
         if self._buffer is None:
             return np.full((NUM_ROWS, 1), -120.0)
         self._buffer = np.pad(self._buffer, ((0, 0), (0, self._window)))
@@ -163,5 +198,10 @@ class Spectrogram:
 
 
 def mel(hz: ArrayLike) -> Any:
-    """Hz to mel."""
+    """Frequency in Hz to mel.
+
+    Example:
+        >>> round(float(mel(1_000)))
+        1000
+    """
     return 1127.0 * np.log1p(np.asarray(hz) / 700.0)

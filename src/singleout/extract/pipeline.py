@@ -16,21 +16,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import ceil
 from threading import Event
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from singleout.audio import ResampleStream
 from singleout.condition import Condition
-from singleout.errors import Cancelled, ModelError
+from singleout.extract.chunking import Block, ChunkedSeparator
 from singleout.extract.options import ExtractOptions
 from singleout.model import QueriedSeparator
 from singleout.model.level_gate import LevelGate
-from singleout.separators import Separator
 
-FADE_SECONDS = 0.02
 MIN_CHUNK_SECONDS = 2.0
 FEW_CHANNELS = 2
 RESAMPLER_SAMPLES = 1_500
@@ -38,18 +35,6 @@ RESAMPLER_SAMPLES = 1_500
 
 In = TypeVar("In", contravariant=True)
 Out = TypeVar("Out", covariant=True)
-
-
-class Block(NamedTuple):
-    """A stretch of a mixture with the targets in it, sample by sample.
-
-    Attributes:
-        mixture: [channels, samples]; float32, or float64 where the samples of a file need it.
-        targets: float32 [queries, channels, samples].
-    """
-
-    mixture: NDArray[Any]
-    targets: NDArray[np.float32]
 
 
 class Stage(Protocol[In, Out]):
@@ -95,125 +80,6 @@ class Resample:
     def finish(self) -> list[NDArray[np.float32]]:
         """The rest."""
         return [self._stream.finish()]
-
-
-class ChunkedSeparator:
-    """Separates a mixture of any length chunk by chunk, with the result of the whole.
-
-    A separator depends on a bounded context to either side (``context_samples``), and has the same
-    frames from every multiple of ``stride_samples``. A chunk is read with that context, starts at
-    such a multiple, and its context is dropped afterwards. Neighbouring chunks are cross-faded
-    where they meet. Both have the same samples there, unless the separator computes in half
-    precision or depends on more context than it declares.
-
-    Args:
-        separator: in evaluation mode.
-        conditions: one per query, [1, parts, dim], on the separator's device.
-        chunk_samples: the most that a chunk keeps, rounded up to a stride; bounds the memory.
-        link_channels: one mask for all channels. False: one for each channel.
-        name: of the recording, for messages.
-        cancel: stops the work before the next chunk.
-
-    Raises:
-        ModelError: from ``push`` or ``finish``: the output is not finite.
-        Cancelled: from ``push`` or ``finish``: ``cancel`` is set.
-    """
-
-    def __init__(
-        self,
-        separator: Separator,
-        conditions: Sequence[Condition],
-        chunk_samples: int,
-        link_channels: bool = True,
-        name: str = "audio",
-        cancel: Event | None = None,
-    ) -> None:
-        self._separator, self._conditions = separator, conditions
-        self._link_channels, self._name, self._cancel = link_channels, name, cancel
-        stride = separator.stride_samples
-        self._keep, self._before = (
-            -(-samples // stride) * stride for samples in (chunk_samples, separator.context_samples)
-        )
-        num_fade = min(round(FADE_SECONDS * separator.sample_rate), self._keep)
-        self._fade = np.sin(np.linspace(0, np.pi / 2, num_fade, dtype=np.float32)) ** 2
-        self._mixture: NDArray[np.float32] | None = None
-        self._start = self._position = 0  # of the buffered mixture, and of the next chunk
-        self._tail: NDArray[np.float32] | None = None
-
-    @property
-    def look_ahead_samples(self) -> int:
-        """Context after a sample, and the cross-fade."""
-        return len(self._fade) + self._separator.context_samples
-
-    @property
-    def latency_samples(self) -> int:
-        """A chunk with the context after it."""
-        return self._keep + self.look_ahead_samples
-
-    def push(self, block: NDArray[np.float32]) -> list[Block]:
-        """Append a block, float32 [channels, samples]; the chunks that it completes."""
-        mixture = self._mixture
-        self._mixture = block if mixture is None else np.concatenate([mixture, block], axis=1)
-        chunks = []
-        while self._start + self._mixture.shape[1] > self._position + self.latency_samples:
-            chunks.append(self._next_chunk(is_last=False))
-            dropped = max(0, self._position - self._before - self._start)
-            self._mixture = self._mixture[:, dropped:]
-            self._start += dropped
-        return chunks
-
-    def finish(self) -> list[Block]:
-        """The chunks of the rest."""
-        chunks: list[Block] = []
-        if self._mixture is None:
-            return chunks
-        end = self._start + self._mixture.shape[1]
-        while self._position < end:
-            chunks.append(self._next_chunk(is_last=self._position + self._keep >= end))
-        return chunks
-
-    def _next_chunk(self, is_last: bool) -> Block:
-        if self._cancel is not None and self._cancel.is_set():
-            raise Cancelled(f"{self._name}: cancelled")
-        assert self._mixture is not None
-        keep, start = self._keep, self._position - self._start
-        first = max(0, start - self._before)
-        piece = self._mixture[:, first : start + self.latency_samples]
-        targets = self._estimate(piece)[:, :, start - first :]
-        if self._tail is not None:
-            shared = min(len(self._fade), targets.shape[2])
-            weight = self._fade[:shared]
-            targets[:, :, :shared] *= weight
-            targets[:, :, :shared] += self._tail[:, :, :shared] * (1 - weight)
-        self._tail = None if is_last else targets[:, :, keep : keep + len(self._fade)].copy()
-        self._position += keep
-        return Block(self._mixture[:, start : start + keep], targets[:, :, :keep])
-
-    @torch.inference_mode()
-    def _estimate(self, mixture: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Targets [queries, channels, samples].
-
-        Queries, and channels that are not linked, are separated one after the other: a batch of
-        them is no faster on a CPU and takes their number times the memory.
-        """
-        targets = np.empty((len(self._conditions), *mixture.shape), np.float32)
-        channels = len(mixture)
-        groups = (
-            [slice(None)] if self._link_channels else [slice(c, c + 1) for c in range(channels)]
-        )
-        for group in groups:
-            piece = torch.tensor(mixture[None, group], device=self._conditions[0].weights.device)
-            encoded = self._separator.encode(piece)
-            for number, condition in enumerate(self._conditions):
-                estimate = self._separator.estimate(encoded, condition)[0]
-                targets[number, group] = estimate.cpu().numpy()
-        if not np.isfinite(targets).all():
-            raise ModelError(
-                f"{self._name}: the output of the model is not finite: its weights are damaged, or "
-                "the recording is far beyond full scale (its peak is "
-                f"{float(np.abs(mixture).max()):.3g})"
-            )
-        return targets
 
 
 class Level:
@@ -335,6 +201,7 @@ class Pipeline:
         self._rates = [sample_rate, rate, rate, rate]
         self._sample_rate, self._gain = sample_rate, gain
         self._recording: list[NDArray[Any]] = []  # samples whose targets are still to come
+        self._targets: list[NDArray[np.float32]] = []  # targets whose samples are still to come
         self._num_targets = len(conditions)
 
     @property
@@ -381,23 +248,22 @@ class Pipeline:
         return self._aligned(blocks, is_last=True)
 
     def _aligned(self, blocks: list[NDArray[np.float32]], is_last: bool = False) -> Block:
-        """Targets with the samples of the recording that they belong to."""
-        if not self._recording:
-            return Block(
-                np.zeros((1, 0), np.float32), np.zeros((self._num_targets, 1, 0), np.float32)
-            )
-        channels = len(self._recording[0])
+        """The next targets, with the samples of the recording that they belong to."""
+        channels = len(self._recording[0]) if self._recording else 1
         none = np.zeros((self._num_targets, channels, 0), np.float32)
-        targets: NDArray[np.float32] = np.concatenate([none, *blocks], axis=2)
-        targets = targets / np.float32(self._gain)
+        if not self._recording or not (is_last or any(block.size for block in blocks)):
+            return Block(none[0], none)  # samples are joined when it is time
         recording = np.concatenate(self._recording, axis=1)
-        # Resampling there and back may give a few samples more or fewer than there were.
-        if is_last:
-            missing = recording.shape[1] - targets.shape[2]
-            targets = np.pad(targets, ((0, 0), (0, 0), (0, max(0, missing))))
+        targets: NDArray[np.float32] = np.concatenate([none, *self._targets, *blocks], axis=2)
+        if is_last:  # resampling there and back may lose a few samples
+            missing = max(0, recording.shape[1] - targets.shape[2])
+            targets = np.pad(targets, ((0, 0), (0, 0), (0, missing)))
         known = min(recording.shape[1], targets.shape[2])
-        self._recording = [recording[:, known:]]
-        return Block(recording[:, :known], targets[:, :, :known])
+        self._recording, self._targets = [recording[:, known:]], [targets[:, :, known:]]
+        known_targets = (targets[:, :, :known] / np.float32(self._gain)).astype(
+            np.float32, copy=False
+        )
+        return Block(recording[:, :known], known_targets)
 
 
 def _chunk_seconds(options: ExtractOptions, channels: int) -> float:

@@ -14,11 +14,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from singleout.audio import MAX_CHANNELS, AudioInfo, AudioReader, checked_array, open_audio
+from singleout.audio.silence import MIN_AMPLIFIED_RMS
 from singleout.errors import AudioError
 
 MAX_HOURS = 24
-LOWEST_RMS = 1e-6
-"""-120 dB over full scale: quieter samples are rounding errors, and are not amplified."""
 
 Recording = str | Path | BinaryIO | ArrayLike | tuple[ArrayLike, int]
 """A path; a binary file object; floats [samples] or [channels, samples] with full scale 1; or such
@@ -183,6 +182,6 @@ def _gain(reader: AudioReader, quietest_db: float) -> float:
         if reader.info.num_frames and energy >= power_needed * max(reader.info.num_frames, count):
             return 1.0
     power = energy / max(count, 1)
-    if power < LOWEST_RMS**2:
+    if power < MIN_AMPLIFIED_RMS**2:
         return 1.0
     return max(1.0, min(math.sqrt(power_needed / power), 1 / peak))

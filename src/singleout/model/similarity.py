@@ -16,7 +16,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch.nn import functional as F
 
-from singleout.audio import SILENT_RMS
+from singleout.audio.silence import SILENT_RMS, SILENT_WINDOW_RATIO
 from singleout.condition import Condition
 from singleout.config import StrictConfig
 from singleout.encoders import QueryEncoder
@@ -26,8 +26,6 @@ LOWEST = -1.0
 """Similarity of silence to anything: the lowest value of a cosine."""
 MAX_CLIPS = 32
 """Windows embedded at once."""
-QUIET = 1e-3
-"""A window 30 dB below the loudest one counts as silent."""
 
 
 class PresenceCalibration(StrictConfig):
@@ -183,7 +181,7 @@ class SimilarityMeter:
         power, similarity = (np.stack(parts, 1) for parts in (self._power, self._similarity))
         level = power.sum(2)
         over_time = weighted_mean(similarity, power, 2)
-        over_time[level < QUIET * level.max(1, keepdims=True)] = LOWEST
+        over_time[level < SILENT_WINDOW_RATIO * level.max(1, keepdims=True)] = LOWEST
         whole = weighted_mean(similarity, power, (1, 2))
         return Similarity(whole.astype(np.float32), over_time.astype(np.float32))
 

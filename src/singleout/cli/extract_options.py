@@ -1,0 +1,97 @@
+"""Arguments and options of ``singleout extract``, with their help texts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from singleout.cli.options import named
+
+Arguments = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="RECORDING... QUERY",
+        help="Files (WAV, FLAC, MP3, M4A, MP4, MKV, ...), folders or patterns; then the query, "
+        "such as 'a dog barking', unless an option gives it.",
+        show_default=False,
+    ),
+]
+QueryTexts = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--query",
+        "-q",
+        help="Query text. Repeat the option to extract several sounds in one pass.",
+    ),
+]
+Like = Annotated[
+    list[Path] | None,
+    typer.Option(help="Recording of such a sound, instead of a text or in addition to it."),
+]
+Unwanted = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--not",
+        help="Sound to exclude. Without any other query, the sound to remove.",
+    ),
+]
+Unlike = Annotated[
+    list[Path] | None,
+    typer.Option("--not-like", help="Recording of a sound to exclude."),
+]
+OutputFolder = Annotated[
+    Path,
+    typer.Option(
+        "--output",
+        "-o",
+        help="Folder of the results; created if it is missing.",
+        parser=named,
+        metavar="PATH",
+    ),
+]
+Residual = Annotated[bool, typer.Option(help="Write the residual as well.")]
+Format = Annotated[
+    str, typer.Option(help="Container of the results: auto, wav, flac, aiff, ogg, mp3.")
+]
+Device = Annotated[str, typer.Option(help="Such as cpu or cuda.")]
+LinkChannels = Annotated[
+    bool,
+    typer.Option(
+        "--link-channels/--separate-channels",
+        help="One mask for all channels, so that the target stays where it was.",
+    ),
+]
+WithGate = Annotated[
+    bool,
+    typer.Option(
+        "--gate/--no-gate",
+        help="Set targets to the level of the sound, and nearly to silence where it seems "
+        "absent. Without the gate, targets have the level that the separator gives them.",
+    ),
+]
+ChunkSeconds = Annotated[
+    float,
+    typer.Option(
+        min=0.1, help="Length of the chunks of long recordings; shorter takes less memory."
+    ),
+]
+Jobs = Annotated[int, typer.Option("--jobs", "-j", min=1, help="Recordings at a time.")]
+SkipExisting = Annotated[
+    bool, typer.Option("--skip-existing", help="Leave out queries whose files exist.")
+]
+Report = Annotated[
+    Path | None,
+    typer.Option(
+        help="Write one JSON line per recording and query to this file.",
+        parser=named,
+        metavar="PATH",
+    ),
+]
+Plot = Annotated[
+    bool, typer.Option("--plot", help="Draw the spectrograms of mixture, target and residual.")
+]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object per recording and query.")
+]

@@ -1,0 +1,248 @@
+"""Manifests, their splits and folders of sounds."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from singleout.audio import write_wav
+from singleout.data.manifest import (
+    Clip,
+    check_splits,
+    held_out,
+    needing_ffmpeg,
+    read_manifest,
+    scan_folder,
+    share_of,
+    total_seconds,
+)
+from singleout.data.render import read_crop
+from singleout.errors import ManifestError
+from tests.data.sounds import RATE, SHORT, clip_of, noise
+
+GOOD: dict[str, Any] = {"path": "a.wav", "seconds": 1.5}
+
+
+def manifest_of(folder: Path, *rows: dict[str, Any] | str) -> Path:
+    path = folder / "manifest.jsonl"
+    lines = [row if isinstance(row, str) else json.dumps(row, ensure_ascii=False) for row in rows]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def with_sound(tmp_path: Path) -> Path:
+    (tmp_path / "a.wav").write_bytes(b"")
+    return tmp_path
+
+
+def test_a_full_line_is_read(with_sound: Path) -> None:
+    row = {
+        **GOOD,
+        "caption": "a dog\u2028barking",
+        "alternatives": ["a hound"],
+        "class": "dog",
+        "group": "rex",
+        "split": "test",
+        "licence": {"any": "thing"},
+    }
+    (clip,) = read_manifest(manifest_of(with_sound, row), "test")
+    assert clip == Clip(
+        with_sound / "a.wav", 1.5, "a dog\u2028barking", ("a hound",), "dog", "rex", "test"
+    )
+    assert clip.captions == ("a dog\u2028barking", "a hound")
+
+
+def test_missing_keys_have_defaults(with_sound: Path) -> None:
+    (clip,) = read_manifest(manifest_of(with_sound, "", GOOD, "  "))
+    assert (clip.caption, clip.captions) == (None, ())
+    assert clip.label == clip.group == "a.wav"
+    assert clip.split == "train"
+
+
+def test_blank_captions_are_none(with_sound: Path) -> None:
+    row = {**GOOD, "caption": " \t", "alternatives": ["", "a hound", " "]}
+    (clip,) = read_manifest(manifest_of(with_sound, row))
+    assert clip.caption is None
+    assert clip.captions == ("a hound",)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ([{}, {"split": "val"}], r"a\.wav has the split 'val'.*call it 'validation'"),
+        ([{"split": "Train"}], "call it 'train'"),
+        ([{"split": " dev"}], "call it 'validation'"),
+        (
+            [{"group": "rex"}, {"group": "rex", "split": "test"}],
+            r"a\.wav \(train\) and a\.wav \(test\) are of one group, 'rex'",
+        ),
+        ([{"group": "rex", "split": "validation"}, {"group": "rex"}], "of one group"),
+    ],
+)
+def test_misspelt_and_overlapping_splits_are_refused(
+    changes: list[dict[str, str]], message: str, with_sound: Path
+) -> None:
+    path = manifest_of(with_sound, *({**GOOD, **change} for change in changes))
+    with pytest.raises(ManifestError, match=message) as caught:
+        check_splits(path)
+    assert str(caught.value).startswith(f"{path}: ")
+
+
+def test_other_names_of_splits_are_accepted_and_held_out(with_sound: Path) -> None:
+    rows = [{"group": "a"}, {"split": "validation"}, {"split": "test_far"}, {"split": "later"}]
+    rows = [{**GOOD, "group": f"g{i}", **row} for i, row in enumerate(rows)]
+    path = manifest_of(with_sound, *rows, {**GOOD, "group": "g3", "split": "test"})
+    check_splits(path)
+    files, groups = held_out(path)
+    assert groups == {"g1", "g2", "g3"}
+    assert files == {(with_sound / "a.wav").resolve()}
+
+
+def test_a_split_of_null_is_train(with_sound: Path) -> None:
+    path = manifest_of(with_sound, {**GOOD, "split": None})
+    (clip,) = read_manifest(path, "train")
+    assert clip.split == "train"
+    check_splits(path)
+    assert held_out(path) == (set(), set())
+
+
+def test_one_split_is_read_in_its_order(with_sound: Path) -> None:
+    rows = [{**GOOD, "caption": str(i), "split": "ab"[i % 2]} for i in range(6)]
+    path = manifest_of(with_sound, *rows)
+    assert [clip.caption for clip in read_manifest(path, "a")] == ["0", "2", "4"]
+    assert [clip.caption for clip in read_manifest(path, "b")] == ["1", "3", "5"]
+    assert total_seconds(read_manifest(path)) == 9
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("{", "not a manifest line"),
+        ("[1]", "not a manifest line"),
+        ("null", "not a manifest line"),
+        ('"text"', "not a manifest line"),
+        ({"seconds": 1}, "the key 'path' is missing"),
+        ({"path": "a.wav"}, "the key 'seconds' is missing"),
+        ({"path": "no.wav", "seconds": 1}, "names a missing file: .*no.wav"),
+        ({"path": ".", "seconds": 1}, "names a missing file"),
+        ({"path": 5, "seconds": 1}, "not a manifest line"),
+        ({**GOOD, "seconds": "long"}, "not a manifest line"),
+        ({**GOOD, "seconds": None}, "not a manifest line"),
+        ({**GOOD, "seconds": 0}, "seconds is 0"),
+        ({**GOOD, "seconds": -1}, "seconds is -1"),
+        ({**GOOD, "seconds": math.nan}, "seconds is nan"),
+        ({**GOOD, "seconds": math.inf}, "seconds is inf"),
+        ({**GOOD, "caption": 5}, "caption is not text"),
+        ({**GOOD, "class": ["dog"]}, "class is not text"),
+        ({**GOOD, "group": 5}, "group is not text"),
+        ({**GOOD, "alternatives": "a hound"}, "alternatives is not a list"),
+        ({**GOOD, "alternatives": [1]}, "alternatives is not a list"),
+        ({**GOOD, "caption": "dog " * 300}, "1,200 characters, the limit is 1,000"),
+        ('{"path": "a.wav", "seconds": 1, "caption": "a \\ud800"}', "not valid text"),
+        ({**GOOD, "path": "a" * 300}, "names a missing file|not a manifest line"),
+        ({**GOOD, "path": "a\0b"}, "names a missing file|not a manifest line"),
+    ],
+)
+def test_a_bad_line_is_refused_with_its_number(
+    row: dict[str, Any] | str, message: str, with_sound: Path
+) -> None:
+    path = manifest_of(with_sound, GOOD, "", row)
+    with pytest.raises(ManifestError, match=message) as caught:
+        read_manifest(path)
+    assert str(caught.value).startswith(f"{path}:3: ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(b"", "holds no sounds"), (b"\xff\xfe", "cannot be read")]
+)
+def test_an_unusable_manifest_is_refused_in_one_line(
+    content: bytes, message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "manifest.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(ManifestError, match=message) as caught:
+        read_manifest(path)
+    assert str(caught.value).startswith(str(path))
+
+
+def test_missing_manifests_and_empty_splits_are_refused(with_sound: Path) -> None:
+    for path in (with_sound / "no.jsonl", with_sound):
+        with pytest.raises(ManifestError, match="cannot be read as a manifest"):
+            read_manifest(path)
+    path = manifest_of(with_sound, GOOD)
+    with pytest.raises(
+        ManifestError, match="holds no sounds of the split 'validation', but 1 of 'train'"
+    ):
+        read_manifest(path, "validation")
+    assert read_manifest(path, "validation", may_be_empty=True) == []
+
+
+def test_a_folder_is_scanned_with_its_subfolders_in_order(
+    five_sounds: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "b.WAV").write_bytes((five_sounds / "0.wav").read_bytes())
+    (tmp_path / "a.wav").write_bytes((five_sounds / "2.wav").read_bytes())
+    (tmp_path / "notes.txt").write_text("")
+    (tmp_path / "deep" / "._b.wav").write_bytes(b"left by macOS")
+    (tmp_path / ".trash").mkdir()
+    (tmp_path / ".trash" / "c.wav").write_bytes(b"")
+    clips = scan_folder(tmp_path)
+    assert [clip.label for clip in clips] == ["a.wav", "deep/b.WAV"]
+    assert [clip.seconds for clip in clips] == pytest.approx([1.2, 0.2])
+    assert {clip.caption for clip in clips} == {None}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file names are text on this system")
+def test_names_of_files_may_have_any_bytes(five_sounds: Path, tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.wav")
+    (tmp_path / name).write_bytes((five_sounds / "2.wav").read_bytes())
+    (clip,) = scan_folder(tmp_path)
+    assert clip.label == name
+    assert len(read_crop(clip, 0, SHORT, RATE)) == round(0.7 * RATE)
+    assert 0 <= share_of(clip.group) < 1
+
+
+def test_unusable_folders_are_refused_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match="not a folder"):
+        scan_folder(tmp_path / "no")
+    with pytest.raises(ManifestError, match="holds no audio"):
+        scan_folder(tmp_path)
+    (tmp_path / "broken.wav").write_bytes(b"RIFF")
+    with pytest.raises(ManifestError, match=r"broken\.wav: cannot be read as audio") as caught:
+        scan_folder(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_media_that_need_ffmpeg_are_listed_and_not_scanned(
+    five_sounds: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "film.MP4").touch()
+    (tmp_path / ".hidden.mp4").touch()
+    (tmp_path / "a.wav").write_bytes((five_sounds / "0.wav").read_bytes())
+    assert needing_ffmpeg(tmp_path) == [tmp_path / "deep" / "film.MP4"]
+    assert [clip.label for clip in scan_folder(tmp_path)] == ["a.wav"]
+
+
+def test_a_clip_without_a_class_is_a_family_of_one(tmp_path: Path) -> None:
+    """Its path may look like ``family/kind``."""
+    (tmp_path / "folder").mkdir()
+    for name in ("a.wav", "b.wav"):
+        write_wav(tmp_path / "folder" / name, noise()[None], RATE)
+    assert [clip.family for clip in scan_folder(tmp_path)] == ["folder/a.wav", "folder/b.wav"]
+
+
+def test_a_family_is_the_first_part_of_a_class() -> None:
+    assert [clip_of(0, 1, label, "g").family for label in ("animal/dog", "animal", "a/b/c")] == [
+        "animal",
+        "animal",
+        "a",
+    ]
