@@ -78,7 +78,9 @@ def validated(kind: type[ConfigT], values: dict[str, Any], origin: str) -> Confi
         raise ConfigError(f"{origin}: '{key}': {first['msg']} (got {first['input']!r})") from None
 
 
-def load_config(kind: type[ConfigT], path: Path, overrides: Sequence[str] = ()) -> ConfigT:
+def load_config(
+    kind: type[ConfigT], path: Path, overrides: Sequence[str] = (), base: Path | None = None
+) -> ConfigT:
     """Read a config from a YAML or JSON file.
 
     A file may name another file under ``extends``, relative to itself. It then holds only what
@@ -88,6 +90,7 @@ def load_config(kind: type[ConfigT], path: Path, overrides: Sequence[str] = ()) 
         kind: class of the config.
         path: the file.
         overrides: values that replace those of the file, such as ``train.steps=100``.
+        base: file that ``path`` differs from, as if ``path`` extended it.
 
     Raises:
         ConfigError: a file is missing or not a mapping, or a key or value is wrong.
@@ -105,6 +108,8 @@ def load_config(kind: type[ConfigT], path: Path, overrides: Sequence[str] = ()) 
         Windows(seconds=2.0, count=3)
     """
     values = _read(path)
+    if base is not None:
+        values = _merged(_read(base), values)
     for override in overrides:
         key, sign, value = override.partition("=")
         if not sign or not key:
