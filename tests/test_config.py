@@ -24,7 +24,7 @@ class Inner(StrictConfig):
 
 
 class Outer(StrictConfig):
-    steps: int = Field(10, gt=0)
+    steps: int = Field(default=10, gt=0)
     inner: Inner = Inner()
 
 
@@ -59,7 +59,7 @@ def test_json_needs_no_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_configs_are_frozen() -> None:
     with pytest.raises(ValidationError, match="frozen"):
-        Outer().steps = 5  # type: ignore[misc]
+        Outer().steps = 5
 
 
 @pytest.mark.parametrize(
@@ -122,9 +122,9 @@ def test_bad_overrides_are_one_line(override: str, message: str, tmp_path: Path)
 )
 def test_bad_files_are_one_line(text: str, message: str, tmp_path: Path) -> None:
     path = write(tmp_path, text)
-    found = refused(path)
-    assert message in found
-    assert str(path) in found
+    error = refused(path)
+    assert message in error
+    assert str(path) in error
 
 
 def test_files_that_cannot_be_read_are_one_line(tmp_path: Path) -> None:
@@ -313,7 +313,7 @@ def run_of(**changes: Any) -> TrainConfig:
 
 def test_what_came_later_is_not_in_the_config_of_a_run_without_it() -> None:
     plain = run_of()
-    parts = {
+    parts: dict[str, tuple[StrictConfig, type[StrictConfig]]] = {
         "mixtures": (plain.mixtures, MixtureConfig),
         "model": (plain.model, ModelConfig),
         "run": (plain, TrainConfig),
@@ -325,7 +325,7 @@ def test_what_came_later_is_not_in_the_config_of_a_run_without_it() -> None:
             changed = kind.model_validate({**known, key: value})
             assert changed.model_dump() == {**known, key: value}
             assert kind.model_validate_json(changed.model_dump_json()) == changed
-            # Said to be what it is anyway, it is not dumped either.
+            # A default that is given explicitly is not dumped either.
             default = kind.model_validate({**known, key: getattr(part, key)})
             assert default.model_dump() == known
 
