@@ -35,7 +35,6 @@ def test_python_blocks_of_the_docs_run(
         exec(compile(block, page, "exec"), {})
 
 
-
 def test_packaged_weights_are_small() -> None:
     folder = Path(singleout.__file__).parent / "builtin"
     sizes = {

@@ -43,8 +43,8 @@ class Blocks:
 
 
 @pytest.fixture
-def levelled(telling_model_folder: Path) -> Extractor:
-    model = QueriedSeparator.from_pretrained(telling_model_folder)
+def levelled(calibrated_model_folder: Path) -> Extractor:
+    model = QueriedSeparator.from_pretrained(calibrated_model_folder)
     model.config = model.config.model_copy(update={"quietest_db": QUIETEST_DB})
     return Extractor(model, chunk_seconds=0.5)
 
@@ -93,11 +93,15 @@ def test_the_level_of_a_quiet_recording_does_not_count(levelled: Extractor, down
 
 
 def test_models_without_a_lowest_level_get_recordings_as_they_are(
-    telling: Extractor, levelled: Extractor
+    calibrated_extractor: Extractor, levelled: Extractor
 ) -> None:
-    plain, lifted = (e.extract(noise(-70), "a dog", RATE).target for e in (telling, levelled))
+    plain, lifted = (
+        e.extract(noise(-70), "a dog", RATE).target for e in (calibrated_extractor, levelled)
+    )
     assert np.abs(plain - lifted).max() > 1e-2 * np.abs(plain).max()
-    plain, same = (e.extract(noise(-20), "a dog", RATE).target for e in (telling, levelled))
+    plain, same = (
+        e.extract(noise(-20), "a dog", RATE).target for e in (calibrated_extractor, levelled)
+    )
     np.testing.assert_array_equal(plain, same)
 
 

@@ -40,8 +40,8 @@ def noise(num_samples: int, channels: int = 1, seed: int = 0) -> NDArray[np.floa
 
 
 @pytest.fixture(scope="module")
-def gated_folder(telling_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    model = QueriedSeparator.from_pretrained(telling_model_folder)
+def gated_folder(calibrated_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    model = QueriedSeparator.from_pretrained(calibrated_model_folder)
     model.config = model.config.model_copy(update={"gate": GATE})
     folder = tmp_path_factory.mktemp("gated")
     model.save_pretrained(folder)
@@ -67,10 +67,10 @@ def test_gates_that_cannot_be_are_refused(changes: dict[str, float]) -> None:
         Gate(**{**GATE.model_dump(), **changes})
 
 
-def test_a_gate_is_saved_with_the_model(gated_folder: Path, telling_model_folder: Path) -> None:
+def test_a_gate_is_saved_with_the_model(gated_folder: Path, calibrated_model_folder: Path) -> None:
     assert read_config(gated_folder).gate == GATE
-    assert read_config(telling_model_folder).gate is None
-    assert "gate" not in (telling_model_folder / "config.json").read_text()
+    assert read_config(calibrated_model_folder).gate is None
+    assert "gate" not in (calibrated_model_folder / "config.json").read_text()
 
 
 def defined(
@@ -171,11 +171,11 @@ QUERIES = [
 
 @pytest.mark.parametrize("rate", [RATE, 44_100])
 def test_targets_are_given_at_their_level(
-    gated_model: QueriedSeparator, telling_model: QueriedSeparator, rate: int
+    gated_model: QueriedSeparator, calibrated_model: QueriedSeparator, rate: int
 ) -> None:
     """Of all kinds of queries; together with the residual they are the mixture."""
     mixture = noise(5 * rate, 2)
-    plain = list(Extractor(telling_model).extract_many([mixture], QUERIES, rate))
+    plain = list(Extractor(calibrated_model).extract_many([mixture], QUERIES, rate))
     found = list(Extractor(gated_model).extract_many([mixture], QUERIES, rate))
     for number, (gated, as_found) in enumerate(zip(found, plain, strict=True)):
         assert gated.presence == as_found.presence
@@ -184,17 +184,17 @@ def test_targets_are_given_at_their_level(
         if number == 3:  # only takes away
             np.testing.assert_array_equal(gated.target, as_found.target)
         elif rate == RATE:
-            amplitude = defined(telling_model, as_found.target, mixture, QUERIES[number])
+            amplitude = defined(calibrated_model, as_found.target, mixture, QUERIES[number])
             np.testing.assert_allclose(gated.target, as_found.target * amplitude, atol=1e-5)
         else:
             assert np.abs(gated.target - as_found.target).max() > 1e-4
 
 
 def test_the_gate_can_be_left_out(
-    gated_folder: Path, gated_model: QueriedSeparator, telling_model: QueriedSeparator
+    gated_folder: Path, gated_model: QueriedSeparator, calibrated_model: QueriedSeparator
 ) -> None:
     mixture = noise(2 * RATE)
-    expected = Extractor(telling_model).extract(mixture, "a dog", RATE)
+    expected = Extractor(calibrated_model).extract(mixture, "a dog", RATE)
     for extractor in (
         Extractor(gated_model, gate=False),
         Extractor.from_pretrained(gated_folder, gate=False),
@@ -277,13 +277,13 @@ def test_a_target_that_is_silent_next_to_its_mixture_keeps_its_level(
     assert below_db == pytest.approx([30, 35, 38], abs=0.2)
 
 
-def test_nothing_is_made_louder_than_its_mixture(telling_model: QueriedSeparator) -> None:
+def test_nothing_is_made_louder_than_its_mixture(calibrated_model: QueriedSeparator) -> None:
     """The sound alone, of which nothing is to be left."""
     loud = Gate(low=-0.99, high=-0.98, floor_db=-20, gain_db=6)
-    query = [telling_model.embed(Query("a dog"))]
+    query = [calibrated_model.embed(Query("a dog"))]
     mixture = noise(3 * RATE)
     for level_db, louder_db in ((0.0, 0.0), (-1.0, 1.0), (-20.0, 1.5)):
-        stream = LevelGate(loud, telling_model.similarity_meter(query), [True])
+        stream = LevelGate(loud, calibrated_model.similarity_meter(query), [True])
         target = mixture * np.float32(10 ** (level_db / 20))
         found = np.concatenate([stream.push(target[None], mixture), stream.finish()], axis=2)
         gain_db = 20 * np.log10(np.abs(found[0]).max() / np.abs(target).max())
@@ -294,12 +294,12 @@ def test_nothing_is_made_louder_than_its_mixture(telling_model: QueriedSeparator
 
 
 def test_linked_channels_have_one_level_and_others_their_own(
-    gated_model: QueriedSeparator, telling_model: QueriedSeparator
+    gated_model: QueriedSeparator, calibrated_model: QueriedSeparator
 ) -> None:
     tone = 0.3 * np.sin(2 * np.pi * 440 * np.arange(4 * RATE) / RATE).astype(np.float32)
     mixture = np.stack([noise(4 * RATE)[0], tone])
     query = Query(Example(tone[:RATE], RATE))
-    gated, plain = Extractor(gated_model), Extractor(telling_model)
+    gated, plain = Extractor(gated_model), Extractor(calibrated_model)
     apart = gated.extract(mixture, query, RATE, link_channels=False).target
     for channel in range(2):
         own = gated.extract(mixture[channel : channel + 1], query, RATE).target
@@ -345,16 +345,16 @@ CLOSED = Gate(low=0.998, high=0.999, floor_db=-6.0, gain_db=-6.0)
 
 
 def test_evaluation_scores_what_is_given(
-    telling_model: QueriedSeparator, clips: list[Clip]
+    calibrated_model: QueriedSeparator, clips: list[Clip]
 ) -> None:
     """A closed gate takes 6 dB from all, which SI-SDR does not see and SDR does."""
-    closed = with_gate(telling_model, CLOSED)
+    closed = with_gate(calibrated_model, CLOSED)
     for given_rows, plain_rows in zip(
-        evaluate(closed, clips, FEW, {}), evaluate(telling_model, clips, FEW, {}), strict=True
+        evaluate(closed, clips, FEW, {}), evaluate(calibrated_model, clips, FEW, {}), strict=True
     ):
         assert given_rows["si_sdr_db"] == pytest.approx(plain_rows["si_sdr_db"], abs=1e-2)
         assert given_rows["sdr_db"] != pytest.approx(plain_rows["sdr_db"], abs=1e-3)
-    rows = zip(ask(closed, clips, FEW), ask(telling_model, clips, FEW), strict=True)
+    rows = zip(ask(closed, clips, FEW), ask(calibrated_model, clips, FEW), strict=True)
     for given_row, plain in rows:
         taken_db = given_row["suppression_db"] - plain["suppression_db"]
         expected = 0 if plain["question"] == "not the other" else 6
@@ -363,19 +363,21 @@ def test_evaluation_scores_what_is_given(
 
 
 def test_calibration_ignores_an_existing_gate(
-    telling_model: QueriedSeparator, clips: list[Clip]
+    calibrated_model: QueriedSeparator, clips: list[Clip]
 ) -> None:
-    found = calibrated(telling_model, clips, FEW)
+    found = calibrated(calibrated_model, clips, FEW)
     assert found.presence is not None
-    assert calibrated(with_gate(telling_model, CLOSED), clips, FEW) == found
+    assert calibrated(with_gate(calibrated_model, CLOSED), clips, FEW) == found
 
 
 def test_a_silent_crop_has_no_level_and_is_passed_over(
-    telling_model: QueriedSeparator, clips: list[Clip], tmp_path: Path
+    calibrated_model: QueriedSeparator, clips: list[Clip], tmp_path: Path
 ) -> None:
     write_wav(tmp_path / "silent.wav", np.zeros((1, RATE), np.float32), RATE)
     silent = [replace(clips[0], path=tmp_path / "silent.wav"), *clips[1:]]
-    found = calibrated(telling_model, silent, EvaluationConfig(num_mixtures=20, mixtures=MIXTURES))
+    found = calibrated(
+        calibrated_model, silent, EvaluationConfig(num_mixtures=20, mixtures=MIXTURES)
+    )
     assert found.presence is not None
     presence = PresenceCalibration(scale=4.0, bias=-1.0)
     gates = [fit_gate(presence, [0.5, 0.6], [-1.0, -1.0])]
