@@ -12,6 +12,7 @@ os.environ.update({"NO_COLOR": "1", "TERM": "dumb", "COLUMNS": "100"})
 
 import pytest
 import torch
+from hypothesis import settings
 from torch import nn
 
 from singleout.encoders import BuiltinEncoder
@@ -24,6 +25,10 @@ from singleout.separators import ConditionedUNetConfig, IdentityConfig
 # Two threads would wait for each other longer than the tiny models compute, and MKL's linear
 # algebra fails in a process that changes their number (torch 2.13: "Pivots given to lu_solve").
 torch.set_num_threads(1)
+
+# The time of an example depends on what else the machine does.
+settings.register_profile("singleout", deadline=None)
+settings.load_profile("singleout")
 
 TINY_SEPARATOR = ConditionedUNetConfig(
     num_fft=512,

@@ -175,7 +175,7 @@ def test_the_same_query_twice_is_refused(tmp_path: Path) -> None:
         plan_jobs([Source(Path("x.wav"))], tmp_path, [DOG, RAIN, Query(" a  dog ")])
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     paths=st.lists(
         st.tuples(

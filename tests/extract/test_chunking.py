@@ -64,7 +64,7 @@ def test_chunks_of_the_full_size_separator_equal_the_whole() -> None:
     assert np.abs(chunked - whole).max() <= 1e-5 * np.abs(whole).max()
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     lengths=st.lists(st.integers(0, 3_000), min_size=1, max_size=8),
     num_channels=st.integers(1, 3),

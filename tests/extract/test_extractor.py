@@ -1,4 +1,4 @@
-"""DOC extract/test_extractor.py"""
+"""``Extractor.extract``, with the tiny model and with the packaged one."""
 
 from __future__ import annotations
 
@@ -26,9 +26,7 @@ def check_adds_up(result: Extraction, mixture: NDArray[np.float32], rate: int) -
     assert result.sample_rate == rate
 
 
-@settings(
-    deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     channels=st.integers(1, 3),
     num_samples=st.integers(1, 30_000),

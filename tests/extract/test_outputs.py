@@ -114,9 +114,7 @@ def test_finer_samples_than_float32(extractor: Extractor, tmp_path: Path, subtyp
     assert np.abs(parts - read_samples(path, "float64")).max() <= 1e-6
 
 
-@settings(
-    deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     num_samples=st.integers(1, 40_000),
     channels=st.integers(1, 2),

@@ -59,7 +59,7 @@ def test_plot_is_a_figure(extractor: Extractor) -> None:
     assert figure.axes[0].get_images()[0].get_array().max() == 0  # the loudest point is 0 dB
 
 
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(
     lengths=st.lists(st.integers(0, 6_000), min_size=1, max_size=5),
     channels=st.integers(1, 2),

@@ -55,9 +55,7 @@ def joined(blocks: list[Block]) -> Block:
     return Block(mixture, np.concatenate([block.targets for block in full], axis=2))
 
 
-@settings(
-    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     lengths=st.lists(st.integers(0, 40_000), min_size=1, max_size=5),
     rate=st.sampled_from([8_000, 32_000, 44_100]),

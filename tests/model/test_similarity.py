@@ -81,9 +81,7 @@ def reference_similarity(
     return float((power * similarity).sum() / power.sum()), over_time.tolist()
 
 
-@settings(
-    deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     num_samples=st.integers(1, 4 * RATE),
     splits=st.lists(st.integers(0, 4 * RATE), max_size=4),

@@ -109,7 +109,11 @@ def test_chunks_equal_the_whole(small_model: ResUNet30) -> None:
     with torch.inference_mode():
         whole, chunked = (
             np.concatenate(
-                list(separate_in_chunks(small_model, [mixture], [Condition.single(embedding)], length)),
+                list(
+                    separate_in_chunks(
+                        small_model, [mixture], [Condition.single(embedding)], length
+                    )
+                ),
                 axis=2,
             )
             for length in (mixture.shape[1], 20_000)
