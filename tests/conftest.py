@@ -66,6 +66,8 @@ def randomise_statistics(module: nn.Module) -> None:
     """Randomise the statistics of BatchNorm layers, which are the identity before training."""
     for part in module.modules():
         if isinstance(part, nn.modules.batchnorm._BatchNorm):
+            assert part.running_mean is not None
+            assert part.running_var is not None
             nn.init.normal_(part.running_mean, 0, 0.1)
             nn.init.uniform_(part.running_var, 0.8, 1.2)
 

@@ -39,7 +39,7 @@ def read_samples(path: Path | None, dtype: str) -> NDArray[Any]:
     ``int32`` is returned as int64, so that sums of two files do not overflow.
     """
     assert path is not None
-    samples = soundfile.read(path, dtype=dtype, always_2d=True)[0].T
+    samples: NDArray[Any] = soundfile.read(path, dtype=dtype, always_2d=True)[0].T
     return samples.astype(np.int64) if dtype == "int32" else samples
 
 

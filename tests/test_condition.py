@@ -139,7 +139,7 @@ def test_the_mask_tells_which_sides_a_query_has(
     condition = Condition.combine(*sides)
     assert condition.mask.dtype == torch.bool
     assert torch.equal(condition.mask, torch.cat([side.mask for side in sides], 1))
-    by_side: list[Tensor] = list(condition.embeddings.split(dim, -1))
+    by_side: list[Tensor] = list(condition.embeddings.chunk(2, -1))
     for number, (embeddings, side) in enumerate(zip(by_side, sides, strict=True)):
         has_side = condition.mask[:, number]
         assert torch.equal(embeddings[has_side], side.embeddings[has_side])

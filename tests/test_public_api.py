@@ -117,7 +117,7 @@ def test_arrays_with_a_rate_and_file_objects_are_recordings(
     with pytest.raises(AudioError, match=r"^audio: "):
         extractor.extract(io.BytesIO(b"no sound"), "a dog")
     with pytest.raises(AudioError, match="open it with 'rb'"):
-        extractor.extract(io.StringIO("no sound"), "a dog")
+        extractor.extract(io.StringIO("no sound"), "a dog")  # type: ignore[call-overload]
 
 
 def test_file_objects_leave_no_temporary_files(

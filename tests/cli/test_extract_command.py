@@ -305,7 +305,9 @@ def test_wrong_usage_exits_with_2(street: Path) -> None:
     assert run("no-such-command").exit_code == 2
 
 
-def test_help_and_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+def test_help_and_version(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert "extract" in run("--help").stdout
     assert "--residual / --no-residual" in extract("--help").stdout
     monkeypatch.setattr(sys, "argv", ["singleout", "--version"])

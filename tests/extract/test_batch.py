@@ -82,7 +82,7 @@ def test_a_recording_named_twice_is_extracted_once(
 ) -> None:
     write_placeholders(tmp_path / "a.wav", tmp_path / "b.wav")
     monkeypatch.chdir(tmp_path)
-    places = [tmp_path / "b.wav", "b.wav", "./b.wav", tmp_path, "*.wav"]
+    places: list[str | Path] = [tmp_path / "b.wav", "b.wav", "./b.wav", tmp_path, "*.wav"]
     sources = find_recordings(places)
     assert [each.path for each in sources] == [tmp_path / "b.wav", tmp_path / "a.wav"]
 

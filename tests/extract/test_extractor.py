@@ -179,7 +179,7 @@ def test_all_kinds_of_arrays(extractor: Extractor) -> None:
 )
 def test_bad_audio(extractor: Extractor, audio: object, rate: object, reason: str) -> None:
     with pytest.raises(AudioError, match=reason) as raised:
-        extractor.extract(audio, "a dog", rate)  # type: ignore[arg-type]
+        extractor.extract(audio, "a dog", rate)  # type: ignore[call-overload]
     assert "\n" not in str(raised.value)
 
 
@@ -208,15 +208,15 @@ def test_a_model_in_training_is_put_into_evaluation_mode(debug_model_folder: Pat
     model = QueriedSeparator.from_pretrained(debug_model_folder).train()
     Extractor(model)
     assert not model.training
-    assert not model.separator.training  # type: ignore[attr-defined]
+    assert not model.separator.training
 
 
 def test_saved_models_come_back(debug_model_folder: Path, tmp_path: Path) -> None:
     first = Extractor.from_pretrained(debug_model_folder)
     first.model.save_pretrained(tmp_path)
     second = Extractor.from_pretrained(str(tmp_path))
-    results = [e.extract(noise(), "a dog", RATE).target for e in (first, second)]
-    np.testing.assert_array_equal(*results)
+    expected, actual = (e.extract(noise(), "a dog", RATE).target for e in (first, second))
+    np.testing.assert_array_equal(actual, expected)
 
 
 def harmonic_and_noise(rate: int) -> NDArray[np.float32]:

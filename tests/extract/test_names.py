@@ -28,7 +28,15 @@ def test_queries_of_the_same_name_have_files_of_their_own(
         Example(write_recording(tmp_path / folder / "bark.wav", noise(9_000, seed=seed)))
         for seed, folder in enumerate("ab", 1)
     )
-    queries = [one, "like bark!wav", two, BARK, HUM, Query(("a", "b")), Query("a / b")]
+    queries: list[str | Example | Query] = [
+        one,
+        "like bark!wav",
+        two,
+        BARK,
+        HUM,
+        Query(("a", "b")),
+        Query("a / b"),
+    ]
     written = calibrated_extractor.extract_file(path, queries, tmp_path / "out")
     assert len({each.target for each in written}) == len(queries)
     assert file_names(tmp_path / "out") == sorted(

@@ -56,7 +56,9 @@ def test_plot_is_a_figure(extractor: Extractor) -> None:
     titles = [axis.get_title(loc="left") for axis in figure.axes[:3]]
     assert titles == ["mixture", "target: a dog", "residual"]
     assert figure.axes[0].get_xlim() == (0, 2)
-    assert figure.axes[0].get_images()[0].get_array().max() == 0  # the loudest point is 0 dB
+    image = figure.axes[0].get_images()[0].get_array()
+    assert image is not None
+    assert image.max() == 0  # the loudest point is 0 dB
 
 
 @settings(max_examples=10)

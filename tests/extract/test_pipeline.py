@@ -102,7 +102,7 @@ def test_resamplers_hold_back_no_more_than_their_latency(rate: int, is_back: boo
 def test_a_target_depends_on_no_sample_beyond_the_look_ahead(
     gated_model: QueriedSeparator, rate: int
 ) -> None:
-    first, other = noise(24 * rate), noise(24 * rate, seed=1)
+    first, other = noise(16 * rate), noise(16 * rate, seed=1)
     known = 2 * rate
     reach = pipeline_of(gated_model, rate).look_ahead_samples
     assert known + reach < first.shape[1]

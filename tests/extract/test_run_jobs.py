@@ -134,7 +134,8 @@ def test_a_bad_recording_gives_a_result_with_an_error(extractor: Extractor, tmp_
         assert result.error is not None
         assert str(path) in result.error
         assert reason in result.error
-        assert result.written == result.skipped == []
+        assert result.written == []
+        assert result.skipped == []
     for path in (good[0], good[2]):
         assert by_path[path].error is None
         assert by_path[path].written[0].target.is_file()

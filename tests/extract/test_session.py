@@ -59,7 +59,8 @@ def test_many_recordings_in_order(extractor: Extractor, tmp_path: Path) -> None:
 def test_a_bad_recording_among_many(extractor: Extractor, tmp_path: Path) -> None:
     missing = tmp_path / "missing.wav"
     bad = np.full(99, np.nan, np.float32)
-    recordings = [noise(999), missing, bad, noise(999, seed=1)]
+    last = noise(999, seed=1)
+    recordings: list[Recording] = [noise(999), missing, bad, last]
     problems: list[tuple[Recording, SingleoutError]] = []
     results = list(
         extractor.extract_many(
@@ -67,9 +68,7 @@ def test_a_bad_recording_among_many(extractor: Extractor, tmp_path: Path) -> Non
         )
     )
     assert len(results) == 2
-    np.testing.assert_allclose(
-        results[1].target + results[1].residual, recordings[3], rtol=0, atol=1e-6
-    )
+    np.testing.assert_allclose(results[1].target + results[1].residual, last, rtol=0, atol=1e-6)
     assert problems[0][0] is missing
     assert problems[1][0] is bad
     assert "no such file" in str(problems[0][1])
@@ -152,7 +151,7 @@ def test_a_caller_can_compute_gradients_between_blocks(extractor: Extractor) -> 
     weight = torch.ones(1, requires_grad=True)
     for _, targets in extractor.extract_blocks(noise(2 * RATE), "a dog", RATE):
         assert not torch.is_inference_mode_enabled()
-        (weight * torch.from_numpy(targets)).sum().backward()
+        (weight * torch.from_numpy(targets)).sum().backward()  # type: ignore[no-untyped-call]
     assert weight.grad is not None
 
 

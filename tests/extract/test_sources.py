@@ -94,7 +94,7 @@ def test_the_level_of_a_quiet_recording_does_not_matter(
     )
     assert quiet.presence == pytest.approx(loud.presence, abs=1e-3)
     total = quiet.target + quiet.residual
-    np.testing.assert_allclose(total, audio * share, rtol=0, atol=1e-6 * share)
+    np.testing.assert_allclose(total, audio * share, rtol=0, atol=float(1e-6 * share))
 
 
 def test_models_without_a_lowest_level_get_recordings_as_they_are(

@@ -109,7 +109,10 @@ def reference_amplitude(
         gain_db = max(gain_db, min(0.0, -35 - level_db))
         decibels.append(min(gain_db, max(0.0, -level_db)))
     middles = HOP * (1 + np.arange(len(power)))
-    return 10 ** (np.interp(np.arange(target.shape[1]), middles, decibels) / 20)
+    amplitude: NDArray[np.float64] = 10 ** (
+        np.interp(np.arange(target.shape[1]), middles, decibels) / 20
+    )
+    return amplitude
 
 
 @settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -218,7 +221,7 @@ def test_the_gate_can_be_left_out(
 def test_the_level_does_not_depend_on_the_chunks(
     gated_model: QueriedSeparator, chunk_seconds: float
 ) -> None:
-    mixture = noise(19 * RATE + 777)
+    mixture = noise(12 * RATE + 777)
     whole = Extractor(gated_model, chunk_seconds=100.0).extract(mixture, "a dog", RATE)
     chunked = Extractor(gated_model, chunk_seconds=chunk_seconds)
     result = chunked.extract(mixture, "a dog", RATE)
@@ -316,7 +319,8 @@ def test_a_gate_is_dropped_with_another_encoder(gated_model_folder: Path) -> Non
     encoder = QueriedSeparator.from_pretrained(gated_model_folder).encoder
     encoder.fingerprint = "another"
     config = QueriedSeparator.from_pretrained(gated_model_folder, encoder).config
-    assert config.gate is config.presence is None
+    assert config.gate is None
+    assert config.presence is None
     assert config.encoder.fingerprint == "another"
 
 
@@ -331,8 +335,10 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Clip]:
     for i in range(9):
         tone = 0.3 * np.sin(2 * np.pi * 300 * 1.4**i * np.arange(RATE) / RATE).astype(np.float32)
         write_wav(folder / f"{i}.wav", tone[None], RATE)
-    found = scan_folder(folder)
-    return [replace(c, caption=f"tone {i}", label=f"a {i % 3}/{i}") for i, c in enumerate(found)]
+    return [
+        replace(clip, caption=f"tone {i}", label=f"a {i % 3}/{i}")
+        for i, clip in enumerate(scan_folder(folder))
+    ]
 
 
 CLOSED = Gate(low=0.998, high=0.999, floor_db=-6.0, gain_db=-6.0)
@@ -349,19 +355,19 @@ def test_evaluation_scores_gated_targets(
         assert closed_row["si_sdr_db"] == pytest.approx(plain_row["si_sdr_db"], abs=1e-2)
         assert closed_row["sdr_db"] != pytest.approx(plain_row["sdr_db"], abs=1e-3)
     rows = zip(ask(closed, clips, FEW), ask(calibrated_model, clips, FEW), strict=True)
-    for given_row, plain in rows:
-        taken_db = given_row["suppression_db"] - plain["suppression_db"]
+    for closed_row, plain in rows:
+        lowered_db = closed_row["suppression_db"] - plain["suppression_db"]
         expected = 0 if plain["question"] == "not the other" else 6
-        assert taken_db == pytest.approx(expected, abs=1e-2)
-        assert given_row["likeness"] == plain["likeness"]
+        assert lowered_db == pytest.approx(expected, abs=1e-2)
+        assert closed_row["likeness"] == plain["likeness"]
 
 
 def test_calibration_ignores_an_existing_gate(
     calibrated_model: QueriedSeparator, clips: list[Clip]
 ) -> None:
-    found = calibrated(calibrated_model, clips, FEW)
-    assert found.presence is not None
-    assert calibrated(with_gate(calibrated_model, CLOSED), clips, FEW) == found
+    fitted = calibrated(calibrated_model, clips, FEW)
+    assert fitted.presence is not None
+    assert calibrated(with_gate(calibrated_model, CLOSED), clips, FEW) == fitted
 
 
 def test_a_silent_crop_has_no_level_and_is_ignored(
@@ -369,10 +375,10 @@ def test_a_silent_crop_has_no_level_and_is_ignored(
 ) -> None:
     write_wav(tmp_path / "silent.wav", np.zeros((1, RATE), np.float32), RATE)
     silent = [replace(clips[0], path=tmp_path / "silent.wav"), *clips[1:]]
-    found = calibrated(
+    fitted = calibrated(
         calibrated_model, silent, EvaluationConfig(num_mixtures=20, mixtures=MIXTURES)
     )
-    assert found.presence is not None
+    assert fitted.presence is not None
     presence = PresenceCalibration(scale=4.0, bias=-1.0)
     gates = [fit_gate(presence, [0.5, 0.6], [-1.0, -1.0])]
     gates.append(fit_gate(presence, [0.5, 0.6, 0.7], [-1.0, -1.0, float("nan")]))
@@ -381,11 +387,11 @@ def test_a_silent_crop_has_no_level_and_is_ignored(
 
 def test_a_gate_is_fitted_to_presence_and_level() -> None:
     presence = PresenceCalibration(scale=4.0, bias=-1.0)
-    likeness = np.linspace(0.2, 0.9, 50).tolist()
-    levels = levels_of(likeness, 4.5, 0.15)
+    similarity = np.linspace(0.2, 0.9, 50).tolist()
+    levels = levels_of(similarity, 4.5, 0.15)
     levels[10:20] = [level - 30 for level in levels[10:20]]  # failures
     # Targets for which the gate is closed do not count.
-    gate = fit_gate(presence, [*likeness, *[-0.5] * 80], [*levels, *[-12.0] * 80])
+    gate = fit_gate(presence, [*similarity, *[-0.5] * 80], [*levels, *[-12.0] * 80])
     assert gate is not None
     edges = presence.probability([gate.low, gate.high])
     assert edges.tolist() == pytest.approx([0.3, 0.4], abs=1e-6)

@@ -224,7 +224,13 @@ def test_several_queries_have_their_own_presence(
 ) -> None:
     """All ways to extract several queries give the presence of each query by itself."""
     path = write_recording(tmp_path / "x.wav", noise(2 * RATE, 2))
-    queries = ["a dog", BARK, Query("rain", "a dog"), Query((), (BARK,)), tmp_path / "x.wav"]
+    queries: list[str | Path | Example | Query] = [
+        "a dog",
+        BARK,
+        Query("rain", "a dog"),
+        Query((), (BARK,)),
+        path,
+    ]
     single = [calibrated_extractor.extract(path, query) for query in queries]
     many = list(calibrated_extractor.extract_many([path, path], queries))
     written = calibrated_extractor.extract_file(path, queries, tmp_path / "out")
