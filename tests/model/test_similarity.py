@@ -237,7 +237,8 @@ def test_several_queries_have_their_own_presence(
     assert len(many) == 10
     for number, (result, files) in enumerate(zip(single, written, strict=True)):
         if number == 3:  # a removal has no presence
-            assert result.presence is files.presence is None
+            assert result.presence is None
+            assert files.presence is None
             continue
         assert result.presence is not None
         for other in (many[number], many[number + 5]):
