@@ -19,7 +19,7 @@ from tests.recordings import RATE, file_names, noise, write_recording
 BARK, HUM = (Example(noise(9_000, seed=seed)[0], RATE) for seed in (1, 2))
 
 
-def test_queries_of_the_same_name_have_files_of_their_own(
+def test_queries_of_the_same_name_have_different_files(
     calibrated_extractor: Extractor, tmp_path: Path
 ) -> None:
     """Two examples are named by their files, which may have one name in two folders."""

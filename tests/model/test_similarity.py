@@ -219,7 +219,7 @@ def test_many_channels_are_embedded_a_few_clips_at_a_time(
         assert sum(clips) == 5 * channels
 
 
-def test_several_queries_have_their_own_presence(
+def test_each_of_several_queries_has_its_presence(
     calibrated_extractor: Extractor, tmp_path: Path
 ) -> None:
     """All ways to extract several queries give the presence of each query by itself."""
