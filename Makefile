@@ -1,19 +1,28 @@
-# Everything a stranger runs. Each target installs what it needs into .venv first.
+# Every command of the project. Each target first installs what it needs into .venv.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 CONFIG ?= configs/builtin.yaml
-CODE := src recipes tests benchmarks
+CODE := src recipes tests benchmarks conftest.py
+# Per cent of the lines of src/singleout that `make test` must reach.
+COVERAGE_FLOOR ?= 85
 
-.PHONY: demo test check bench card sounds builtin paper clean
+.PHONY: demo test test-fast check bench card sounds builtin paper clean
 
+# Extract a sound from the recording in examples/, with the model in the package.
 demo: $(VENV)/.demo
 	$(BIN)/singleout extract examples/mixture.wav "$$(cat examples/query.txt)" -o demo --plot
 
+# All tests and all examples of the docstrings, with coverage.
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=$(COVERAGE_FLOOR)
 
+# Without the tests that are marked slow, and without coverage.
+test-fast: $(VENV)/.dev
+	$(BIN)/python -m pytest -m "not slow"
+
+# Style, format and types.
 check: $(VENV)/.dev
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/ruff format --check $(CODE)
@@ -21,7 +30,7 @@ check: $(VENV)/.dev
 
 MANIFEST := $${SINGLEOUT_SOUNDS:-$$HOME/.cache/singleout/sounds}/manifest.jsonl
 
-# Speed anywhere; quality needs `make sounds` first.
+# Measure speed and quality; quality needs the sounds of `make sounds`.
 bench: $(VENV)/.recipes
 	$(BIN)/python benchmarks/extract_speed.py
 	$(BIN)/python -m benchmarks.long_recordings
@@ -30,18 +39,18 @@ bench: $(VENV)/.recipes
 	$(BIN)/singleout evaluate $(MANIFEST) --questions -o results/builtin_questions.json
 	$(BIN)/singleout evaluate $(MANIFEST) --questions --sources 3 -o results/builtin_questions_3.json
 
-# The model card and the cases to listen to, of what `make bench` measured.
+# Write the model card and the cases to listen to from the results of `make bench`.
 card: $(VENV)/.recipes
 	$(BIN)/python -m recipes.builtin.showcase --manifest $(MANIFEST)
 	$(BIN)/python -m recipes.builtin.card --config $(CONFIG)
 
-# TIER=full fetches 8.4 GB of packages, the default core 1.8 GB.
+# Fetch free sounds. TIER=core, the default, is 1.8 GB of packages; TIER=full is 8.4 GB.
 TIER ?= core
 sounds: $(VENV)/.recipes
 	$(BIN)/python -m recipes.sounds --tier $(TIER)
 
-# The joint embedding and the extractor that ship, from `make sounds TIER=full` and --unlabelled.
-# CONFIG=configs/permissive.yaml: of sounds alone whose licences ask for nothing.
+# Rebuild the query encoder and the extractor that ship in the package.
+# CONFIG=configs/permissive.yaml trains on sounds with permissive licences only.
 builtin: $(VENV)/.recipes
 	$(BIN)/python -m recipes.sounds --tier full --unlabelled
 	$(BIN)/python -m recipes.builtin.embed --config $(CONFIG)
@@ -50,7 +59,7 @@ builtin: $(VENV)/.recipes
 	$(BIN)/singleout train $(CONFIG)
 	$(BIN)/python -m recipes.builtin.ship --config $(CONFIG)
 
-# The study of the paper's claims; resumable, skips what results/paper/runs.jsonl has already.
+# Run the study of the paper's claims. It resumes, and skips the runs in results/paper/runs.jsonl.
 paper: $(VENV)/.recipes
 	$(BIN)/python -m recipes.sounds --tier full
 	$(BIN)/python -m recipes.paper

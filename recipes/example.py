@@ -1,8 +1,10 @@
-"""The mixture of ``make demo``: two freely licensed sounds of held-out packages.
+"""Write the mixture of ``make demo``: two freely licensed sounds of held-out packages.
 
-A cow (pekka-kana-2-data, BSD-2-Clause) moos while coins jingle (gcompris-qt-data, CC0-1.0); no part
-of the built-in model was trained on either package. The pair was chosen from the few freely
-licensed test sounds as one that the model tells apart well: it shows the tool, not its average.
+Command: ``python -m recipes.example``, after ``make sounds``.
+
+A cow (pekka-kana-2-data, BSD-2-Clause) moos while coins jingle (gcompris-qt-data, CC0-1.0). No part
+of the built-in model was trained on either package. The pair is one of the few freely licensed test
+pairs that the model separates well: it shows the tool, and not its average quality.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ SECONDS = 8.0
 
 
 def repeated(path: Path) -> np.ndarray:
-    """The sound again and again, 0.3 s apart, at an RMS of 0.1; float64 [samples]."""
+    """The sound repeated at intervals of 0.3 s, at an RMS of 0.1; float64 [samples]."""
     sound, _ = soundfile.read(path)
     endless = np.resize(np.pad(sound, (0, round(0.3 * RATE))), round(SECONDS * RATE))
     return 0.1 * endless / np.sqrt(np.square(endless).mean())

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-
-# The command's help is compared as plain text of one width.
-os.environ.update({"NO_COLOR": "1", "TERM": "dumb", "COLUMNS": "100"})
 
 import pytest
 import torch
@@ -21,10 +16,6 @@ from singleout.extract import Extractor
 from singleout.model import EncoderReference, ModelConfig, QueriedSeparator
 from singleout.model.similarity import PresenceCalibration
 from singleout.separators import ConditionedUNetConfig, IdentityConfig
-
-# Two threads would wait for each other longer than the tiny models compute, and MKL's linear
-# algebra fails in a process that changes their number (torch 2.13: "Pivots given to lu_solve").
-torch.set_num_threads(1)
 
 # The time of an example depends on what else the machine does.
 settings.register_profile("singleout", deadline=None)
@@ -80,14 +71,6 @@ ACCEPT_SIGNALS = (
 
 A process in the background, or under nohup, ignores these signals, and its children inherit that.
 """
-
-
-@pytest.fixture(scope="session", autouse=True)
-def no_cache_at_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Embeddings are kept below a temporary folder, by the commands in subprocesses, too."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SINGLEOUT_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 def write_debug_encoder(folder: Path) -> None:

@@ -93,7 +93,7 @@ def test_overrides_keep_what_they_do_not_name_and_the_last_one_wins(tmp_path: Pa
         ("steps=0", "'steps': Input should be greater than 0 (got 0)"),
         ("steps=many", "'steps'"),
         ("steps=", "'steps'"),
-        ("steps.more=3", "'steps' is a value, it has no keys below it"),
+        ("steps.more=3", "'steps' is a value, it has no subkeys"),
         ("inner..rate=3", "unknown key"),
         ("steps={a", "not valid YAML"),
         ("steps=2020-13-45", "not valid YAML"),

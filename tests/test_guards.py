@@ -20,6 +20,7 @@ import pytest
 import soundfile
 import typer
 
+from recipes.paper.study import Study
 from singleout import Extractor
 from singleout.cli import app
 from singleout.config import load_config
@@ -28,7 +29,8 @@ from singleout.train.run import run_key, train
 
 ROOT = Path(__file__).parent.parent
 GOLDEN = Path(__file__).parent / "golden" / "guards.json"
-CONFIGS = sorted(path for path in ROOT.glob("configs/**/*.yaml") if path.name != "study.yaml")
+CONFIGS = sorted([*ROOT.glob("configs/*.yaml"), *ROOT.glob("configs/paper/*_common.yaml")])
+STUDIES = tuple(ROOT / "configs" / "paper" / f"{size}.yaml" for size in ("full", "small"))
 COMMANDS = ("", "extract", "train", "evaluate", "benchmark", "gap")
 HOP = 800
 """25 ms: samples per value of the target's outline."""
@@ -64,16 +66,23 @@ def packaged_target() -> np.ndarray:
 
 
 def run_keys() -> dict[str, str]:
-    """Run key of every shipped config, for a fixed home folder and a fixed encoder."""
+    """Run key of every shipped config and of every row of the studies.
+
+    The home folder and the encoder are fixed.
+    """
     encoder: Any = SimpleNamespace(fingerprint="0123456789abcdef")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HOME", "/home/singleout")
-        return {
-            str(path.relative_to(ROOT / "configs")): run_key(
-                load_config(TrainConfig, path), encoder
-            )
-            for path in CONFIGS
-        }
+        configs = {_name(path): load_config(TrainConfig, path) for path in CONFIGS}
+        for study in map(Study, STUDIES):
+            for row in study.rows:
+                config = study.train_config(study.first_run(row))
+                configs[f"{_name(study.path)}: {row}"] = config
+        return {name: run_key(config, encoder) for name, config in configs.items()}
+
+
+def _name(path: Path) -> str:
+    return str(path.relative_to(ROOT / "configs"))
 
 
 def options(command: str) -> list[str]:

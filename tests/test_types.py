@@ -1,4 +1,4 @@
-"""The nouns of the public API and its lock."""
+"""Queries and examples, and the names that ``singleout`` exports."""
 
 from __future__ import annotations
 
@@ -17,12 +17,29 @@ from singleout.errors import InputError, QueryError, SingleoutError
 
 
 def test_public_surface_is_locked() -> None:
-    assert singleout.__all__ == ["Example", "Extraction", "Extractor", "Query"]
+    assert singleout.__all__ == [
+        "AudioError", "Cancelled", "ConfigError", "Example", "ExtractOptions", "Extraction",
+        "Extractor", "InputError", "ManifestError", "MissingExtraError", "ModelError",
+        "OutputError", "Presence", "Query", "QueryError", "SingleoutError", "TrainingError",
+        "list_models",
+    ]  # fmt: skip
     for name in singleout.__all__:
         assert hasattr(singleout, name)
         assert name in dir(singleout)
     with pytest.raises(AttributeError, match="no attribute 'Extractr'"):
         _ = singleout.Extractr
+
+
+def test_every_error_is_exported_and_in_the_tree() -> None:
+    for name in singleout.__all__:
+        if name.endswith("Error") or name == "Cancelled":
+            assert issubclass(getattr(singleout, name), SingleoutError)
+            assert name in (singleout.errors.__doc__ or "")
+    for error in (singleout.AudioError, QueryError, singleout.ConfigError, singleout.OutputError):
+        assert issubclass(error, InputError)
+        assert issubclass(error, ValueError)
+    assert issubclass(singleout.MissingExtraError, ImportError)
+    assert not issubclass(singleout.ModelError, InputError)
 
 
 def test_import_loads_neither_torch_nor_numpy() -> None:
@@ -39,7 +56,7 @@ def test_bare_string_is_one_positive_prompt() -> None:
     assert str(query) == "a / b (not c)"
 
 
-def test_white_space_is_normalised_and_queries_hash() -> None:
+def test_white_space_is_normalised_and_queries_have_a_hash() -> None:
     assert Query("  a \n dog\t") == Query("a dog")
     assert len({Query("a dog"), Query(["a dog"])}) == 1
 
@@ -59,7 +76,7 @@ def test_white_space_is_normalised_and_queries_hash() -> None:
         ("\udcff", "not valid text"),
     ],
 )
-def test_bad_queries(positive: object, reason: str) -> None:
+def test_prompts_that_are_not_descriptions_are_refused(positive: object, reason: str) -> None:
     with pytest.raises(QueryError, match=reason) as raised:
         Query(positive=positive)  # type: ignore[arg-type]
     assert "\n" not in str(raised.value)
@@ -71,7 +88,7 @@ def test_negative_prompts_are_checked_too() -> None:
         Query(positive=("a dog",), negative=(" ",))
 
 
-def test_a_query_is_asked_in_words_by_examples_or_both() -> None:
+def test_a_query_has_descriptions_examples_or_both() -> None:
     bark = Example("sounds/bark.wav")
     assert Query(bark).positive == (bark,)
     assert Query.of(bark) == Query((bark,))
@@ -89,17 +106,17 @@ def test_a_query_is_asked_in_words_by_examples_or_both() -> None:
 
 def test_a_path_is_an_example() -> None:
     for query in (Query(Path("a/bark.wav")), Query.of(Path("a/bark.wav"))):
-        (found,) = query.positive
-        assert isinstance(found, Example)
-        assert found.audio == Path("a/bark.wav")
+        (example,) = query.positive
+        assert isinstance(example, Example)
+        assert example.audio == Path("a/bark.wav")
         assert str(query) == "like bark.wav"
-    (unwanted,) = Query("a dog", negative=Path("hum.wav")).negative  # type: ignore[arg-type]
-    assert isinstance(unwanted, Example)
-    assert Query("bark.wav").positive == ("bark.wav",)  # words are never a path
+    (example,) = Query("a dog", negative=Path("hum.wav")).negative  # type: ignore[arg-type]
+    assert isinstance(example, Example)
+    assert Query("bark.wav").positive == ("bark.wav",)  # text is never a path
 
 
-def test_examples_are_the_same_only_as_the_very_same_object() -> None:
-    """Nobody compares what they sound like."""
+def test_examples_are_equal_only_if_they_are_the_same_object() -> None:
+    """Their audio is not compared."""
     one, other = Example("bark.wav"), Example("bark.wav")
     assert one != other
     assert Query((one,)) == Query((one,))
@@ -117,13 +134,13 @@ def test_examples_are_the_same_only_as_the_very_same_object() -> None:
         ("犬.wav", "like 犬.wav"),
     ],
 )
-def test_an_example_is_called_by_its_file_in_one_line_of_text(name: str, shown: str) -> None:
+def test_an_example_is_shown_as_the_name_of_its_file_in_one_line(name: str, shown: str) -> None:
     assert str(Example(name)) == str(Example(Path(name))) == shown
     assert str(Query(Path(name))).encode().decode() == shown
 
 
 @given(st.text(max_size=1_200))
-def test_any_text_is_a_query_or_a_clear_refusal(text: str) -> None:
+def test_any_text_is_a_query_or_is_refused(text: str) -> None:
     normalised = " ".join(text.split())
     if normalised and len(text) <= 1_000:
         assert Query(text).positive == (normalised,)

@@ -1,7 +1,8 @@
-"""Fit the alignment in which the encoder ends: modality means removed, principal directions kept.
+"""Fit the alignment, the last layer of the encoder.
 
-What a rank costs in pair accuracy on the validation packages: ``results/alignment.json``, written
-by each run of ``recipes.builtin.embed``. Why it is not the whole space: ADR 3.
+It removes the mean of each modality and keeps the principal directions of the sounds. Each run of
+``recipes.builtin.embed`` writes the pair accuracy of several ranks on the validation packages to
+``results/alignment.json``. ADR 3 explains why the alignment does not keep the whole space.
 """
 
 from __future__ import annotations
@@ -23,9 +24,12 @@ RANKS = (32, 48, 64, 96, 128, 192)
 
 @dataclass(frozen=True)
 class Split:
-    """One split's clips with the teacher's embeddings of their crops and of their captions.
+    """The clips of a split with embeddings of their crops and captions by the teacher heads.
 
-    ``captions`` has a row, the first caption, for each clip that has any.
+    Attributes:
+        clips: of the split.
+        table: embeddings of all crops.
+        captions: embeddings of the first caption of each clip that has captions.
     """
 
     clips: list[Clip]
@@ -34,13 +38,17 @@ class Split:
 
     @property
     def first_crops(self) -> Tensor:
-        """[clips, dim]."""
+        """Embeddings of the first crop of each clip, [clips, dim]."""
         return self.table.embeddings[list(self.table.offsets[:-1])]
 
 
 def fit(train: Split, rank: int = RANK) -> Alignment:
-    """Means of both modalities and the sounds' leading principal directions, of what is captioned,
-    as the heads learn from that alone."""
+    """Fit the alignment on the captioned clips, as the heads learn only from these.
+
+    Args:
+        train: the split.
+        rank: number of principal directions.
+    """
     sounds = train.first_crops[[clip.caption is not None for clip in train.clips]]
     alignment = Alignment(sounds.shape[1], rank)
     alignment.audio_mean.copy_(sounds.mean(0))
@@ -51,7 +59,7 @@ def fit(train: Split, rank: int = RANK) -> Alignment:
 
 
 def pair_accuracy(sounds: Tensor, captions: Tensor, clips: list[Clip]) -> float:
-    """How often a caption is nearer to its sound than to one of another family."""
+    """Share of pairs in which a caption is nearer to its sound than to one of another family."""
     family = [clip.label.split("/")[0] for clip in clips]
     numbers = torch.tensor([sorted(set(family)).index(name) for name in family])
     similarity = captions @ sounds.T
@@ -60,7 +68,7 @@ def pair_accuracy(sounds: Tensor, captions: Tensor, clips: list[Clip]) -> float:
 
 
 def report(train: Split, validation: Split, path: Path = Path("results/alignment.json")) -> None:
-    """Write the pair accuracy on validation without an alignment and at each rank."""
+    """Write the pair accuracy on validation without an alignment and with one of each rank."""
     scores = {"none": pair_accuracy(validation.first_crops, validation.captions, validation.clips)}
     for rank in RANKS:
         alignment = fit(train, rank)

@@ -1,12 +1,14 @@
 """Train the joint space and embed every training crop with heads that never saw its package.
 
-An audio head fitted on the very clips that the extractor trains on places them closer to their
-captions than it places anybody's own recordings. So the heads
-whose embeddings condition the extractor are cross-fitted: five heads, each trained without a fifth
-of the packages and used on that fifth, all against one fixed text head, hence in one space.
+Command: ``python -m recipes.builtin.embed [--config FILE] [--jobs N]``, a step of ``make builtin``.
 
-The alignment (``alignment.py``) is fitted on these embeddings and applied to them: what is kept is
-in the space in which the extractor is queried, under the fingerprint of the encoder saved here.
+An audio head places the clips that it was fitted on closer to their captions than the recordings of
+users. So the heads that embed the crops of the extractor are cross-fitted: five heads, each trained
+without a fifth of the packages and used on that fifth. One fixed text head keeps all of them in one
+space.
+
+The alignment (``alignment.py``) is fitted on these embeddings and applied to them. So they are
+stored in the space of the extractor's queries, under the fingerprint of the saved encoder.
 """
 
 from __future__ import annotations
@@ -44,7 +46,7 @@ from singleout.data.embedding_cache import EmbeddingCache
 from singleout.data.embeddings import EmbeddingTable, build_table
 from singleout.data.manifest import Clip, read_manifest
 from singleout.data.plan import MixtureConfig, num_crops
-from singleout.encoders.builtin import BuiltinEncoder, BuiltinNetwork, SideBySide
+from singleout.encoders.builtin import Alignment, BuiltinEncoder, BuiltinNetwork, SideBySide
 from singleout.encoders.minilm import for_sentences, tokenize
 from singleout.storage.atomic import replacing
 from singleout.storage.tensors import write_safetensors
@@ -54,7 +56,7 @@ NUM_FOLDS = 5
 
 
 def sentence_vectors(sentences: list[str]) -> Tensor:
-    """MiniLM's unit vectors, [sentences, 384]."""
+    """Vectors of MiniLM, [sentences, 384], of unit norm."""
     model, tokenizer = teachers.minilm()
     for_sentences(tokenizer)
     batches = range(0, len(sentences), 64)
@@ -66,39 +68,53 @@ def sentence_vectors(sentences: list[str]) -> Tensor:
 
 
 def words_of(clips: list[Clip], class_names: list[str], cache: Path) -> Words:
-    """Sentence vectors of all captions, and of all phrases of the 521 classes."""
-    phrases = read_phrases()
-    said = [phrases[name] for name in class_names]
+    """Sentence vectors of all captions, and of all phrases of the 521 classes.
+
+    Args:
+        clips: with their captions.
+        class_names: of the tagger, in its order.
+        cache: file of the vectors, which is written if it is missing or of other sentences.
+    """
+    by_class = read_phrases()
+    phrases = [by_class[name] for name in class_names]
     captions = {caption for clip in clips for caption in clip.captions}
-    sentences = sorted(captions.union(*said))
+    sentences = sorted(captions.union(*phrases))
     stored = torch.load(cache, weights_only=True) if cache.exists() else {}
     if stored.get("sentences") != sentences:
         stored = {"sentences": sentences, "vectors": sentence_vectors(sentences)}
         torch.save(stored, cache)
-    vectors = stored["vectors"]
+    vectors: Tensor = stored["vectors"]
     index = {sentence: i for i, sentence in enumerate(sentences)}
 
-    def of(texts: Sequence[str]) -> Tensor:
-        return vectors[[index[text] for text in texts]]  # type: ignore[no-any-return]
+    def vectors_of(texts: Sequence[str]) -> Tensor:
+        return vectors[[index[text] for text in texts]]
 
-    return Words([of(clip.captions) for clip in clips], [of(texts) for texts in said])
+    return Words([vectors_of(clip.captions) for clip in clips], list(map(vectors_of, phrases)))
 
 
 def tagged(
     clips: list[Clip], first: int, features: TeacherFeatures, class_names: list[str]
 ) -> list[Clip]:
-    """Clips without captions, row ``first`` on of the features, in the class that the tagger hears
-    most: two that it hears alike are never mixed. Each class is a family alone."""
-    found = []
+    """Clips without captions, each with the class that the tagger scores highest.
+
+    Two clips of the same class are never mixed. Each class is a family by itself.
+
+    Args:
+        clips: without captions.
+        first: row of the first clip in ``features``; the others follow.
+        features: of all clips.
+        class_names: of the tagger, in its order.
+    """
+    labelled = []
     for row, clip in enumerate(clips, first):
         logits = features.logits[features.offsets[row] : features.offsets[row + 1]]
         name = class_names[int(logits.astype(np.float32).mean(0).argmax())]
-        found.append(replace(clip, label=name.replace("/", " "), has_class=True))
-    return found
+        labelled.append(replace(clip, label=name.replace("/", " "), has_class=True))
+    return labelled
 
 
 def write_uncaptioned(clips: list[Clip], path: Path) -> None:
-    """The manifest that the extractor's config names."""
+    """Write the manifest of sounds without captions that the extractor's config names."""
     rows = (
         {"path": str(c.path), "seconds": c.seconds, "class": c.label, "group": c.group}
         for c in clips
@@ -108,7 +124,7 @@ def write_uncaptioned(clips: list[Clip], path: Path) -> None:
 
 
 def fold_of(clips: list[Clip]) -> NDArray[np.int64]:
-    """Fold of each clip: packages are dealt out, and a shared group ties packages together."""
+    """Fold of each clip. A package is in one fold, and clips of one group are in the same fold."""
     packages = sorted({clip.path.parent.name for clip in clips})
     order = np.random.default_rng([0]).permutation(len(packages))
     fold = {packages[p]: i % NUM_FOLDS for i, p in enumerate(order)}
@@ -119,7 +135,7 @@ def fold_of(clips: list[Clip]) -> NDArray[np.int64]:
 
 
 def unlabelled_clips(config: TrainConfig) -> list[Clip]:
-    """The sounds without captions beside the config's manifest, if it trains on such."""
+    """Sounds of ``unlabelled.jsonl`` next to the config's manifest, if the config uses such."""
     if config.uncaptioned is None:
         return []
     assert config.manifest is not None
@@ -135,13 +151,23 @@ def embed_crops(
     heads: list[SideBySide],
     head_of: NDArray[np.int64],
 ) -> EmbeddingTable:
-    """The table of the clips ``rows``, clip i embedded by ``heads[head_of[i]]``."""
+    """Embeddings of all crops of some clips.
+
+    Args:
+        clips: all clips.
+        rows: indices of the clips to embed.
+        config: cuts the clips into crops.
+        features, view: of all clips.
+        heads: of the audio side.
+        head_of: for each of ``rows``, the number of its head.
+    """
 
     @torch.inference_mode()
     def embed(clip: int, crop: int) -> Tensor:
         start = crop * config.crop_hop_seconds
-        found = features.crop(int(rows[clip]), start, config.segment_seconds)
-        return heads[head_of[clip]](view(found)[0][None])[0]
+        output = features.crop(int(rows[clip]), start, config.segment_seconds)
+        embedding: Tensor = heads[head_of[clip]](view(output)[0][None])[0]
+        return embedding
 
     return build_table([clips[i] for i in rows], config, embed)
 
@@ -149,7 +175,10 @@ def embed_crops(
 def keep(
     splits: dict[str, Split], plans: dict[str, MixtureConfig], encoder: BuiltinEncoder, path: Path
 ) -> None:
-    """Write the splits' aligned embeddings as the encoder's; an older file is replaced, whole."""
+    """Write the aligned embeddings of the splits as those of the encoder.
+
+    An older file is replaced at the end.
+    """
     alignment = encoder.network.alignment
     assert alignment is not None
     partial = path.with_name(path.name + ".partial")
@@ -158,23 +187,24 @@ def keep(
         for name, split in splits.items():
             aligned = alignment(split.table.embeddings, alignment.audio_mean)
             table = EmbeddingTable(aligned, split.table.offsets)
-            for i, clip in enumerate(track(split.clips, f"keeping {name}")):
+            for i, clip in enumerate(track(split.clips, f"storing {name}")):
                 for crop in range(num_crops(clip, plans[name])):
                     cache.put(cache.key(clip, crop, plans[name]), table.of(i, crop))
     partial.replace(path)
 
 
-_given: list[Any] = []
+_shared: list[Any] = []
+"""Arguments of ``without_fold``, for forked processes."""
 
 
 def without_fold(left_out: int) -> SideBySide:
-    """Audio heads that have not seen a fold, of what is ``_given`` to forked processes."""
-    clips, crops, words, train, fold, recipe, text = _given
+    """Audio heads that have not seen a fold, trained on the data in ``_shared``."""
+    clips, crops, words, train, fold, recipe, text = _shared
     return train_heads(clips, crops, words, train[fold != left_out], recipe, text)[0]
 
 
 def main() -> None:
-    """Features, heads, cross-fitted tables, and an encoder whose audio tower is still untrained."""
+    """Write features, cross-fitted embeddings, and an encoder whose audio tower is untrained."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--config", type=Path, default=Path("configs/builtin.yaml"))
     parser.add_argument("--jobs", type=int, default=2)
@@ -184,7 +214,7 @@ def main() -> None:
     assert config.embeddings is not None
     work = config.output.parent
     work.mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(1)  # or forked processes would wait for threads that are not there
+    torch.set_num_threads(1)  # forked processes would wait for threads that do not exist in them
 
     captioned = [clip for clip in read_manifest(config.manifest) if clip.split != "test"]
     others = unlabelled_clips(config)
@@ -194,7 +224,10 @@ def main() -> None:
     if config.uncaptioned is not None:
         assert config.uncaptioned.manifest is not None
         if config.uncaptioned.manifest.parent == config.manifest.parent:
-            parser.error(f"{config.uncaptioned.manifest} is the corpus's: name another to write")
+            parser.error(
+                f"{config.uncaptioned.manifest}: this folder holds the corpus: name a manifest "
+                "in another folder"
+            )
         write_uncaptioned(others, config.uncaptioned.manifest)
     clips = captioned + others
     split = np.array([clip.split for clip in clips])
@@ -203,17 +236,50 @@ def main() -> None:
     view = view_of(features, words.names, train)
     crops = random_crops(features.of(range(len(captioned))), view, seed=0)
     recipe = Recipe()
-    learning = train[train < len(captioned)]  # not from the others: see heads.py
-    full, text = train_heads(clips, crops, words, learning, recipe)
+    captioned_train = train[train < len(captioned)]  # without the others: see heads.py
+    full, text = train_heads(clips, crops, words, captioned_train, recipe)
     fold = fold_of([clips[i] for i in train])
-    _given[:] = [clips, crops, words, learning, fold[: len(learning)], recipe, text]
-    fork = get_context("fork")  # the sounds' features are gigabytes: processes share them
+    _shared[:] = [clips, crops, words, captioned_train, fold[: len(captioned_train)], recipe, text]
+    fork = get_context("fork")  # the features are gigabytes, which forked processes share
     with ProcessPoolExecutor(args.jobs, fork) as pool:
         heads = list(pool.map(without_fold, range(NUM_FOLDS)))
     state = {f"head.{k}": v for k, v in full.state_dict().items()}
     state |= {f"view.{k}": v for k, v in view.state_dict().items()}
     write_safetensors(state, work / "teacher.safetensors")
 
+    plans = {"train": config.mixtures, "validation": config.validation.mixtures}
+    no_fold = np.zeros(len(validation), int)
+    tables = {
+        "train": embed_crops(clips, train, plans["train"], features, view, heads, fold),
+        "validation": embed_crops(
+            clips, validation, plans["validation"], features, view, [full], no_fold
+        ),
+    }
+    splits = {
+        name: split_of(clips, rows, tables[name], words, text)
+        for name, rows in (("train", train), ("validation", validation))
+    }
+    report(splits["train"], splits["validation"])
+    encoder = untrained_encoder(recipe, text, fit(splits["train"]))
+    encoder.save_pretrained(work / "encoder")  # gives the encoder its fingerprint
+    keep(splits, plans, encoder, config.embeddings)
+
+
+@torch.inference_mode()
+def split_of(
+    clips: list[Clip],
+    rows: NDArray[np.int64],
+    table: EmbeddingTable,
+    words: Words,
+    text: SideBySide,
+) -> Split:
+    """The clips ``rows`` with the embeddings of their crops and of their first captions."""
+    captions = torch.cat([words.captions[i][:1] for i in rows])
+    return Split([clips[i] for i in rows], table, text(captions).clone())
+
+
+def untrained_encoder(recipe: Recipe, text: SideBySide, alignment: Alignment) -> BuiltinEncoder:
+    """An encoder with trained text heads and alignment, and a random audio tower."""
     sizes = {
         "dim": recipe.dim,
         "text_hidden": recipe.hidden,
@@ -226,26 +292,8 @@ def main() -> None:
     sentence, tokenizer = teachers.minilm()
     network.sentence.load_state_dict(sentence.state_dict())
     network.text_head.load_state_dict(text.state_dict())
-
-    plans = {"train": config.mixtures, "validation": config.validation.mixtures}
-    tables = {
-        "train": embed_crops(clips, train, plans["train"], features, view, heads, fold),
-        "validation": embed_crops(
-            clips, validation, plans["validation"], features, view, [full],
-            np.zeros(len(validation), int),
-        ),
-    }  # fmt: skip
-    splits = {}
-    for name, rows in (("train", train), ("validation", validation)):
-        captions = torch.cat([words.captions[i][:1] for i in rows])
-        with torch.inference_mode():
-            said = text(captions).clone()
-        splits[name] = Split([clips[i] for i in rows], tables[name], said)
-    report(splits["train"], splits["validation"])
-    network.alignment = fit(splits["train"])
-    encoder = BuiltinEncoder(network, tokenizer.to_str(), sizes)
-    encoder.save_pretrained(work / "encoder")  # its fingerprint exists from here on
-    keep(splits, plans, encoder, config.embeddings)
+    network.alignment = alignment
+    return BuiltinEncoder(network, tokenizer.to_str(), sizes)
 
 
 if __name__ == "__main__":

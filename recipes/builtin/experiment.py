@@ -1,9 +1,11 @@
-"""One experiment of the search: train for a fixed time, ask on validation, write down what it gave.
+"""One experiment of the search for a better recipe: train for a fixed time and score on validation.
 
-``python -m recipes.builtin.experiment NAME [key=value ...]`` changes ``configs/builtin.yaml`` by
-the overrides, trains on one thread for ``--minutes``, as many steps as fit, and scores all kinds of
-questions on mixtures of the validation packages. Each adds a line to ``results/experiments.jsonl``,
-of which ``docs/experiments.md`` shows a table. Test packages are never looked at.
+Command: ``python -m recipes.builtin.experiment NAME [key=value ...] [--minutes M]``.
+
+The overrides change ``configs/builtin.yaml``. The training runs on one thread, with as many steps
+as fit into ``--minutes``. All kinds of queries are scored on mixtures of the validation packages.
+Each experiment adds a line to ``results/experiments.jsonl``, and ``docs/experiments.md`` shows the
+lines as a table. Test packages are never used.
 """
 
 from __future__ import annotations
@@ -27,27 +29,30 @@ from singleout.config import load_config
 from singleout.data.manifest import read_manifest
 from singleout.data.plan import SCORED_MIXTURES
 from singleout.evaluate.evaluation import EvaluationConfig
-from singleout.evaluate.scenarios import ask, findings
+from singleout.evaluate.scenarios import evaluate_scenarios, scenario_summary
 from singleout.model import QueriedSeparator
-from singleout.separators import AnySeparator
+from singleout.separators import AnySeparator, Separator
 from singleout.storage.atomic import replacing
 from singleout.train.config import TrainConfig
 from singleout.train.run import calibrate, split_clips, train
 
 FROM_NOTHING = ("init=null", "learning_rate=1e-3")
-"""Where the config goes on from an earlier model, at a lower rate."""
+"""Overrides for configs that continue from an earlier model, with a lower rate."""
 RESULTS = Path("results/experiments.jsonl")
 DOCUMENT = Path("docs/experiments.md")
 TRIALS, TRIAL_S = (1, 3, 15), 20.0
-"""Steps of the trials that tell how long a step takes, and what more steps are to take at least."""
+"""Number of steps of the trials that measure the time of a step. The trials end as soon as the
+additional steps take ``TRIAL_S`` seconds."""
 SEED = 7
-"""Of the mixtures that are asked."""
+"""Of the scored mixtures."""
 
 
-def size(separator: torch.nn.Module, embedding_dim: int, seconds: int = 10) -> dict[str, float]:
-    """Parameters, and GFLOP per second of audio of one query: a multiply-add counts twice;
-    convolutions and matrix products only."""
-    clip = torch.zeros(1, 1, seconds * separator.sample_rate)  # type: ignore[operator]
+def size(separator: Separator, embedding_dim: int, seconds: int = 10) -> dict[str, float]:
+    """Parameters of a separator, and its GFLOP per second of audio for one query.
+
+    A multiply-add counts twice. Only convolutions and matrix products count.
+    """
+    clip = torch.zeros(1, 1, seconds * separator.sample_rate)
     separator.eval()
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         separator(clip, torch.zeros(1, embedding_dim))
@@ -58,8 +63,11 @@ def size(separator: torch.nn.Module, embedding_dim: int, seconds: int = 10) -> d
 
 
 def cost(config: AnySeparator, embedding_dim: int) -> dict[str, float]:
-    """``size``, inference seconds per second of audio, and seconds for forward and backward of a
-    batch."""
+    """``size`` and times of a separator.
+
+    The times are seconds of inference per second of audio, and seconds for forward and backward of
+    a batch.
+    """
     separator = config.build(embedding_dim)
     separator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     embedding = F.normalize(torch.randn(16, embedding_dim), dim=-1)
@@ -70,7 +78,7 @@ def cost(config: AnySeparator, embedding_dim: int) -> dict[str, float]:
         started = time.perf_counter()
         with torch.autocast("cpu", torch.bfloat16):
             loss = separator(batch, embedding).float().square().mean()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         steps.append(time.perf_counter() - started)
     separator.eval()
     with torch.inference_mode():
@@ -86,19 +94,23 @@ def cost(config: AnySeparator, embedding_dim: int) -> dict[str, float]:
 
 
 def scores(model: QueriedSeparator, manifest: Path, num_mixtures: int) -> dict[str, Any]:
-    """Findings on mixtures of two and of three validation sounds."""
+    """Scores of all kinds of queries on mixtures of two and of three validation sounds."""
     clips = read_manifest(manifest, "validation")
-    found = {}
+    by_sources = {}
     for sources in (2, 3):
         mixtures = SCORED_MIXTURES.model_copy(update={"num_sources": (sources, sources)})
         config = EvaluationConfig(num_mixtures=num_mixtures, seed=SEED, mixtures=mixtures)
-        found[f"{sources} sources"] = findings(ask(model, clips, config))
-    return found
+        rows = evaluate_scenarios(model, clips, config)
+        by_sources[f"{sources} sources"] = scenario_summary(rows)
+    return by_sources
 
 
 def seconds_per_step(config: TrainConfig) -> float:
-    """Of real training, with its data and its optimiser: what more steps take longer."""
-    shorter, took = 0, 0.0
+    """Time of a step of real training, with its data and optimiser.
+
+    It is the additional time of a longer trial, so that the start of the training does not count.
+    """
+    shorter, shorter_s = 0, 0.0
     per_step = 0.0
     for steps in TRIALS:
         with tempfile.TemporaryDirectory() as folder:
@@ -109,40 +121,59 @@ def seconds_per_step(config: TrainConfig) -> float:
             }
             started = time.perf_counter()
             train(config.model_copy(update=changes))
-            longer = time.perf_counter() - started
-        per_step = (longer - took) / (steps - shorter)
-        if shorter and longer - took > TRIAL_S:
+            longer_s = time.perf_counter() - started
+        per_step = (longer_s - shorter_s) / (steps - shorter)
+        if shorter and longer_s - shorter_s > TRIAL_S:
             break
-        shorter, took = steps, longer
+        shorter, shorter_s = steps, longer_s
     return max(per_step, 1e-3)
 
 
+def planned(folder: Path, config: TrainConfig, minutes: float) -> dict[str, Any]:
+    """The plan of an experiment: its config, its time of a step and its number of steps.
+
+    The plan is stored in the folder, so that a repeated command continues the same experiment.
+
+    Raises:
+        SystemExit: the folder has a plan with other settings.
+    """
+    path = folder / "plan.json"
+    settings = {"config": config.model_dump(mode="json"), "minutes": minutes}
+    if path.exists():
+        plan: dict[str, Any] = json.loads(path.read_text())
+        if {key: plan[key] for key in settings} != settings:
+            raise SystemExit(
+                f"error: {folder}: an experiment of this name began with other settings: take "
+                "another name"
+            )
+        return plan
+    step = seconds_per_step(config)
+    plan = {**settings, "seconds_per_step": round(step, 4)}
+    plan["steps"] = max(1, round(60 * minutes / step))
+    folder.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(plan))
+    return plan
+
+
 def run(name: str, args: argparse.Namespace) -> dict[str, Any]:
-    """Train (or go on) in a folder of its own, score, and give the line."""
+    """Train an experiment in its folder, or continue its training, and score it.
+
+    Returns:
+        The line of the experiment.
+    """
     folder = args.folder.expanduser() / name
-    validated = f"validation.num_mixtures={min(200, args.mixtures)}"
-    given = [*FROM_NOTHING, f"output={folder}", validated]
-    config = load_config(TrainConfig, args.config, [*given, *args.overrides])
-    plan = folder / "plan.json"
-    wanted = {"config": config.model_dump(mode="json"), "minutes": args.minutes}
-    if plan.exists():
-        planned = json.loads(plan.read_text())
-        if {key: planned[key] for key in wanted} != wanted:
-            raise SystemExit(f"error: {folder}: began with other settings: take another name")
-    else:
-        step = seconds_per_step(config)
-        planned = {**wanted, "seconds_per_step": round(step, 4), "steps": 0}
-        planned["steps"] = max(1, round(60 * args.minutes / step))
-        folder.mkdir(parents=True, exist_ok=True)
-        with replacing(plan) as partial:
-            partial.write_text(json.dumps(planned))
-    steps = planned["steps"]
+    validation = f"validation.num_mixtures={min(200, args.mixtures)}"
+    fixed = [*FROM_NOTHING, f"output={folder}", validation]
+    config = load_config(TrainConfig, args.config, [*fixed, *args.overrides])
+    plan = planned(folder, config, args.minutes)
+    steps = plan["steps"]
     budget = [f"steps={steps}", f"warmup_steps={steps // 10}", f"validation.every_steps={steps}"]
-    config = load_config(TrainConfig, args.config, [*given, *budget, *args.overrides])
+    config = load_config(TrainConfig, args.config, [*fixed, *budget, *args.overrides])
     started = time.perf_counter()
     model = QueriedSeparator.from_pretrained(train(config), args.encoder)
     trained_s = time.perf_counter() - started
-    calibrate(model, split_clips(config)[1], config.validation)  # of what asks
+    calibrate(model, split_clips(config)[1], config.validation)  # with the encoder that embeds
     assert config.manifest is not None
     return {
         "name": name,
@@ -151,7 +182,7 @@ def run(name: str, args: argparse.Namespace) -> dict[str, Any]:
         "minutes": args.minutes,
         "steps": config.steps,
         "last_session_s": round(trained_s, 1),
-        "seconds_per_step": planned["seconds_per_step"],
+        "seconds_per_step": plan["seconds_per_step"],
         "cost": cost(config.model.separator, model.condition_dim),
         "found": scores(model, config.manifest, args.mixtures),
         "num_mixtures": args.mixtures,
@@ -164,12 +195,12 @@ def run(name: str, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _git(*arguments: str) -> str:
-    found = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
-    return found.stdout.strip()
+    result = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
+    return result.stdout.strip()
 
 
 def table(lines: list[dict[str, Any]]) -> str:
-    """One row per experiment, in the order in which they were made."""
+    """Markdown table with a row per experiment, in the order of the lines."""
     rows = [
         "| experiment | changes | steps in minutes | GFLOP per second | two sources: text "
         "| improved | audio | text + negative | absent, dB below | presence AUROC | three: text |",
@@ -179,53 +210,59 @@ def table(lines: list[dict[str, Any]]) -> str:
         two, three = line["found"]["2 sources"], line["found"]["3 sources"]
         text = two["questions"]["text"]
 
-        def mean(found: dict[str, Any], question: str) -> str:
-            entry = found["questions"].get(question)
-            return "" if entry is None else f"{entry['si_sdri_db']['mean']['estimate']:.2f}"
-
         auroc = two.get("presence_auroc", {}).get("absent")
         cells = [
             f"**{line['name']}** {line['tried']}".strip(),
             "<br>".join(f"`{change}`" for change in line["changes"]),
             f"{line['steps']:,} in {line['steps'] * line['seconds_per_step'] / 60:.1f}",
             f"{line['cost']['gflop_per_second']:.1f}",
-            mean(two, "text"),
+            _mean(two, "text"),
             f"{100 * text['si_sdri_db']['share_improved']['estimate']:.0f} %",
-            mean(two, "audio"),
-            mean(two, "text, not the other"),
+            _mean(two, "audio"),
+            _mean(two, "text, not the other"),
             f"{two['questions']['absent']['suppression_db']['estimate']:.1f}",
             "" if auroc is None else f"{auroc['estimate']:.3f}",
-            mean(three, "text"),
+            _mean(three, "text"),
         ]
         rows.append("| " + " | ".join(cells) + " |")
     return "\n".join(rows)
 
 
+def _mean(summary: dict[str, Any], kind: str) -> str:
+    """Mean SI-SDRi of a kind of query in dB; empty where it was not scored."""
+    entry = summary["questions"].get(kind)
+    return "" if entry is None else f"{entry['si_sdri_db']['mean']['estimate']:.2f}"
+
+
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """All experiments so far."""
+    """The lines of all experiments so far."""
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def main() -> None:
-    """Make one experiment, or write the table again where none is named."""
+    """Make one experiment; without a name, only write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("name", nargs="?", help="none: write the table again")
+    parser.add_argument(
+        "name", nargs="?", help="of the experiment; without it, only the table is written"
+    )
     parser.add_argument("overrides", nargs="*", metavar="key=value")
-    parser.add_argument("--tried", default="", help="what for, in a few words")
+    parser.add_argument("--tried", default="", help="purpose of the experiment, in a few words")
     parser.add_argument("--config", type=Path, default=Path("configs/builtin.yaml"))
     parser.add_argument("--minutes", type=float, default=12.0)
     parser.add_argument("--mixtures", type=int, default=300)
     parser.add_argument(
         "--encoder",
         default="builtin",
-        help="what asks: the config's may not hear, only its teachers",
+        help="encoder of the queries; that of the config may have an untrained audio tower",
     )
     parser.add_argument("--folder", type=Path, default=Path("~/.cache/singleout/builtin/search"))
-    args = parser.parse_intermixed_args()  # overrides may stand after options
+    args = parser.parse_intermixed_args()  # allows overrides after options
     torch.set_num_threads(1)
     if args.name is not None:
         if args.name in [line["name"] for line in read_lines(RESULTS)]:
-            raise SystemExit(f"error: {args.name} has a line in {RESULTS}: take another name")
+            raise SystemExit(
+                f"error: {RESULTS} has an experiment '{args.name}' already: take another name"
+            )
         line = run(args.name, args)
         with RESULTS.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")

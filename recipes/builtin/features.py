@@ -1,4 +1,4 @@
-"""What the teachers hear in every sound, computed once and kept."""
+"""The outputs of the teachers for every sound, computed once and kept in a file."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ PATCH_SECONDS = 0.96
 BLOCK_SECONDS = EFFECTS_BLOCK_FRAMES * EFFECTS_HOP / EFFECTS_RATE_HZ
 
 
-class Heard(NamedTuple):
-    """What the teachers make of one stretch of sound, float32.
+class TeacherOutput(NamedTuple):
+    """Output of the teachers for one stretch of sound, float32.
 
     Attributes:
-        embeddings: [patches, 1024], the tagger's.
-        logits: [patches, 521], the tagger's.
-        effects: [blocks, 512] of the sound effects network; [blocks, 0] where it was not asked.
+        embeddings: [patches, 1024] of the tagger.
+        logits: [patches, 521] of the tagger.
+        effects: [blocks, 512] of the sound effects network; [blocks, 0] where it was not run.
     """
 
     embeddings: Tensor
@@ -48,24 +48,28 @@ class Heard(NamedTuple):
 
 
 class Teachers:
-    """The teachers of sounds, loaded."""
+    """The teachers of the audio side.
+
+    Args:
+        effects: whether the sound effects network is loaded, too.
+    """
 
     def __init__(self, effects: bool = True) -> None:
         self.tagger = YamNet()
         self._effects = SoundEffects() if effects else None
 
-    def __call__(self, audio: NDArray[np.float32], rate_hz: int) -> Heard:
-        """Mono ``audio`` [samples]."""
+    def __call__(self, audio: NDArray[np.float32], rate_hz: int) -> TeacherOutput:
+        """The output for mono ``audio`` [samples] at ``rate_hz``."""
         embeddings, logits = self.tagger(resample(audio, rate_hz, YAMNET_RATE_HZ))
         effects = np.zeros((1, 0), np.float32)
         if self._effects is not None:
             effects = self._effects(resample(audio, rate_hz, EFFECTS_RATE_HZ))
-        return Heard(*(torch.from_numpy(part) for part in (embeddings, logits, effects)))
+        return TeacherOutput(*(torch.from_numpy(part) for part in (embeddings, logits, effects)))
 
 
 @dataclass(frozen=True)
 class TeacherFeatures:
-    """Patches and blocks of all clips, one after the other.
+    """Outputs of the teachers for all clips, one clip after the other.
 
     Attributes:
         embeddings: float16 [patches, 1024].
@@ -82,7 +86,7 @@ class TeacherFeatures:
     effect_offsets: NDArray[np.int64]
 
     def of(self, clips: Sequence[int]) -> TeacherFeatures:
-        """Of some of the clips, in the order given."""
+        """The features of some of the clips, in the given order."""
         parts = []
         for values, offsets in (
             (self.embeddings, self.offsets),
@@ -95,12 +99,14 @@ class TeacherFeatures:
         return TeacherFeatures(embeddings, logits, offsets, effects, effect_offsets)
 
     def num_patches(self, clip: int) -> int:
-        """At least one."""
+        """Number of patches of a clip, at least one."""
         return int(self.offsets[clip + 1] - self.offsets[clip])
 
-    def heard(self, clip: int, first: int = 0, count: int | None = None) -> Heard:
-        """Patches ``first`` to ``first + count`` of a clip, by default all of them, and the blocks
-        whose middle lies in these; or the one that is nearest."""
+    def stretch(self, clip: int, first: int = 0, count: int | None = None) -> TeacherOutput:
+        """Patches ``first`` to ``first + count`` of a clip (all by default) with their blocks.
+
+        The blocks are those whose middle lies within the patches, or else the nearest block.
+        """
         count = self.num_patches(clip) - first if count is None else count
         start = int(self.offsets[clip]) + first
         begin, end = (int(x) for x in self.effect_offsets[clip : clip + 2])
@@ -111,18 +117,18 @@ class TeacherFeatures:
         if not len(inside):
             inside = np.abs(middles - (from_s + to_s) / 2).argmin()[None]
         patches = slice(start, start + count)
-        return Heard(
+        return TeacherOutput(
             torch.from_numpy(self.embeddings[patches]).float(),
             torch.from_numpy(self.logits[patches]).float(),
             torch.from_numpy(self.effects[begin + inside]).float(),
         )
 
-    def crop(self, clip: int, start_seconds: float, seconds: float) -> Heard:
-        """What begins in a crop; at least one patch."""
+    def crop(self, clip: int, start_seconds: float, seconds: float) -> TeacherOutput:
+        """The patches that begin within a crop, at least one, with their blocks."""
         last = self.num_patches(clip) - 1
         first = min(round(start_seconds / PATCH_HOP_SECONDS), last)
         count = max(1, int((seconds - 0.9) / PATCH_HOP_SECONDS) + 1)
-        return self.heard(clip, first, min(last + 1 - first, count))
+        return self.stretch(clip, first, min(last + 1 - first, count))
 
 
 _teachers: Teachers | None = None
@@ -134,7 +140,7 @@ def _start_worker(effects: bool) -> None:
     _teachers = Teachers(effects)
 
 
-def _hear(path: Path) -> tuple[NDArray[np.float16], ...]:
+def _output_of(path: Path) -> tuple[NDArray[np.float16], ...]:
     assert _teachers is not None
     audio, rate = soundfile.read(path, dtype="float32", always_2d=True)
     return tuple(part.numpy().astype(np.float16) for part in _teachers(audio.mean(1), rate))
@@ -143,7 +149,14 @@ def _hear(path: Path) -> tuple[NDArray[np.float16], ...]:
 def teacher_features(
     clips: list[Clip], cache: Path, jobs: int = 2, effects: bool = True
 ) -> TeacherFeatures:
-    """Hear every clip, or read ``cache`` when it was made from the same list of clips."""
+    """Run the teachers on every clip, or read ``cache`` if it was made from the same clips.
+
+    Args:
+        clips: the sounds.
+        cache: file of the features.
+        jobs: number of processes.
+        effects: whether the sound effects network runs, too.
+    """
     names = np.array([str(clip.path) for clip in clips])
     fields = tuple(TeacherFeatures.__dataclass_fields__)
     if cache.exists():
@@ -152,14 +165,14 @@ def teacher_features(
         if is_whole and np.array_equal(stored["names"], names):
             return TeacherFeatures(*(stored[field] for field in fields))
     paths = [clip.path for clip in clips]
-    Teachers(effects)  # what is to be downloaded is, before the processes need it
+    Teachers(effects)  # downloads the teachers, before the processes need them
     with ProcessPoolExecutor(jobs, initializer=_start_worker, initargs=(effects,)) as pool:
-        results = pool.map(_hear, paths, chunksize=16)
-        rows = list(track(results, "hearing", total=len(clips)))
+        results = pool.map(_output_of, paths, chunksize=16)
+        rows = list(track(results, "teachers", total=len(clips)))
     embeddings, logits, blocks = (np.concatenate(column) for column in zip(*rows, strict=True))
     offsets, effect_offsets = (np.cumsum([0, *(len(row[part]) for row in rows)]) for part in (0, 2))
-    found = TeacherFeatures(embeddings, logits, offsets, blocks, effect_offsets)
+    features = TeacherFeatures(embeddings, logits, offsets, blocks, effect_offsets)
     cache.parent.mkdir(parents=True, exist_ok=True)
     with replacing(cache) as partial, partial.open("wb") as file:
-        np.savez(file, names=names, **{field: getattr(found, field) for field in fields})
-    return found
+        np.savez(file, names=names, **{field: getattr(features, field) for field in fields})
+    return features

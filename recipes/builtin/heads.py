@@ -1,14 +1,16 @@
-"""The joint space: small heads on frozen teachers.
+"""The joint space of text and audio: small heads on frozen teachers.
 
-Text: MiniLM -> ``TextHead`` (ships). Audio: YAMNet and a network trained on libraries of sound
-effects -> ``TaggerHead`` (does not ship; it is the teacher that ``distil.py`` teaches the shipped
-audio tower to imitate, and it embeds the training crops of the extractor, cross-fitted). Losses:
-contrastive on the captions, where all clips of one class are right answers, plus the tagger's own
-opinion over all 521 AudioSet classes as soft targets, each class said in one of its many phrases
-(``phrases.csv``). That makes the vocabulary open, and on unseen packages it adds far more than
-captions do. It needs no captions, but sounds without in the batches seemed to make the heads worse
-on packages left out (``heads_quality.py --uncaptioned``; only that side of the comparison is on
-record so far).
+- Text: MiniLM -> ``TextHead``, which ships.
+- Audio: YAMNet and a network trained on libraries of sound effects -> ``TaggerHead``. It does not
+  ship: ``distil.py`` teaches the shipped audio tower to imitate it. Cross-fitted heads embed the
+  training crops of the extractor.
+
+The first loss is contrastive on the captions, where all clips of one class are right answers. The
+second takes the tagger's scores of all 521 AudioSet classes as soft targets. Each class is named by
+one of its many phrases (``phrases.csv``). The second loss makes the vocabulary open: on unseen
+packages it adds far more than captions do. It needs no captions. But sounds without captions in the
+batches seemed to make the heads worse on packages left out (``heads_quality.py --uncaptioned``;
+only that side of the comparison is on record so far).
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from __future__ import annotations
 import csv
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,7 +27,7 @@ from rich.progress import track
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from recipes.builtin.features import Heard, TeacherFeatures
+from recipes.builtin.features import TeacherFeatures, TeacherOutput
 from singleout.data.manifest import Clip
 from singleout.encoders.builtin import SideBySide, TextHead
 from singleout.storage.tensors import has_fast_bfloat16
@@ -34,13 +37,15 @@ MAX_CROP_PATCHES = 8
 FAST = has_fast_bfloat16()
 NUM_TAGGER_FEATURES = 384 + 521 + 2 * 1024
 PHRASES = Path(__file__).with_name("phrases.csv")
-"""What people call the 521 classes: written by hand for this purpose, from no corpus."""
+"""Common names of the 521 classes, written by hand for this purpose and not taken from a corpus."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Sizes and weights of the training of the heads; all are our choices, made on packages left
-    out: ``heads_quality.py``."""
+    """Sizes and weights of the training of the heads.
+
+    All values are our choices, made on packages left out (``heads_quality.py``).
+    """
 
     dim: int = 256
     hidden: int = 512
@@ -59,13 +64,17 @@ class Recipe:
 
 
 class TaggerView(nn.Module):
-    """What the teachers heard to the input of ``TaggerHead``; holds no trained weights.
+    """Turns the output of the teachers into the input of ``TaggerHead``; without trained weights.
 
     Args:
         names: unit sentence vectors of the 521 class names, [521, 384].
-        mean, std: of the tagger's embeddings, [1024], or of these and of the sound effects
-            network's after them, [1536].
+        mean, std: statistics of the tagger's embeddings, [1024]; with those of the sound effects
+            network after them, [1536].
     """
+
+    names: Tensor
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, names: Tensor, mean: Tensor, std: Tensor) -> None:
         super().__init__()
@@ -73,28 +82,28 @@ class TaggerView(nn.Module):
         self.register_buffer("mean", mean)
         self.register_buffer("std", std)
 
-    def forward(self, heard: Heard) -> tuple[Tensor, Tensor]:
-        """Features [2953], or [3977] of both networks, and mean logits [521]."""
-        probability = torch.sigmoid(0.5 * heard.logits)
+    def forward(self, output: TeacherOutput) -> tuple[Tensor, Tensor]:
+        """Features [2953], or [3977] with both networks, and mean logits [521]."""
+        probability = torch.sigmoid(0.5 * output.logits)
         words = F.normalize((probability / probability.sum(-1, keepdim=True)) @ self.names, dim=-1)
-        mean_logits = heard.logits.mean(0)
-        e = (heard.embeddings - self.mean[:1024]) / self.std[:1024]
-        effects = (heard.effects - self.mean[1024:]) / self.std[1024:]
-        told = [words.mean(0), torch.sigmoid(0.5 * mean_logits)]
-        parts = [part for x in (e, effects) for part in (x.mean(0), x.amax(0) / 2)]
-        return torch.cat([*told, *parts]), mean_logits
+        mean_logits = output.logits.mean(0)
+        tagger = (output.embeddings - self.mean[:1024]) / self.std[:1024]
+        effects = (output.effects - self.mean[1024:]) / self.std[1024:]
+        classes = [words.mean(0), torch.sigmoid(0.5 * mean_logits)]
+        pooled = [part for x in (tagger, effects) for part in (x.mean(0), x.amax(0) / 2)]
+        return torch.cat([*classes, *pooled]), mean_logits
 
 
 class TaggerHead(nn.Module):
-    """Features of ``TaggerView`` to a unit embedding [batch, dim].
+    """Maps features of ``TaggerView`` to a unit embedding.
 
-    The words that the tagger's scores amount to pass through a linear map of their own: with it
-    alone the head starts as a working zero-shot model.
+    The mean word vector of the tagger's classes passes through a separate linear map. With this map
+    alone, the head starts as a working zero-shot model.
 
     Args:
         hidden, dim: sizes.
-        effects: whether the sound effects network is heard, too.
-        mlp_weight: of what both networks' embeddings say beside the words.
+        effects: whether the features contain those of the sound effects network.
+        mlp_weight: weight of the networks' embeddings relative to the word vector.
     """
 
     def __init__(
@@ -113,6 +122,7 @@ class TaggerHead(nn.Module):
         )
 
     def forward(self, features: Tensor) -> Tensor:
+        """Features [batch, features] to embeddings [batch, dim] of unit norm."""
         words, scores, embeddings = features.tensor_split([384, 384 + 521], -1)
         out = self.words(words) + self.mlp_weight * self.mlp(embeddings) + 0.1 * self.scores(scores)
         return F.normalize(out, dim=-1)
@@ -120,7 +130,7 @@ class TaggerHead(nn.Module):
 
 @dataclass(frozen=True)
 class Crops:
-    """Views of random crops of every clip; the first of each is the whole clip.
+    """Features of random crops of every clip; the first crop of each clip is the whole clip.
 
     Attributes:
         features: [clips, CROPS_PER_CLIP, features] of ``TaggerView``.
@@ -132,7 +142,13 @@ class Crops:
 
 
 def view_of(features: TeacherFeatures, names: Tensor, train: NDArray[np.int64]) -> TaggerView:
-    """A view standardised on the training clips."""
+    """A view whose statistics are those of the clips ``train``.
+
+    Args:
+        features: of all clips.
+        names: see ``TaggerView``.
+        train: indices of clips.
+    """
     means, stds = [], []
     for values, offsets in (
         (features.embeddings, features.offsets),
@@ -146,17 +162,17 @@ def view_of(features: TeacherFeatures, names: Tensor, train: NDArray[np.int64]) 
 
 
 def random_crops(features: TeacherFeatures, view: TaggerView, seed: int) -> Crops:
-    """Up to eight patches in a row, drawn for every clip."""
+    """Random crops of every clip, each of up to eight patches in a row."""
     clips = []
     for clip in range(len(features.offsets) - 1):
         rng = np.random.default_rng([seed, clip])
         available = features.num_patches(clip)
-        crops = [features.heard(clip)]
+        crops = [features.stretch(clip)]
         for _ in range(CROPS_PER_CLIP - 1):
             length = int(rng.integers(1, min(MAX_CROP_PATCHES, available) + 1))
             start = int(rng.integers(0, available - length + 1))
-            crops.append(features.heard(clip, start, length))
-        clips.append([view(heard) for heard in crops])
+            crops.append(features.stretch(clip, start, length))
+        clips.append([view(crop) for crop in crops])
     return Crops(
         torch.stack([torch.stack([crop[0] for crop in crops]) for crops in clips]),
         torch.stack([torch.stack([crop[1] for crop in crops]) for crops in clips]),
@@ -168,8 +184,8 @@ class Words:
     """Sentence vectors of MiniLM, unit norm.
 
     Attributes:
-        captions: for every clip, [captions, 384]; none for one without.
-        phrases: of the 521 classes, [phrases, 384] each: the class's name first, then other words.
+        captions: for every clip, [captions, 384]; [0, 384] for a clip without captions.
+        phrases: for every class of the 521, [phrases, 384]; the name of the class is the first.
     """
 
     captions: list[Tensor]
@@ -177,18 +193,18 @@ class Words:
 
     @property
     def names(self) -> Tensor:
-        """[521, 384]: the middle of all that a class is called."""
-        return F.normalize(torch.stack([said.mean(0) for said in self.phrases]), dim=-1)
+        """Mean vector of the phrases of each class, [521, 384], of unit norm."""
+        return F.normalize(torch.stack([phrases.mean(0) for phrases in self.phrases]), dim=-1)
 
     def drawn(self, rng: np.random.Generator) -> Tensor:
-        """[521, 384]: one phrase of each class."""
-        counts = np.array([len(said) for said in self.phrases])
+        """One random phrase of each class, [521, 384]."""
+        counts = np.array([len(phrases) for phrases in self.phrases])
         picked = (rng.random(len(counts)) * counts).astype(int).tolist()
-        return torch.stack([said[i] for said, i in zip(self.phrases, picked, strict=True)])
+        return torch.stack([phrases[i] for phrases, i in zip(self.phrases, picked, strict=True)])
 
 
 def read_phrases(path: Path = PHRASES) -> dict[str, list[str]]:
-    """Of every AudioSet class its name, lower case, and then other words for it."""
+    """Phrases of every AudioSet class: its name in lower case, then other words for it."""
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     return {row["class"]: [row["class"].lower(), *row["phrases"].split(" | ")] for row in rows}
@@ -202,13 +218,19 @@ def train_heads(
     recipe: Recipe,
     fixed_text: SideBySide | None = None,
 ) -> tuple[SideBySide, SideBySide]:
-    """Train heads of both sides on the clips ``train``, or those of sounds alone against fixed ones
-    of text; ``recipe.members`` of each, one by one.
+    """Train ``recipe.members`` pairs of heads, one by one.
 
-    Clips without a caption learn from the tagger's opinion alone.
+    Clips without a caption learn only from the tagger's scores.
 
-    The second form is what cross-fitting needs: audio heads that have not seen a fold, all in the
-    one space that the text heads span.
+    Args:
+        clips, crops, words: the sounds and their captions.
+        train: indices of the clips that are trained on.
+        recipe: sizes and weights.
+        fixed_text: text heads that are kept. Cross-fitting needs them: audio heads that have not
+            seen a fold, all in the space that the same text heads span.
+
+    Returns:
+        Audio heads and text heads.
     """
     fixed = [None] * recipe.members if fixed_text is None else list(fixed_text.heads)
     pairs = [
@@ -226,8 +248,45 @@ def train_pair(
     recipe: Recipe,
     fixed_text: nn.Module | None = None,
 ) -> tuple[TaggerHead, TextHead]:
-    """One of ``train_heads``."""
+    """Train one pair of heads, as ``train_heads`` does."""
     torch.manual_seed(recipe.seed)
+    audio, text = _new_heads(crops, recipe, fixed_text)
+    log_scale = nn.Parameter(torch.tensor(14.0).log())
+    weights = [*audio.parameters(), log_scale]
+    if fixed_text is None:
+        weights += text.parameters()
+    optimizer = torch.optim.AdamW(weights, recipe.learning_rate, weight_decay=recipe.weight_decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, recipe.learning_rate, total_steps=recipe.steps, pct_start=0.1
+    )
+    batches = _Batches(clips, crops, words, train, recipe)
+    audio.train()
+    text.train(fixed_text is None)
+    for step in track(range(recipe.steps), "heads"):
+        rng = np.random.default_rng([recipe.seed, step])
+        batch = batches.draw(rng)
+        caption_embeddings = text(batch.captions)
+        scale = log_scale.exp().clamp(max=100)
+        # This line takes nearly all the time of a step.
+        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bfloat16 and FAST):
+            embeddings = audio(batch.features).float()
+        similarity = embeddings[: len(caption_embeddings)] @ caption_embeddings.T * scale
+        loss = F.cross_entropy(similarity, batch.same_class)
+        loss = loss + F.cross_entropy(similarity.T, batch.same_class)
+        scores = F.softmax(batch.logits / recipe.names_temperature, -1)
+        to_classes = embeddings @ text(words.drawn(rng)).T * scale
+        loss = loss + recipe.names_weight * F.cross_entropy(to_classes, scores)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        schedule.step()
+    return audio.eval(), text.eval()
+
+
+def _new_heads(
+    crops: Crops, recipe: Recipe, fixed_text: nn.Module | None
+) -> tuple[TaggerHead, TextHead]:
+    """Heads at the start of the training: the word vectors of both sides are mapped alike."""
     has_effects = crops.features.shape[-1] > NUM_TAGGER_FEATURES
     audio = TaggerHead(recipe.hidden, recipe.dim, has_effects, recipe.mlp_weight)
     text = TextHead(384, recipe.hidden, recipe.dim)
@@ -238,56 +297,61 @@ def train_pair(
             text.linear.weight.copy_(torch.linalg.qr(torch.randn(384, recipe.dim))[0].T)
             text.linear.bias.zero_()
         audio.words.load_state_dict(text.linear.state_dict())
-    log_scale = nn.Parameter(torch.tensor(14.0).log())
-    weights = [*audio.parameters(), log_scale]
-    if fixed_text is None:
-        weights += text.parameters()
-    optimizer = torch.optim.AdamW(weights, recipe.learning_rate, weight_decay=recipe.weight_decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, recipe.learning_rate, total_steps=recipe.steps, pct_start=0.1
-    )
-    label = np.unique([clip.label for clip in clips], return_inverse=True)[1]
-    is_captioned = np.array([len(words.captions[i]) > 0 for i in train])
-    captioned, others = train[is_captioned], train[~is_captioned]
-    chances = [_favour_rare(label[rows]) for rows in (captioned, others)]
-    audio.train()
-    text.train(fixed_text is None)
-    for step in track(range(recipe.steps), "heads"):
-        rng = np.random.default_rng([recipe.seed, step])
-        batch = rng.choice(captioned, recipe.batch_size, p=chances[0])
+    return audio, text
+
+
+class _Batch(NamedTuple):
+    """A batch of captioned clips, followed by clips without captions where there are any.
+
+    ``captions`` and ``same_class`` (the share of each clip among those of its class) are of the
+    captioned clips only.
+    """
+
+    features: Tensor
+    logits: Tensor
+    captions: Tensor
+    same_class: Tensor
+
+
+class _Batches:
+    """Draws batches of crops, rare classes more often."""
+
+    def __init__(
+        self,
+        clips: list[Clip],
+        crops: Crops,
+        words: Words,
+        train: NDArray[np.int64],
+        recipe: Recipe,
+    ) -> None:
+        self._crops, self._words, self._recipe = crops, words, recipe
+        self._label = np.unique([clip.label for clip in clips], return_inverse=True)[1]
+        is_captioned = np.array([len(words.captions[i]) > 0 for i in train])
+        self._rows = (train[is_captioned], train[~is_captioned])
+        self._chances = [_favour_rare(self._label[rows]) for rows in self._rows]
+
+    def draw(self, rng: np.random.Generator) -> _Batch:
+        captioned, others = self._rows
+        batch = rng.choice(captioned, self._recipe.batch_size, p=self._chances[0])
         crop = rng.integers(0, CROPS_PER_CLIP, len(batch))
-        captions = torch.stack(
-            [words.captions[i][rng.integers(len(words.captions[i]))] for i in batch.tolist()]
-        )
-        features = crops.features[batch, crop]
-        said = text(captions)
-        scale = log_scale.exp().clamp(max=100)
-        logits = crops.logits[batch, crop]
+        candidates = [self._words.captions[i] for i in batch.tolist()]
+        captions = torch.stack([each[rng.integers(len(each))] for each in candidates])
+        features, logits = self._crops.features[batch, crop], self._crops.logits[batch, crop]
         if len(others):
-            more = rng.choice(others, recipe.uncaptioned_batch_size, p=chances[1])
+            more = rng.choice(others, self._recipe.uncaptioned_batch_size, p=self._chances[1])
             crop = rng.integers(0, CROPS_PER_CLIP, len(more))
-            features = torch.cat([features, crops.features[more, crop]])
-            logits = torch.cat([logits, crops.logits[more, crop]])
-        # Nearly all of a step's time.
-        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bfloat16 and FAST):
-            heard = audio(features).float()
-        same = torch.from_numpy(label[batch][:, None] == label[batch][None]).float()
-        same /= same.sum(1, keepdim=True)
-        similarity = heard[: len(said)] @ said.T * scale
-        loss = F.cross_entropy(similarity, same) + F.cross_entropy(similarity.T, same)
-        opinion = F.softmax(logits / recipe.names_temperature, -1)
-        named = heard @ text(words.drawn(rng)).T * scale
-        loss = loss + recipe.names_weight * F.cross_entropy(named, opinion)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-    return audio.eval(), text.eval()
+            features = torch.cat([features, self._crops.features[more, crop]])
+            logits = torch.cat([logits, self._crops.logits[more, crop]])
+        label = self._label[batch]
+        same_class = torch.from_numpy(label[:, None] == label[None]).float()
+        same_class /= same_class.sum(1, keepdim=True)
+        return _Batch(features, logits, captions, same_class)
 
 
 def _favour_rare(label: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Chance of each row: a class gets the root of its share."""
+    """Probability of each row: that of a class is proportional to the root of its share."""
     if not len(label):
         return np.zeros(0)
-    weight: NDArray[np.float64] = np.bincount(label)[label] ** -0.5
-    return weight / weight.sum()
+    weight: NDArray[np.float64] = np.bincount(label).astype(np.float64)[label] ** -0.5
+    probability: NDArray[np.float64] = weight / weight.sum()
+    return probability

@@ -1,8 +1,10 @@
-"""How many sounds should stand for words, how unlike each other, and how weighted.
+"""Compare settings of ``Neighbours``: the number, diversity and weights of the sounds for words.
 
-``python -m recipes.builtin.members`` asks the packaged model on mixtures of two validation sounds,
-with every setting of ``Neighbours`` in the grid, and writes ``results/members.json``, of which
-``docs/experiments.md`` shows a table. Each sound is decoded once per mixture, whoever needs it.
+Command: ``python -m recipes.builtin.members [--model MODEL] [--mixtures N]``.
+
+The packaged model separates mixtures of two validation sounds with every setting of the grid. The
+scores go to ``results/members.json``, and ``docs/experiments.md`` shows them as a table. Each sound
+is decoded once per mixture, even if several settings use it.
 """
 
 from __future__ import annotations
@@ -25,9 +27,9 @@ from singleout.data.manifest import Clip, read_manifest
 from singleout.data.plan import SCORED_MIXTURES, Planner
 from singleout.data.render import render
 from singleout.evaluate.metrics import score
-from singleout.evaluate.scenarios import LEVEL_TOLERANCE_DB
 from singleout.manipulations import Neighbours
 from singleout.model import QueriedSeparator
+from singleout.model.calibration import LEVEL_TOLERANCE_DB
 from singleout.storage.atomic import replacing
 from singleout.train.config import TrainConfig
 
@@ -36,7 +38,7 @@ DOCUMENT = Path("docs/experiments.md")
 SEED = 7
 """Of the mixtures."""
 EQUAL = 1e3
-"""A temperature at which all weigh the same."""
+"""A temperature at which all sounds have the same weight."""
 GRID = [
     Neighbours(sounds=1),
     *(Neighbours(sounds=k, diversity=0.5, temperature=EQUAL) for k in (2, 4, 8)),
@@ -49,30 +51,41 @@ GRID = [
 def separate(
     model: QueriedSeparator, memory: Tensor, words: Tensor, mixture: Tensor
 ) -> Iterator[Tensor]:
-    """For each setting of the grid, the estimate [samples] of what the words [1, dim] ask."""
-    asked = [step.condition(words, True, {"memory": memory}) for step in GRID]
-    sounds = torch.cat([members.embeddings[0] for members in asked])
+    """For each setting of the grid, the estimate [samples] of the target.
+
+    Args:
+        model: the extractor.
+        memory: sounds of ``Neighbours``, [sounds, dim].
+        words: embedding of the text query, [1, dim].
+        mixture: [samples].
+    """
+    settings = [step.condition(words, True, {"memory": memory}) for step in GRID]
+    sounds = torch.cat([condition.embeddings[0] for condition in settings])
     different, place = torch.unique(sounds, dim=0, return_inverse=True)
     conditions = [model.condition(sound[None], is_text=False) for sound in different]
     estimates = torch.stack([e[0, 0] for e in model.separate(mixture[None, None], conditions)])
     first = 0
-    for members in asked:
-        own = place[first : first + members.weights.shape[1]]
-        first += len(own)
-        yield (members.weights[0, :, None] * estimates[own]).sum(0).float()
+    for condition in settings:
+        parts = place[first : first + condition.weights.shape[1]]
+        first += len(parts)
+        yield (condition.weights[0, :, None] * estimates[parts]).sum(0).float()
 
 
 @torch.inference_mode()
 def scored(model: QueriedSeparator, clips: list[Clip], num_mixtures: int) -> list[dict[str, Any]]:
-    """One row per setting of the grid."""
+    """Scores of each setting of the grid.
+
+    Raises:
+        SystemExit: the model has no ``Neighbours``.
+    """
     state = model.manipulator.state
     if state is None or not isinstance(model.config.manipulation.steps[0], Neighbours):
-        raise SystemExit("error: the model does not answer words by sounds")
+        raise SystemExit("error: the manipulation of this model does not begin with 'neighbours'")
     mixtures = SCORED_MIXTURES.model_copy(update={"num_sources": (2, 2)})
     planner = Planner(clips, mixtures, SEED)
     gains: list[list[float]] = [[] for _ in GRID]
     close: list[list[bool]] = [[] for _ in GRID]
-    for index in track(range(num_mixtures), "asking"):
+    for index in track(range(num_mixtures), "separating"):
         spec = planner.plan(0, index)
         rendered = render(spec, clips, mixtures, model.sample_rate)
         mixture, target = (torch.from_numpy(x) for x in (rendered.mixture, rendered.sources[0]))
@@ -98,7 +111,7 @@ def scored(model: QueriedSeparator, clips: list[Clip], num_mixtures: int) -> lis
 
 
 def table(rows: list[dict[str, Any]], chosen: Neighbours) -> str:
-    """The row of the chosen setting is bold."""
+    """Markdown table of the settings; the chosen one is bold."""
     lines = [
         "| sounds | diversity | temperature | mean, dB | median, dB | improved | level |",
         "|---|---|---|---|---|---|---|",
@@ -118,10 +131,10 @@ def table(rows: list[dict[str, Any]], chosen: Neighbours) -> str:
 
 
 def main() -> None:
-    """Ask, and write the results and the table."""
+    """Score the grid, and write the results and the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", type=Path, default=Path("configs/builtin.yaml"))
-    parser.add_argument("--model", help="default: the one in the package")
+    parser.add_argument("--model", help="default: the packaged model")
     parser.add_argument("--mixtures", type=int, default=150)
     args = parser.parse_args()
     config = load_config(TrainConfig, args.config)

@@ -1,7 +1,10 @@
-"""Put the trained extractor into the package, tied to the shipped encoder.
+"""Put the trained extractor into the package, with the shipped encoder.
 
-How words are answered is the config's, which may have changed since the training: what that chose
-on validation mixtures. Presence is calibrated anew, with the shipped encoder.
+Command: ``python -m recipes.builtin.ship [--config FILE]``, the last step of ``make builtin``.
+
+The manipulation is that of the config, which may have changed since the training: its settings for
+text queries are chosen on validation mixtures afterwards. Presence is calibrated again, with the
+shipped encoder.
 """
 
 from __future__ import annotations
@@ -21,10 +24,10 @@ PACKAGE = Path("src/singleout/builtin")
 
 
 def main() -> None:
-    """Check that text is embedded as in training, then save under the shipped encoder's name."""
+    """Check that both encoders embed text alike, then save the extractor into the package."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--config", type=Path, default=Path("configs/builtin.yaml"))
-    parser.add_argument("--model", type=Path, help="default: the config's run")
+    parser.add_argument("--model", type=Path, help="default: the model of the config's run")
     parser.add_argument("--package", type=Path, default=PACKAGE)
     args = parser.parse_args()
     config = load_config(TrainConfig, args.config)
@@ -32,8 +35,8 @@ def main() -> None:
     encoder = BuiltinEncoder.from_pretrained(args.package / "encoder")
     if (difference := text_difference(encoder, trained_with)) > SAME_WORDS:
         raise SystemExit(
-            f"error: the shipped encoder's text side differs by {difference:.4f} from the "
-            "one of this run: run recipes.builtin.distil again"
+            f"error: text embeddings of the shipped encoder differ by {difference:.4f} from those "
+            "of this run: run recipes.builtin.distil again"
         )
     model = QueriedSeparator.from_pretrained(args.model or config.output / "model", trained_with)
     chain = config.model.manipulation
@@ -46,7 +49,7 @@ def main() -> None:
     }
     shipped = QueriedSeparator(model.config.model_copy(update=changes), encoder)
     shipped.manipulator = Manipulator(chain, encoder.dim, model.manipulator.state)
-    shipped.separator.load_state_dict(model.separator.state_dict())  # type: ignore[attr-defined]
+    shipped.separator.load_state_dict(model.separator.state_dict())
     calibrate(shipped.eval(), split_clips(config)[1], config.validation)
     shipped.save_pretrained(args.package / "extractor")
     print(f"saved {args.package / 'extractor'}")

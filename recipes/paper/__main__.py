@@ -1,4 +1,8 @@
-"""The study of the paper's claims: train what is not trained yet, then write table and plots."""
+"""Run the study of the paper's claims: train its rows, then write tables and plots.
+
+Command: ``make paper``, or ``python -m recipes.paper [--study FILE] [--rows A,B] [--jobs N]``.
+Finished runs are skipped, and an interrupted run continues from its last checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -29,13 +33,13 @@ from singleout.storage.atomic import replacing
 
 ROOT = Path(__file__).parents[2]
 WORK = Path(os.environ.get("SINGLEOUT_PAPER", "~/.cache/singleout/paper")).expanduser()
-SMALL = ROOT / "configs/paper/small"
+SMALL = ROOT / "configs/paper/small.yaml"
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Arguments of the command."""
     parser = argparse.ArgumentParser(prog="python -m recipes.paper", description=__doc__)
-    parser.add_argument("--study", type=Path, default=SMALL, metavar="DIR", help="[%(default)s]")
+    parser.add_argument("--study", type=Path, default=SMALL, metavar="FILE", help="[%(default)s]")
     parser.add_argument(
         "--results", type=Path, default=ROOT / "results/paper", metavar="DIR", help="[%(default)s]"
     )
@@ -43,15 +47,19 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "--document",
         type=Path,
         metavar="FILE",
-        help="whose tables to fill in; docs/paper.md for the small study",
+        help="document whose tables are filled in; docs/paper.md for the small study",
     )
-    parser.add_argument("--jobs", type=int, default=2, help="runs side by side [%(default)s]")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at the same time [%(default)s]")
     parser.add_argument("--rows", metavar="A,B", help="only these rows")
     parser.add_argument(
-        "--report", action="store_true", help="only claims, table and plots, from what is done"
+        "--report",
+        action="store_true",
+        help="only write claims, tables and plots, from the finished runs",
     )
-    parser.add_argument("--list", action="store_true", help="say what is done and what is not")
-    parser.add_argument("--run", nargs=3, metavar=("ROW", "SETTING", "SEED"), help="one run, here")
+    parser.add_argument("--list", action="store_true", help="list the finished and the other runs")
+    parser.add_argument(
+        "--run", nargs=3, metavar=("ROW", "SETTING", "SEED"), help="one run, in this process"
+    )
     options = parser.parse_args(arguments)
     options.study, options.results = options.study.resolve(), options.results.resolve()
     if options.document is None and options.study == SMALL:
@@ -62,7 +70,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def encoder_of(study: Study) -> QueryEncoder:
-    """The one that all rows name; ``paper`` is the small study's own."""
+    """The encoder that all rows name; ``paper`` is that of the small study."""
     reference = study.reference.model.encoder
     if reference.name == PaperEncoder.name:
         return PaperEncoder(ENCODER)
@@ -70,58 +78,62 @@ def encoder_of(study: Study) -> QueryEncoder:
 
 
 def chosen_run(study: Study, arguments: Sequence[str]) -> Run:
-    """The run that the command line names.
+    """The run of ``--run ROW SETTING SEED``.
 
     Raises:
         ConfigError: the study has no such row or setting, or the seed is not a number.
     """
     row, setting, seed = arguments
     if row not in study.rows or setting not in study.rows[row].grid or not seed.isdecimal():
-        raise ConfigError(f"no run '{row}' '{setting}' '{seed}' in {study.folder}: see --list")
+        raise ConfigError(f"no run '{row}' '{setting}' '{seed}' in {study.path}: see --list")
     return Run(row, setting, int(seed))
 
 
 def chosen_rows(study: Study, names: str | None) -> set[str]:
-    """The rows that the command line names, or all.
+    """The rows of ``--rows A,B``; all rows by default.
 
     Raises:
         ConfigError: the study has no such row.
     """
     rows = set(study.rows) if names is None else set(names.split(","))
     if unknown := sorted(rows - set(study.rows)):
-        raise ConfigError(f"no row {', '.join(unknown)} in {study.folder}: see --list")
+        raise ConfigError(f"no row {', '.join(unknown)} in {study.path}: see --list")
     return rows
 
 
 def run_here(study: Study, run: Run) -> None:
-    """Train and score in this process; the line goes to the run's folder."""
+    """Train and score a run in this process; its line is written to its folder."""
     folder = study.folder_of(run)
-    with sole_user(folder):
+    with locked(folder):
         write_json(folder / "line.json", run_one(study, run, encoder_of(study)))
 
 
 @contextmanager
-def sole_user(folder: Path) -> Iterator[None]:
-    """Keep other processes out of a folder, also those that a killed one left behind.
+def locked(folder: Path) -> Iterator[None]:
+    """Lock a folder, so that no second process trains in it.
 
     Raises:
-        SingleoutError: another process is at work in it.
+        SingleoutError: another process has locked it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise SingleoutError(f"another process is at work in {folder}") from None
+            raise SingleoutError(
+                f"{folder}: another process works in this folder: wait for it, or end it"
+            ) from None
         yield
 
 
-def run_elsewhere(run: Run, study: Study) -> Line:
-    """Train and score in a process of its own, with one thread: two side by side are faster than
-    one with two."""
+def run_in_process(run: Run, study: Study) -> Line:
+    """Train and score a run in a new process of one thread.
+
+    Two processes of one thread are faster than one process of two threads.
+    """
     folder = study.folder_of(run)
     folder.mkdir(parents=True, exist_ok=True)
-    arguments = ["--study", str(study.folder), "--run", run.row, run.setting, str(run.seed)]
+    arguments = ["--study", str(study.path), "--run", run.row, run.setting, str(run.seed)]
     one_thread = {"OMP_NUM_THREADS": "1", "THP_MEM_ALLOC_ENABLE": "1"}
     with (folder / "log.txt").open("a", encoding="utf-8") as log:
         subprocess.run(
@@ -137,23 +149,16 @@ def run_elsewhere(run: Run, study: Study) -> Line:
 
 
 def run_all(options: argparse.Namespace, lines: Path, fingerprint: str) -> dict[Run, str]:
-    """Every run that is not done, several side by side; the error of each that failed."""
+    """Train every run that is not done, several at the same time.
+
+    Returns:
+        The error message of each run that failed.
+    """
     rows = chosen_rows(Study(options.study), options.rows)
     failures: dict[Run, str] = {}
     console = Console(stderr=True)
     running: dict[Future[Line], Run] = {}
-    with (
-        ThreadPoolExecutor(options.jobs) as pool,
-        Progress(
-            TextColumn("runs"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.description}"),
-            console=console,
-            disable=not console.is_terminal,
-        ) as progress,
-    ):
+    with ThreadPoolExecutor(options.jobs) as pool, _run_progress(console) as progress:
         task = progress.add_task("")
         while True:
             study = Study(options.study, read_lines(lines), fingerprint)
@@ -163,7 +168,7 @@ def run_all(options: argparse.Namespace, lines: Path, fingerprint: str) -> dict[
                 if run.row in rows and run not in failures and run not in running.values()
             ]
             for run in to_do[: options.jobs - len(running)]:
-                running[pool.submit(run_elsewhere, run, study)] = run
+                running[pool.submit(run_in_process, run, study)] = run
             names = ", ".join(run.name for run in running.values())
             progress.update(
                 task, total=study.num_runs(), completed=len(study.done), description=names
@@ -176,12 +181,24 @@ def run_all(options: argparse.Namespace, lines: Path, fingerprint: str) -> dict[
                     append(lines, future.result())
                 except (OSError, ValueError, subprocess.CalledProcessError):
                     log = study.folder_of(run) / "log.txt"
-                    failures[run] = f"{run.name}: failed; its last words are in {log}"
+                    failures[run] = f"{run.name}: the run failed: see the end of {log}"
                     console.print(f"error: {failures[run]}", markup=False, soft_wrap=True)
 
 
+def _run_progress(console: Console) -> Progress:
+    return Progress(
+        TextColumn("runs"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.description}"),
+        console=console,
+        disable=not console.is_terminal,
+    )
+
+
 def append(path: Path, line: Line) -> None:
-    """One more line, or none at all."""
+    """Append a line to ``runs.jsonl``; an interrupted call leaves the old file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     before = path.read_bytes() if path.exists() else b""
     with replacing(path) as partial:
@@ -189,31 +206,35 @@ def append(path: Path, line: Line) -> None:
 
 
 def prepare_all(study: Study) -> None:
-    """The small study's sounds, splits and encoder; each is made once.
+    """Make the sounds, splits and encoder of the small study, if they do not exist yet.
 
     Raises:
-        SingleoutError: there are no sounds to make them of.
+        SingleoutError: the sounds of ``make sounds`` are missing.
     """
     if study.reference.model.encoder.name != PaperEncoder.name:
         return
     if not study.manifest.exists():
         sounds = default_output_dir() / "manifest.jsonl"
         if not sounds.exists():
-            raise SingleoutError(f"{sounds}: no sounds: run 'make sounds TIER=full' first")
+            raise SingleoutError(f"{sounds} is missing: run 'make sounds TIER=full' first")
         prepare(sounds, study.manifest.parent)
     if not ENCODER.exists():
         fit_encoder(study.manifest, WORK)
 
 
 def list_runs(study: Study) -> None:
-    """Print what is done."""
-    for run in study.wanted():
+    """Print every run and whether it is done."""
+    for run in study.needed():
         print(f"{'done ' if run in study.done else 'to do'}  {run.name}")
     print(f"{len(study.done)} of {study.num_runs()} runs; {len(study.stale)} stale lines")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the study: 1 if a run failed, 2 if nothing could be done."""
+    """Run the command.
+
+    Returns:
+        The exit code: 1 if a run failed, 2 if the command could not start.
+    """
     options = parse_arguments(arguments)
     lines = options.results / "runs.jsonl"
     failures: dict[Run, str] = {}
@@ -228,7 +249,7 @@ def main(arguments: list[str] | None = None) -> int:
         chosen_rows(study, options.rows)
         if not options.report:
             prepare_all(study)
-            with sole_user(options.results):
+            with locked(options.results):
                 if not (options.results / "mixtures.json").exists():
                     write_json(options.results / "mixtures.json", fixed_mixtures(study))
                 encoder = encoder_of(study)

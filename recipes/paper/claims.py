@@ -1,7 +1,7 @@
-"""What the runs say: rows with intervals, and the paper's four claims, from ``runs.jsonl`` alone.
+"""Results of the runs in ``runs.jsonl``: the rows with intervals, and the paper's four claims.
 
-All intervals are 95 % percentile bootstraps, over seeds and target clips where a row has several
-seeds, over target clips alone where it has one. Differences are paired by seed and mixture.
+All intervals are 95 % percentile bootstraps. They resample seeds and target clips where a row has
+several seeds, and target clips only where it has one. Differences are paired by seed and mixture.
 """
 
 from __future__ import annotations
@@ -19,22 +19,23 @@ IN_DOMAIN, OUT_OF_DOMAIN = "in_domain", "out_of_domain"
 DOMAINS = (IN_DOMAIN, OUT_OF_DOMAIN)
 KINDS = ("text", "audio")
 EQUAL_DB, FLOOR_OF_CLAIM_DB = -0.5, -1.0
-"""Claim 2: no worse than text training by more than half a decibel, and surely not by one."""
+"""Claim 2 holds if the estimate is at most half a decibel below text training, and the whole
+interval less than one decibel below it."""
 
 MIN_SEEDS = 3
-"""Fewer decide no claim."""
+"""Claims with fewer seeds stay undecided."""
 
 Sets = dict[str, dict[str, Any]]
-"""``mixtures.json``: by set, the target clip of every mixture, its query, …"""
+"""``mixtures.json``: for each set, the target clip of every mixture, its query, …"""
 Floats = NDArray[np.float64]
 
 
 class View(NamedTuple):
-    """Which scores of a set are looked at, and how.
+    """Selects scores of a set.
 
     Attributes:
-        floor_db: lower scores count as this.
-        unseen_captions: only queries whose very words no training sound has as a caption.
+        floor_db: lower scores count as this one.
+        unseen_captions: only queries that are not the caption of any training sound.
     """
 
     floor_db: float = -np.inf
@@ -50,22 +51,23 @@ class Scores(NamedTuple):
 
     Attributes:
         values: [seeds * mixtures].
-        groups: [2, seeds * mixtures] seed and target clip of each; [1, …] for a single seed.
+        groups: [2, seeds * mixtures] seed and target clip of each value; with a single seed only
+            the target clip, [1, mixtures].
     """
 
     values: Floats
     groups: NDArray[np.int64]
 
     def minus(self, other: Scores) -> Scores:
-        """Paired differences of equally many seeds on the same mixtures."""
+        """Paired differences; both sides have the same seeds and mixtures."""
         return Scores(self.values - other.values, self.groups)
 
     def interval(self) -> Interval:
-        """Of the mean."""
+        """Interval of the mean."""
         return bootstrap_interval(self.values, self.groups)
 
     def by_seed(self) -> list[float]:
-        """Mean of every seed."""
+        """Mean of each seed."""
         if len(self.groups) == 1:
             return [float(self.values.mean())]
         seeds = self.groups[0]
@@ -75,7 +77,15 @@ class Scores(NamedTuple):
 def scores_of(
     lines: Sequence[Line], domain: str, kind: str, sets: Sets, view: View = ALL
 ) -> Scores:
-    """Scores of a row's runs on one set by one kind of query."""
+    """Scores of the runs of a row, on one set and by one kind of query.
+
+    Args:
+        lines: the runs.
+        domain: name of the set.
+        kind: of query, ``text`` or ``audio``.
+        sets: the mixtures of all sets.
+        view: which scores count.
+    """
     kept = np.ones(len(sets[domain]["target"]), dtype=bool)
     if view.unseen_captions:
         kept = ~np.array(sets[domain]["seen_caption"], dtype=bool)
@@ -90,7 +100,7 @@ def scores_of(
 
 
 def common(first: Sequence[Line], second: Sequence[Line]) -> tuple[list[Line], list[Line]]:
-    """The runs of two rows whose seeds both have."""
+    """The runs of two rows with the seeds that both rows have."""
     seeds = sorted({line["seed"] for line in first} & {line["seed"] for line in second})
     return (
         [line for seed in seeds for line in first if line["seed"] == seed],
@@ -106,15 +116,18 @@ def difference(
     sets: Sets,
     view: View = ALL,
 ) -> Scores:
-    """First minus second on the same mixtures, by the seeds that both have."""
-    ours, theirs = common(first, second)
-    return scores_of(ours, domain, kind, sets, view).minus(
-        scores_of(theirs, domain, kind, sets, view)
+    """First row minus second row, on the same mixtures and with the seeds that both rows have."""
+    first, second = common(first, second)
+    return scores_of(first, domain, kind, sets, view).minus(
+        scores_of(second, domain, kind, sets, view)
     )
 
 
 def margin(out_of_domain: Scores, in_domain: Scores) -> Interval:
-    """Of a mean out of domain minus that in domain: seeds are shared, clips are not."""
+    """Interval of the mean out of domain minus the mean in domain.
+
+    Both share their seeds, but no clips.
+    """
     count = len(out_of_domain.values)
     clips = in_domain.groups[-1] + out_of_domain.groups[-1].max() + 1
     groups = [np.concatenate([out_of_domain.groups[-1], clips])]
@@ -129,13 +142,13 @@ def margin(out_of_domain: Scores, in_domain: Scores) -> Interval:
 
 
 def query_gap(lines: Sequence[Line], domain: str, sets: Sets, view: View = ALL) -> Scores:
-    """Audio minus text queries."""
+    """Scores of audio queries minus scores of text queries."""
     audio = scores_of(lines, domain, "audio", sets, view)
     return audio.minus(scores_of(lines, domain, "text", sets, view))
 
 
 def describe(study: Study, row: str, setting: str, sets: Sets) -> dict[str, Any] | None:
-    """One row of the table; None as long as it is not trained."""
+    """One row of the table; None as long as the setting is not trained."""
     lines = study.seeds_of(row, setting)
     if not lines:
         return None
@@ -152,14 +165,14 @@ def describe(study: Study, row: str, setting: str, sets: Sets) -> dict[str, Any]
         part: dict[str, Any] = {}
         for kind in KINDS:
             scores = scores_of(lines, domain, kind, sets)
-            # No silent estimate improves on its mixture: the silence rule scores it far below.
+            # The score of a silent estimate is far below zero, so it never counts as improved.
             part[kind] = summarise(scores.values, scores.values > 0, scores.groups)
         part["query_gap"] = query_gap(lines, domain, sets).interval()
         for name, view in VIEWS.items():
             part[f"text_{name}"] = scores_of(lines, domain, "text", sets, view).interval()
-        for other, theirs in others.items():
-            if theirs and row != other:
-                compared = difference(lines, theirs, domain, "text", sets)
+        for other, other_lines in others.items():
+            if other_lines and row != other:
+                compared = difference(lines, other_lines, domain, "text", sets)
                 part[f"minus_{other}"] = compared.interval()
         entry[domain] = part
     return entry
@@ -169,14 +182,14 @@ Verdict = Literal["held", "not held", "undecided"]
 
 
 def above_zero(interval: Interval) -> Verdict:
-    """Whether a difference is clear of zero, and on which side."""
+    """The claim that a difference is above zero: decided if its interval excludes zero."""
     if interval["low"] > 0:
         return "held"
     return "not held" if interval["high"] < 0 else "undecided"
 
 
 def no_worse(interval: Interval) -> Verdict:
-    """Claim 2's rule."""
+    """The rule of claim 2: see ``EQUAL_DB`` and ``FLOOR_OF_CLAIM_DB``."""
     if interval["estimate"] >= EQUAL_DB and interval["low"] > FLOOR_OF_CLAIM_DB:
         return "held"
     return "not held" if interval["high"] < EQUAL_DB else "undecided"
@@ -185,16 +198,16 @@ def no_worse(interval: Interval) -> Verdict:
 def _claim(
     statement: str,
     domain: str,
-    of: Callable[[str, View], Scores],
+    scores_in: Callable[[str, View], Scores],
     rule: Callable[[Interval], Verdict],
     also: Sequence[Interval] = (),
     **more: Any,
 ) -> dict[str, Any]:
-    """A claim about ``of(domain, view)``, with what other views and the other domain say.
+    """A claim about ``scores_in(domain, view)``, with the intervals of the other views and domain.
 
     It is held only if the intervals ``also`` are above zero, too.
     """
-    scores = of(domain, ALL)
+    scores = scores_in(domain, ALL)
     interval = scores.interval()
     by_seed = scores.by_seed()
     verdicts = [rule(interval), *(above_zero(each) for each in also)]
@@ -211,8 +224,8 @@ def _claim(
         "statement": statement,
         "domain": domain,
         "by_seed": by_seed,
-        **{name: of(domain, view).interval() for name, view in VIEWS.items()},
-        other: of(other, ALL).interval(),
+        **{name: scores_in(domain, view).interval() for name, view in VIEWS.items()},
+        other: scores_in(other, ALL).interval(),
         **more,
     }
 
@@ -224,57 +237,68 @@ def claims(study: Study, sets: Sets) -> dict[str, dict[str, Any]]:
     """
     rows = {name: study.seeds_of(name) for name in study.rows}
     text, none, dropout = (rows.get(name, []) for name in ("text", "none", "dropout"))
-    captioned, more_audio = (rows.get(name, []) for name in ("captioned", "captioned_audio"))
+    captioned, with_audio = (rows.get(name, []) for name in ("captioned", "captioned_audio"))
     result: dict[str, dict[str, Any]] = {}
     if text and none:
-        ours, theirs = common(none, text)
-
-        def overfitting(domain: str, view: View) -> Scores:
-            return query_gap(ours, domain, sets, view).minus(query_gap(theirs, domain, sets, view))
-
-        own = query_gap(ours, IN_DOMAIN, sets).interval()
-        result["1"] = _claim(
-            "overfitting: the query gap (audio minus text queries) of audio-only training without "
-            "manipulation is above zero, and larger than that of text training",
-            IN_DOMAIN,
-            overfitting,
-            above_zero,
-            [own],
-            query_gap_none=own,
-            query_gap_text=query_gap(theirs, IN_DOMAIN, sets).interval(),
-        )
+        result["1"] = _overfitting_claim(none, text, sets)
     if text and dropout:
-
-        def remedied(domain: str, view: View) -> Scores:
-            return difference(dropout, text, domain, "text", sets, view)
-
-        result["2"] = _claim(
-            "audio-only training with dropout, text queries, minus text training: no worse "
-            f"(estimate at least {EQUAL_DB} dB, low end above {FLOOR_OF_CLAIM_DB:g} dB)",
-            IN_DOMAIN,
-            remedied,
-            no_worse,
-        )
-        wider = margin(remedied(OUT_OF_DOMAIN, ALL), remedied(IN_DOMAIN, ALL))
-        result["4"] = _claim(
-            "out of domain, audio-only training with dropout is better than text training",
-            OUT_OF_DOMAIN,
-            remedied,
-            above_zero,
-            margin_over_in_domain=wider,
-            weaker_reading_held=no_worse(remedied(OUT_OF_DOMAIN, ALL).interval()) == "held"
-            and wider["low"] > 0,
-        )
-    if captioned and more_audio:
-
-        def added(domain: str, view: View) -> Scores:
-            return difference(more_audio, captioned, domain, "text", sets, view)
-
+        result |= _dropout_claims(dropout, text, sets)
+    if captioned and with_audio:
         result["3"] = _claim(
             "captions for a quarter of the recordings plus the audio of the others, minus that "
             "quarter alone",
             IN_DOMAIN,
-            added,
+            lambda domain, view: difference(with_audio, captioned, domain, "text", sets, view),
             above_zero,
         )
     return dict(sorted(result.items()))
+
+
+def _overfitting_claim(none: Sequence[Line], text: Sequence[Line], sets: Sets) -> dict[str, Any]:
+    """Claim 1, of audio-only and of text training."""
+    none, text = common(none, text)
+
+    def difference_of_gaps(domain: str, view: View) -> Scores:
+        return query_gap(none, domain, sets, view).minus(query_gap(text, domain, sets, view))
+
+    gap_of_none = query_gap(none, IN_DOMAIN, sets).interval()
+    return _claim(
+        "overfitting: the query gap (audio minus text queries) of audio-only training without "
+        "manipulation is above zero, and larger than that of text training",
+        IN_DOMAIN,
+        difference_of_gaps,
+        above_zero,
+        [gap_of_none],
+        query_gap_none=gap_of_none,
+        query_gap_text=query_gap(text, IN_DOMAIN, sets).interval(),
+    )
+
+
+def _dropout_claims(
+    dropout: Sequence[Line], text: Sequence[Line], sets: Sets
+) -> dict[str, dict[str, Any]]:
+    """Claims 2 and 4, of audio-only training with dropout and of text training."""
+
+    def over_text(domain: str, view: View) -> Scores:
+        return difference(dropout, text, domain, "text", sets, view)
+
+    out_of_domain = over_text(OUT_OF_DOMAIN, ALL)
+    wider = margin(out_of_domain, over_text(IN_DOMAIN, ALL))
+    is_no_worse = no_worse(out_of_domain.interval()) == "held"
+    return {
+        "2": _claim(
+            "audio-only training with dropout, text queries, minus text training: no worse "
+            f"(estimate at least {EQUAL_DB} dB, low end above {FLOOR_OF_CLAIM_DB:g} dB)",
+            IN_DOMAIN,
+            over_text,
+            no_worse,
+        ),
+        "4": _claim(
+            "out of domain, audio-only training with dropout is better than text training",
+            OUT_OF_DOMAIN,
+            over_text,
+            above_zero,
+            margin_over_in_domain=wider,
+            weaker_reading_held=is_no_worse and wider["low"] > 0,
+        ),
+    }

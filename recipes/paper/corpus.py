@@ -1,10 +1,10 @@
-"""The study's sounds: `make sounds TIER=full`, split so that every question has its own clips.
+"""The sounds of the study: those of `make sounds TIER=full`.
 
-The query encoder must not have heard what the extractor is trained on, as a CLAP has not: its
-audio would lie closer to its captions than anybody's own recordings do. So the training packages
-are divided, 40 % of the clips for the encoder and the rest for the extractor; of the extractor's
-packages some recordings are held out. In domain: those; out of domain: packages that nothing was
-trained or chosen on.
+A CLAP has not been trained on the sounds that an extractor trains on. So our query encoder must
+not be, either: otherwise its audio embeddings lie closer to the captions than those of recordings
+of users. The training packages are therefore divided: 40 % of the clips are for the encoder, the
+others for the extractor. Some recordings of the extractor's packages are held out. These are the
+test set in domain. The test set out of domain has packages on which nothing was trained or chosen.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ SAMPLE_RATE_HZ = 16_000
 ENCODER_SHARE = 0.4
 HELD_OUT_SHARES = {"test_in_domain": 0.12, "validation": 0.06}
 CAPTIONED_SHARE = 0.25
-"""Of the training recordings, those that have captions in the rows 'captioned plus audio'."""
+"""Share of the training recordings with captions in the rows `captioned` and `captioned_audio`."""
 
 HIDDEN = ("caption", "alternatives", "class")
-"""What an uncaptioned sound does not tell."""
+"""Keys that an uncaptioned sound lacks."""
 
 Row = dict[str, Any]
 
@@ -41,7 +41,7 @@ def package_of(row: Mapping[str, Any]) -> str:
 
 
 def encoder_packages(rows: Iterable[Row]) -> set[str]:
-    """Training packages for the encoder: in a drawn order, until they hold their share of clips."""
+    """Training packages of the encoder, drawn until they hold its share of the clips."""
     counts: dict[str, int] = {}
     for row in rows:
         if row["split"] == "train":
@@ -58,23 +58,23 @@ def encoder_packages(rows: Iterable[Row]) -> set[str]:
 def new_splits(rows: list[Row]) -> list[str]:
     """The split of every row: encoder, train, validation, test_in_domain or test_out_of_domain.
 
-    Recordings (groups) stay whole; one that the encoder has heard is nobody else's.
+    Recordings (groups) stay whole: a recording of the encoder is in no other split.
     """
     packages = encoder_packages(rows)
-    heard = {
+    encoder_groups = {
         row["group"] for row in rows if row["split"] == "train" and package_of(row) in packages
     }
     splits: list[str] = []
     for row in rows:
         if row["split"] == "train":
-            splits.append("encoder" if row["group"] in heard else held_out(row["group"]))
+            splits.append("encoder" if row["group"] in encoder_groups else held_out(row["group"]))
         else:
             splits.append("test_out_of_domain" if row["split"] == "test" else row["split"])
     return splits
 
 
 def held_out(group: str) -> str:
-    """Where a recording of the extractor's packages goes."""
+    """Split of a recording of the extractor's packages."""
     drawn = share_of("held out", group)
     for split, share in HELD_OUT_SHARES.items():
         if drawn < share:
@@ -98,11 +98,19 @@ def _write(path: Path, rows: Iterable[Row]) -> None:
 
 
 def prepare(sounds: Path, output: Path, jobs: int = 2) -> Path:
-    """Write the sounds at 16 kHz and three manifests; returns the whole one.
+    """Write the sounds at 16 kHz and three manifests.
 
     ``manifest.jsonl`` has all splits. ``captioned.jsonl`` has a quarter of its training
-    recordings and the validation sounds, ``uncaptioned.jsonl`` the other three quarters, with
+    recordings and the validation sounds. ``uncaptioned.jsonl`` has the other three quarters, with
     neither captions nor classes.
+
+    Args:
+        sounds: manifest of ``make sounds``.
+        output: folder of the new sounds and manifests.
+        jobs: number of processes.
+
+    Returns:
+        Path of ``manifest.jsonl``.
     """
     rows = [json.loads(line) for line in sounds.read_text(encoding="utf-8").splitlines()]
     output.mkdir(parents=True, exist_ok=True)

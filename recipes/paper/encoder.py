@@ -1,8 +1,8 @@
-"""The study's query encoder: a joint space fitted on recordings that the extractor never trains on.
+"""The query encoder of the study, fitted on recordings that the extractor never trains on.
 
-Text: MiniLM and a trained head; audio: YAMNet and a trained head (``recipes/builtin/heads.py``).
-The shipped encoder cannot be used for the study, because its audio tower has heard every training
-sound. Nothing of this one ships: it holds a teacher's weights.
+Text: MiniLM and a trained head. Audio: YAMNet and a trained head (``recipes/builtin/heads.py``).
+The study cannot use the shipped encoder, because that was trained on every training sound. This
+encoder does not ship, because it contains the weights of a teacher.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from recipes.builtin import teachers
 from recipes.builtin.embed import words_of
-from recipes.builtin.features import Heard, teacher_features
+from recipes.builtin.features import TeacherOutput, teacher_features
 from recipes.builtin.heads import Recipe, TaggerHead, TaggerView, random_crops, train_pair, view_of
 from singleout.data.manifest import read_manifest
 from singleout.encoders.builtin import TextHead
@@ -27,7 +27,7 @@ from singleout.encoders.minilm import for_sentences, tokenize
 from singleout.storage.tensors import load_tensors, save_tensors
 
 ENCODER = Path(__file__).parent / "encoder.safetensors"
-"""Its trained heads, kept with the study: runs of another encoder cannot be compared."""
+"""The trained heads. They are stored here, because runs of two encoders do not compare."""
 
 
 class PaperNetwork(nn.Module):
@@ -41,7 +41,11 @@ class PaperNetwork(nn.Module):
 
 
 class PaperEncoder:
-    """A ``QueryEncoder`` of two frozen teachers; unit embeddings, both modalities."""
+    """A ``QueryEncoder`` of two frozen teachers.
+
+    Args:
+        path: file of the trained heads.
+    """
 
     name = "paper"
     window_seconds = 1.0
@@ -59,7 +63,7 @@ class PaperEncoder:
 
     @torch.inference_mode()
     def embed_text(self, text: str | Sequence[str]) -> Tensor:
-        """Float32 [sentences, dim], unit norm."""
+        """Embeddings of one or more sentences, float32 [sentences, dim] of unit norm."""
         vectors = self._sentences(*tokenize(self._tokenizer, sentences_of(text)))
         return self.network.text(vectors)  # type: ignore[no-any-return]
 
@@ -70,7 +74,13 @@ class PaperEncoder:
         sample_rate: int,
         augment: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
-        """Audio [samples] or [clips, samples] at ``sample_rate`` Hz to float32 [clips, dim]."""
+        """Embeddings of sounds, float32 [clips, dim] of unit norm.
+
+        Args:
+            audio: [samples] or [clips, samples].
+            sample_rate: Hz.
+            augment: changes the log-mel spectrograms [clips, 1, frames, bands].
+        """
         waveforms = waveforms_of(audio, sample_rate, teachers.YAMNET_RATE_HZ)
         log_mel = torch.from_numpy(np.stack([self._tagger.log_mel(w) for w in waveforms.numpy()]))
         if augment is not None:
@@ -78,12 +88,18 @@ class PaperEncoder:
         views = []
         for clip in log_mel.numpy():
             embeddings, logits = (torch.from_numpy(part) for part in self._tagger.tag(clip))
-            views.append(self.network.view(Heard(embeddings, logits, torch.zeros(1, 0))))
+            views.append(self.network.view(TeacherOutput(embeddings, logits, torch.zeros(1, 0))))
         return self.network.audio(torch.stack([view[0] for view in views]))  # type: ignore[no-any-return]
 
 
 def fit_encoder(manifest: Path, folder: Path, jobs: int = 2) -> None:
-    """Train the heads on the split ``encoder`` and write them to ``ENCODER``."""
+    """Train the heads on the split ``encoder`` and write them to ``ENCODER``.
+
+    Args:
+        manifest: of the study's sounds.
+        folder: for the teachers' outputs, which are kept.
+        jobs: number of processes.
+    """
     clips = read_manifest(manifest, "encoder")
     folder.mkdir(parents=True, exist_ok=True)
     features = teacher_features(clips, folder / "tagger.npz", jobs, effects=False)

@@ -1,4 +1,4 @@
-"""What each deterministic manipulation does to the modality gap, on sounds not fitted on."""
+"""The modality gap after each deterministic manipulation, on sounds that were not fitted on."""
 
 from __future__ import annotations
 
@@ -26,32 +26,39 @@ DRAWN = {
 
 
 def write_gap(study: Study, encoder: QueryEncoder, results: Path) -> None:
-    """Fit every manipulation that maps deterministically on the training sounds, measure it on the
-    test sounds; ``gap.json`` and ``gap.png``."""
+    """Write ``gap.json`` and ``gap.png``.
+
+    Every deterministic manipulation is fitted on the training sounds and measured on the others.
+    """
     config = study.reference
     clips = read_manifest(study.manifest, "train")
     sounds = embeddings_of(clips, config.mixtures, encoder)
     examples = examples_of(sounds, caption_embeddings(clips, encoder))
-    found: dict[str, dict[str, Any]] = {}
+    reports: dict[str, dict[str, Any]] = {}
     for scored in study.config.sets.values():
         test = read_manifest(study.manifest, scored.split)
         audio, text = embed_pairs(encoder, test, config.mixtures.segment_seconds)
         labels = [clip.label for clip in test]
         groups = [clip.group for clip in test]
         captions = [clip.caption or "" for clip in test]
-        found[scored.split] = {}
+        reports[scored.split] = {}
         for name, manipulator in fitted(study, encoder.dim, examples).items():
-            heard = manipulator.for_inference(audio, is_text=False)
-            said = manipulator.for_inference(text, is_text=True)
-            report = modality_gap(heard, said, labels, captions, groups, seed=0)
-            found[scored.split][name] = dict(report)
+            mapped_audio = manipulator.for_inference(audio, is_text=False)
+            mapped_text = manipulator.for_inference(text, is_text=True)
+            report = modality_gap(mapped_audio, mapped_text, labels, captions, groups, seed=0)
+            reports[scored.split][name] = dict(report)
     meta = {"command": "python -m recipes.paper", "encoder": encoder.fingerprint, "seed": 0}
-    write_json(results / "gap.json", {"meta": meta, "splits": found})
-    save_picture(results / "gap.png", lambda figure: draw_gap(figure, found["test_out_of_domain"]))
+    write_json(results / "gap.json", {"meta": meta, "splits": reports})
+    out_of_domain = reports["test_out_of_domain"]
+    save_picture(results / "gap.png", lambda figure: draw_gap(figure, out_of_domain))
 
 
 def fitted(study: Study, dim: int, examples: FitEmbeddings) -> dict[str, Manipulator]:
-    """``none`` and the manipulators of all settings that change embeddings at inference."""
+    """The fitted manipulators that change embeddings at inference, and that of ``none``.
+
+    Returns:
+        By name of the row and its setting.
+    """
     probe = torch.nn.functional.normalize(examples.audio[:8] + 0.1, dim=-1)
     manipulators = {}
     for row in study.config.rows:
@@ -69,17 +76,17 @@ def fitted(study: Study, dim: int, examples: FitEmbeddings) -> dict[str, Manipul
     return manipulators
 
 
-def draw_gap(figure: Any, found: dict[str, dict[str, Any]]) -> None:
-    """One panel per figure, one bar per manipulation."""
+def draw_gap(figure: Any, reports: dict[str, dict[str, Any]]) -> None:
+    """Draw one panel per measure, with one bar per manipulation."""
     axes = figure.subplots(1, len(DRAWN), sharey=True)
     for axis, (key, title) in zip(axes, DRAWN.items(), strict=True):
         values = [
             value["estimate"] if isinstance(value := report[key], dict) else value
-            for report in found.values()
+            for report in reports.values()
         ]
         axis.barh(range(len(values)), [0.0 if v is None else v for v in values], color="#0072B2")
         axis.set_title(title, fontsize=10)
         axis.grid(axis="x", alpha=0.3)
-    axes[0].set_yticks(range(len(found)), [name.replace("_", " ") for name in found])
+    axes[0].set_yticks(range(len(reports)), [name.replace("_", " ") for name in reports])
     axes[0].invert_yaxis()
     figure.suptitle("modality gap out of domain, after each deterministic manipulation")

@@ -1,4 +1,7 @@
-"""Claims, table and pictures of the study, from committed results alone: no sounds, no models."""
+"""Claims, table and pictures of the study, from its results; needs neither sounds nor models.
+
+Command: ``python -m recipes.paper --report``.
+"""
 
 from __future__ import annotations
 
@@ -22,20 +25,24 @@ Entry = dict[str, Any]
 
 
 def write_report(study: Study, results: Path, document: Path | None) -> None:
-    """Write ``claims.json``, ``table.json`` and the pictures into ``results``, and the tables into
-    the document's marked places.
+    """Write ``claims.json``, ``table.json`` and the pictures, and fill in the document's tables.
+
+    Args:
+        study: with its finished runs.
+        results: folder of ``mixtures.json`` and of the files that are written.
+        document: None for no document.
 
     Raises:
-        ConfigError: there are no mixtures yet, or the runs are of several encoders.
+        ConfigError: ``mixtures.json`` is missing, or the runs have several encoders.
     """
     encoders = {line["encoder"] for line in study.done.values()}
     if len(encoders) > 1:
         raise ConfigError(
             f"{results / 'runs.jsonl'}: runs of several encoders ({', '.join(sorted(encoders))}) "
-            "cannot be compared: remove the lines of all but one"
+            "do not compare: keep the lines of one encoder"
         )
     if not (results / "mixtures.json").exists():
-        raise ConfigError(f"{results}: no mixtures.json: run the study first (make paper)")
+        raise ConfigError(f"{results}: mixtures.json is missing: run the study first (make paper)")
     sets: Sets = json.loads((results / "mixtures.json").read_text(encoding="utf-8"))["sets"]
     _check_mixtures(study, sets, results)
     entries = [
@@ -45,12 +52,25 @@ def write_report(study: Study, results: Path, document: Path | None) -> None:
         if (entry := describe(study, row.name, setting, sets)) is not None
     ]
     meta = describe_runs(study, sets)
-    found = claims(study, sets)
-    write_json(results / "claims.json", {"meta": meta, "claims": found})
+    judged = claims(study, sets)
+    write_json(results / "claims.json", {"meta": meta, "claims": judged})
     write_json(
         results / "table.json",
         {"meta": meta, "rows": entries, "references": reference_rows(sets)},
     )
+    draw_pictures(study, entries, results)
+    if document is not None:
+        parts = {
+            "claims": claims_table(judged),
+            "rows": rows_table(entries, reference_rows(sets)),
+            "views": views_table(best_of(entries)),
+            "meta": meta_text(meta),
+        }
+        fill_in(document, parts)
+
+
+def draw_pictures(study: Study, entries: Sequence[Entry], results: Path) -> None:
+    """Write the pictures of the study into ``results``."""
     pictures: dict[str, Callable[[Any], None]] = {
         "rows.png": lambda figure: draw_rows(figure, best_of(entries)),
         "dropout.png": lambda figure: draw_sweep(
@@ -63,14 +83,6 @@ def write_report(study: Study, results: Path, document: Path | None) -> None:
     }
     for name, draw in pictures.items():
         save_picture(results / name, draw)
-    if document is not None:
-        parts = {
-            "claims": claims_table(found),
-            "rows": rows_table(entries, reference_rows(sets)),
-            "views": views_table(best_of(entries)),
-            "meta": meta_text(meta),
-        }
-        fill_in(document, parts)
 
 
 def _check_mixtures(study: Study, sets: Sets, results: Path) -> None:
@@ -79,12 +91,12 @@ def _check_mixtures(study: Study, sets: Sets, results: Path) -> None:
             if sets[name]["digest"] != digest:
                 raise ConfigError(
                     f"{results / 'mixtures.json'}: {run.name} was scored on other mixtures of "
-                    f"'{name}': delete this file and run the study again"
+                    f"'{name}': delete this file, then run the study again"
                 )
 
 
 def describe_runs(study: Study, sets: Sets) -> dict[str, Any]:
-    """What the figures were made of."""
+    """The runs and mixtures behind the figures."""
     lines = list(study.done.values())
     return {
         "command": COMMAND,
@@ -107,7 +119,7 @@ def describe_runs(study: Study, sets: Sets) -> dict[str, Any]:
 
 
 def reference_rows(sets: dict[str, Any]) -> dict[str, Any]:
-    """Zeros, mixture, half the mixture and oracle mask on the same mixtures."""
+    """Scores of the references on the same mixtures: zeros, mixture, half mixture, oracle mask."""
     names = next(iter(sets.values()))["references"]
     result: dict[str, Any] = {}
     for name in names:
@@ -120,17 +132,17 @@ def reference_rows(sets: dict[str, Any]) -> dict[str, Any]:
 
 
 def best_of(entries: Iterable[Entry]) -> list[Entry]:
-    """Of every row the setting that validation chose."""
+    """The entries of the settings that validation chose."""
     return [entry for entry in entries if entry["chosen"]]
 
 
 def text_of(entries: Sequence[Entry]) -> Entry | None:
-    """The row that the others are compared with."""
+    """The row of text training, which the other rows are compared with."""
     return next((entry for entry in entries if entry["row"] == "text"), None)
 
 
 def dropout_points(entries: Iterable[Entry]) -> list[tuple[float, Entry]]:
-    """The sweep, from no dropout on."""
+    """Points of the dropout sweep: probability and entry, by probability."""
     points = []
     for entry in entries:
         if entry["row"] == "none":
@@ -141,7 +153,7 @@ def dropout_points(entries: Iterable[Entry]) -> list[tuple[float, Entry]]:
 
 
 def scaling_points(entries: Iterable[Entry]) -> list[tuple[float, Entry]]:
-    """Captions alone, then with more and more of the uncaptioned recordings."""
+    """Points of the scaling curve: share of the uncaptioned recordings and entry, by share."""
     shares = {"quarter": 0.25, "half": 0.5, "all": 1.0}
     points = []
     for entry in entries:
@@ -161,11 +173,11 @@ def _db(interval: Interval) -> str:
     return f"{estimate:+.2f} [{low:+.2f}, {high:+.2f}]"
 
 
-def claims_table(found: dict[str, dict[str, Any]]) -> str:
-    """One line per claim: judged, and by other views."""
+def claims_table(judged: dict[str, dict[str, Any]]) -> str:
+    """Markdown table of the claims: the judged interval, and those of the other views."""
     head = ["claim", "judged", "verdict", "other domain", "floored", "unseen captions", "by seed"]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    for number, claim in found.items():
+    for number, claim in judged.items():
         (other,) = (domain for domain in DOMAINS if domain != claim["domain"])
         cells = [
             f"{number}. {claim['statement']}",
@@ -181,7 +193,7 @@ def claims_table(found: dict[str, dict[str, Any]]) -> str:
 
 
 def views_table(entries: Iterable[Entry]) -> str:
-    """Text queries by other views than the plain mean, paired with dropout, and the query gap."""
+    """Markdown table of text queries by other views than the plain mean, and of the query gap."""
     head = ["row"]
     for domain in DOMAINS:
         title = TITLES[domain]
@@ -198,7 +210,7 @@ def views_table(entries: Iterable[Entry]) -> str:
 
 
 def meta_text(meta: dict[str, Any]) -> str:
-    """What the figures rest on, in a sentence or two."""
+    """Sentences on the runs and mixtures behind the figures."""
     machines = {json.loads(each)["cpu"] for each in meta["machines"]}
     return (
         f"{meta['num_runs']} of {meta['num_runs_of_the_whole_study']} runs, "
@@ -216,15 +228,13 @@ def _name(entry: Entry) -> str:
 
 
 def rows_table(entries: Iterable[Entry], references: dict[str, Any]) -> str:
-    """All rows and settings, for both domains."""
+    """Markdown table of all rows, settings and references, for both domains."""
     head = ["row", "seeds"]
     for domain in DOMAINS:
         head += [f"{TITLES[domain]}: text", "median", "improved", "audio", "minus text row"]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for entry in entries:
-        name = entry["row"].replace("_", " ") + (
-            f", {entry['setting']}" if entry["setting"] else ""
-        )
+        name = _name(entry)
         cells = [f"**{name}**" if entry["chosen"] else name, str(entry["seeds"])]
         for domain in DOMAINS:
             part = entry[domain]
@@ -256,7 +266,7 @@ def rows_table(entries: Iterable[Entry], references: dict[str, Any]) -> str:
 
 
 def save_picture(path: Path, draw: Callable[[Any], None]) -> None:
-    """A PNG, whole or not at all."""
+    """Draw a picture and write it as a PNG; an interrupted call leaves the old file."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -268,7 +278,7 @@ def save_picture(path: Path, draw: Callable[[Any], None]) -> None:
 
 
 def _errors(intervals: Sequence[Interval]) -> list[list[float]]:
-    """Of matplotlib's error bars: below and above."""
+    """Lengths of matplotlib's error bars, below and above."""
     return [
         [max(0.0, interval["estimate"] - interval["low"]) for interval in intervals],
         [max(0.0, interval["high"] - interval["estimate"]) for interval in intervals],
@@ -276,17 +286,20 @@ def _errors(intervals: Sequence[Interval]) -> list[list[float]]:
 
 
 def draw_rows(figure: Any, entries: Sequence[Entry]) -> None:
-    """Every row's mean with its interval, text above audio queries; the text row as a line."""
+    """Draw the mean and interval of every row, text queries above audio queries.
+
+    A line shows the row of text training.
+    """
     axes = figure.subplots(1, 2, sharey=True)
     reference = text_of(entries)
     names = [f"{_name(entry)} ({entry['seeds']})" for entry in entries]
     for axis, domain in zip(axes, DOMAINS, strict=True):
         for kind, offset in (("text", -0.14), ("audio", 0.14)):
-            found = [entry[domain][kind]["mean"] for entry in entries]
+            means = [entry[domain][kind]["mean"] for entry in entries]
             axis.errorbar(
-                [interval["estimate"] for interval in found],
+                [interval["estimate"] for interval in means],
                 [i + offset for i in range(len(entries))],
-                xerr=_errors(found),
+                xerr=_errors(means),
                 fmt="o",
                 color=COLOURS[kind],
                 label=f"{kind} queries",
@@ -309,7 +322,7 @@ def draw_rows(figure: Any, entries: Sequence[Entry]) -> None:
 def draw_sweep(
     figure: Any, points: Sequence[tuple[float, Entry]], label: str, reference: Entry | None
 ) -> None:
-    """Means against a quantity, with intervals; the text row as a band."""
+    """Draw means with intervals against a quantity; a band shows the row of text training."""
     axes = figure.subplots(1, 2, sharey=True)
     for axis, domain in zip(axes, DOMAINS, strict=True):
         if reference is not None:
@@ -319,11 +332,11 @@ def draw_sweep(
                 band["estimate"], color=COLOURS["text"], alpha=0.5, label="text row, text queries"
             )
         for kind in KINDS:
-            found = [entry[domain][kind]["mean"] for _, entry in points]
+            means = [entry[domain][kind]["mean"] for _, entry in points]
             axis.errorbar(
                 [x for x, _ in points],
-                [interval["estimate"] for interval in found],
-                yerr=_errors(found),
+                [interval["estimate"] for interval in means],
+                yerr=_errors(means),
                 marker="o",
                 color=COLOURS[kind],
                 label=f"{kind} queries",
@@ -337,7 +350,7 @@ def draw_sweep(
 
 
 def draw_curves(figure: Any, study: Study) -> None:
-    """Validation along the training: whether the ranking has settled."""
+    """Draw the validation scores along the training."""
     axes = figure.subplots(1, 2, sharey=True)
     styles = ["-", "--", ":", "-."]
     shown = [row.name for row in study.config.rows if study.seeds_of(row.name)]
@@ -358,7 +371,7 @@ def draw_curves(figure: Any, study: Study) -> None:
 
 
 def mean_curve(lines: Sequence[Line], kind: str) -> tuple[list[float], list[float]]:
-    """Steps that all runs logged, and the mean over the runs."""
+    """Steps that all runs logged, and the mean score of the runs at each of them."""
     by_step: dict[float, list[float]] = {}
     for line in lines:
         for point in line["curve"]:

@@ -1,4 +1,4 @@
-"""One run of the study: train, score on the fixed mixtures, say all about it in one line."""
+"""One run of the study: train it, score it on the fixed mixtures, and describe it in one line."""
 
 from __future__ import annotations
 
@@ -30,16 +30,19 @@ from singleout.train.run import train
 
 
 def evaluation(config: TrainConfig, scored: SetConfig) -> EvaluationConfig:
-    """The mixtures of a set: two sounds at -5 to 5 dB, as long as those of training."""
+    """Config of the mixtures of a set: two sounds at -5 to 5 dB, as long as those of training."""
     return EvaluationConfig(
         num_mixtures=scored.num_mixtures, seed=scored.seed, mixtures=config.validation.mixtures
     )
 
 
 def run_one(study: Study, run: Run, encoder: QueryEncoder) -> Line:
-    """Train (or go on with) a run in its folder and score what it saved.
+    """Train a run in its folder, or continue its training, and score its model.
 
     A run that is trained already is only scored.
+
+    Returns:
+        The line of the run.
     """
     folder = study.folder_of(run)
     config = study.train_config(run).model_copy(update={"output": folder})
@@ -53,7 +56,8 @@ def run_one(study: Study, run: Run, encoder: QueryEncoder) -> Line:
         rows = evaluate(model, clips, evaluation(config, scored), references={})
         by_kind = {kind: [row for row in rows if row["system"] == kind] for kind in QUERY_KINDS}
         scores[name] = {
-            kind: [round(row["si_sdri_db"], 2) for row in own] for kind, own in by_kind.items()
+            kind: [round(row["si_sdri_db"], 2) for row in kind_rows]
+            for kind, kind_rows in by_kind.items()
         }
         digests[name] = digest(
             (row["target"], row["interference"]) for row in by_kind[QUERY_KINDS[0]]
@@ -78,17 +82,19 @@ def run_one(study: Study, run: Run, encoder: QueryEncoder) -> Line:
 
 
 def trained(config: TrainConfig, encoder: QueryEncoder) -> list[dict[str, Any]]:
-    """Train to the end, if that is not done; when and by which code, session by session.
+    """Train to the end, unless that is done already.
 
-    A session that was broken off counts until its last checkpoint: the rest was done again.
+    Returns:
+        The sessions of the training: when, and by which revision of the code. An interrupted
+        session counts until its last checkpoint, because the next session repeats the rest.
     """
     config.output.mkdir(parents=True, exist_ok=True)
     record = config.output / "sessions.json"
-    found = {"finished": False, "sessions": []}
+    stored: dict[str, Any] = {"finished": False, "sessions": []}
     if record.exists():
-        found = json.loads(record.read_text(encoding="utf-8"))
-    sessions: list[dict[str, Any]] = found["sessions"]  # type: ignore[assignment]
-    if found["finished"]:
+        stored = json.loads(record.read_text(encoding="utf-8"))
+    sessions: list[dict[str, Any]] = stored["sessions"]
+    if stored["finished"]:
         return sessions
     checkpoint = config.output / FILE_NAME
     if sessions and "ended" not in sessions[-1]:
@@ -103,45 +109,51 @@ def trained(config: TrainConfig, encoder: QueryEncoder) -> list[dict[str, Any]]:
 
 
 def digest(names: Iterable[tuple[str, str]]) -> str:
-    """Of the targets and interferences of a set, in order: scores of two sets do not compare."""
+    """Digest of the targets and interferences of a set, in order.
+
+    Scores compare only between runs with the same digest.
+    """
     text = "\n".join("\t".join(pair) for pair in names)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def fixed_mixtures(study: Study) -> dict[str, Any]:
-    """What every run is scored on, by set: target, interference, query, whether the very words
-    are among the training captions, and SI-SDRi of the references."""
+    """The mixtures that every run is scored on, by set.
+
+    Of each mixture: target, interference, query, whether the query is also a training caption, and
+    SI-SDRi of the references.
+    """
     config = study.reference
     rate = config.model.separator.sample_rate
     known = {c for clip in read_manifest(study.manifest, "train") for c in clip.captions}
     sets: dict[str, Any] = {}
     for name, scored in study.config.sets.items():
         clips = read_manifest(study.manifest, scored.split)
-        found: dict[str, list[Any]] = {"target": [], "interference": [], "query": []}
+        names: dict[str, list[Any]] = {"target": [], "interference": [], "query": []}
         references: dict[str, list[float]] = {reference: [] for reference in REFERENCES}
         drawn = tasks(clips, evaluation(config, scored), rate)
         for task in track(drawn, f"mixtures {name}", scored.num_mixtures):
-            found["target"].append(task.target.path.name)
-            found["interference"].append(task.interference.path.name)
-            found["query"].append(task.target.caption)
+            names["target"].append(task.target.path.name)
+            names["interference"].append(task.interference.path.name)
+            names["query"].append(task.target.caption)
             mixture = torch.from_numpy(task.rendered.mixture)
             target = torch.from_numpy(task.rendered.sources[0])
             for reference, estimate in REFERENCES.items():
                 scores = score(estimate(mixture, target), target, mixture)
                 references[reference].append(round(float(scores.si_sdr_improvement), 2))
         sets[name] = {
-            "digest": digest(zip(found["target"], found["interference"], strict=True)),
-            **found,
-            "seen_caption": [query in known for query in found["query"]],
+            "digest": digest(zip(names["target"], names["interference"], strict=True)),
+            **names,
+            "seen_caption": [query in known for query in names["query"]],
             "references": references,
         }
     return {"command": "python -m recipes.paper", "sets": sets}
 
 
 def curve(logs: Path) -> list[dict[str, float]]:
-    """Validation scores along the training, of all sessions of a resumed run.
+    """Validation scores along the training, of all sessions of a run.
 
-    Steps that a session logged before it was broken off are repeated by the next, to the bit.
+    A resumed session repeats the steps after the last checkpoint, with the same scores.
     """
     points: dict[int, dict[str, float]] = {}
     for path in logs.glob("version_*/metrics.csv"):
@@ -154,7 +166,7 @@ def curve(logs: Path) -> list[dict[str, float]]:
 
 
 def revision() -> str:
-    """Of the code; '+' where files differ from it."""
+    """Git revision of the code, with a '+' if files differ from it."""
     git = ["git", "-C", str(Path(__file__).parent)]
     head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
     changed = subprocess.run(
@@ -166,8 +178,8 @@ def revision() -> str:
 
 
 def machine() -> dict[str, Any]:
-    """What the times were taken on."""
-    info = Path("/proc/cpuinfo")  # Linux alone has it
+    """Description of the machine that the times were measured on."""
+    info = Path("/proc/cpuinfo")  # only on Linux
     lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return {

@@ -44,7 +44,8 @@ class Condition:
 
         Args:
             embeddings: float32 [batch, dim].
-            mask: bool [batch]; False where the query has no such side. All have it by default.
+            mask: bool [batch]; False where the query has no such side. By default all queries
+                have it.
 
         Example:
             >>> import torch
@@ -74,7 +75,14 @@ class Condition:
         paired with every part of the other.
 
         Args:
-            positive, negative: of the same batch and dim; each has one part, or both have as many.
+            positive, negative: of the same batch and dim. One of them has a single part, or both
+                have the same number of parts.
+
+        Example:
+            >>> import torch
+            >>> dog, traffic = (Condition.single(torch.full((1, 2), x)) for x in (1.0, 2.0))
+            >>> Condition.combine(dog, traffic).embeddings
+            tensor([[[1., 1., 2., 2.]]])
         """
         parts = max(positive.embeddings.shape[1], negative.embeddings.shape[1])
         sides = [
@@ -90,7 +98,7 @@ class Condition:
 
     @property
     def positive(self) -> Condition:
-        """The positive side alone.
+        """Only the positive side.
 
         Example:
             >>> import torch
@@ -107,5 +115,11 @@ class Condition:
         return bool(self.mask[:, 0].all())
 
     def to(self, device: torch.device) -> Condition:
-        """The same condition on ``device``."""
+        """The same condition on ``device``.
+
+        Example:
+            >>> import torch
+            >>> Condition.missing(4).to(torch.device("meta")).embeddings.device
+            device(type='meta')
+        """
         return Condition(self.embeddings.to(device), self.weights.to(device), self.mask.to(device))

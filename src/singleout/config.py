@@ -1,7 +1,7 @@
-"""Strict typed configuration: unknown keys are refused, overrides are ``a.b=value``.
+"""Typed configuration: unknown keys are refused, overrides are written ``a.b=value``.
 
-Every part is configured by a small frozen pydantic model next to its code; this module holds what
-they share and the reading of files.
+Every part of the package has a small frozen pydantic model next to its code. This module holds
+their base class and reads their files.
 """
 
 from __future__ import annotations
@@ -20,14 +20,31 @@ Positive = Annotated[int, Field(gt=0)]
 
 
 class StrictConfig(BaseModel):
-    """Frozen, and unknown keys are errors."""
+    """Base of all configs: it is frozen, and unknown keys are errors.
+
+    Example:
+        >>> class Windows(StrictConfig):
+        ...     seconds: float = 1.0
+        >>> validated(Windows, {"second": 2.0}, "run.yaml")
+        Traceback (most recent call last):
+        singleout.errors.ConfigError: run.yaml: unknown key 'second'
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 def added(default: Any) -> Any:
-    """A field that configs of finished runs did not have: at its default it is not dumped, so that
-    their hashes stay what they were."""
+    """A field added after runs had been recorded.
+
+    At its default it is left out of dumps, so that old config hashes stay valid.
+
+    Example:
+        >>> class Windows(StrictConfig):
+        ...     seconds: float = 1.0
+        ...     overlap: float = added(0.5)
+        >>> Windows().model_dump()
+        {'seconds': 1.0}
+    """
     return Field(default=default, exclude_if=lambda value: value == default)
 
 
@@ -35,10 +52,21 @@ ConfigT = TypeVar("ConfigT", bound=BaseModel)
 
 
 def validated(kind: type[ConfigT], values: dict[str, Any], origin: str) -> ConfigT:
-    """``values`` as a ``kind``.
+    """Make a config from values.
+
+    Args:
+        kind: class of the config.
+        values: by key.
+        origin: where the values come from, for the message.
 
     Raises:
         ConfigError: names ``origin``, the first wrong key and what is wrong with it.
+
+    Example:
+        >>> class Windows(StrictConfig):
+        ...     seconds: float = 1.0
+        >>> validated(Windows, {"seconds": 2}, "run.yaml")
+        Windows(seconds=2.0)
     """
     try:
         return kind.model_validate(values)
@@ -50,16 +78,38 @@ def validated(kind: type[ConfigT], values: dict[str, Any], origin: str) -> Confi
         raise ConfigError(f"{origin}: '{key}': {first['msg']} (got {first['input']!r})") from None
 
 
-def load_config(kind: type[ConfigT], path: Path, overrides: Sequence[str] = ()) -> ConfigT:
-    """Read YAML or JSON, apply overrides such as ``train.steps=100``, validate.
+def load_config(
+    kind: type[ConfigT], path: Path, overrides: Sequence[str] = (), base: Path | None = None
+) -> ConfigT:
+    """Read a config from a YAML or JSON file.
 
-    A file that ``extends`` another, named relative to itself, holds what differs from it: mappings
-    are merged key by key, anything else is replaced.
+    A file may name another file under ``extends``, relative to itself. It then holds only what
+    differs from that file: mappings are merged key by key, other values are replaced.
+
+    Args:
+        kind: class of the config.
+        path: the file.
+        overrides: values that replace those of the file, such as ``train.steps=100``.
+        base: file that ``path`` differs from, as if ``path`` extended it.
 
     Raises:
         ConfigError: a file is missing or not a mapping, or a key or value is wrong.
+        MissingExtraError: the file is YAML, and pyyaml is not installed.
+
+    Example:
+        >>> import tempfile
+        >>> class Windows(StrictConfig):
+        ...     seconds: float = 1.0
+        ...     count: int = 1
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "windows.json"
+        ...     _ = path.write_text('{"seconds": 2}')
+        ...     load_config(Windows, path, ["count=3"])
+        Windows(seconds=2.0, count=3)
     """
     values = _read(path)
+    if base is not None:
+        values = _merged(_read(base), values)
     for override in overrides:
         key, sign, value = override.partition("=")
         if not sign or not key:
@@ -69,7 +119,16 @@ def load_config(kind: type[ConfigT], path: Path, overrides: Sequence[str] = ()) 
 
 
 def differences(old: object, new: object, key: str = "") -> list[str]:
-    """Where two dumped configs differ, as ``key.subkey: 1, now 2``."""
+    """The keys in which two dumped configs differ.
+
+    Args:
+        old, new: results of ``model_dump``.
+        key: path of both in a larger config.
+
+    Example:
+        >>> differences({"loss": {"scale": 1}}, {"loss": {"scale": 2}})
+        ['loss.scale: 1, now 2']
+    """
     if not (isinstance(old, dict) and isinstance(new, dict)):
         return [] if old == new else [f"{key}: {json.dumps(old)}, now {json.dumps(new)}"]
     return [
@@ -79,7 +138,8 @@ def differences(old: object, new: object, key: str = "") -> list[str]:
     ]
 
 
-def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+def _read(path: Path, extending: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The values of a file and of those that it extends; ``extending`` are the files before it."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -90,11 +150,11 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     extended = values.pop("extends", None)
     if extended is None:
         return values
-    above = (*above, path.resolve())
+    extending = (*extending, path.resolve())
     is_name = isinstance(extended, str) and "\0" not in extended
-    if not is_name or (path.parent / extended).resolve() in above:
+    if not is_name or (path.parent / extended).resolve() in extending:
         raise ConfigError(f"{path}: 'extends': name another config file, got {extended!r}")
-    return _merged(_read(path.parent / extended, above), values)
+    return _merged(_read(path.parent / extended, extending), values)
 
 
 def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -119,7 +179,7 @@ def _parse(text: str, origin: str) -> Any:
         ) from None
     try:
         return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: such as the date 2020-13-45
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: for example the date 2020-13-45
         raise ConfigError(f"{origin}: not valid YAML: {str(error).splitlines()[0]}") from None
 
 
@@ -127,5 +187,5 @@ def _set(values: dict[str, Any], keys: list[str], value: Any, override: str) -> 
     for key in keys[:-1]:
         values = values.setdefault(key, {})
         if not isinstance(values, dict):
-            raise ConfigError(f"override '{override}': '{key}' is a value, it has no keys below it")
+            raise ConfigError(f"override '{override}': '{key}' is a value, it has no subkeys")
     values[keys[-1]] = value

@@ -1,7 +1,7 @@
 """Every error that singleout raises on purpose, in one tree.
 
 SingleoutError
-├── InputError            something the user handed over cannot be used
+├── InputError            something that the user gave cannot be used
 │   ├── AudioError        a recording: missing, unreadable, empty, not finite, bad rate
 │   ├── QueryError        a query: empty, too long, or of a kind the model cannot answer
 │   ├── ConfigError       a configuration: unknown key, value out of range
@@ -12,22 +12,35 @@ SingleoutError
 ├── TrainingError         a run that cannot continue, such as a loss that is not finite
 └── Cancelled             the caller stopped an extraction
 
-A message is one line: it names the file or value, what is wrong with it and the way out.
-The command line prints it after ``error:`` and exits with 1.
+A message is one line. It names the file or value, what is wrong with it, and the way out. The
+command line prints it after ``error:`` and exits with 1.
+
+Example:
+    >>> from singleout import Query, SingleoutError
+    >>> try:
+    ...     Query("")
+    ... except SingleoutError as error:
+    ...     print(error)
+    the query is empty: describe a sound, such as 'a dog barking'
 """
 
 
 class SingleoutError(Exception):
-    """Base of all errors raised on purpose."""
+    """Base of all errors that singleout raises on purpose."""
 
 
 def one_line(error: Exception) -> str:
-    """Somebody else's error as part of a message of ours."""
+    """The message of another library's error on one line, to be part of a message of ours.
+
+    Example:
+        >>> one_line(OSError("no such\\n  file"))
+        'no such file'
+    """
     return " ".join(str(error).split()) or repr(error)
 
 
 class InputError(SingleoutError, ValueError):
-    """Something the user handed over cannot be used."""
+    """Something that the user gave cannot be used."""
 
 
 class AudioError(InputError):
@@ -59,7 +72,7 @@ class MissingExtraError(SingleoutError, ImportError):
 
 
 class TrainingError(SingleoutError):
-    """A training run cannot go on."""
+    """A training run cannot continue."""
 
 
 class Cancelled(SingleoutError):

@@ -1,4 +1,4 @@
-"""Progress on the terminal; nothing where nobody looks."""
+"""Progress bars on the terminal."""
 
 from __future__ import annotations
 
@@ -10,7 +10,17 @@ T = TypeVar("T")
 
 
 def track(items: Sequence[T] | Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
-    """Iterate with a progress bar on stderr, if stderr is a terminal."""
+    """Iterate with a progress bar on stderr; without a bar if stderr is not a terminal.
+
+    Args:
+        items: they are given unchanged.
+        what: text beside the bar.
+        total: number of items, if ``len(items)`` is not known.
+
+    Example:
+        >>> list(track(["rain.wav", "wind.wav"], "reading"))
+        ['rain.wav', 'wind.wav']
+    """
     if not sys.stderr.isatty():
         yield from items
         return

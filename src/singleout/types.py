@@ -1,4 +1,7 @@
-"""What is asked: the noun that all rooms share. Loads nothing."""
+"""``Query`` and ``Example``: the types that all parts of the package share.
+
+This module imports neither torch nor NumPy.
+"""
 
 from __future__ import annotations
 
@@ -13,17 +16,24 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
 MAX_QUERY_CHARACTERS = 1_000
-"""Longer prompts are refused: they are never a description of one sound."""
+"""Longer prompts are refused, because no description of one sound is so long."""
 
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """A sound to ask with: what is wanted (or not) sounds like this.
+    """A recording that serves as a query: the target sounds like this.
 
     Args:
-        audio: path of a recording, or floats [samples] or [channels, samples] with full scale 1. A
-            minute at most: nothing but the sound that is meant.
-        sample_rate: of an array, Hz.
+        audio: path of a recording, or floats [samples] or [channels, samples] with full scale 1.
+            It should hold only the sound that is meant, and last at most a minute.
+        sample_rate: of an array, Hz. A file has its own.
+
+    Example:
+        >>> str(Example("sounds/bark.wav"))
+        'like bark.wav'
+        >>> import numpy as np
+        >>> str(Example(np.zeros(8_000, np.float32), sample_rate=16_000))
+        'like an example'
     """
 
     audio: str | Path | ArrayLike
@@ -31,15 +41,16 @@ class Example:
 
     def __str__(self) -> str:
         name = Path(self.audio).name if isinstance(self.audio, str | Path) else "an example"
-        # One line of text, as every query is.
+        # A query is shown as one line of text, so a name must not break the line.
         return f"like {' '.join(name.encode(errors='replace').decode().split())}"
 
 
 Prompt = str | Example
-"""A description, or an example."""
+"""One part of a query: a description or an example."""
 
 
 def _checked(prompt: object) -> Prompt:
+    """The prompt with its white space normalised, and a path as an ``Example``."""
     if isinstance(prompt, Example):
         return prompt
     if isinstance(prompt, Path):
@@ -62,16 +73,25 @@ def _checked(prompt: object) -> Prompt:
 
 @dataclass(frozen=True)
 class Query:
-    """What to single out: in words, by examples of its sound, or by both.
+    """The sound to extract, by descriptions, by examples, or by both.
 
     Args:
-        positive: prompts for the target; several ask for the same target in other words or with
-            other examples. A ``Path`` is an ``Example``.
-        negative: prompts for what must not be extracted. With nothing positive, everything else is
-            the target: the sound is removed.
+        positive: prompts for the target. Several prompts describe the same target. A ``Path`` is
+            an ``Example``.
+        negative: prompts for sounds that must not be extracted. Without a positive prompt,
+            everything else is the target: these sounds are removed.
 
     Raises:
-        QueryError: no prompt at all, or one that is blank or over 1,000 characters.
+        QueryError: there is no prompt, or a prompt is blank or over 1,000 characters.
+
+    Example:
+        >>> query = Query(["a dog barking", Example("bark.wav")], negative="traffic")
+        >>> query.positive[0]
+        'a dog barking'
+        >>> print(query)
+        a dog barking / like bark.wav (not traffic)
+        >>> print(Query(negative="traffic"))
+        not traffic
     """
 
     positive: tuple[Prompt, ...] = ()
@@ -88,11 +108,16 @@ class Query:
 
     @classmethod
     def of(cls, query: str | Path | Example | Query) -> Query:
-        """A bare prompt is ``Query(positive=(prompt,))``; a Query is returned as it is."""
+        """A single prompt as a query; a query is returned unchanged.
+
+        Example:
+            >>> Query.of("rain")
+            Query(positive=('rain',), negative=())
+        """
         return query if isinstance(query, Query) else cls(positive=(_checked(query),))
 
     def __str__(self) -> str:
-        wanted, unwanted = (" / ".join(map(str, side)) for side in (self.positive, self.negative))
-        if not unwanted:
-            return wanted
-        return f"{wanted} (not {unwanted})" if wanted else f"not {unwanted}"
+        positive, negative = (" / ".join(map(str, side)) for side in (self.positive, self.negative))
+        if not negative:
+            return positive
+        return f"{positive} (not {negative})" if positive else f"not {negative}"

@@ -320,9 +320,9 @@ def test_help_and_version(
 @pytest.mark.parametrize(
     ("option", "name", "reason"),
     [
-        ("--model", "n" * 300, "cannot be looked for"),
-        ("--model", "~nobody-at-all/x", "cannot be looked for"),
-        ("--encoder", "~nobody-at-all/x.pt", "cannot be looked for"),
+        ("--model", "n" * 300, "not a path"),
+        ("--model", "~nobody-at-all/x", "not a path"),
+        ("--encoder", "~nobody-at-all/x.pt", "not a path"),
         ("--report", "n" * 300, "cannot be written"),
     ],
 )

@@ -6,10 +6,31 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
+from torch import Tensor
 
 from singleout.encoders import ClapEncoder
 from tests.conftest import randomise_statistics
+
+RATE = 48_000
+
+
+def noise(seconds: float, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return 0.1 * torch.randn(int(RATE * seconds), generator=generator)
+
+
+def varied(seconds: float, rate: int = RATE) -> Tensor:
+    """A loud tone that fades into digital silence: the hardest case for a logarithm."""
+    time = torch.arange(int(rate * seconds)) / rate
+    tone = torch.sin(2 * torch.pi * 440 * time) * torch.exp(-3 * time)
+    return torch.where((time * 3).int() % 3 == 2, torch.zeros(()), tone)
+
+
+def one_line(error: pytest.ExceptionInfo[Exception]) -> str:
+    assert "\n" not in str(error.value)
+    return str(error.value)
 
 
 def write_tokenizer(folder: Path) -> None:

@@ -1,20 +1,15 @@
-"""CLAP through transformers: features, embeddings, the hub's cache, and end to end."""
+"""CLAP through transformers: embeddings, and a model with a CLAP from training to extraction."""
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 from typer.testing import CliRunner
@@ -23,96 +18,15 @@ from singleout import Extractor
 from singleout.audio import resample, write_wav
 from singleout.cli import app
 from singleout.encoders import ClapEncoder, load_encoder
-from singleout.encoders.clap_features import ClapFeatures
-from singleout.errors import AudioError, MissingExtraError, ModelError, QueryError
+from singleout.errors import AudioError, ModelError, QueryError
 from tests.conftest import TINY_SEPARATOR
-from tests.encoders.clap_models import extractor_of, tiny_encoder, tiny_model
-
-RATE = 48_000
-
-
-@pytest.fixture(scope="module", params=[False, True], ids=["unfused", "fused"])
-def encoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    return tiny_encoder(tmp_path_factory.mktemp("tokenizer"), fused=request.param)
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a saved unfused encoder; not to be changed."""
-    folder = tmp_path_factory.mktemp("clap")
-    tiny_encoder(folder / "tokenizer").save_pretrained(folder / "encoder")
-    return folder / "encoder"
-
-
-@pytest.fixture
-def copied(saved: Path, tmp_path: Path) -> Path:
-    """A copy of it, to be damaged."""
-    return Path(shutil.copytree(saved, tmp_path / "copy"))
-
-
-def noise(seconds: float, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return 0.1 * torch.randn(int(RATE * seconds), generator=generator)
-
-
-def varied(seconds: float, rate: int = RATE) -> Tensor:
-    """A loud tone that fades into digital silence: the hardest case for a logarithm."""
-    time = torch.arange(int(rate * seconds)) / rate
-    tone = torch.sin(2 * torch.pi * 440 * time) * torch.exp(-3 * time)
-    return torch.where((time * 3).int() % 3 == 2, torch.zeros(()), tone)
-
-
-def one_line(error: pytest.ExceptionInfo[Exception]) -> str:
-    assert "\n" not in str(error.value)
-    return str(error.value)
-
-
-# Features.
-
-
-@pytest.fixture
-def middle(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The processor draws the middle of whatever it draws from NumPy's global generator."""
-    monkeypatch.setattr(np.random, "randint", lambda low, high: (high - 1) // 2)
-    monkeypatch.setattr(np.random, "choice", lambda values: values[len(values) // 2])
-
-
-@pytest.mark.usefixtures("middle")
-@pytest.mark.parametrize("seconds", [0.01, 3.3, 9.999, 10.0, 10.005, 10.01, 10.03, 24.7])
-@pytest.mark.parametrize("fused", [False, True])
-def test_features_are_those_of_the_processor(fused: bool, seconds: float) -> None:
-    extractor = extractor_of(fused)
-    audio = torch.stack([noise(seconds), varied(seconds)])
-    ours, is_longer = ClapFeatures(extractor)(audio)
-    theirs = extractor(list(audio.numpy()), sampling_rate=RATE)
-    expected = torch.tensor(np.array(theirs["input_features"]))
-    assert ours.shape == expected.shape == (2, 4 if fused else 1, 1001, 64)
-    assert ours.dtype == torch.float32
-    assert (ours - expected).abs().max() <= 2e-5, "dB"
-    assert is_longer.tolist() == [[fused and seconds >= 10.01]] * 2
-
-
-@pytest.mark.usefixtures("middle")
-@pytest.mark.parametrize("padding", ["repeatpad", "repeat", "pad"])
-@pytest.mark.parametrize("seconds", [0.7, 4.0, 6.0])
-def test_settings_are_the_checkpoints_own(padding: str, seconds: float) -> None:
-    extractor = extractor_of(
-        False, sampling_rate=32_000, hop_length=320, fft_window_size=512, max_length_s=4,
-        feature_size=32, frequency_min=100, frequency_max=12_000, padding=padding,
-    )  # fmt: skip
-    audio = varied(seconds, 32_000)[None]
-    ours, _ = ClapFeatures(extractor)(audio)
-    theirs = extractor(audio[0].numpy(), sampling_rate=32_000)["input_features"][0]
-    assert ours.shape == (1, 1, 401, 32)
-    assert (ours[0] - torch.tensor(theirs)).abs().max() <= 2e-5
-
-
-def test_a_truncation_that_no_clap_has_is_refused() -> None:
-    with pytest.raises(ModelError, match="truncation 'sometimes'"):
-        ClapFeatures(extractor_of(False, truncation="sometimes"))
-
-
-# Embeddings.
+from tests.encoders.clap_models import (
+    RATE,
+    noise,
+    one_line,
+    tiny_encoder,
+    varied,
+)
 
 
 def test_text_embeddings_are_those_of_transformers(encoder: ClapEncoder) -> None:
@@ -226,258 +140,6 @@ def test_silence_and_single_samples_are_embedded(encoder: ClapEncoder) -> None:
 def test_the_model_is_frozen(encoder: ClapEncoder) -> None:
     assert not encoder.model.training
     assert not any(p.requires_grad for p in encoder.model.parameters())
-
-
-# Fingerprints and folders.
-
-
-def test_an_encoder_survives_saving(encoder: ClapEncoder, tmp_path: Path) -> None:
-    encoder.save_pretrained(tmp_path / "saved")
-    assert [path.name for path in tmp_path.iterdir()] == ["saved"]
-    for loaded in (
-        ClapEncoder.from_pretrained(tmp_path / "saved"),
-        load_encoder(str(tmp_path / "saved"), encoder.fingerprint),
-    ):
-        assert isinstance(loaded, ClapEncoder)
-        assert loaded.fingerprint == encoder.fingerprint
-        assert loaded.name == str(tmp_path / "saved")
-        assert torch.equal(loaded.embed_text("a dog"), encoder.embed_text("a dog"))
-        audio = noise(11)
-        assert torch.equal(loaded.embed_audio(audio, RATE), encoder.embed_audio(audio, RATE))
-
-
-def test_transformers_reads_what_is_saved(saved: Path) -> None:
-    from transformers import AutoProcessor
-
-    processor = AutoProcessor.from_pretrained(saved)
-    assert processor.tokenizer("a dog")["input_ids"] == [0, 101, 36, 104, 115, 107, 2]
-    assert processor.feature_extractor.frequency_min == 50
-
-
-def test_the_fingerprint_is_of_weights_settings_and_tokenizer(
-    encoder: ClapEncoder, tmp_path: Path
-) -> None:
-    fused = encoder._features.settings.fused
-    model, tokenizer, extractor = encoder.model, encoder.tokenizer, encoder.extractor
-    encoder.embed_text("a text that sets the tokenizer to pad and to truncate")
-    same = ClapEncoder(model, tokenizer, extractor, "another name")
-    assert same.fingerprint == encoder.fingerprint
-    prints = {encoder.fingerprint}
-    with torch.no_grad():
-        changed = tiny_model(fused)
-        changed.text_projection.linear2.bias[3] += 1e-6
-    prints.add(ClapEncoder(changed, tokenizer, extractor, "x").fingerprint)
-    settings = extractor_of(fused, frequency_min=60)
-    prints.add(ClapEncoder(model, tokenizer, settings, "x").fingerprint)
-    vocabulary = tmp_path / "vocab.json"
-    tokenizer.save_pretrained(tmp_path)
-    pieces = json.dumps(tokenizer.get_vocab())
-    vocabulary.write_text(pieces.replace('"a": 101', '"a": 102').replace('"b": 102', '"b": 101'))
-    (tmp_path / "merges.txt").write_text("#version: 0.2\n")
-    (tmp_path / "tokenizer.json").unlink()
-    swapped = type(tokenizer).from_pretrained(tmp_path)
-    prints.add(ClapEncoder(model, swapped, extractor, "x").fingerprint)
-    assert len(prints) == 4
-
-
-def test_shards_and_pickled_weights_are_read(copied: Path) -> None:
-    encoder = ClapEncoder.from_pretrained(copied)
-    tensors = load_file(copied / "model.safetensors")
-    (copied / "model.safetensors").unlink()
-    torch.save(tensors, copied / "pytorch_model.bin")
-    assert ClapEncoder.from_pretrained(copied).fingerprint == encoder.fingerprint
-    (copied / "pytorch_model.bin").unlink()
-    files = {name: f"model-{len(name) % 2}.safetensors" for name in tensors}
-    for file in set(files.values()):
-        save_file({n: t for n, t in tensors.items() if files[n] == file}, copied / file)
-    (copied / "model.safetensors.index.json").write_text(json.dumps({"weight_map": files}))
-    assert ClapEncoder.from_pretrained(copied).fingerprint == encoder.fingerprint
-
-
-def rewrite(folder: Path, change: Callable[[dict[str, Tensor]], object]) -> None:
-    tensors = load_file(folder / "model.safetensors")
-    change(tensors)
-    save_file(tensors, folder / "model.safetensors")
-
-
-def configure(folder: Path, **changes: Any) -> None:
-    values = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**values, **changes}))
-
-
-def remove(folder: Path, *names: str) -> None:
-    # transformers 4 writes the tokenizer twice.
-    for name in names:
-        (folder / name).unlink(missing_ok=True)
-
-
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (lambda f: configure(f, model_type="bert"), "not a CLAP: .* model_type 'bert'"),
-        (lambda f: configure(f, audio_config={"depths": "x"}), "of another CLAP"),
-        (lambda f: configure(f, projection_dim=-1), "of another CLAP"),
-        (lambda f: (f / "model.safetensors").unlink(), r"no weights \(model\.safetensors or"),
-        (
-            lambda f: (f / "model.safetensors").write_bytes(
-                (f / "model.safetensors").read_bytes()[:-100]
-            ),
-            "corrupt or truncated weights",
-        ),
-        (lambda f: remove(f, "tokenizer.json", "vocab.json"), "no tokenizer"),
-        (lambda f: (f / "tokenizer.json").write_text("{}"), "tokenizer cannot be read"),
-        (lambda f: (f / "preprocessor_config.json").unlink(), "no preprocessing settings"),
-        (
-            lambda f: (f / "preprocessor_config.json").write_text("{"),
-            "preprocessing cannot be read",
-        ),
-        (
-            lambda f: rewrite(f, lambda t: t.pop("text_projection.linear1.bias")),
-            r"'text_projection\.linear1\.bias' is missing",
-        ),
-        (
-            lambda f: rewrite(f, lambda t: t.update(extra=torch.zeros(1))),
-            "'extra' is unexpected",
-        ),
-        (
-            lambda f: rewrite(
-                f, lambda t: t.update({"text_projection.linear1.bias": torch.zeros(7)})
-            ),
-            r"'text_projection\.linear1\.bias' is \[7\], expected \[24\]",
-        ),
-    ],
-)
-def test_a_damaged_folder_is_one_line(
-    damage: Callable[[Path], object], message: str, copied: Path
-) -> None:
-    damage(copied)
-    with pytest.raises(ModelError, match=message) as caught:
-        load_encoder(str(copied))
-    assert str(copied) in one_line(caught)
-
-
-def test_a_folder_without_a_clap_is_one_line(tmp_path: Path) -> None:
-    for content in ("", "[]", '{"model_type": "clap"}'):
-        (tmp_path / "config.json").write_text(content)
-        with pytest.raises(ModelError, match=r"CLAP|no weights") as caught:
-            ClapEncoder.from_pretrained(tmp_path)
-        assert str(tmp_path) in one_line(caught)
-
-
-def test_a_tokenizer_of_another_model_is_refused(encoder: ClapEncoder) -> None:
-    small = tiny_model(encoder._features.settings.fused)
-    small.config.text_config.vocab_size = 100
-    with pytest.raises(ModelError, match=r"261 tokens.* is not the model's \(100 tokens"):
-        ClapEncoder(small, encoder.tokenizer, encoder.extractor, "x")
-
-
-# The hub.
-
-
-def fill_cache(cache: Path, folder: Path, revision: str = "main") -> Path:
-    """As the hub's client leaves ``owner/tiny`` there."""
-    repository = cache / "models--owner--tiny"
-    (repository / "refs").mkdir(parents=True)
-    (repository / "refs" / revision).write_text("ab" * 20)
-    return Path(shutil.copytree(folder, repository / "snapshots" / ("ab" * 20)))
-
-
-def test_a_cached_encoder_is_found_offline_by_the_hubs_own_variables(
-    saved: Path, tmp_path: Path
-) -> None:
-    fill_cache(tmp_path / "hub", saved, "v1")
-    code = """if True:
-        from singleout.errors import ModelError
-        from singleout.encoders import ClapEncoder, load_encoder
-        print(load_encoder("owner/tiny@v1").fingerprint)
-        print(ClapEncoder.from_pretrained("owner/tiny", revision="ab" * 20).name)
-        try:
-            load_encoder("owner/tiny")
-        except ModelError as error:
-            print(error)
-    """
-    environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
-    environment.pop("HF_HUB_CACHE", None)
-    run = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
-        env=environment, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    first, second, third = run.stdout.splitlines()
-    assert first == load_encoder(str(saved)).fingerprint
-    assert second == "owner/tiny@" + "ab" * 20
-    assert third.startswith("owner/tiny: no folder of that name, not in the hub's cache")
-    assert run.stderr == ""
-
-
-@pytest.fixture
-def no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The hub refuses every connection; returns its cache."""
-    cache = tmp_path / "hub"
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    return cache
-
-
-def test_no_network_is_one_line_unless_the_encoder_is_cached(no_network: Path, saved: Path) -> None:
-    with pytest.raises(ModelError, match=r"owner/tiny: .*cannot be reached.*go online") as caught:
-        load_encoder("owner/tiny")
-    one_line(caught)
-    fill_cache(no_network, saved)
-    assert load_encoder("owner/tiny").dim == 24
-
-
-@pytest.mark.parametrize(
-    ("files", "message"),
-    [
-        (("tokenizer.json", "vocab.json"), "owner/tiny: no tokenizer"),
-        (("model.safetensors",), "owner/tiny: no weights"),
-    ],
-)
-def test_what_the_cache_lacks_is_named(
-    files: tuple[str, ...], message: str, no_network: Path, copied: Path
-) -> None:
-    remove(copied, *files)
-    fill_cache(no_network, copied)
-    with pytest.raises(ModelError, match=message) as caught:
-        load_encoder("owner/tiny")
-    one_line(caught)
-
-
-@pytest.mark.parametrize("name", ["nowhere", "a/b/c", "~/nowhere", "/nowhere/at all", "a b/c"])
-def test_a_name_that_is_nothing_is_one_line(name: str) -> None:
-    for find in (load_encoder, ClapEncoder.from_pretrained):
-        with pytest.raises(ModelError) as caught:
-            find(name)
-        assert Path(name).name in one_line(caught)
-
-
-# The extra.
-
-
-def test_without_the_extra_it_is_named(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "transformers", None)
-    for name in (str(saved), "owner/tiny", "clap.pt"):
-        with pytest.raises(MissingExtraError, match=r"pip install 'singleout\[clap\]'") as caught:
-            load_encoder(name)
-        one_line(caught)
-
-
-def test_the_built_in_model_loads_no_transformers() -> None:
-    code = """if True:
-        import sys
-        import singleout.cli
-        from singleout import Extractor
-        from singleout.encoders import ClapEncoder, load_encoder
-        Extractor.from_pretrained()
-        loaded = {name.split(".")[0] for name in sys.modules}
-        print(loaded & {"transformers", "huggingface_hub"})
-    """
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout.strip() == "set()"
-
-
-# End to end.
 
 
 def test_trains_evaluates_and_extracts_with_a_clap(copied: Path, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def small_weights(fused: bool = False) -> dict[str, Tensor]:
-    """A LAION-CLAP with a small HTS-AT, and the tensors that a real file has besides."""
+    """A LAION-CLAP with a small HTS-AT, and the other tensors of a real file."""
     tensors = {name: drawn(name, shape) for name, shape in shapes(8, (1, 1, 1, 1), fused).items()}
     for name in (
         "text_branch.embeddings.position_ids",
@@ -53,7 +53,7 @@ def test_embeddings_are_those_of_laions_code(case: str, tokenizer: Path) -> None
     assert encoder.dim == 512
     ours = [encoder.embed_audio(sound(seconds), RATE) for seconds in SECONDS]
     if CASES[case]["fused"]:
-        # Two sounds as the four channels of one, which is said to be long.
+        # Two sounds as the four channels of one, which is marked as long.
         clips = torch.stack([sound(seconds)[: 3 * RATE] for seconds in SECONDS])
         mel = encoder._features(clips)[0][:, 0]
         channels = torch.stack([mel[0], mel[1], mel[0], mel[1]])[None]
@@ -84,7 +84,7 @@ def test_embeddings_are_those_of_laions_code(case: str, tokenizer: Path) -> None
         ),
     ],
 )
-def test_a_file_is_found_by_name_and_can_be_stored_as_a_folder(
+def test_a_file_is_loaded_by_name_and_can_be_saved_as_a_folder(
     name: str, wrapped: Callable[[Any], Any], fused: bool, tmp_path: Path
 ) -> None:
     write_tokenizer(tmp_path)
@@ -93,8 +93,8 @@ def test_a_file_is_found_by_name_and_can_be_stored_as_a_folder(
     encoder = load_encoder(str(file))
     assert isinstance(encoder, ClapEncoder)
     assert encoder.name == str(file)
-    given = from_laion(small_weights(fused), name=str(file))
-    assert encoder.fingerprint == given.fingerprint
+    other = from_laion(small_weights(fused), name=str(file))
+    assert encoder.fingerprint == other.fingerprint
     encoder.save_pretrained(tmp_path / "folder")
     stored = load_encoder(str(tmp_path / "folder"), encoder.fingerprint)
     assert torch.equal(stored.embed_text("a dog"), encoder.embed_text("a dog"))
@@ -160,14 +160,14 @@ def test_a_truncated_file_is_one_line(tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
 
 
-def test_without_a_tokenizer_the_way_out_is_said(
+def test_a_missing_tokenizer_is_one_line_with_the_way_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     file = tmp_path / "clap.pt"
     torch.save(small_weights(), file)
-    with pytest.raises(ModelError, match=r"vocab\.json and merges\.txt beside") as caught:
+    with pytest.raises(ModelError, match=r"vocab\.json and merges\.txt next to") as caught:
         load_encoder(str(file))
     assert "\n" not in str(caught.value)
     with pytest.raises(ModelError, match=r"some/tokenizer: .*cannot be reached"):
@@ -176,7 +176,7 @@ def test_without_a_tokenizer_the_way_out_is_said(
         from_laion(file, tokenizer=tmp_path)
 
 
-def test_the_tokenizer_is_found_in_the_hubs_cache(
+def test_the_tokenizer_in_the_hubs_cache_is_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))

@@ -26,7 +26,7 @@ def filtered(waveform: Tensor, taps: Tensor) -> Tensor:
     return F.conv1d(padded, taps.flip(0)[None, None])[:, 0]
 
 
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=10)
 @given(
     seed=st.integers(0, 2**31),
     num_samples=st.integers(1_000, 6_000),
@@ -52,11 +52,11 @@ def test_it_is_the_projection_on_delayed_targets(num_samples: int) -> None:
     padded = np.concatenate([estimate, np.zeros(num_taps - 1)])
     projected = delayed @ np.linalg.lstsq(delayed, padded, rcond=None)[0]
     expected = 10 * np.log10(np.sum(projected**2) / np.sum((padded - projected) ** 2))
-    found = bss_eval_sdr(torch.from_numpy(estimate), torch.from_numpy(target), num_taps)
-    assert found.item() == pytest.approx(expected, abs=1e-6)
+    score = bss_eval_sdr(torch.from_numpy(estimate), torch.from_numpy(target), num_taps)
+    assert score.item() == pytest.approx(expected, abs=1e-6)
 
 
-def test_a_short_filter_is_forgiven_here_and_nowhere_else() -> None:
+def test_a_short_filter_is_an_error_only_for_other_metrics() -> None:
     target = noise(0, 1, 8_000)
     estimate = filtered(target, noise(1, 100, rms_db=0))
     assert bss_eval_sdr(estimate, target).item() > 15
@@ -64,7 +64,7 @@ def test_a_short_filter_is_forgiven_here_and_nowhere_else() -> None:
     assert sdr(estimate, target).item() < 0
 
 
-def test_a_filter_beyond_the_taps_is_not_forgiven() -> None:
+def test_a_filter_beyond_the_taps_is_an_error() -> None:
     target = noise(0, 1, 8_000)
     assert bss_eval_sdr(F.pad(target, (500, 0))[:, :8_000], target).item() > 10
     assert bss_eval_sdr(F.pad(target, (600, 0))[:, :8_000], target).item() < -5
@@ -77,14 +77,14 @@ def test_scores_stay_within_100_db() -> None:
     assert bss_eval_sdr(torch.zeros(2_000), torch.zeros(2_000) + 0.1).item() == pytest.approx(-100)
 
 
-def test_a_tone_is_no_singular_target() -> None:
+def test_a_tone_as_target_is_not_singular() -> None:
     tone = 0.1 * torch.sin(0.1 * torch.arange(16_000, dtype=torch.float64))
     estimate = tone + noise(0, 16_000, rms_db=-60)
     expected = sdr(estimate, tone).item()
     assert bss_eval_sdr(estimate, tone).item() == pytest.approx(expected, abs=0.2)
 
 
-def test_an_absent_target_has_no_score_and_leaves_its_neighbours_alone() -> None:
+def test_an_absent_target_has_no_score() -> None:
     target = torch.stack([noise(0, 1_000), torch.zeros(1_000).double(), noise(1, 1_000)])
     estimate = target + noise(2, 3, 1_000, rms_db=-30)
     scores = bss_eval_sdr(estimate, target)
@@ -92,7 +92,7 @@ def test_an_absent_target_has_no_score_and_leaves_its_neighbours_alone() -> None
     torch.testing.assert_close(scores[2], bss_eval_sdr(estimate[2], target[2]))
 
 
-def test_a_clipped_estimate_loses_what_clipping_removed() -> None:
+def test_clipping_is_an_error() -> None:
     target = noise(0, 8_000, rms_db=0)
     clipped = target.clamp(-1, 1)
     expected = signal_distortion_ratio(clipped, target)

@@ -18,14 +18,10 @@ from typer.testing import CliRunner
 
 from singleout.audio import write_wav
 from singleout.cli import app
-from singleout.errors import AudioError, InputError
+from singleout.errors import InputError, OutputError
 from singleout.evaluate.gap import measure as gap
-from singleout.evaluate.gap.measure import (
-    GapReport,
-    effective_rank,
-    modality_gap,
-    pair_accuracy,
-)
+from singleout.evaluate.gap.geometry import effective_rank, linked_groups
+from singleout.evaluate.gap.measure import GapReport, modality_gap, pair_accuracy
 from singleout.evaluate.gap.picture import save_picture
 from singleout.evaluate.statistics import bootstrap_interval
 
@@ -98,32 +94,32 @@ def test_cosines_are_those_of_all_pairs_one_by_one() -> None:
     assert report["cosine_difference"] == pytest.approx(
         matched.mean() - np.mean(mismatched), abs=1e-6
     )
-    told_apart = np.mean([cosines[i, i] > cosines[i, j] for i, j in pairs])
-    assert report["pair_accuracy_classes"]["estimate"] == pytest.approx(told_apart)
+    accuracy = np.mean([cosines[i, i] > cosines[i, j] for i, j in pairs])
+    assert report["pair_accuracy_classes"]["estimate"] == pytest.approx(accuracy)
     ranks = 1 + (cosines > matched[:, None]).sum(1)
     for k, key in ((1, "recall_at_1"), (5, "recall_at_5"), (10, "recall_at_10")):
         assert report["text_to_audio"][key]["estimate"] == pytest.approx(np.mean(ranks <= k))
     assert report["text_to_audio"]["median_rank"]["estimate"] == np.median(ranks)
 
 
-def test_any_sound_of_an_equal_caption_is_right() -> None:
+def test_all_sounds_of_a_shared_caption_are_correct() -> None:
     axes = torch.eye(4)
     audio = axes[[0, 1, 2, 3]]
     # The first two share a caption that lies at the second's sound.
     text = axes[[1, 1, 2, 3]]
     labels = ["a/1", "a/1", "b/1", "c/1"]
-    told = modality_gap(audio, text, labels, ["dog", "dog", "cat", "cow"])
-    assert told["text_to_audio"]["recall_at_1"]["estimate"] == 1
-    assert told["text_to_audio"]["num_candidates"] == 4
-    assert told["num_captions"] == told["audio_to_text"]["num_candidates"] == 3
+    shared = modality_gap(audio, text, labels, ["dog", "dog", "cat", "cow"])
+    assert shared["text_to_audio"]["recall_at_1"]["estimate"] == 1
+    assert shared["text_to_audio"]["num_candidates"] == 4
+    assert shared["num_captions"] == shared["audio_to_text"]["num_candidates"] == 3
     # The first sound is as far from all three captions: a tie loses.
-    assert told["audio_to_text"]["recall_at_1"]["estimate"] == 0.75
-    apart = modality_gap(audio, text, labels)
-    assert apart["text_to_audio"]["recall_at_1"]["estimate"] == 0.75
-    assert apart["audio_to_text"]["num_candidates"] == 4
+    assert shared["audio_to_text"]["recall_at_1"]["estimate"] == 0.75
+    distinct = modality_gap(audio, text, labels)
+    assert distinct["text_to_audio"]["recall_at_1"]["estimate"] == 0.75
+    assert distinct["audio_to_text"]["num_candidates"] == 4
 
 
-def test_a_collapsed_encoder_is_not_rewarded_for_its_ties() -> None:
+def test_ties_of_a_collapsed_encoder_are_errors() -> None:
     point = torch.ones(10, 4)
     report = modality_gap(point, point, classes(10))
     assert report["pair_accuracy_classes"]["estimate"] == 0
@@ -143,8 +139,8 @@ def test_effective_rank_of_an_isotropic_cloud_is_its_dimension(dim: int) -> None
 
 def test_held_out_sounds_share_no_group_and_no_caption() -> None:
     group, caption = torch.tensor([0, 0, 1, 2, 3, 4]), torch.tensor([0, 1, 1, 2, 2, 3])
-    assert gap._linked(group, caption).tolist() == [0, 0, 0, 1, 1, 2]
-    # Which modality is which differs between the two halves: nothing can be learnt elsewhere.
+    assert linked_groups(group, caption).tolist() == [0, 0, 0, 1, 1, 2]
+    # The modalities change places between the halves, so that nothing is learned from the other.
     audio = torch.tensor([[5.0, 0]] * 4 + [[-5.0, 0]] * 4) + 0.01 * cloud(8, 2)
     halves = ["a"] * 4 + ["b"] * 4
     report = modality_gap(audio, -audio, classes(8), groups=halves)
@@ -162,10 +158,10 @@ def test_sounds_of_one_group_are_drawn_together() -> None:
     audio, labels = cloud(40, 8), classes(40)
     text = F.normalize(audio + 0.6 * cloud(40, 8, 1), dim=1)
     audio, text = audio.repeat(5, 1), text.repeat(5, 1)
-    alone = pair_accuracy(audio, text, labels * 5)
+    separate = pair_accuracy(audio, text, labels * 5)
     together = pair_accuracy(audio, text, labels * 5, [str(i % 40) for i in range(200)])
-    assert alone["estimate"] == together["estimate"]
-    assert together["high"] - together["low"] > 1.5 * (alone["high"] - alone["low"])
+    assert separate["estimate"] == together["estimate"]
+    assert together["high"] - together["low"] > 1.5 * (separate["high"] - separate["low"])
 
 
 @settings(deadline=None, max_examples=15)
@@ -235,12 +231,19 @@ def test_extremes_can_be_drawn(tmp_path: Path, audio: Tensor, text: Tensor) -> N
     labels = classes(len(audio), 1)
     report = modality_gap(audio, text, labels)
     path = tmp_path / "gap.png"
-    save_picture(audio, text, labels, report, path, "a $title$", seed=3)
-    first = path.read_bytes()
-    assert first.startswith(b"\x89PNG")
-    save_picture(audio, text, labels, report, path, "a $title$", seed=3)
-    assert path.read_bytes() == first
-    with pytest.raises(AudioError, match="cannot be written"):
+    save_picture(audio, text, labels, report, path, "a $title$")
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_picture_is_written_whole_and_repeatably(tmp_path: Path) -> None:
+    audio, text, labels = cloud(4, 3), cloud(4, 3, 1), classes(4)
+    report, path = modality_gap(audio, text, labels), tmp_path / "gap.png"
+    pictures = []
+    for _ in range(2):
+        save_picture(audio, text, labels, report, path, seed=3)
+        pictures.append(path.read_bytes())
+    assert pictures[0] == pictures[1]
+    with pytest.raises(OutputError, match="cannot be written"):
         save_picture(audio, text, labels, report, tmp_path / "missing" / "gap.png")
     assert [p.name for p in tmp_path.iterdir()] == ["gap.png"]
 
@@ -286,9 +289,7 @@ def test_command_measures_and_draws_the_packaged_encoder(tmp_path: Path) -> None
     assert "audio to text" in table.stdout
 
 
-def test_another_encoder_and_figures_that_do_not_exist(
-    tmp_path: Path, debug_encoder_folder: Path
-) -> None:
+def test_another_encoder_and_undefined_figures(tmp_path: Path, debug_encoder_folder: Path) -> None:
     rows = [json.loads(line) for line in write_manifest(tmp_path).read_text().splitlines()]
     manifest = tmp_path / "one.jsonl"
     lines = [

@@ -108,7 +108,7 @@ def test_a_clipped_estimate_loses_what_clipping_removed() -> None:
     assert 5 < expected < sdr(target.clamp(-2, 2), target)
 
 
-def test_half_the_mixture_earns_sdr_but_no_si_sdr_improvement() -> None:
+def test_half_the_mixture_has_sdr_but_no_si_sdr_improvement() -> None:
     target, interferer = orthogonal_pair()
     snr_db = torch.linspace(-5, 5, 201, dtype=torch.float64)
     mixture = target + 10 ** (-snr_db[:, None] / 20) * interferer
@@ -151,7 +151,7 @@ def test_silence_never_counts_as_improved_even_below_a_worse_mixture() -> None:
     assert not scores.improved
 
 
-def test_the_wrong_source_scores_below_doing_nothing() -> None:
+def test_the_wrong_source_scores_below_the_mixture() -> None:
     target, interferer = noise(0, 16000), noise(1, 16000)
     scores = score(interferer, target, target + interferer)
     assert scores.si_sdr_improvement < -15
@@ -185,15 +185,15 @@ def test_sa_sdr_agrees_with_torchmetrics_on_target_and_residual(
         scale_invariant=False,
         zero_mean=False,
     )
-    found = sa_sdr(estimate, target, mixture)
-    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+    scores = sa_sdr(estimate, target, mixture)
+    torch.testing.assert_close(scores, expected, atol=1e-4, rtol=0)
 
 
 def test_sa_sdr_of_an_absent_target_is_suppression_less_3_db() -> None:
     mixture = noise(0, 3, 1000)
     estimate = torch.tensor([[1.0], [0.1], [0.01]], dtype=torch.float64) * mixture
-    found = sa_sdr(estimate, torch.zeros_like(mixture), mixture)
-    torch.testing.assert_close(found, suppression(estimate, mixture) - 10 * math.log10(2))
+    scores = sa_sdr(estimate, torch.zeros_like(mixture), mixture)
+    torch.testing.assert_close(scores, suppression(estimate, mixture) - 10 * math.log10(2))
 
 
 def test_sa_sdr_is_finite_for_silence_and_for_perfection() -> None:
@@ -208,13 +208,13 @@ def test_suppression_is_the_level_below_the_mixture_within_its_cap() -> None:
     gains_db = torch.tensor([6.0, 0.0, -37.0, -99.0, -101.0, -300.0], dtype=torch.float64)
     estimates = 10 ** (gains_db[:, None] / 20) * mixture
     expected = torch.tensor([-6.0, 0.0, 37.0, 99.0, 100.0, 100.0], dtype=torch.float64)
-    found = suppression(estimates, mixture.expand_as(estimates))
-    torch.testing.assert_close(found, expected)
+    scores = suppression(estimates, mixture.expand_as(estimates))
+    torch.testing.assert_close(scores, expected)
     assert suppression(torch.zeros(1000).double(), mixture).item() == pytest.approx(100)
     assert suppression(mixture.clamp(-0.05, 0.05), mixture) > 1  # clipping takes power away
 
 
-def test_nothing_can_be_suppressed_of_silence() -> None:
+def test_suppression_of_silence_is_undefined() -> None:
     assert suppression(torch.ones(8), torch.zeros(8)).isnan()
     assert suppression(torch.zeros(8), torch.zeros(8)).isnan()
 
@@ -243,7 +243,7 @@ def test_float32_is_scored_in_float64() -> None:
     assert torch.equal(si_sdr(estimate, target), si_sdr(estimate.double(), target.double()))
 
 
-def test_inputs_are_left_alone() -> None:
+def test_inputs_are_not_changed() -> None:
     waveforms = [noise(seed, 2, 100) for seed in range(3)]
     copies = [waveform.clone() for waveform in waveforms]
     score(*waveforms)

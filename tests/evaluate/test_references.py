@@ -43,7 +43,7 @@ def test_mixture_improves_nothing() -> None:
     assert not scores.improved.any()
 
 
-def test_half_mixture_earns_sdr_only() -> None:
+def test_half_mixture_improves_sdr_only() -> None:
     scores = reference_scores("half_mixture")
     assert torch.allclose(scores.sdr_improvement, torch.tensor(3.0).double(), atol=0.2)
     assert not scores.improved.any()

@@ -33,7 +33,7 @@ def width(interval: Interval) -> float:
         lambda pairs: any(weight for _, weight in pairs)
     )
 )
-def test_weighted_statistics_are_those_of_the_repeated_values(pairs: list[tuple[int, int]]) -> None:
+def test_weighted_statistics_equal_those_of_repeated_values(pairs: list[tuple[int, int]]) -> None:
     values, weights = np.array(pairs, dtype=np.float64).T
     repeated = np.repeat(values, weights.astype(int))
     assert mean(values, weights[None])[0] == pytest.approx(repeated.mean())
@@ -122,7 +122,7 @@ def test_factors_that_are_not_crossed_are_refused() -> None:
         bootstrap_interval([1.0, 2.0], [["a", "b"], ["c", "d"]])
 
 
-def test_resamples_depend_on_the_seed_and_their_number_alone(
+def test_resamples_depend_only_on_the_seed_and_their_number(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     values = np.random.default_rng(0).normal(size=50)
@@ -152,7 +152,7 @@ def test_summary_is_three_intervals_and_a_count_ready_for_json() -> None:
     assert json.loads(json.dumps(summary)) == summary
 
 
-def test_thousands_of_values_stay_fast() -> None:
+def test_thousands_of_values_are_fast() -> None:
     values = np.random.default_rng(0).normal(size=5000)
     start = time.process_time()
     bootstrap_interval(values, np.arange(5000) // 2, median)

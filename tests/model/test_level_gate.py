@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,8 +23,9 @@ from singleout.cli import app
 from singleout.data.manifest import Clip, scan_folder
 from singleout.data.plan import SCORED_MIXTURES
 from singleout.evaluate.evaluation import EvaluationConfig, evaluate
-from singleout.evaluate.scenarios import ask, calibrated, fit_gate
+from singleout.evaluate.scenarios import calibration_of, evaluate_scenarios
 from singleout.model import QueriedSeparator, read_config
+from singleout.model.calibration import fit_gate
 from singleout.model.level_gate import Gate, LevelGate
 from singleout.model.similarity import PresenceCalibration
 from tests.recordings import RATE, noise
@@ -261,12 +261,6 @@ def test_the_command_leaves_the_gate_out(gated_model_folder: Path, tmp_path: Pat
     assert levels[0] != pytest.approx(levels[1], rel=0.01)
 
 
-def levels_of(similarity: Sequence[float], gain_db: float, high: float) -> list[float]:
-    """Levels (dB) of targets for which a gate of that gain restores the level of the sound."""
-    gate = Gate(low=high - 0.1, high=high, floor_db=-20, gain_db=gain_db)
-    return [-float(gate.decibels(value)) for value in similarity]
-
-
 def test_a_target_that_is_silent_next_to_its_mixture_keeps_its_level(
     gated_model: QueriedSeparator,
 ) -> None:
@@ -354,7 +348,11 @@ def test_evaluation_scores_gated_targets(
     ):
         assert closed_row["si_sdr_db"] == pytest.approx(plain_row["si_sdr_db"], abs=1e-2)
         assert closed_row["sdr_db"] != pytest.approx(plain_row["sdr_db"], abs=1e-3)
-    rows = zip(ask(closed, clips, FEW), ask(calibrated_model, clips, FEW), strict=True)
+    rows = zip(
+        evaluate_scenarios(closed, clips, FEW),
+        evaluate_scenarios(calibrated_model, clips, FEW),
+        strict=True,
+    )
     for closed_row, plain in rows:
         lowered_db = closed_row["suppression_db"] - plain["suppression_db"]
         expected = 0 if plain["question"] == "not the other" else 6
@@ -365,9 +363,9 @@ def test_evaluation_scores_gated_targets(
 def test_calibration_ignores_an_existing_gate(
     calibrated_model: QueriedSeparator, clips: list[Clip]
 ) -> None:
-    fitted = calibrated(calibrated_model, clips, FEW)
+    fitted = calibration_of(calibrated_model, clips, FEW)
     assert fitted.presence is not None
-    assert calibrated(with_gate(calibrated_model, CLOSED), clips, FEW) == fitted
+    assert calibration_of(with_gate(calibrated_model, CLOSED), clips, FEW) == fitted
 
 
 def test_a_silent_crop_has_no_level_and_is_ignored(
@@ -375,7 +373,7 @@ def test_a_silent_crop_has_no_level_and_is_ignored(
 ) -> None:
     write_wav(tmp_path / "silent.wav", np.zeros((1, RATE), np.float32), RATE)
     silent = [replace(clips[0], path=tmp_path / "silent.wav"), *clips[1:]]
-    fitted = calibrated(
+    fitted = calibration_of(
         calibrated_model, silent, EvaluationConfig(num_mixtures=20, mixtures=MIXTURES)
     )
     assert fitted.presence is not None
@@ -383,23 +381,3 @@ def test_a_silent_crop_has_no_level_and_is_ignored(
     gates = [fit_gate(presence, [0.5, 0.6], [-1.0, -1.0])]
     gates.append(fit_gate(presence, [0.5, 0.6, 0.7], [-1.0, -1.0, float("nan")]))
     assert gates[0] == gates[1] is not None
-
-
-def test_a_gate_is_fitted_to_presence_and_level() -> None:
-    presence = PresenceCalibration(scale=4.0, bias=-1.0)
-    similarity = np.linspace(0.2, 0.9, 50).tolist()
-    levels = levels_of(similarity, 4.5, 0.15)
-    levels[10:20] = [level - 30 for level in levels[10:20]]  # failures
-    # Targets for which the gate is closed do not count.
-    gate = fit_gate(presence, [*similarity, *[-0.5] * 80], [*levels, *[-12.0] * 80])
-    assert gate is not None
-    edges = presence.probability([gate.low, gate.high])
-    assert edges.tolist() == pytest.approx([0.3, 0.4], abs=1e-6)
-    assert gate.gain_db == pytest.approx(4.5, abs=0.25)
-    assert gate.floor_db == -20
-
-
-@pytest.mark.parametrize(("scale", "bias"), [(0.0, 0.0), (-3.0, 0.0), (3.0, -4.0), (3.0, -3.0)])
-def test_no_gate_is_fitted_where_similarity_does_not_separate(scale: float, bias: float) -> None:
-    """The last two gates would open above 1, or above every measured similarity."""
-    assert fit_gate(PresenceCalibration(scale=scale, bias=bias), [0.5], [0.0]) is None

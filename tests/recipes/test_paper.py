@@ -1,5 +1,4 @@
-"""The configs of the study of the paper's claims, in both sizes, and every row trained for two
-steps with a debug model and scored."""
+"""The study of the paper's claims in both sizes: its configs, and training with a debug model."""
 
 from __future__ import annotations
 
@@ -7,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,14 @@ import soundfile
 import torch
 import yaml
 
-from recipes.paper.__main__ import append, main, sole_user
+from recipes.paper import __main__ as command
+from recipes.paper.__main__ import append, locked, main, run_here
 from recipes.paper.run import fixed_mixtures, run_one
-from recipes.paper.study import LINE_KEYS, Run, Study, StudyConfig, read_lines
+from recipes.paper.study import LINE_KEYS, Line, Run, Study, StudyConfig, read_lines
 from singleout.config import load_config
 from singleout.encoders import BuiltinEncoder, QueryEncoder
 from singleout.encoders.builtin import BuiltinNetwork
-from singleout.manipulations import Manipulator
+from singleout.manipulations import Manipulator, Noise
 from singleout.separators import AnySeparator
 from singleout.train.checkpoint import FILE_NAME
 from tests.conftest import TINY_SEPARATOR, tiny_tokenizer
@@ -33,16 +34,16 @@ CONFIGS = ROOT / "configs/paper"
 SIZES = ("small", "full")
 MAX_RUNS = 40
 EMBEDDING_DIM = {"small": 256, "full": 512}
-"""Of the encoders that the two studies name; the debug encoders have it, too, so that what
-depends on it (components, noise) is as configured."""
+"""Of the encoders that the two studies name. The debug encoders have the same, so that components
+and noise are as configured."""
+ROWS = sorted(path.stem for path in (CONFIGS / "rows").glob("*.yaml"))
+FULL_ROWS = ("captioned_audio", "spec_augment", "text")
+"""Rows that train at the full size: two corpora, an augmented query sound, captions. The configs of
+the other full rows are read and built, and their small counterparts train."""
 
 
-def rows_of(size: str) -> list[str]:
-    others = {"common", "study"}
-    return sorted(path.stem for path in (CONFIGS / size).glob("*.yaml") if path.stem not in others)
-
-
-ROWS = [(size, row) for size in SIZES for row in rows_of(size)]
+def study_of(size: str) -> Path:
+    return CONFIGS / f"{size}.yaml"
 
 
 def write_sound(path: Path, number: int, seconds: float = 0.8, rate: int = 16_000) -> None:
@@ -62,15 +63,21 @@ def write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
 # The configs.
 
 
+@cache
+def studies() -> dict[str, Study]:
+    """Both studies as shipped."""
+    return {size: Study(study_of(size)) for size in SIZES}
+
+
 @pytest.mark.parametrize("size", SIZES)
 def test_rows_of_the_study_and_configs_are_the_same(size: str) -> None:
-    config = load_config(StudyConfig, CONFIGS / size / "study.yaml")
-    assert sorted(row.name for row in config.rows) == rows_of(size)
+    config = load_config(StudyConfig, study_of(size))
+    assert sorted(row.name for row in config.rows) == ROWS
     assert sum(len(row.grid) + row.seeds - 1 for row in config.rows) <= MAX_RUNS
 
 
 def test_both_sizes_have_the_same_rows_and_runs() -> None:
-    small, full = (load_config(StudyConfig, CONFIGS / size / "study.yaml") for size in SIZES)
+    small, full = (load_config(StudyConfig, study_of(size)) for size in SIZES)
     assert small.sets.keys() == full.sets.keys()
     for one, other in zip(small.rows, full.rows, strict=True):
         assert (one.name, one.seeds, one.fixed is None) == (
@@ -82,8 +89,8 @@ def test_both_sizes_have_the_same_rows_and_runs() -> None:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_every_setting_fits_the_encoder_it_names(size: str) -> None:
-    study = Study(CONFIGS / size)
+def test_every_setting_fits_the_encoder_that_it_names(size: str) -> None:
+    study = Study(study_of(size))
     for row in study.config.rows:
         for setting in row.grid:
             config = study.train_config(Run(row.name, setting, 0))
@@ -93,21 +100,22 @@ def test_every_setting_fits_the_encoder_it_names(size: str) -> None:
 
 
 def test_full_rows_have_the_real_parts() -> None:
-    study = Study(CONFIGS / "full")
-    for row in rows_of("full"):
-        model = study.train_config(Run(row, next(iter(study.rows[row].grid)), 0)).model
+    study = Study(study_of("full"))
+    models = [study.train_config(study.first_run(row)).model for row in ROWS]
+    for model in models:
         assert re.fullmatch(r"laion/larger_clap_general@[0-9a-f]{40}", model.encoder.name)
-        with torch.device("meta"):
-            separator = model.separator.build(EMBEDDING_DIM["full"])
-        assert separator.sample_rate == 32_000
-        assert sum(p.numel() for p in separator.parameters()) == 26_447_941
+        assert model.separator == models[0].separator
+    with torch.device("meta"):
+        separator = models[0].separator.build(EMBEDDING_DIM["full"])
+    assert separator.sample_rate == 32_000
+    assert sum(p.numel() for p in separator.parameters()) == 26_447_941
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("row", rows_of("small"))
-def test_rows_do_what_they_are_called(size: str, row: str) -> None:
-    study = Study(CONFIGS / size)
-    config = study.train_config(Run(row, next(iter(study.rows[row].grid)), 0))
+@pytest.mark.parametrize("row", ROWS)
+def test_rows_match_their_names(size: str, row: str) -> None:
+    study = studies()[size]
+    config = study.train_config(study.first_run(row))
     steps = [step.type for step in config.model.manipulation.steps]
     query = config.query_audio
     captions_only = row in ("text", "text_dropout", "captioned", "captioned_audio")
@@ -131,9 +139,10 @@ def test_rows_do_what_they_are_called(size: str, row: str) -> None:
 
 @pytest.mark.parametrize("size", SIZES)
 def test_noise_of_c3_has_its_published_variance(size: str) -> None:
-    config = Study(CONFIGS / size).train_config(Run("c3", "", 0))
+    config = studies()[size].train_config(Run("c3", "", 0))
     noise = config.model.manipulation.steps[1]
-    assert noise.relative_norm**2 / EMBEDDING_DIM[size] == pytest.approx(0.016, rel=5e-3)  # type: ignore[union-attr]
+    assert isinstance(noise, Noise)
+    assert noise.relative_norm**2 / EMBEDDING_DIM[size] == pytest.approx(0.016, rel=5e-3)
 
 
 # Every row, trained and scored.
@@ -150,9 +159,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             name = f"{split}-{i}"
             seconds = 0.4 + 0.15 * i
             write_sound(folder / f"sounds/{name}.wav", len(rows), seconds)
-            said = {"caption": f"sound {name}", "class": f"kind {i % 4}"}
+            words = {"caption": f"sound {name}", "class": f"kind {i % 4}"}
             path = str(folder / f"sounds/{name}.wav")
-            rows.append({"path": path, "seconds": seconds, "group": name, "split": split, **said})
+            rows.append({"path": path, "seconds": seconds, "group": name, "split": split, **words})
     captioned = [row for i, row in enumerate(rows) if i < 3 or row["split"] == "validation"]
     uncaptioned = [{k: row[k] for k in ("path", "seconds", "group", "split")} for row in rows[3:6]]
     for place in ("paper/sounds", "paper_full"):
@@ -167,7 +176,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def debug_builtin(folder: Path) -> BuiltinEncoder:
-    """The tiny built-in encoder, with as long embeddings as the small study's."""
+    """The tiny built-in encoder, with embeddings as long as those of the small study."""
     config = {
         "dim": EMBEDDING_DIM["small"],
         "text_hidden": 16,
@@ -195,12 +204,13 @@ def encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, QueryEncoder
 
 @pytest.fixture(scope="module")
 def debug_studies(home: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Study]:
-    """Both studies as shipped, but for the sizes in ``common.yaml`` and of the scored sets."""
+    """Both studies as shipped, except for the common sizes and the number of scored mixtures."""
+    folder = tmp_path_factory.mktemp("configs") / "paper"
+    shutil.copytree(CONFIGS, folder)
     studies = {}
     for size in SIZES:
-        folder = tmp_path_factory.mktemp("configs") / size
-        shutil.copytree(CONFIGS / size, folder)
-        common = yaml.safe_load((folder / "common.yaml").read_text(encoding="utf-8"))
+        shared = folder / f"{size}_common.yaml"
+        common = yaml.safe_load(shared.read_text(encoding="utf-8"))
         rate = common["model"]["separator"]["sample_rate"]
         separator: AnySeparator = TINY_SEPARATOR.model_copy(update={"sample_rate": rate})
         common["model"]["separator"] = separator.model_dump(mode="json")
@@ -209,15 +219,17 @@ def debug_studies(home: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
         common["validation"] |= {"num_mixtures": 2, "every_steps": 2}
         common |= {"steps": 2, "batch_size": 2, "warmup_steps": 1, "num_workers": 0}
         common |= {"precision": "float32", "checkpoint_every": 2}
-        (folder / "common.yaml").write_text(yaml.safe_dump(common), encoding="utf-8")
-        text = (folder / "study.yaml").read_text(encoding="utf-8")
-        text = re.sub(r"num_mixtures: \d+", "num_mixtures: 2", text)
-        (folder / "study.yaml").write_text(text, encoding="utf-8")
-        studies[size] = Study(folder)
+        shared.write_text(yaml.safe_dump(common), encoding="utf-8")
+        path = folder / f"{size}.yaml"
+        text = re.sub(r"num_mixtures: \d+", "num_mixtures: 2", path.read_text(encoding="utf-8"))
+        path.write_text(text, encoding="utf-8")
+        studies[size] = Study(path)
     return studies
 
 
-@pytest.mark.parametrize(("size", "row"), ROWS)
+@pytest.mark.parametrize(
+    ("size", "row"), [("small", row) for row in ROWS] + [("full", row) for row in FULL_ROWS]
+)
 def test_every_row_trains_and_is_scored(
     size: str,
     row: str,
@@ -227,7 +239,7 @@ def test_every_row_trains_and_is_scored(
     tmp_path: Path,
 ) -> None:
     study, encoder = debug_studies[size], encoders[size]
-    run = Run(row, next(iter(study.rows[row].grid)), 0)
+    run = study.first_run(row)
     line = run_one(study, run, encoder)
     lines = tmp_path / "results/runs.jsonl"
     append(lines, line)
@@ -239,10 +251,10 @@ def test_every_row_trains_and_is_scored(
         assert sorted(scores) == ["audio", "text"]
         assert all(len(each) == 2 and np.isfinite(each).all() for each in scores.values())
     assert [point["step"] for point in line["curve"]] == [2]
-    assert Study(study.folder, [line], encoder.fingerprint).done == {run: line}
+    assert Study(study.path, [line], encoder.fingerprint).done == {run: line}
 
 
-def test_a_trained_run_is_only_scored_and_a_broken_one_goes_on(
+def test_a_trained_run_is_only_scored_and_an_interrupted_run_continues(
     home: Path, debug_studies: dict[str, Study], encoders: dict[str, QueryEncoder]
 ) -> None:
     study, encoder = debug_studies["small"], encoders["small"]
@@ -250,13 +262,10 @@ def test_a_trained_run_is_only_scored_and_a_broken_one_goes_on(
     first = run_one(study, run, encoder)
     record = study.folder_of(run) / "sessions.json"
     before = record.read_bytes()
-    (study.folder_of(run) / FILE_NAME).unlink()  # what a second training would start from
+    (study.folder_of(run) / FILE_NAME).unlink()  # a second training would start from it
     again = run_one(study, run, encoder)
     assert record.read_bytes() == before
-    timed = {"evaluation_s"}
-    assert {k: v for k, v in again.items() if k not in timed} == {
-        k: v for k, v in first.items() if k not in timed
-    }
+    assert again | {"evaluation_s": 0.0} == first | {"evaluation_s": 0.0}
     sessions = json.loads(before)["sessions"]
     del sessions[0]["ended"]
     record.write_text(json.dumps({"finished": False, "sessions": sessions}))
@@ -267,45 +276,62 @@ def test_a_trained_run_is_only_scored_and_a_broken_one_goes_on(
     assert resumed["si_sdri_db"] == first["si_sdri_db"], "to the bit"
 
 
-def test_fixed_mixtures_are_those_that_runs_are_scored_on(
+def test_runs_are_scored_on_the_fixed_mixtures(
     home: Path, debug_studies: dict[str, Study], encoders: dict[str, QueryEncoder]
 ) -> None:
     study = debug_studies["small"]
     line = run_one(study, Run("none", "", 0), encoders["small"])
-    found = fixed_mixtures(study)["sets"]
-    assert {name: each["digest"] for name, each in found.items()} == line["mixtures"]
-    for each in found.values():
+    sets = fixed_mixtures(study)["sets"]
+    assert {name: each["digest"] for name, each in sets.items()} == line["mixtures"]
+    for each in sets.values():
         lengths = {len(each[key]) for key in ("target", "interference", "query", "seen_caption")}
         assert lengths == {2}
         assert {len(values) for values in each["references"].values()} == {2}
         assert each["references"]["mixture"] == [0, 0]
 
 
-def test_the_command_trains_what_is_not_done_and_goes_on_after_a_failure(
-    home: Path,
-    debug_studies: dict[str, Study],
-    tmp_path: Path,
-    capfd: pytest.CaptureFixture[str],
-) -> None:
-    """Processes of its own, with an encoder that is found by its name."""
-    folder, results = tmp_path / "study", tmp_path / "results"
-    shutil.copytree(debug_studies["small"].folder, folder)
-    common = yaml.safe_load((folder / "common.yaml").read_text(encoding="utf-8"))
+@pytest.fixture
+def two_rows(debug_studies: dict[str, Study], tmp_path: Path) -> Path:
+    """A study of the rows ``text`` and ``none``, with an encoder that is a folder."""
+    folder = tmp_path / "study"
+    shutil.copytree(debug_studies["small"].path.parent, folder)
+    shared, path = folder / "small_common.yaml", folder / "small.yaml"
+    common = yaml.safe_load(shared.read_text(encoding="utf-8"))
     debug_builtin(tmp_path / "encoder")
     common["model"]["encoder"] = {"name": str(tmp_path / "encoder")}
     common["output"] = str(tmp_path / "runs/unnamed")
-    (folder / "common.yaml").write_text(yaml.safe_dump(common), encoding="utf-8")
-    study = yaml.safe_load((folder / "study.yaml").read_text(encoding="utf-8"))
+    shared.write_text(yaml.safe_dump(common), encoding="utf-8")
+    study = yaml.safe_load(path.read_text(encoding="utf-8"))
     study["rows"] = [{"name": "text"}, {"name": "none"}]
-    (folder / "study.yaml").write_text(yaml.safe_dump(study), encoding="utf-8")
-    text = (folder / "text.yaml").read_text(encoding="utf-8")
-    (folder / "text.yaml").write_text(text + "init: /nowhere\n", encoding="utf-8")
-    arguments = ["--study", str(folder), "--results", str(results), "--jobs", "1"]
+    path.write_text(yaml.safe_dump(study), encoding="utf-8")
+    return path
+
+
+def run_without_process(run: Run, study: Study) -> Line:
+    """Train and score a run as the process of ``run_in_process`` does."""
+    run_here(study, run)
+    line: Line = json.loads((study.folder_of(run) / "line.json").read_text(encoding="utf-8"))
+    return line
+
+
+def test_the_command_trains_the_other_runs_after_a_failure(
+    home: Path,
+    two_rows: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each run in a process; the second call, which only checks what is left to do, needs none."""
+    results, row = tmp_path / "results", two_rows.parent / "rows/text.yaml"
+    text = row.read_text(encoding="utf-8")
+    row.write_text(text + "init: /nowhere\n", encoding="utf-8")
+    arguments = ["--study", str(two_rows), "--results", str(results), "--jobs", "1"]
     assert main(arguments) == 1
-    assert "text-seed0: failed; its last words are in" in capfd.readouterr().err
+    assert "text-seed0: the run failed: see the end of" in capfd.readouterr().err
     assert [line["row"] for line in read_lines(results / "runs.jsonl")] == ["none"]
 
-    (folder / "text.yaml").write_text(text, encoding="utf-8")
+    row.write_text(text, encoding="utf-8")
+    monkeypatch.setattr(command, "run_in_process", run_without_process)
     assert main([*arguments, "--rows", "text"]) == 0
     assert [line["row"] for line in read_lines(results / "runs.jsonl")] == ["none", "text"]
     assert json.loads((results / "claims.json").read_text())["meta"]["num_runs"] == 2
@@ -317,9 +343,9 @@ def test_the_command_trains_what_is_not_done_and_goes_on_after_a_failure(
     assert main([*arguments, "--list"]) == 0
     assert "2 of 2 runs; 0 stale lines" in capfd.readouterr().out
 
-    with sole_user(results):
+    with locked(results):
         assert main(arguments) == 2
-    assert "another process is at work in" in capfd.readouterr().err
+    assert "another process works in this folder" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Claims, table and pictures, from fabricated runs whose answers are known."""
+"""Claims, table and pictures, from made-up runs whose results are known."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from recipes.paper.study import Line, Run, Study
 from singleout.errors import ConfigError
 from singleout.evaluate.statistics import Interval
 
-SMALL = Path(__file__).parents[2] / "configs/paper/small"
+SMALL = Path(__file__).parents[2] / "configs/paper/small.yaml"
 NUM_MIXTURES = 60
 TARGETS: dict[str, dict[str, Any]] = {
     name: {
@@ -75,7 +75,7 @@ def line_of(study: Study, run: Run, means: dict[str, tuple[float, float]]) -> Li
 
 
 def study_of(rows: dict[str, Means]) -> Study:
-    """All seeds of the given rows, first settings; of grids the other settings score lower."""
+    """All seeds of the first setting of each row; the other settings of a grid score lower."""
     empty = Study(SMALL)
     lines = []
     for name, means in rows.items():
@@ -96,12 +96,12 @@ HELD: dict[str, Means] = {
 }
 
 
-def test_the_claims_are_what_the_runs_say() -> None:
-    found = claims(study_of(HELD), TARGETS)
-    assert sorted(found) == ["1", "2", "3", "4"]
+def test_claims_follow_from_the_runs() -> None:
+    judged = claims(study_of(HELD), TARGETS)
+    assert sorted(judged) == ["1", "2", "3", "4"]
     expected = {"1": 2.0, "2": -0.2, "3": 1.0, "4": 0.5}
     for number, estimate in expected.items():
-        claim = found[number]
+        claim = judged[number]
         assert claim["estimate"] == pytest.approx(estimate, abs=0.06)
         assert claim["low"] < claim["estimate"] < claim["high"]
         assert claim["held"] is True
@@ -109,13 +109,13 @@ def test_the_claims_are_what_the_runs_say() -> None:
         assert len(claim["by_seed"]) == 3
         assert claim["floored"]["estimate"] == pytest.approx(estimate, abs=0.06)
         assert claim["unseen_captions"]["estimate"] == pytest.approx(estimate, abs=0.1)
-    assert found["1"]["out_of_domain"]["estimate"] == pytest.approx(2.0, abs=0.06)
-    assert found["1"]["query_gap_none"]["estimate"] == pytest.approx(2.0, abs=0.06)
-    assert found["1"]["query_gap_text"]["estimate"] == pytest.approx(0.0, abs=0.06)
-    wider = found["4"]["margin_over_in_domain"]
+    assert judged["1"]["out_of_domain"]["estimate"] == pytest.approx(2.0, abs=0.06)
+    assert judged["1"]["query_gap_none"]["estimate"] == pytest.approx(2.0, abs=0.06)
+    assert judged["1"]["query_gap_text"]["estimate"] == pytest.approx(0.0, abs=0.06)
+    wider = judged["4"]["margin_over_in_domain"]
     assert wider["estimate"] == pytest.approx(0.7, abs=0.06)
     assert wider["low"] < wider["estimate"] < wider["high"]
-    assert found["4"]["weaker_reading_held"] is True
+    assert judged["4"]["weaker_reading_held"] is True
 
 
 def test_every_row_is_compared_with_text_and_with_dropout() -> None:
@@ -130,21 +130,21 @@ def test_every_row_is_compared_with_text_and_with_dropout() -> None:
     assert "minus_dropout" not in dropout["in_domain"]
     cells = views_table([none]).splitlines()[2].split(" | ")
     assert cells[3].startswith("-0.8")
-    alone = describe(study_of({"none": HELD["none"]}), "none", "", TARGETS)
-    assert alone is not None
-    assert not {"minus_text", "minus_dropout"} & set(alone["in_domain"])
+    only_row = describe(study_of({"none": HELD["none"]}), "none", "", TARGETS)
+    assert only_row is not None
+    assert not {"minus_text", "minus_dropout"} & set(only_row["in_domain"])
 
 
-def test_few_seeds_decide_nothing() -> None:
+def test_claims_with_few_seeds_are_undecided() -> None:
     study = study_of(HELD)
     lines = [line for run, line in study.done.items() if run.seed < 2]
-    found = claims(Study(SMALL, lines, "e"), TARGETS)
-    assert sorted(found) == ["1", "2", "3", "4"]
-    assert {claim["verdict"] for claim in found.values()} == {"undecided"}
+    judged = claims(Study(SMALL, lines, "e"), TARGETS)
+    assert sorted(judged) == ["1", "2", "3", "4"]
+    assert {claim["verdict"] for claim in judged.values()} == {"undecided"}
 
 
-def test_the_first_claim_needs_a_gap_of_its_own() -> None:
-    """Less of a negative gap than text training has is no overfitting."""
+def test_the_first_claim_needs_a_gap_above_zero() -> None:
+    """A negative gap that is smaller than that of text training is no overfitting."""
     rows: dict[str, Means] = {
         "text": {"in_domain": (3.0, 1.0), "out_of_domain": (1.0, 0.0)},
         "none": {"in_domain": (3.0, 2.0), "out_of_domain": (1.0, 1.0)},
@@ -167,16 +167,16 @@ def test_views_of_scores() -> None:
     assert len(np.unique(unseen.groups)) == 15
 
 
-def test_claims_that_fail_are_said_to_fail() -> None:
+def test_failed_claims_are_not_held() -> None:
     worse: dict[str, Means] = {
         **HELD,
         "none": {"in_domain": (3.0, 2.0), "out_of_domain": (1.0, 1.0)},
         "dropout": {"in_domain": (1.0, 1.0), "out_of_domain": (0.0, 0.0)},
         "captioned_audio": {"in_domain": (0.0, 0.0), "out_of_domain": (0.0, 0.0)},
     }
-    found = claims(study_of(worse), TARGETS)
-    assert {claim["verdict"] for claim in found.values()} == {"not held"}
-    assert not any(claim["held"] for claim in found.values())
+    judged = claims(study_of(worse), TARGETS)
+    assert {claim["verdict"] for claim in judged.values()} == {"not held"}
+    assert not any(claim["held"] for claim in judged.values())
 
 
 def test_claims_wait_for_their_rows() -> None:
@@ -197,27 +197,27 @@ def test_claims_wait_for_their_rows() -> None:
     ],
 )
 def test_verdicts(interval: tuple[float, float, float], zero: str, equal: str) -> None:
-    found = Interval(estimate=interval[0], low=interval[1], high=interval[2])
-    assert above_zero(found) == zero
-    assert no_worse(found) == equal
+    difference_db = Interval(estimate=interval[0], low=interval[1], high=interval[2])
+    assert above_zero(difference_db) == zero
+    assert no_worse(difference_db) == equal
 
 
 def test_differences_are_paired_by_seed_and_mixture() -> None:
     study = study_of(HELD)
     text, dropout = study.seeds_of("text"), study.seeds_of("dropout")
-    ours, theirs = common(list(reversed(dropout)), text[:2])
-    assert [line["seed"] for line in ours] == [line["seed"] for line in theirs] == [0, 1]
+    first, second = common(list(reversed(dropout)), text[:2])
+    assert [line["seed"] for line in first] == [line["seed"] for line in second] == [0, 1]
     exact = np.mean(
         [
             np.array(a["si_sdri_db"]["in_domain"]["text"])
             - np.array(b["si_sdri_db"]["in_domain"]["text"])
-            for a, b in zip(ours, theirs, strict=True)
+            for a, b in zip(first, second, strict=True)
         ]
     )
-    found = difference(dropout, text[:2], "in_domain", "text", TARGETS)
-    assert found.values.shape == (2 * NUM_MIXTURES,)
-    assert found.groups.shape == (2, 2 * NUM_MIXTURES)
-    assert found.interval()["estimate"] == pytest.approx(exact)
+    scores = difference(dropout, text[:2], "in_domain", "text", TARGETS)
+    assert scores.values.shape == (2 * NUM_MIXTURES,)
+    assert scores.groups.shape == (2, 2 * NUM_MIXTURES)
+    assert scores.interval()["estimate"] == pytest.approx(exact)
     one = query_gap(text[:1], "out_of_domain", TARGETS)
     assert one.groups.shape == (1, NUM_MIXTURES)
     assert one.interval()["estimate"] == pytest.approx(1.0, abs=0.06)
@@ -242,7 +242,7 @@ def document_of(folder: Path) -> Path:
     return path
 
 
-def test_the_report_is_whole_and_repeatable(tmp_path: Path) -> None:
+def test_the_report_is_complete_and_repeatable(tmp_path: Path) -> None:
     folder, document = results_folder(tmp_path), document_of(tmp_path)
     study = study_of(HELD)
     write_report(study, folder, document)
@@ -289,7 +289,7 @@ def test_runs_of_several_encoders_are_not_compared(tmp_path: Path) -> None:
         write_report(Study(SMALL), folder, None)
 
 
-def test_a_document_without_marks_is_left_alone(tmp_path: Path) -> None:
+def test_a_document_without_marks_is_not_changed(tmp_path: Path) -> None:
     document = tmp_path / "paper.md"
     document.write_text("nothing to fill in")
     with pytest.raises(ConfigError, match="begin rows"):

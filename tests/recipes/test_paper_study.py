@@ -1,4 +1,4 @@
-"""The study as data, and its sounds: which runs there are, what decides, what is never shared."""
+"""The study as data and its sounds: runs, the choice of settings, and splits."""
 
 from __future__ import annotations
 
@@ -41,11 +41,12 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A study of three rows: a grid, one with a fixed setting, one run."""
+def path(tmp_path: Path) -> Path:
+    """A study of three rows: one with a grid, one with a fixed setting, one of a single run."""
     folder = tmp_path / "configs"
-    folder.mkdir()
+    (folder / "rows").mkdir(parents=True)
     study = {
+        "common": "common.yaml",
         "sets": {
             "validation": {"split": "validation", "num_mixtures": 2, "seed": 1},
             "test": {"split": "test", "num_mixtures": 2, "seed": 2},
@@ -56,12 +57,13 @@ def folder(tmp_path: Path) -> Path:
             {"name": "c"},
         ],
     }
-    (folder / "study.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
+    path = folder / "study.yaml"
+    path.write_text(yaml.safe_dump(study, sort_keys=False))
     common = "manifest: ~/sounds.jsonl\noutput: ~/runs\nmodel: {separator: {type: identity}}\n"
     (folder / "common.yaml").write_text(common)
     for name in "abc":
-        (folder / f"{name}.yaml").write_text(f"extends: common.yaml\nbatch_size: {ord(name)}\n")
-    return folder
+        (folder / "rows" / f"{name}.yaml").write_text(f"batch_size: {ord(name)}\n")
+    return path
 
 
 def line_of(study: Study, run: Run, validation: float = 0.0, test: float = 0.0) -> Line:
@@ -79,21 +81,30 @@ def line_of(study: Study, run: Run, validation: float = 0.0, test: float = 0.0) 
     }
 
 
-def test_runs_are_ordered_by_row_then_setting_then_seed(folder: Path) -> None:
-    study = Study(folder)
-    assert [run.name for run in study.wanted()] == [
+def test_runs_are_ordered_by_row_then_setting_then_seed(path: Path) -> None:
+    study = Study(path)
+    assert [run.name for run in study.needed()] == [
         *("a-low-seed0", "a-high-seed0", "b-all-seed0", "b-half-seed0", "b-all-seed1", "c-seed0")
     ]
-    assert study.to_do() == study.wanted()
+    assert study.to_do() == study.needed()
 
 
-def test_further_seeds_wait_for_the_whole_grid(folder: Path) -> None:
-    study = Study(folder)
+def test_changes_of_a_row_hold_for_all_of_its_settings(path: Path) -> None:
+    values = yaml.safe_load(path.read_text())
+    values["rows"][0]["changes"] = ["batch_size=3", "learning_rate=0.2"]
+    path.write_text(yaml.safe_dump(values, sort_keys=False))
+    low, high = (Study(path).train_config(Run("a", name, 0)) for name in ("low", "high"))
+    assert (low.batch_size, low.learning_rate) == (3, 0.2)
+    assert (high.batch_size, high.learning_rate) == (3, 0.1), "a setting overrides them"
+
+
+def test_further_seeds_wait_for_the_whole_grid(path: Path) -> None:
+    study = Study(path)
     low = line_of(study, Run("a", "low", 0), validation=9.0)
-    half = Study(folder, [low])
+    half = Study(path, [low])
     assert half.chosen("a") is None
-    assert not any(run.row == "a" and run.seed for run in half.wanted())
-    whole = Study(folder, [low, line_of(study, Run("a", "high", 0), validation=1.0)])
+    assert not any(run.row == "a" and run.seed for run in half.needed())
+    whole = Study(path, [low, line_of(study, Run("a", "high", 0), validation=1.0)])
     assert [run.name for run in whole.to_do() if run.row == "a"] == ["a-low-seed1", "a-low-seed2"]
 
 
@@ -101,70 +112,70 @@ def whole_line(row: str) -> Line:
     return {**dict.fromkeys(LINE_KEYS, 0), "row": row}
 
 
-def test_validation_by_text_chooses_and_nothing_else(folder: Path) -> None:
-    study = Study(folder)
+def test_only_text_queries_on_validation_choose(path: Path) -> None:
+    study = Study(path)
     low = line_of(study, Run("a", "low", 0), validation=1.0, test=9.0)
     high = line_of(study, Run("a", "high", 0), validation=2.0, test=-9.0)
-    assert Study(folder, [low, high]).chosen("a") == "high"
+    assert Study(path, [low, high]).chosen("a") == "high"
     for line in (low, high):  # audio queries on validation would choose otherwise, too
         assert line["si_sdri_db"]["validation"]["audio"][0] < 0
     more = [line_of(study, Run("a", "low", seed), validation=99.0) for seed in (1, 2)]
-    assert Study(folder, [low, high, *more]).chosen("a") == "high", "further seeds have no say"
+    assert Study(path, [low, high, *more]).chosen("a") == "high", "further seeds do not choose"
 
 
-def test_a_fixed_setting_is_no_matter_of_scores(folder: Path) -> None:
-    study = Study(folder)
+def test_a_fixed_setting_does_not_depend_on_scores(path: Path) -> None:
+    study = Study(path)
     assert study.chosen("b") == "all"
     lines = [line_of(study, Run("b", "half", 0), 9.0), line_of(study, Run("b", "all", 0), 1.0)]
-    done = Study(folder, lines)
+    done = Study(path, lines)
     assert done.chosen("b") == "all"
     assert [line["setting"] for line in done.seeds_of("b")] == ["all"]
     assert [line["setting"] for line in done.seeds_of("b", "half")] == ["half"]
 
 
-def test_the_study_ends_after_as_many_runs_as_it_says(folder: Path) -> None:
+def test_the_study_ends_after_the_announced_number_of_runs(path: Path) -> None:
     lines: list[Line] = []
-    study = Study(folder)
+    study = Study(path)
     while study.to_do():
         lines.append(line_of(study, study.to_do()[0]))
-        study = Study(folder, lines, "e")
+        study = Study(path, lines, "e")
     assert len(study.done) == study.num_runs() == 8
     assert [line["seed"] for line in study.seeds_of("a")] == [0, 1, 2]
 
 
-def test_lines_of_another_config_or_encoder_do_not_count(folder: Path) -> None:
-    study = Study(folder)
+def test_lines_of_another_config_or_encoder_do_not_count(path: Path) -> None:
+    study = Study(path)
     line = line_of(study, Run("c", "", 0))
-    assert Study(folder, [line], "e").done
-    other_encoder = Study(folder, [line], "another")
+    assert Study(path, [line], "e").done
+    other_encoder = Study(path, [line], "another")
     assert other_encoder.stale == [line]
     assert not other_encoder.done
-    config = folder / "c.yaml"
+    config = path.parent / "rows" / "c.yaml"
     before = config.read_text()
     config.write_text(before + "num_workers: 3\n")
-    assert Study(folder, [line], "e").done, "how it is computed is no matter"
+    assert Study(path, [line], "e").done, "the number of workers does not change the result"
     config.write_text(before + "weight_decay: 0.5\n")
-    assert Study(folder, [line], "e").stale == [line]
+    assert Study(path, [line], "e").stale == [line]
     config.write_text(before)
-    text = (folder / "study.yaml").read_text().replace("seed: 2", "seed: 3")
-    (folder / "study.yaml").write_text(text)
-    assert Study(folder, [line], "e").stale == [line], "scored on other mixtures"
+    path.write_text(path.read_text().replace("seed: 2", "seed: 3"))
+    assert Study(path, [line], "e").stale == [line], "scored on other mixtures"
 
 
-def test_a_line_of_a_row_that_is_no_more_is_stale(folder: Path) -> None:
-    line = {**line_of(Study(folder), Run("c", "", 0)), "row": "gone"}
-    assert Study(folder, [line]).stale == [line]
+def test_a_line_of_a_removed_row_is_stale(path: Path) -> None:
+    line = {**line_of(Study(path), Run("c", "", 0)), "row": "gone"}
+    assert Study(path, [line]).stale == [line]
 
 
 def test_hashes_do_not_depend_on_the_machine(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = Run("a", "high", 1)
     monkeypatch.setenv("HOME", "/home/one")
-    expected = Study(folder).hash_of(run)
+    expected = Study(path).hash_of(run)
     monkeypatch.setenv("HOME", "/home/two")
-    moved = shutil.copytree(folder, tmp_path / "elsewhere")
-    (moved / "a.yaml").write_text((moved / "a.yaml").read_text() + "output: /elsewhere\n")
+    moved = shutil.copytree(path.parent, tmp_path / "elsewhere") / path.name
+    row = moved.parent / "rows" / "a.yaml"
+    row.write_text(row.read_text() + "output: /elsewhere\n")
     assert Study(moved).hash_of(run) == expected
     assert Study(moved).hash_of(Run("a", "high", 2)) != expected
     assert Study(moved).hash_of(Run("a", "low", 1)) != expected
@@ -180,7 +191,7 @@ def test_broken_lines_of_runs_are_one_error(tmp_path: Path, text: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_no_runs_file_is_no_lines(tmp_path: Path) -> None:
+def test_a_missing_file_of_runs_has_no_lines(tmp_path: Path) -> None:
     assert read_lines(tmp_path / "runs.jsonl") == []
 
 
@@ -193,15 +204,17 @@ def test_no_runs_file_is_no_lines(tmp_path: Path) -> None:
         {"rows": [{"name": "c", "seeds": 0}]},
         {"rows": [{"name": "no_config"}]},
         {"rows": [{"name": "c", "grid": {"x": ["no_such_key=1"]}}]},
+        {"rows": [{"name": "c", "changes": ["no_such_key=1"]}]},
+        {"common": "no_such_file.yaml"},
         {"sets": {}},
     ],
     ids=lambda change: json.dumps(change)[:40],
 )
-def test_wrong_studies_are_refused(folder: Path, change: dict[str, Any]) -> None:
-    values = yaml.safe_load((folder / "study.yaml").read_text())
-    (folder / "study.yaml").write_text(yaml.safe_dump(values | change, sort_keys=False))
+def test_wrong_studies_are_refused(path: Path, change: dict[str, Any]) -> None:
+    values = yaml.safe_load(path.read_text())
+    path.write_text(yaml.safe_dump(values | change, sort_keys=False))
     with pytest.raises(ConfigError):
-        Study(folder)
+        Study(path)
 
 
 def test_a_line_is_appended_whole_or_not_at_all(
@@ -237,7 +250,7 @@ def sound_row(package: str, group: str, split: str, number: int) -> dict[str, An
         "path": f"{package}/{number}.flac",
         "seconds": 0.5,
         "caption": f"sound {number}",
-        "alternatives": ["another way to say it"],
+        "alternatives": ["another caption"],
         "class": f"kind/{number % 3}",
         "group": group,
         "split": split,
@@ -259,7 +272,7 @@ def many_rows() -> list[dict[str, Any]]:
     return rows
 
 
-def test_splits_share_no_recording_and_the_encoders_packages_are_its_own() -> None:
+def test_splits_share_no_recording_and_the_encoder_no_package() -> None:
     rows = many_rows()
     splits = corpus.new_splits(rows)
     assert set(splits) == {
@@ -268,7 +281,7 @@ def test_splits_share_no_recording_and_the_encoders_packages_are_its_own() -> No
     of_group: dict[str, set[str]] = {}
     for row, split in zip(rows, splits, strict=True):
         of_group.setdefault(row["group"], set()).add(split)
-    assert all(len(found) == 1 for found in of_group.values())
+    assert all(len(group) == 1 for group in of_group.values())
     packages = corpus.encoder_packages(rows)
     assert packages
     for row, split in zip(rows, splits, strict=True):
@@ -277,8 +290,8 @@ def test_splits_share_no_recording_and_the_encoders_packages_are_its_own() -> No
         if row["split"] == "test":
             assert split == "test_out_of_domain"
     clips = [row for row in rows if row["split"] == "train"]
-    heard = sum(corpus.package_of(row) in packages for row in clips)
-    assert heard <= corpus.ENCODER_SHARE * len(clips)
+    encoder_clips = sum(corpus.package_of(row) in packages for row in clips)
+    assert encoder_clips <= corpus.ENCODER_SHARE * len(clips)
 
 
 @given(st.permutations(many_rows()[::4]))
@@ -304,8 +317,8 @@ def test_splits_do_not_depend_on_the_order_of_the_rows(rows: list[dict[str, Any]
 def test_more_rows_move_no_recording_between_training_and_its_tests(
     more: list[tuple[str, int, str]],
 ) -> None:
-    """Which packages are the encoder's may change; all that is the extractor's before and after
-    stays where it was."""
+    """The packages of the encoder may change. A recording that is the extractor's before and after
+    keeps its split."""
     rows = many_rows()
     added = [
         sound_row(package, f"new{group}", split, 1_000 + i)
@@ -343,7 +356,7 @@ def sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "manifest.jsonl"
 
 
-def test_prepared_sounds_keep_captions_only_where_they_may(sounds: Path, tmp_path: Path) -> None:
+def test_only_captioned_sounds_keep_their_captions(sounds: Path, tmp_path: Path) -> None:
     manifest = corpus.prepare(sounds, tmp_path, jobs=1)
     rows = {row["path"]: row for row in read_rows(manifest)}
     captioned, uncaptioned = (
@@ -355,17 +368,17 @@ def test_prepared_sounds_keep_captions_only_where_they_may(sounds: Path, tmp_pat
     assert all(row == rows[row["path"]] for row in captioned)
     assert {row["split"] for row in captioned} <= {"train", "validation"}
     train = {path for path, row in rows.items() if row["split"] == "train"}
-    told = {row["path"] for row in captioned if row["split"] == "train"}
-    untold = {row["path"] for row in uncaptioned}
-    assert told | untold == train
-    assert not told & untold
-    assert not {rows[p]["group"] for p in told} & {rows[p]["group"] for p in untold}
+    with_captions = {row["path"] for row in captioned if row["split"] == "train"}
+    without = {row["path"] for row in uncaptioned}
+    assert with_captions | without == train
+    assert not with_captions & without
+    assert not {rows[p]["group"] for p in with_captions} & {rows[p]["group"] for p in without}
     for row in rows.values():
         info = soundfile.info(tmp_path / row["path"])
         assert (info.samplerate, info.frames) == (16_000, 1_600)
 
 
-def test_conversion_goes_on_where_it_stopped(sounds: Path, tmp_path: Path) -> None:
+def test_an_interrupted_conversion_continues(sounds: Path, tmp_path: Path) -> None:
     def stamps() -> dict[str, int]:
         return {str(path): path.stat().st_mtime_ns for path in tmp_path.rglob("*.wav")}
 

@@ -1,7 +1,8 @@
-"""What every separator promises: chunks, several queries, any length, silence."""
+"""Properties of all separators: chunks, several queries, any length, silence, parts."""
 
 from __future__ import annotations
 
+import inspect
 import itertools
 from typing import Any
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor
 
+from singleout.condition import Condition
 from singleout.model import ModelConfig
 from singleout.separators import (
     BandSplitConfig,
@@ -21,7 +23,6 @@ from singleout.separators import (
     ResUNet30Config,
 )
 from singleout.separators.band_split import band_edges
-from singleout.separators.separator import downmix
 from tests.conftest import TINY_SEPARATOR, randomise_statistics
 
 DIM = 32
@@ -92,13 +93,13 @@ def embeddings(number: int, seed: int = 5) -> Tensor:
     [TINY_SEPARATOR, BANDS, LOCOFORMER, ResUNet30Config(sample_rate=16_000, num_fft=256, hop=64)],
     ids=lambda config: config.type,
 )
-def test_all_goes_through_the_output_layers(config: Any) -> None:
-    """Where they give nothing, nobody is heard."""
+def test_targets_depend_on_the_query_only_through_the_output_layers(config: Any) -> None:
+    """If the output layers are zero, all queries have the same target."""
     separator = built(config)
-    mixture, asked = 0.1 * seeded(0, 1, 1, 9000), embeddings(2)
+    mixture, queries = 0.1 * seeded(0, 1, 1, 4_000), embeddings(2)
 
     def differ() -> bool:
-        one, other = separator(mixture, asked)
+        one, other = separator(mixture, queries)
         return not torch.equal(one, other)
 
     assert differ()
@@ -124,7 +125,7 @@ def test_chunks_with_context_equal_the_whole(separator: Any) -> None:
 
 
 @every
-def test_nothing_is_heard_beyond_the_context(separator: Any) -> None:
+def test_samples_beyond_the_context_have_no_effect(separator: Any) -> None:
     context = separator.context_samples
     length = 2 * context + 2000
     mixture, query = 0.1 * seeded(0, 1, 1, length), embeddings(1)
@@ -145,8 +146,8 @@ def test_several_queries_equal_one_at_a_time(separator: Any) -> None:
     together = separator(mixtures, queries.flatten(0, 1)).view(3, 2, 1, -1)
     for q in range(3):
         for m in range(2):
-            alone = separator(mixtures[m : m + 1], queries[q, m : m + 1])
-            torch.testing.assert_close(together[q, m], alone[0], atol=1e-6, rtol=0)
+            single = separator(mixtures[m : m + 1], queries[q, m : m + 1])
+            torch.testing.assert_close(together[q, m], single[0], atol=1e-6, rtol=0)
     encoded = separator.encode(mixtures)
     for q in range(3):
         torch.testing.assert_close(
@@ -162,9 +163,11 @@ def test_the_query_matters(name: str) -> None:
 
 
 @every
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=10)
 @given(num_samples=st.integers(1, 4000), batch=st.integers(1, 2), level=st.floats(1e-6, 1.0))
-def test_any_length_comes_back(separator: Any, num_samples: int, batch: int, level: float) -> None:
+def test_a_target_has_the_length_of_its_mixture(
+    separator: Any, num_samples: int, batch: int, level: float
+) -> None:
     mixture = level * seeded(1, batch, 1, num_samples)
     before = mixture.clone()
     target = separator(mixture, embeddings(batch))
@@ -181,7 +184,7 @@ def test_digital_silence_stays_silent(separator: Any) -> None:
 
 
 @every
-def test_no_more_comes_out_than_goes_in(separator: Any) -> None:
+def test_a_target_has_at_most_the_power_of_its_mixture(separator: Any) -> None:
     """The mask's magnitude is below one."""
     mixture = 0.1 * seeded(0, 1, 1, 20_000)
     target = separator(mixture, embeddings(1))
@@ -190,36 +193,12 @@ def test_no_more_comes_out_than_goes_in(separator: Any) -> None:
 
 @pytest.mark.parametrize("hop", [128, 256])
 @pytest.mark.parametrize("num_samples", [1, 512, 2_560, 2_700, 2_815, 256 * 11 + 200])
-def test_analysis_and_synthesis_are_each_others_inverse(hop: int, num_samples: int) -> None:
-    """To the first and the last sample, whatever the overlap."""
+def test_the_inverse_transform_restores_the_mixture(hop: int, num_samples: int) -> None:
+    """From the first to the last sample, for every overlap."""
     separator = built(TINY_SEPARATOR.model_copy(update={"hop": hop}))
     mixture = seeded(0, 2, 3, num_samples)
     again = separator.stft.inverse(separator.encode(mixture).spectrum, num_samples)
     torch.testing.assert_close(again, mixture, atol=1e-5, rtol=0)
-
-
-def spectra(*shape: int) -> torch.Tensor:
-    return torch.complex(seeded(1, *shape), seeded(2, *shape))
-
-
-def test_one_channel_is_heard_as_it_is() -> None:
-    spectrum = spectra(2, 1, 9, 5)
-    assert torch.equal(downmix(spectrum), spectrum[:, 0])
-
-
-def test_several_channels_are_heard_at_their_level_whatever_their_polarity() -> None:
-    one = spectra(2, 1, 9, 5)
-    for gains in ([1.0, 1.0, 1.0], [1.0, -1.0], [0.0, 1.0, -1.0], [0.3, 0.9]):
-        gain = torch.tensor(gains)[None, :, None, None]
-        heard = downmix(one * gain)
-        level = gain.square().mean().sqrt()
-        torch.testing.assert_close(heard.abs(), one[:, 0].abs() * level)
-        turned = heard / (one[:, 0] * level)
-        torch.testing.assert_close(turned.abs(), torch.ones_like(turned.real))
-        if sum(gains) > 0:
-            torch.testing.assert_close(heard, one[:, 0] * level)
-    silent = downmix(torch.zeros(1, 2, 9, 5, dtype=torch.complex64))
-    assert not silent.any()
 
 
 @pytest.mark.parametrize("config", [TINY_SEPARATOR, OTHER, BANDS, LOCOFORMER])
@@ -249,7 +228,7 @@ def test_training_reaches_every_weight(config: ConditionedUNetConfig) -> None:
         assert torch.isfinite(parameter.grad).all(), name
 
 
-def test_the_default_is_as_small_as_promised() -> None:
+def test_the_default_has_at_most_8_million_weights() -> None:
     with torch.device("meta"):
         separator = ConditionedUNetConfig().build(256)
     assert sum(p.numel() for p in separator.parameters()) <= 8_000_000
@@ -267,7 +246,7 @@ def test_the_default_is_as_small_as_promised() -> None:
         ({"depth": 3}, "not permitted"),
     ],
 )
-def test_sizes_that_do_not_fit_are_refused(changes: dict[str, Any], message: str) -> None:
+def test_sizes_of_a_unet_that_do_not_fit_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         ConditionedUNetConfig.model_validate(changes)
 
@@ -281,7 +260,7 @@ def test_separators_are_chosen_by_type() -> None:
         ModelConfig.model_validate({"separator": {"type": "transformer"}})
 
 
-# Bands, and windows of attention
+# Bands, and windows of attention.
 
 
 @pytest.mark.parametrize(("num_bins", "num_bands"), [(1_024, 48), (128, 7), (128, 32), (40, 10)])
@@ -294,8 +273,8 @@ def test_bands_cover_the_spectrum_and_widen(num_bins: int, num_bands: int) -> No
 
 
 @pytest.mark.parametrize("config", [BANDS, LOCOFORMER])
-def test_they_learn(config: Any) -> None:
-    """Gradients reach every weight, and a few steps lower the loss."""
+def test_a_few_steps_lower_the_loss(config: Any) -> None:
+    """Gradients reach every weight."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         separator = config.build(DIM).train()
@@ -325,6 +304,40 @@ def test_they_learn(config: Any) -> None:
         (LocoformerConfig, {"free_blocks": 4}, "free_blocks leaves no block"),
     ],
 )
-def test_sizes_that_do_not_fit(config: Any, values: dict[str, int], reason: str) -> None:
+def test_sizes_of_bands_and_blocks_that_do_not_fit_are_refused(
+    config: Any, values: dict[str, int], reason: str
+) -> None:
     with pytest.raises(ValidationError, match=reason):
         config(**values)
+
+
+# Parts and defaults.
+
+
+@every
+def test_the_estimate_of_one_part_is_its_target(separator: Any) -> None:
+    mixture, query = 0.1 * seeded(0, 1, 1, 3_000), embeddings(2)
+    encoded = separator.encode(mixture)
+    estimate = separator.estimate(encoded, Condition.single(query))
+    assert torch.equal(estimate, separator.decode(encoded, query))
+
+
+CONFIGS = (
+    BandSplitConfig,
+    ConditionedUNetConfig,
+    IdentityConfig,
+    LocoformerConfig,
+    ResUNet30Config,
+)
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_defaults_are_only_in_the_config(kind: Any) -> None:
+    """The constructor of a network has no defaults, and builds what its config says."""
+    config = kind()
+    with torch.device("meta"):
+        separator = config.build(DIM)
+    parameters = inspect.signature(type(separator)).parameters.values()
+    assert all(parameter.default is inspect.Parameter.empty for parameter in parameters)
+    assert separator.sample_rate == config.sample_rate
+    assert separator.embedding_dim == (0 if kind is IdentityConfig else DIM)

@@ -1,4 +1,4 @@
-"""Models from the hub's cache, offline; checksums; what may be put on a hub."""
+"""Models from the hub's cache, without network; checksums; models that may be uploaded."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from singleout import Extractor
 from singleout.errors import ModelError
 from singleout.model import QueriedSeparator, read_config
-from singleout.storage.hub import is_hub_id, split_revision
+from singleout.model.loading import _model_card
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -31,7 +31,7 @@ def cached(debug_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("name", ["someone/debug", "someone/debug@v1", f"someone/debug@{COMMIT}"])
-def test_finds_a_cached_model_offline(
+def test_a_cached_model_is_loaded_offline(
     name: str, cached: Path, debug_model: QueriedSeparator
 ) -> None:
     extractor = Extractor.from_pretrained(name)
@@ -39,7 +39,7 @@ def test_finds_a_cached_model_offline(
     assert all(torch.equal(t, loaded[k]) for k, t in debug_model.state_dict().items())
 
 
-def test_says_what_is_not_cached(cached: Path) -> None:
+def test_a_model_that_is_not_cached_is_refused(cached: Path) -> None:
     with pytest.raises(ModelError, match=r"someone/other: no folder of that name, not in the hub"):
         QueriedSeparator.from_pretrained("someone/other")
     with pytest.raises(ModelError, match="someone/debug@v2: no folder of that name"):
@@ -63,28 +63,22 @@ def test_a_saved_model_carries_its_checksum(debug_model_folder: Path) -> None:
     assert len(sha256) == 64
 
 
-def test_an_encoder_of_this_machine_is_not_published(debug_model: QueriedSeparator) -> None:
-    with pytest.raises(ModelError, match="is on this machine alone"):
+def test_an_encoder_that_is_only_on_this_machine_is_not_uploaded(
+    debug_model: QueriedSeparator,
+) -> None:
+    with pytest.raises(ModelError, match="is only on this machine"):
         debug_model.push_to_hub("someone/model")
 
 
-def test_publishing_needs_the_hub(cached: Path, debug_model: QueriedSeparator) -> None:
+def test_an_upload_needs_the_hub(cached: Path, debug_model: QueriedSeparator) -> None:
     config = debug_model.config
     encoder = config.encoder.model_copy(update={"name": "builtin"})
     model = QueriedSeparator(config.model_copy(update={"encoder": encoder}), debug_model.encoder)
-    with pytest.raises(ModelError, match="someone/model: could not be put on the hub"):
+    with pytest.raises(ModelError, match="someone/model: cannot be uploaded to the hub"):
         model.push_to_hub("someone/model")
 
 
-def test_the_card_tells_the_separator_and_the_encoder(debug_model: QueriedSeparator) -> None:
-    card = debug_model.model_card()
+def test_the_card_names_the_separator_and_the_encoder(debug_model: QueriedSeparator) -> None:
+    card = _model_card(debug_model)
     assert "`conditioned_unet`" in card
     assert debug_model.encoder.fingerprint in card
-
-
-def test_names() -> None:
-    assert is_hub_id("owner/name@v1.0")
-    assert not is_hub_id("folder")
-    assert not is_hub_id("a/b/c")
-    assert split_revision("owner/name@x") == ("owner/name", "x")
-    assert split_revision("owner/name@x", "y") == ("owner/name", "y")

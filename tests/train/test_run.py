@@ -37,7 +37,7 @@ from singleout.encoders import BuiltinEncoder, load_encoder
 from singleout.errors import AudioError, ConfigError, ManifestError, ModelError, TrainingError
 from singleout.evaluate.evaluation import EvaluationConfig
 from singleout.evaluate.metrics import score
-from singleout.evaluate.scenarios import calibrated
+from singleout.evaluate.scenarios import calibration_of
 from singleout.manipulations import (
     AnyManipulation,
     Chain,
@@ -1343,7 +1343,7 @@ def test_presence_is_calibrated_where_all_validation_sounds_have_captions(
     calibrate(model, clips, config)
     assert model.config.presence not in (before, None)
     asked = EvaluationConfig(num_mixtures=100, seed=VALIDATION_SEED + 1, mixtures=short)
-    expected = calibrated(model, clips, asked)
+    expected = calibration_of(model, clips, asked)
     assert (model.config.presence, model.config.gate) == expected
 
 

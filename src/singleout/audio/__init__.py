@@ -1,6 +1,9 @@
-"""The only code that opens media: reading, resampling, writing."""
+"""Audio files and arrays: reading, resampling and writing. Only this package opens media.
 
-from singleout.audio.arrays import MAX_CHANNELS, SILENT_RMS, checked_array
+Waveforms are [channels, samples] in floating point with full scale 1. Rates are in Hz.
+"""
+
+from singleout.audio.arrays import MAX_CHANNELS, checked_array
 from singleout.audio.info import (
     MEDIA_SUFFIXES,
     SOUND_SUFFIXES,
@@ -17,7 +20,6 @@ from singleout.audio.writing import AudioWriter, new_audio, quantised, write_wav
 __all__ = [
     "MAX_CHANNELS",
     "MEDIA_SUFFIXES",
-    "SILENT_RMS",
     "SOUND_SUFFIXES",
     "AudioInfo",
     "AudioReader",

@@ -8,28 +8,30 @@ from numpy.typing import ArrayLike, NDArray
 from singleout.errors import AudioError
 
 MAX_CHANNELS = 64
-SILENT_RMS = 1e-5
-"""-100 dB: a sound as quiet as that is like nothing."""
+"""More channels are taken for samples: the array is transposed."""
 
 
 def checked_array(audio: ArrayLike, sample_rate: int | None) -> tuple[NDArray[np.float32], int]:
-    """An array as a recording: float32 [channels, samples], which may share memory with ``audio``,
-    and the rate in Hz.
+    """Check that an array can be used as a recording.
+
+    Args:
+        audio: floats with full scale 1, [samples] or [channels, samples], all finite.
+        sample_rate: Hz, a positive whole number.
+
+    Returns:
+        The waveform, float32 [channels, samples], and its rate in Hz. The waveform may share memory
+        with ``audio``.
 
     Raises:
-        AudioError: it is not an array of floats, [samples] or [channels, samples], all finite; or
-            its rate is missing or impossible.
+        AudioError: the audio or its rate is missing, or is not as above.
+
+    Example:
+        >>> import numpy as np
+        >>> waveform, rate = checked_array(np.zeros(16_000), 16_000)
+        >>> waveform.shape, waveform.dtype, rate
+        ((1, 16000), dtype('float32'), 16000)
     """
-    if sample_rate is None:
-        raise AudioError("an array does not tell its rate: give sample_rate in Hz")
-    try:
-        rate = int(sample_rate)
-    except (TypeError, ValueError, OverflowError):
-        rate = 0
-    if rate != sample_rate:
-        raise AudioError(f"sample rate {sample_rate!r} is not a whole number of Hz")
-    if rate <= 0:
-        raise AudioError(f"sample rate {rate} Hz is impossible: it must be positive")
+    rate = _checked_rate(sample_rate)
     try:
         array = np.asarray(audio)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -46,12 +48,26 @@ def checked_array(audio: ArrayLike, sample_rate: int | None) -> tuple[NDArray[np
     if array.size == 0:
         raise AudioError("audio has no samples")
     with np.errstate(over="ignore"):
-        mixture = np.atleast_2d(np.ascontiguousarray(array, dtype=np.float32))
-    if len(mixture) > MAX_CHANNELS:
+        waveform = np.atleast_2d(np.ascontiguousarray(array, dtype=np.float32))
+    if len(waveform) > MAX_CHANNELS:
         raise AudioError(
-            f"audio has {len(mixture):,} channels, the limit is {MAX_CHANNELS}: "
+            f"audio has {len(waveform):,} channels, the limit is {MAX_CHANNELS}: "
             "the shape of an array must be [channels, samples]; transpose it?"
         )
-    if not np.isfinite(mixture).all():
+    if not np.isfinite(waveform).all():
         raise AudioError("audio has NaN or infinite samples")
-    return mixture, rate
+    return waveform, rate
+
+
+def _checked_rate(sample_rate: int | None) -> int:
+    if sample_rate is None:
+        raise AudioError("an array has no sample rate: give sample_rate in Hz")
+    try:
+        rate = int(sample_rate)
+    except (TypeError, ValueError, OverflowError):
+        rate = 0
+    if rate != sample_rate:
+        raise AudioError(f"sample rate {sample_rate!r} is not a whole number of Hz")
+    if rate <= 0:
+        raise AudioError(f"sample rate {rate} Hz is impossible: it must be positive")
+    return rate

@@ -1,8 +1,8 @@
-"""Media that libsndfile cannot read, decoded by FFmpeg (PyAV) in a process of its own.
+"""Media that libsndfile cannot read, decoded by FFmpeg (PyAV) in a separate process.
 
-Decoders of a hundred formats are where programs die of damaged files. This one may: its process
-sends one line of JSON about the recording, then samples, and the recording that killed it is one
-error among others. Its pipe holds little, so it decodes no faster than is read.
+A damaged file can crash FFmpeg. In a separate process the crash is an ordinary error of one
+recording. The process writes one line of JSON that describes the recording, then its samples. It
+waits while its pipe is full, so that memory does not grow with the length of the recording.
 """
 
 from __future__ import annotations
@@ -31,44 +31,62 @@ AV_TAGS = {
     "title": "title", "artist": "artist", "album": "album", "date": "date", "comment": "comment",
     "copyright": "copyright", "genre": "genre", "track": "tracknumber",
 }  # fmt: skip
-"""FFmpeg's names of tags and libsndfile's."""
+"""Names of tags in FFmpeg, and in libsndfile."""
 LOSSLESS = ("flac", "alac", "wavpack", "tta", "ape", "truehd", "mlp", "shorten")
+"""FFmpeg's names of lossless codecs other than PCM."""
 MAX_SURPLUS_FRAMES = 4_096
-"""Lossy encoders fill their last frame; an MP4 says where the sound really ends."""
+"""Lossy encoders pad the sound to fill their last frame. An MP4 states where the sound ends."""
 DAMAGE = re.compile(r"prematurely|corrupt|truncat|partial file", re.IGNORECASE)
-"""In FFmpeg's warnings, of files that end early and are decoded without an error."""
-OF_STREAM = re.compile(r"stream\s*=\s*(\d+)")
-"""In those that are about one packet."""
-PROGRAM = f"from {__name__} import main; main()"
+"""Matches FFmpeg's warnings about files that end too early, which it decodes without an error."""
+STREAM_NUMBER = re.compile(r"stream\s*=\s*(\d+)")
+"""Number of the stream in a warning about one packet."""
+PROGRAM = f"from {__name__} import _main; _main()"
+"""What the process runs."""
 REFUSAL = "refused: "
+"""Prefix of a message of ours in the process's error output."""
 UNREADABLE = "not media"
 SOUNDLESS = "has no sound, only pictures"
 
 
 class Decoder:
-    """A recording that another process decodes.
+    """Reads a recording that another process decodes. ``close`` ends the process.
 
     Args:
-        path: of the media file.
-        otherwise: why libsndfile cannot read it, for the message when nobody can.
+        path: the media file.
+        sndfile_error: why libsndfile cannot read the file, for the message if FFmpeg cannot either.
+
+    Attributes:
+        info: describes the recording.
 
     Raises:
-        AudioError: it has no sound, or cannot be decoded either.
+        AudioError: the file has no sound, is damaged or cannot be decoded.
+
+    Example:
+        >>> import tempfile
+        >>> from singleout.audio import write_wav
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "noise.wav"
+        ...     write_wav(path, np.zeros((2, 1_000), np.float32), 16_000)
+        ...     decoder = Decoder(path, "unknown format")
+        ...     shape = decoder.read().shape
+        ...     decoder.close()
+        >>> decoder.info.sample_rate, shape
+        (16000, (2, 1000))
     """
 
-    def __init__(self, path: Path, otherwise: str) -> None:
-        self._path, self._otherwise = path, otherwise
-        # A file, for a pipe that nobody empties would block the process.
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115
-        # This very package, and nothing that happens to lie in the current folder.
-        found_at = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
+    def __init__(self, path: Path, sndfile_error: str) -> None:
+        self._path, self._sndfile_error = path, sndfile_error
+        # Errors go to a file: nobody reads them from a pipe, and a full pipe blocks the process.
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115
+        # The process imports this package, and no module from the current folder.
+        import_path = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-c", PROGRAM, os.fspath(path.absolute())],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, found_at))},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, import_path))},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=self._said,
-            # Ctrl-C is for the program: it ends this process, too.
+            stderr=self._errors,
+            # Ctrl-C must not reach this process: ``close`` ends it.
             start_new_session=True,
         )
         assert self._process.stdout is not None
@@ -84,14 +102,17 @@ class Decoder:
         self._rest = b""
 
     def read(self) -> NDArray[np.float32]:
-        """The next samples, float32 [channels, samples]; none at the end.
+        """The next block of samples.
+
+        Returns:
+            float32 [channels, samples] of at most 10 s; no samples at the end of the recording.
 
         Raises:
             AudioError: the decoder failed or died.
         """
         frame_bytes = 4 * self.info.channels
-        most = BLOCK_SECONDS * self.info.sample_rate * frame_bytes
-        data = self._rest + self._samples.read(min(BLOCK_BYTES, most))
+        max_bytes = BLOCK_SECONDS * self.info.sample_rate * frame_bytes
+        data = self._rest + self._samples.read(min(BLOCK_BYTES, max_bytes))
         whole = len(data) - len(data) % frame_bytes
         self._rest = data[whole:]
         if not whole and (self._rest or self._process.wait() != 0):
@@ -101,30 +122,30 @@ class Decoder:
 
     def _error(self) -> AudioError:
         code = self._process.wait()
-        self._said.seek(0)
-        said = self._said.read().decode("utf-8", "replace").strip()
+        self._errors.seek(0)
+        message = self._errors.read().decode("utf-8", "replace").strip()
         if code < 0:
             name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
             reason = f"its decoder died ({name}): the file is damaged"
-        elif said.startswith(REFUSAL):
-            reason = said.removeprefix(REFUSAL)
+        elif message.startswith(REFUSAL):
+            reason = message.removeprefix(REFUSAL)
         else:
-            last = said.splitlines()[-1] if said else f"exit code {code}"
-            reason = f"its decoder failed: {last}"
+            last_line = message.splitlines()[-1] if message else f"exit code {code}"
+            reason = f"its decoder failed: {last_line}"
         if reason == UNREADABLE:
-            reason = f"cannot be read as audio, or is damaged: {self._otherwise}"
+            reason = f"cannot be read as audio, or is damaged: {self._sndfile_error}"
         return AudioError(f"{self._path}: {reason}")
 
     def close(self) -> None:
-        """End the process, wherever it is."""
+        """End the process, even if it has not decoded the whole recording."""
         self._process.kill()
         self._process.wait()
         self._samples.close()
-        self._said.close()
+        self._errors.close()
 
 
-def main() -> None:
-    """The process: decode the file that the command line names to standard output."""
+def _main() -> None:
+    """Decode the file that the command line names to standard output."""
     samples = sys.stdout.buffer
     sys.stdout = sys.stderr
     try:
@@ -133,31 +154,48 @@ def main() -> None:
     except AudioError as error:
         sys.exit(f"{REFUSAL}{error}")
     except BrokenPipeError:
-        os._exit(0)  # nobody reads on
+        os._exit(0)  # the reader has stopped
 
 
 def decode(path: str, samples: BinaryIO) -> None:
-    """One line of JSON, the fields of ``AudioInfo``; then float32 samples, frame by frame.
+    """Decode a media file with FFmpeg.
+
+    Args:
+        path: the media file.
+        samples: gets one line of JSON with the fields of ``AudioInfo``, then float32 samples,
+            frame by frame.
 
     Raises:
-        AudioError: the reason alone; the other side knows the file.
+        AudioError: the file cannot be decoded. The message does not name the file.
+
+    Example:
+        >>> import io, tempfile
+        >>> from singleout.audio import write_wav
+        >>> output = io.BytesIO()
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = f"{folder}/silence.wav"
+        ...     write_wav(path, np.zeros((2, 1_000), np.float32), 16_000)
+        ...     decode(path, output)
+        >>> head, samples = output.getvalue().split(b"\\n", 1)
+        >>> json.loads(head)["channels"], len(samples)
+        (2, 8000)
     """
     try:
         import av
     except ImportError:
         raise AudioError("this kind of file needs PyAV: pip install av") from None
     av.logging.set_level(av.logging.WARNING)
-    with av.logging.Capture(local=False) as said:
+    with av.logging.Capture(local=False) as log:
         try:
             container = av.open(path, metadata_errors="replace")
         except av.error.FFmpegError:
             raise AudioError(UNREADABLE) from None
         with container:
             try:
-                heard = _decode(container, samples)
+                stream = _decode(container, samples)
             except av.error.FFmpegError as error:
                 raise AudioError(f"is damaged or truncated: {_reason(error)}") from None
-        if damage := [text for _, _, text in said if _is_damage(text, heard)]:
+        if damage := [text for _, _, text in log if _is_damage(text, stream)]:
             raise AudioError(f"is damaged or truncated: {' '.join(damage[0].split())}")
 
 
@@ -165,14 +203,14 @@ def _reason(error: Any) -> str:
     return " ".join(str(error.strerror or error).split())
 
 
-def _is_damage(said: str, stream: int) -> bool:
-    """Whether a warning of FFmpeg's is about the sound, and not about a picture beside it."""
-    about = OF_STREAM.search(said)
-    return bool(DAMAGE.search(said)) and (about is None or int(about[1]) == stream)
+def _is_damage(warning: str, stream: int) -> bool:
+    """Whether a warning of FFmpeg is about the sound, and not about the video of the same file."""
+    number = STREAM_NUMBER.search(warning)
+    return bool(DAMAGE.search(warning)) and (number is None or int(number[1]) == stream)
 
 
 def _decode(container: Any, samples: BinaryIO) -> int:
-    """Gives the number of the stream that was decoded."""
+    """Decode the best audio stream; its number in the file."""
     from av import AudioResampler
 
     if not container.streams.audio:
@@ -180,7 +218,7 @@ def _decode(container: Any, samples: BinaryIO) -> int:
         is_text = container.format.name == "tty"
         raise AudioError(SOUNDLESS if "video" in kinds and not is_text else UNREADABLE)
     stream = container.streams.best("audio") or container.streams.audio[0]
-    stream.thread_type = "NONE"  # the other side computes
+    stream.thread_type = "NONE"  # the program itself needs the processor
     resampler: Any = None
     sender: _Sender | None = None
     shape = layout = None
@@ -188,7 +226,7 @@ def _decode(container: Any, samples: BinaryIO) -> int:
         if sender is None:
             sender, layout = _Sender(samples, _info(container, stream, frame)), frame.layout
         if shape != (shape := (frame.format.name, frame.layout.name, frame.sample_rate)):
-            # The whole recording in the shape of its first frame, should it change on the way.
+            # Broadcasts may change: all samples are converted to the rate and layout of the first.
             sender.send(resampler.resample(None) if resampler else ())
             resampler = AudioResampler("flt", layout, sender.info.sample_rate)
         sender.send(resampler.resample(frame))
@@ -200,15 +238,20 @@ def _decode(container: Any, samples: BinaryIO) -> int:
 
 
 class _Sender:
-    """What it is, then its samples, without a little that lies beyond the end that it states."""
+    """Writes the description of a recording, then its samples.
+
+    A few samples beyond the stated end are padding of the encoder and are dropped. Many samples
+    beyond it show that the stated end is wrong, and are kept.
+    """
 
     def __init__(self, samples: BinaryIO, info: AudioInfo) -> None:
         self._samples, self.info = samples, info
         self._num_frames = 0
-        self._beyond = b""
+        self._surplus = b""
         samples.write(json.dumps(asdict(info)).encode() + b"\n")
 
     def send(self, frames: Iterable[Any]) -> None:
+        """Write the samples of FFmpeg's frames."""
         for frame in frames:
             block = frame.to_ndarray().reshape(-1, self.info.channels).astype(np.float32)
             whole = len(block)
@@ -216,14 +259,15 @@ class _Sender:
                 whole = min(whole, max(0, stated - self._num_frames))
             self._num_frames += len(block)
             self._samples.write(block[:whole].tobytes())
-            self._beyond += block[whole:].tobytes()
-            if len(self._beyond) > 4 * self.info.channels * MAX_SURPLUS_FRAMES:
-                # More than an encoder's last frame: the file is longer than it states.
-                self._samples.write(self._beyond)
-                self._beyond = b""
+            self._surplus += block[whole:].tobytes()
+            if len(self._surplus) > 4 * self.info.channels * MAX_SURPLUS_FRAMES:
+                # More than the last frame of an encoder: the file is longer than it states.
+                self._samples.write(self._surplus)
+                self._surplus = b""
                 self.info = replace(self.info, num_frames=None)
 
     def refuse_truncated(self) -> None:
+        """Raise an error if the recording is shorter than it states."""
         stated = self.info.num_frames
         if stated is not None and self._num_frames < stated - MAX_SURPLUS_FRAMES:
             raise AudioError(
@@ -232,7 +276,7 @@ class _Sender:
 
 
 def _info(container: Any, stream: Any, frame: Any) -> AudioInfo:
-    """As ``AudioInfo`` of a recording that libsndfile reads."""
+    """Describe a stream as libsndfile would."""
     name = stream.codec_context.name
     is_lossless = name in LOSSLESS or name.startswith("pcm_")
     bits = 16 if frame.format.name.startswith(("u8", "s16")) else 24

@@ -1,4 +1,4 @@
-"""What a recording is, and which kind of file its parts should become."""
+"""Descriptions of audio files: what a recording is, and what kind of file its target becomes."""
 
 from __future__ import annotations
 
@@ -12,57 +12,69 @@ import numpy as np
 from singleout.errors import ConfigError
 
 OutputFormat = Literal["auto", "wav", "flac", "aiff", "ogg", "mp3"]
+"""Container of an output file; ``auto`` follows the recording (``output_kind``)."""
 OUTPUT_FORMATS: tuple[str, ...] = get_args(OutputFormat)
 
 SOUND_SUFFIXES = (
     ".wav", ".wave", ".w64", ".rf64", ".bwf", ".flac", ".aif", ".aiff", ".aifc", ".caf", ".au",
     ".snd", ".ogg", ".oga", ".opus", ".mp3",
 )  # fmt: skip
-"""Of files that libsndfile reads, of which any place is found at once."""
+"""Suffixes of files that libsndfile reads. Reading can start at any sample."""
 MEDIA_SUFFIXES = (
     *SOUND_SUFFIXES, ".mp2", ".m4a", ".m4b", ".aac", ".mp4", ".m4v", ".mov", ".mkv", ".mka",
     ".webm", ".avi", ".3gp", ".wma", ".wv", ".ape", ".tta", ".amr", ".ac3",
 )  # fmt: skip
-"""Of all files that are taken for recordings in a folder."""
+"""Suffixes of the files that are recordings where a folder is given."""
 
 LOSSLESS_BITS = {"PCM_S8": 8, "PCM_U8": 8, "PCM_16": 16, "PCM_24": 24, "PCM_32": 32}
-"""Bits of the integer subtypes of libsndfile."""
+"""Bits per sample of libsndfile's integer subtypes."""
 
 CONTAINERS = {
     "WAV": "wav", "WAVEX": "wav", "RF64": "wav", "W64": "wav", "AIFF": "aiff", "FLAC": "flac",
 }  # fmt: skip
-"""libsndfile's formats whose recordings get back a file of their own kind; others become WAV."""
+"""Output containers by libsndfile's name of the recording's container; WAV for all others."""
 
 COARSE = ("PCM_S8", "PCM_U8", "ULAW", "ALAW", "ADPCM", "GSM610", "G72", "DPCM", "VOX")
-"""In the names of subtypes too coarse for a part of a recording; all their values are among those
-of 16 bits."""
+"""Parts of the names of subtypes that are too coarse for a target; it gets 16 bits, which hold all
+of their values."""
 ALAC = {"ALAC_16": "PCM_16", "ALAC_20": "PCM_24", "ALAC_24": "PCM_24", "ALAC_32": "PCM_32"}
+"""Integer subtypes that hold the samples of Apple Lossless."""
 
 MAX_FLAC_CHANNELS = 8
 MAX_FLAC_RATE = 655_350
 LONG_BYTES = 0xF000_0000
-"""AIFF counts bytes in 32 bits."""
+"""Longer recordings do not fit AIFF, which counts bytes in 32 bits."""
 
 
 def sndfile_name(path: Path) -> bytes | Path:
-    """A path as libsndfile opens it, whatever bytes its name is of."""
+    """The form of a path that libsndfile opens, even if the name is not valid text.
+
+    Example:
+        >>> sndfile_name(Path("dog.wav"))  # on Linux and macOS
+        b'dog.wav'
+    """
     return os.fsencode(path) if os.name == "posix" else path
 
 
 @dataclass(frozen=True)
 class AudioInfo:
-    """A recording, as its file describes it.
+    """Describes a recording, as far as its file does.
 
     Attributes:
         sample_rate: Hz.
-        channels: their number.
-        num_frames: samples per channel that the file states; None if it does not say, or guesses.
+        channels: number of channels.
+        num_frames: samples per channel that the file states; None if the file states none.
         container: libsndfile's name of the format, or FFmpeg's.
-        subtype: libsndfile's name of the encoding, that of the same integers where it is a
-            lossless compression, or ``FLOAT`` for what was decoded from a lossy one of FFmpeg's.
-        tags: title, artist, ... as libsndfile names them.
-        channel_mask: of a WAV, which loudspeaker is which channel; 0 if it does not say.
-        riff_chunks: of a WAV, what describes the recording (``bext``, ``cue``, ``LIST``, ...).
+        subtype: libsndfile's name of the encoding. Lossless compressions have the name of the
+            integers that they hold, lossy ones that only FFmpeg decodes are ``FLOAT``.
+        tags: title, artist, ... by libsndfile's names.
+        channel_mask: the loudspeaker of each channel, as in the header of a WAV; 0 if not stated.
+        riff_chunks: name and content of the chunks of a WAV that describe the recording (``bext``,
+            ``cue``, ``LIST``, ...).
+
+    Example:
+        >>> AudioInfo(sample_rate=48_000, channels=2, subtype="PCM_24").dtype
+        <class 'numpy.float32'>
     """
 
     sample_rate: int
@@ -76,41 +88,63 @@ class AudioInfo:
 
     @property
     def dtype(self) -> type[np.float32] | type[np.float64]:
-        """The smaller type that holds the samples exactly."""
+        """The smallest floating-point type that holds the samples exactly."""
         return np.float64 if self.subtype in ("PCM_32", "DOUBLE") else np.float32
 
 
 @dataclass(frozen=True)
 class OutputKind:
-    """Container (``wav``, ``flac``, ``aiff``, ``ogg``, ``mp3``) and libsndfile's subtype."""
+    """Kind of an output file.
+
+    Attributes:
+        container: ``wav``, ``flac``, ``aiff``, ``ogg`` or ``mp3``.
+        subtype: libsndfile's name of the encoding.
+
+    Example:
+        >>> OutputKind("flac", "PCM_24").bits
+        24
+        >>> OutputKind("mp3", "MPEG_LAYER_III").is_lossy
+        True
+    """
 
     container: str
     subtype: str
 
     @property
     def bits(self) -> int | None:
-        """Of its integers; None for floating point and for lossy encodings."""
+        """Bits of an integer sample; None for floating point and for lossy encodings."""
         return LOSSLESS_BITS.get(self.subtype)
 
     @property
     def is_lossy(self) -> bool:
-        """Whether what is read back differs from what was written."""
+        """Whether the samples of the file differ from those that were written."""
         return self.container in ("ogg", "mp3")
 
 
-def output_kind(info: AudioInfo, wanted: OutputFormat = "auto") -> OutputKind:
-    """A file for a part of a recording: of the recording's own kind, as far as that makes sense.
+def output_kind(info: AudioInfo, format: OutputFormat = "auto") -> OutputKind:
+    """Choose the kind of file for the target of a recording.
 
-    WAV, AIFF and FLAC stay what they are, everything else becomes WAV. Integers keep their bits,
-    but at least 16. What was decoded from a lossy encoding is floating point: nothing that the
-    decoder gave is lost, and nothing is encoded twice unless ``wanted``.
+    By default the container of WAV, AIFF and FLAC stays; every other container becomes WAV.
+    Integers keep their number of bits, 16 at least. A recording that was decoded from a lossy
+    encoding becomes floating point: no precision is lost, and the target is not encoded again.
+
+    Args:
+        info: the recording.
+        format: container of the file, or ``auto`` for the default.
 
     Raises:
-        ConfigError: there is no such format.
+        ConfigError: the format is unknown, or is ``aiff`` for a recording of more than 4 GB.
+
+    Example:
+        >>> recording = AudioInfo(44_100, 2, container="AIFF", subtype="PCM_24")
+        >>> output_kind(recording)
+        OutputKind(container='aiff', subtype='PCM_24')
+        >>> output_kind(recording, "ogg")
+        OutputKind(container='ogg', subtype='VORBIS')
     """
-    if wanted not in OUTPUT_FORMATS:
-        raise ConfigError(f"format '{wanted}': it is one of {', '.join(OUTPUT_FORMATS)}")
-    container = CONTAINERS.get(info.container, "wav") if wanted == "auto" else wanted
+    if format not in OUTPUT_FORMATS:
+        raise ConfigError(f"format '{format}' is unknown: it is one of {', '.join(OUTPUT_FORMATS)}")
+    container = CONTAINERS.get(info.container, "wav") if format == "auto" else format
     subtype = "PCM_16" if any(name in info.subtype for name in COARSE) else info.subtype
     if subtype not in LOSSLESS_BITS and subtype != "DOUBLE":
         subtype = "FLOAT"
@@ -120,7 +154,7 @@ def output_kind(info: AudioInfo, wanted: OutputFormat = "auto") -> OutputKind:
         subtype = {"ogg": "VORBIS", "mp3": "MPEG_LAYER_III"}[container]
     kind = OutputKind(container, subtype)
     if container == "aiff" and _num_bytes(info, kind) > LONG_BYTES:
-        if wanted != "auto":
+        if format != "auto":
             raise ConfigError("format 'aiff' ends at 4 GB, and the recording is longer: take wav")
         kind = OutputKind("wav", subtype)
     return kind

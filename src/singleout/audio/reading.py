@@ -1,4 +1,4 @@
-"""Reading a recording block by block, or refusing it with a reason."""
+"""Reading recordings block by block. A file that cannot be read is refused with a reason."""
 
 from __future__ import annotations
 
@@ -20,70 +20,128 @@ from singleout.audio.riff import description
 from singleout.errors import AudioError
 
 BLOCK_FRAMES = 1 << 18
+"""Most samples of a block, all channels together."""
 BLOCK_SECONDS = 10
-"""However low its rate, a block is not long: it may become one of the model's rate."""
+"""Longest block. Blocks of low rates are short, because resampling may make them long."""
 UNKNOWN_FRAMES = 1 << 40
-"""libsndfile reports more when a streamed file does not know its own length."""
+"""libsndfile reports at least this many where a streamed file does not state its length."""
 STREAMED_BYTES = 0x7FFF_0000
-"""Writers into a pipe put at least this in a 32-bit size field: 'until the end of the file'."""
+"""Sizes from here on mean "until the end of the file": programs that write to a pipe state them."""
 MP3_TOLERANCE = 576
-"""Frames: half an MP3 frame, or a whole one at low rates."""
+"""Samples that an MP3 may lack: half a frame, or a whole one at low rates."""
 MP3_COUNT = re.compile(rb"\xff[\xe2-\xff]..(?:.{9}|.{17}|.{32})(?:Xing|Info)", re.DOTALL)
-"""A first frame in which the encoder says how many frames there are."""
+"""Matches a first frame that states the number of frames."""
 MAX_OGG_PAGE = 65_307
+"""Bytes."""
 
 
 class AudioReader(Protocol):
-    """An open recording, or an array as if it were one.
+    """An open recording. ``open_audio`` gives one for a file.
 
     Attributes:
-        name: what messages call it: its path, or "audio" for an array.
-        info: what it is.
+        name: the name of the recording in messages: its path, or "audio" for an array.
+        info: describes the recording: rate in Hz, channels, length, kind of file.
+
+    Example:
+        >>> import tempfile
+        >>> from singleout.audio import write_wav
+        >>> def seconds(reader: AudioReader) -> float:
+        ...     return sum(block.shape[1] for block in reader.blocks()) / reader.info.sample_rate
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "silence.wav"
+        ...     write_wav(path, np.zeros((2, 24_000), np.float32), 16_000)
+        ...     with open_audio(path) as reader:
+        ...         seconds(reader)
+        1.5
     """
 
     name: str
     info: AudioInfo
 
     def blocks(self) -> Iterator[NDArray[Any]]:
-        """The samples in order, once: ``info.dtype`` [channels, samples], none of them empty."""
+        """All samples in order. They can be read once.
+
+        Yields:
+            [channels, samples] of ``info.dtype`` (float32, or float64 where float32 would round),
+            with full scale 1. No block is empty. Blocks of a file last 10 seconds at most; an array
+            is one block.
+
+        Raises:
+            AudioError: the recording is truncated, damaged or has no samples; a sample is NaN or
+                infinite; or the file changed after it was opened.
+        """
 
 
 @contextmanager
 def open_audio(path: str | Path) -> Iterator[AudioReader]:
-    """A recording, to be read in memory that does not grow with its length.
+    """Open a recording for reading in memory that does not grow with its length.
 
-    libsndfile reads what it knows (WAV, FLAC, Ogg Vorbis and Opus, MP3, AIFF, CAF, ...), FFmpeg in
-    a process of its own the rest (M4A, AAC, the sound of MP4, MKV, WebM, ...). Integer formats come
-    with full scale 1; nothing is clipped or rescaled.
+    libsndfile reads the formats that it supports (WAV, FLAC, Ogg Vorbis and Opus, MP3, AIFF, CAF,
+    ...). FFmpeg reads the others (M4A, AAC, the sound of MP4, MKV, WebM, ...) in a separate
+    process. Integers become floats with full scale 1. No sample is clipped or rescaled.
+
+    Args:
+        path: the file.
+
+    Yields:
+        A reader, which is closed at the end of the ``with`` block.
 
     Raises:
-        AudioError: at once, or from ``blocks``: the file is missing, a folder, not audio, empty,
-            truncated or changed while it was read, it has NaN or infinite samples or an impossible
-            rate.
+        AudioError: the file is missing, a folder, not a regular file, empty, not readable, not
+            audio, or truncated; or its rate is impossible. Damage that only reading shows is raised
+            by ``AudioReader.blocks``.
+
+    Example:
+        >>> import tempfile
+        >>> from singleout.audio import write_wav
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "silence.wav"
+        ...     write_wav(path, np.zeros((2, 24_000), np.float32), 16_000)
+        ...     with open_audio(path) as reader:
+        ...         shapes = [block.shape for block in reader.blocks()]
+        >>> reader.info.sample_rate, reader.info.num_frames, shapes
+        (16000, 24000, [(2, 24000)])
     """
     path = Path(path)
     with _one_line(path):
-        found = path.stat()
-        if stat.S_ISDIR(found.st_mode):
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
             raise AudioError(f"{path}: is a folder, give an audio file")
-        if not stat.S_ISREG(found.st_mode):
+        if not stat.S_ISREG(status.st_mode):
             raise AudioError(f"{path}: is not a regular file")
-        if found.st_size == 0:
+        if status.st_size == 0:
             raise AudioError(f"{path}: is empty (0 bytes)")
-        if not os.access(path, os.R_OK):  # libsndfile only says that there is an error
+        if not os.access(path, os.R_OK):  # libsndfile would not name the reason
             raise AudioError(f"{path}: may not be read: permission denied")
         source = _opened(path)
     try:
-        yield _Checked(path, source, found)
+        yield _CheckedReader(path, source, status)
     finally:
         source.close()
 
 
 def read_audio(path: str | Path) -> tuple[NDArray[np.float32], int]:
-    """All samples of a recording: float32 [channels, samples] and its rate in Hz.
+    """Read a whole recording.
+
+    Args:
+        path: the file; see ``open_audio`` for the formats.
+
+    Returns:
+        The waveform, float32 [channels, samples] with full scale 1, and its rate in Hz.
 
     Raises:
-        AudioError: see ``open_audio``; or it is too long for this machine's memory.
+        AudioError: see ``open_audio`` and ``AudioReader.blocks``; or the recording is too long for
+            the memory of this machine.
+
+    Example:
+        >>> import tempfile
+        >>> from singleout.audio import write_wav
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "silence.wav"
+        ...     write_wav(path, np.zeros((2, 24_000), np.float32), 16_000)
+        ...     waveform, rate = read_audio(path)
+        >>> waveform.shape, rate
+        ((2, 24000), 16000)
     """
     with open_audio(path) as reader:
         try:
@@ -95,7 +153,7 @@ def read_audio(path: str | Path) -> tuple[NDArray[np.float32], int]:
 
 @contextmanager
 def _one_line(path: Path) -> Iterator[None]:
-    """Errors of libsndfile and of the system as ours."""
+    """Turn errors of libsndfile and of the system into an ``AudioError`` of one line."""
     try:
         yield
     except AudioError:
@@ -121,7 +179,7 @@ class _Source(Protocol):
     info: AudioInfo
 
     def read(self) -> NDArray[Any]:
-        """The next samples, [channels, samples]; none at the end."""
+        """The next block, [channels, samples]; no samples at the end."""
 
     def close(self) -> None: ...
 
@@ -133,19 +191,18 @@ def _opened(path: Path) -> _Source:
         return Decoder(path, _reason(error))
 
 
-class _Checked:
-    """What holds for every source: samples, all of them finite, of a file that stays as it is."""
+class _CheckedReader:
+    """An ``AudioReader`` that checks what any source gives.
 
-    def __init__(self, path: Path, source: _Source, found: os.stat_result) -> None:
-        self._path, self._source, self._found = path, source, found
+    The source must give samples, all of them finite, and the file must not change meanwhile.
+    """
+
+    def __init__(self, path: Path, source: _Source, status: os.stat_result) -> None:
+        self._path, self._source, self._status = path, source, status
         self.name, self.info = str(path), source.info
 
     def blocks(self) -> Iterator[NDArray[Any]]:
-        """See ``AudioReader``.
-
-        Raises:
-            AudioError: see ``open_audio``.
-        """
+        """See ``AudioReader.blocks``."""
         num_read = 0
         with _one_line(self._path):
             while (block := self._source.read()).shape[1]:
@@ -153,8 +210,7 @@ class _Checked:
                     raise AudioError(f"{self._path}: has NaN or infinite samples")
                 num_read += block.shape[1]
                 yield block
-            now = self._path.stat()
-            before = self._found
+            now, before = self._path.stat(), self._status
             if (now.st_size, now.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
                 raise AudioError(
                     f"{self._path}: changed while it was read: wait until it is complete"
@@ -164,13 +220,13 @@ class _Checked:
 
 
 class _SoundFile:
-    """What libsndfile can read."""
+    """A file that libsndfile reads."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._file = soundfile.SoundFile(sndfile_name(path))
         try:
-            self._num_promised = self._promised()
+            self._min_frames = self._stated_frames()
         except BaseException:
             self.close()
             raise
@@ -180,7 +236,7 @@ class _SoundFile:
         self.info = AudioInfo(
             sample_rate=file.samplerate,
             channels=file.channels,
-            num_frames=None if guesses and not self._num_promised else file.frames,
+            num_frames=None if guesses and not self._min_frames else file.frames,
             container=file.format,
             subtype=ALAC.get(file.subtype, file.subtype),
             tags=_tags(file),
@@ -189,11 +245,11 @@ class _SoundFile:
         )
         self._num_read = 0
 
-    def _promised(self) -> int:
-        """How many frames the file says it has, at least; 0 if it does not say.
+    def _stated_frames(self) -> int:
+        """The lowest number of frames that the file states; 0 if it states none.
 
         Raises:
-            AudioError: it is truncated, which some formats show before they are read.
+            AudioError: the file is truncated, and its format shows it before reading.
         """
         file, path = self._file, self._path
         if file.format in ("OGG", "MP3", "MPEG"):
@@ -203,7 +259,7 @@ class _SoundFile:
                     if not _last_ogg_page_is_whole(raw.read()):
                         raise _truncated(path)
                     return 0
-                # Without the encoder's own count, the decoder guesses from the bit rate.
+                # Where the encoder stated no count, the decoder guesses one from the bit rate.
                 head = raw.read(1 << 16)
                 return file.frames - MP3_TOLERANCE if MP3_COUNT.search(head) else 0
         if _header_states_more_bytes(file.extra_info):
@@ -216,7 +272,7 @@ class _SoundFile:
         frames = max(1, min(BLOCK_FRAMES // info.channels, BLOCK_SECONDS * info.sample_rate))
         block = self._file.read(frames, dtype=dtype, always_2d=True)
         self._num_read += len(block)
-        if not len(block) and self._num_read < self._num_promised:
+        if not len(block) and self._num_read < self._min_frames:
             raise _truncated(self._path)
         return np.ascontiguousarray(block.T)
 
@@ -232,12 +288,12 @@ def _truncated(path: Path) -> AudioError:
 def _tags(file: soundfile.SoundFile) -> dict[str, str]:
     try:
         return {str(name): str(text) for name, text in file.copy_metadata().items()}
-    except UnicodeDecodeError:  # of another century's code page
+    except UnicodeDecodeError:  # an old encoding, not UTF-8
         return {}
 
 
 def _header_states_more_bytes(log: str) -> bool:
-    """libsndfile cuts a chunk that is longer than its file to size, and says so in its log."""
+    """Whether a chunk is longer than its file: libsndfile cuts it and writes so in its log."""
     cut = re.findall(r"^ *(?:data|SSND|Data Size|riff) *: (\d+) \(should be (\d+)\)", log, re.M)
     if any(int(actual) + 1 < int(stated) < STREAMED_BYTES for stated, actual in cut):
         return True
@@ -246,7 +302,7 @@ def _header_states_more_bytes(log: str) -> bool:
 
 
 def _last_ogg_page_is_whole(tail: bytes) -> bool:
-    """An Ogg stream states no length, but each of its pages does."""
+    """Whether the last page is complete. An Ogg stream states no length, but each page does."""
     page = tail.rfind(b"OggS")
     if page < 0 or len(tail) < page + 27:
         return False

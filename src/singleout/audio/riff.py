@@ -1,8 +1,8 @@
-"""WAV files chunk by chunk: what libsndfile does not give, and files that it would not write so.
+"""WAV files chunk by chunk, for what libsndfile cannot do.
 
 libsndfile drops the chunks that describe a recording (``bext`` with its time code, ``cue``,
-``iXML``), does not tell which channel is which loudspeaker, needs to know before the first sample
-whether a file will pass 4 GB, and stamps float files with the time of writing.
+``iXML``) and the loudspeakers of the channels. It must know before the first sample whether a file
+passes 4 GB. It writes the current time into float files, so that equal audio gives unequal bytes.
 """
 
 from __future__ import annotations
@@ -21,26 +21,43 @@ from singleout.audio.info import LOSSLESS_BITS
 
 MAX_FIELD = 0xFFFF_FFFF
 MAX_BYTES = MAX_FIELD - (1 << 20)
-"""A WAV counts bytes in 32 bits; longer recordings become RF64, which most readers know."""
+"""A WAV counts bytes in 32 bits. Longer recordings become RF64, which most programs read."""
 
 MAX_DESCRIPTION_BYTES = 1 << 20
+"""Limit of the describing chunks of a file together. Larger ones are dropped."""
 DESCRIPTIONS = (b"LIST", b"bext", b"iXML", b"cue ", b"axml", b"smpl", b"inst", b"id3 ", b"ID3 ")
-"""Chunks that are as true of a part of a recording as of the whole."""
+"""Chunks that describe a target as well as the recording that contains it."""
 
 INFO_NAMES = {
     "title": b"INAM", "copyright": b"ICOP", "software": b"ISFT", "artist": b"IART",
     "comment": b"ICMT", "date": b"ICRD", "album": b"IPRD", "tracknumber": b"ITRK", "genre": b"IGNR",
 }  # fmt: skip
+"""Names of tags in libsndfile, and in the ``INFO`` list of a WAV."""
 
 DS64_BYTES = 28
+"""Length of the chunk that states the sizes of an RF64."""
 LOUDSPEAKERS = {1: 0x4, 2: 0x3, 4: 0x33, 6: 0x3F, 8: 0x63F}
-"""The usual layouts, by number of channels: mono, stereo, quad, 5.1, 7.1."""
+"""Channel masks of the usual layouts by number of channels: mono, stereo, quad, 5.1, 7.1."""
 GUID_TAIL = bytes.fromhex("000000001000800000aa00389b71")
-"""Ends the identifiers of WAVE_FORMAT_EXTENSIBLE; its first two bytes are the plain format."""
+"""End of the identifiers of WAVE_FORMAT_EXTENSIBLE, after two bytes for the plain format."""
 
 
 def chunks(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
-    """Name, position and length in bytes of every chunk of a RIFF or RF64; nothing for others."""
+    """List the chunks of a RIFF or RF64 file.
+
+    Args:
+        file: a file that is open at its start. It may be damaged or of any other kind.
+
+    Yields:
+        Name, position of the content and length of the content, both in bytes, of every chunk. No
+        chunks for files of other kinds.
+
+    Example:
+        >>> import io
+        >>> content = b"WAVE" + chunk(b"iXML", b"<a/>")
+        >>> list(chunks(io.BytesIO(b"RIFF" + struct.pack("<I", len(content)) + content)))
+        [(b'iXML', 20, 4)]
+    """
     head = file.read(12)
     if head[:4] not in (b"RIFF", b"RF64", b"BW64") or head[8:] != b"WAVE":
         return
@@ -49,7 +66,7 @@ def chunks(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
     while len(header := file.read(8)) == 8:
         name, length = header[:4], int(struct.unpack("<I", header[4:])[0])
         if not name.isascii() or not name.decode().isprintable():
-            return  # such as zeros, eight bytes of which at a time would be chunks
+            return  # padding: every eight zeros would be a chunk
         position += 8
         if name == b"ds64":
             data_bytes = struct.unpack("<8xQ", file.read(16))[0]
@@ -61,9 +78,28 @@ def chunks(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
 
 
 def description(path: Path) -> tuple[int, tuple[tuple[bytes, bytes], ...]]:
-    """Channel mask (0 if none) and the describing chunks of a WAV; nothing for other files, and
-    what there is before the damage of broken ones."""
-    mask, found, total = 0, [], 0
+    """Read the chunks of a WAV that describe the recording.
+
+    Args:
+        path: a file of any kind. Of a damaged file the chunks before the damage are read.
+
+    Returns:
+        The channel mask, 0 if the file states none, and name and content of the describing chunks.
+
+    Raises:
+        OSError: the file cannot be read.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "x.wav"
+        ...     WavFile(path, 16_000, 1, "PCM_16", describing=info_chunk({"title": "rain"})).close()
+        ...     mask, describing = description(path)
+        >>> describing == info_chunk({"title": "rain"})
+        True
+    """
+    mask, total = 0, 0
+    describing: list[tuple[bytes, bytes]] = []
     with path.open("rb") as file, suppress(struct.error):
         for name, position, length in chunks(file):
             if name == b"fmt " and length >= 40:
@@ -73,13 +109,27 @@ def description(path: Path) -> tuple[int, tuple[tuple[bytes, bytes], ...]]:
                 file.seek(position)
                 content = file.read(length)
                 if len(content) == length:
-                    found.append((name, content))
+                    describing.append((name, content))
                     total += length
-    return mask, tuple(found)
+    return mask, tuple(describing)
 
 
 def info_chunk(tags: Mapping[str, str]) -> tuple[tuple[bytes, bytes], ...]:
-    """Tags as a ``LIST`` chunk, or nothing where there are none."""
+    """Make a ``LIST`` chunk of tags.
+
+    Args:
+        tags: texts by libsndfile's names. Blank texts and unknown names are left out.
+
+    Returns:
+        Name and content of one chunk; empty if no tag is left.
+
+    Example:
+        >>> [(name, content)] = info_chunk({"title": "rain"})
+        >>> name, content[:8], content[12:16]
+        (b'LIST', b'INFOINAM', b'rain')
+        >>> info_chunk({"title": " "})
+        ()
+    """
     content = b"".join(
         chunk(INFO_NAMES[name], re.sub("\0+", " ", text).encode("utf-8", "replace") + b"\0")
         for name, text in tags.items()
@@ -89,24 +139,42 @@ def info_chunk(tags: Mapping[str, str]) -> tuple[tuple[bytes, bytes], ...]:
 
 
 def chunk(name: bytes, content: bytes) -> bytes:
-    """With its header, padded to an even length."""
+    """The bytes of a chunk: header, content, and padding to an even length.
+
+    Example:
+        >>> list(chunk(b"iXML", b"<a>")[4:])
+        [3, 0, 0, 0, 60, 97, 62, 0]
+    """
     return name + struct.pack("<I", len(content)) + content + bytes(len(content) % 2)
 
 
 class WavFile:
-    """A WAV that is written block by block and may grow past 4 GB: then it becomes an RF64.
+    """A WAV that is written block by block. Beyond 4 GB it becomes an RF64.
 
-    The same samples give the same bytes.
+    Equal samples give equal bytes.
 
     Args:
-        path: is overwritten.
+        path: the file, which is overwritten.
+        sample_rate: Hz.
+        channels: number of channels.
         subtype: ``PCM_16``, ``PCM_24``, ``PCM_32``, ``FLOAT`` or ``DOUBLE``.
-        channel_mask: which loudspeaker is which channel; 0 for the usual layout.
-        describing: chunks to write before the samples.
+        channel_mask: the loudspeaker of each channel, a bit each; 0 for the usual layout.
+        describing: name and content of chunks to write before the samples.
 
     Raises:
-        OSError: it cannot be written there.
+        OSError: the file cannot be written; from all methods.
         ValueError: rate or channels do not fit a WAV.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "x.wav"
+        ...     file = WavFile(path, 16_000, channels=2, subtype="FLOAT")
+        ...     file.write(np.zeros((2, 1_000), np.float32))
+        ...     file.close()
+        ...     with path.open("rb") as raw:
+        ...         [name for name, _, _ in chunks(raw)]
+        [b'JUNK', b'fmt ', b'fact', b'data']
     """
 
     def __init__(
@@ -153,7 +221,12 @@ class WavFile:
         return head + struct.pack("<HHIH", 22, self._bits, mask, plain) + GUID_TAIL
 
     def write(self, block: NDArray[Any]) -> None:
-        """[channels, samples]: floating point as it is, or integers left-justified in int32."""
+        """Append a block.
+
+        Args:
+            block: [channels, samples]. Floats are written as they are. Integers are int32, shifted
+                to the highest bits (left-justified).
+        """
         frames = np.ascontiguousarray(block.T)
         if self._is_float or self._bits == 32:
             data = frames.astype(self._dtype, copy=False)
@@ -165,7 +238,7 @@ class WavFile:
         self._num_frames += len(frames)
 
     def close(self) -> None:
-        """Complete the header."""
+        """Complete the header and close the file. Further calls do nothing."""
         if self._file.closed:
             return
         with self._file as file:
@@ -182,7 +255,7 @@ class WavFile:
                 ds64 = struct.pack("<QQQI", riff_bytes, num_bytes, self._num_frames, 0)
                 file.write(chunk(b"ds64", ds64))
                 for position, length in self._odd_lengths.items():
-                    # In an RF64 libsndfile does not step over padding: there it is content.
+                    # libsndfile does not skip padding in an RF64, so that it becomes content.
                     file.seek(position)
                     file.write(struct.pack("<I", length + 1))
             if self._fact_position is not None:
@@ -192,5 +265,5 @@ class WavFile:
             file.write(struct.pack("<I", MAX_FIELD if is_long else num_bytes))
 
     def abandon(self) -> None:
-        """Close without completing it."""
+        """Close the file without completing the header."""
         self._file.close()

@@ -1,4 +1,4 @@
-"""Writing whole files or none."""
+"""Writing audio files, which appear whole or not at all."""
 
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ from singleout.errors import OutputError, one_line
 from singleout.storage.atomic import replacing
 
 BLOCK_FRAMES = 1 << 16
+"""Samples per channel that are written at once."""
 LAST_BYTES = 1 << 20
-"""An encoder holds less than that back until its file is closed."""
+"""An encoder keeps fewer bytes than this until its file is closed."""
 
 
 class _Sink(Protocol):
@@ -35,7 +36,7 @@ class _Sink(Protocol):
 
 
 class _SoundFile:
-    """Any other format of libsndfile, with the face of ``WavFile``."""
+    """A file that libsndfile writes, with the methods of ``WavFile``."""
 
     def __init__(self, path: Path, info: AudioInfo, kind: OutputKind) -> None:
         self._path = path
@@ -48,23 +49,26 @@ class _SoundFile:
             format=kind.container.upper(),
         )
         for name, text in info.tags.items():
-            # A container without such a tag does without.
+            # Not every container has every tag.
             with suppress(soundfile.LibsndfileError, RuntimeError, AttributeError):
                 setattr(self._file, name, text)
 
     def write(self, block: NDArray[Any]) -> None:
-        # Vorbis' encoder overflows its stack on long blocks.
+        # The Vorbis encoder overflows its stack on long blocks.
         for start in range(0, block.shape[1], BLOCK_FRAMES):
             self._file.write(np.ascontiguousarray(block[:, start : start + BLOCK_FRAMES].T))
 
     def close(self) -> None:
         try:
-            self._ask_for_room()
+            self._check_disk_space()
         finally:
             self._file.close()
 
-    def _ask_for_room(self) -> None:
-        """Encoders write their last frames on closing, and libsndfile hides that a disk is full."""
+    def _check_disk_space(self) -> None:
+        """Raise an error if the last frames do not fit the disk.
+
+        Encoders write them as the file is closed, and libsndfile reports no error then.
+        """
         with self._path.open("r+b") as file:
             size = file.seek(0, os.SEEK_END)
             file.write(bytes(LAST_BYTES))
@@ -76,7 +80,23 @@ class _SoundFile:
 
 
 class AudioWriter:
-    """A new file that is written block by block; see ``new_audio``."""
+    """A new file that is written block by block. ``new_audio`` opens and closes it.
+
+    Attributes:
+        kind: container and encoding of the file.
+
+    Example:
+        >>> import tempfile
+        >>> from singleout.audio import read_audio
+        >>> kind = OutputKind("wav", "PCM_16")
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "x.wav"
+        ...     with new_audio(path, AudioInfo(16_000, 1), kind) as writer:
+        ...         for _ in range(3):
+        ...             writer.write(np.full((1, 1_000), 0.5))
+        ...     read_audio(path)[0].shape
+        (1, 3000)
+    """
 
     def __init__(self, path: Path, sink: _Sink, kind: OutputKind) -> None:
         self._path, self._sink = path, sink
@@ -84,25 +104,29 @@ class AudioWriter:
         self.kind = kind
 
     def write(self, block: NDArray[Any]) -> None:
-        """Float [channels, samples] with full scale 1; integers must hold its values (see
-        ``quantised``).
+        """Append a block.
+
+        Args:
+            block: float [channels, samples] with full scale 1. Where the file holds integers, the
+                values must lie on their grid and within their limits (``quantised``). Lossy
+                encodings are clipped to full scale.
 
         Raises:
-            OutputError: the disk is full, or gone.
+            OutputError: the disk is full or was removed.
         """
         bits = self.kind.bits
         if bits is None:
             self._written(np.clip(block, -1, 1) if self.kind.is_lossy else block)
             return
-        # Left-justified integers of 32 bits are what all sinks cut to their width.
+        # Every sink takes the highest bits of 32-bit integers.
         scaled = block.astype(np.float64) * float(1 << (bits - 1))
         self._written(np.rint(scaled).astype(np.int64).astype(np.int32) << (32 - bits))
 
     def close(self) -> None:
-        """All that was written is in the file, which has still to appear; again does nothing.
+        """Complete the file, which appears at the end of ``new_audio``. Further calls do nothing.
 
         Raises:
-            OutputError: the disk is full, or gone.
+            OutputError: the disk is full or was removed.
         """
         if self._is_open:
             self._is_open = False
@@ -110,7 +134,7 @@ class AudioWriter:
                 self._sink.close()
 
     def abandon(self) -> None:
-        """After an error, which this one must not hide."""
+        """Close the file after an error, without an error that would hide the first one."""
         if self._is_open:
             self._is_open = False
             with suppress(OSError):
@@ -127,17 +151,37 @@ class AudioWriter:
         except OSError as error:
             raise OutputError(f"{self._path}: cannot be written: {error.strerror}") from None
         except (soundfile.LibsndfileError, AssertionError) as error:
-            # A full disk is an assertion of soundfile's: fewer frames written than given.
+            # On a full disk soundfile writes too few frames, which fails its assertion.
             reason = getattr(error, "error_string", "is the disk full?").rstrip(".")
             raise OutputError(f"{self._path}: cannot be written: {reason}") from None
 
 
 @contextmanager
 def new_audio(path: Path, info: AudioInfo, kind: OutputKind) -> Iterator[AudioWriter]:
-    """A file at ``path`` with rate, channels and description of ``info``, whole or not at all.
+    """Write a new audio file, which appears at the end of the ``with`` block.
+
+    On any error no new file appears, and a file that was at ``path`` before stays.
+
+    Args:
+        path: the file; its folder must exist.
+        info: rate in Hz, number of channels and description of the recording.
+        kind: container and encoding of the file.
+
+    Yields:
+        A writer that takes the samples.
 
     Raises:
-        OutputError: it cannot be written there, or its format does not hold such a recording.
+        OutputError: the file cannot be written, or its format does not hold such a recording.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "x.flac"
+        ...     kind = OutputKind("flac", "PCM_16")
+        ...     with new_audio(path, AudioInfo(16_000, 2), kind) as writer:
+        ...         writer.write(np.zeros((2, 1_000)))
+        ...     soundfile.info(path).subtype
+        'PCM_16'
     """
     with replacing(path) as partial:
         writer = AudioWriter(path, _opened(path, partial, info, kind), kind)
@@ -167,7 +211,7 @@ def _opened(path: Path, partial: Path, info: AudioInfo, kind: OutputKind) -> _Si
     except (soundfile.LibsndfileError, ValueError) as error:
         reason = getattr(error, "error_string", None) or one_line(error)
         if "System error" in reason:
-            raise OutputError(f"{path}: cannot be written there") from None
+            raise OutputError(f"{path}: cannot be written") from None
         raise OutputError(
             f"{path}: {info.channels} channels at a sample rate of {info.sample_rate:,} Hz do not "
             f"fit {kind.container.upper()} ({reason.rstrip('.')}): write WAV"
@@ -177,40 +221,61 @@ def _opened(path: Path, partial: Path, info: AudioInfo, kind: OutputKind) -> _Si
 def quantised(
     target: NDArray[Any], mixture: NDArray[Any], kind: OutputKind
 ) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Target and residual as a file of ``kind`` holds them, so that the two add up to the mixture.
+    """Round target and residual to a file's samples, so that their sum is the mixture.
 
-    Integers have limits: where a residual would pass them, the target gives way. Floating point
-    has none, and lossy encodings get the target as it is.
+    Integers have limits: where the residual would exceed them, the target is changed. Floating
+    point has no limits. Lossy encodings get the target unchanged.
 
     Args:
         target: float [channels, samples].
-        mixture: the same shape, in the type of the recording (``AudioInfo.dtype``).
+        mixture: [channels, samples] in the type of the recording (``AudioInfo.dtype``).
+        kind: the files of target and residual.
 
     Returns:
-        Both in the mixture's type.
+        Target and residual, both [channels, samples] in the type of the mixture.
+
+    Example:
+        >>> mixture = np.array([[0.5, -1.0]], np.float32)
+        >>> target, residual = quantised(0.3 * mixture, mixture, OutputKind("wav", "PCM_16"))
+        >>> np.array_equal(target + residual, mixture)
+        True
+        >>> target * 2**15
+        array([[ 4915., -9830.]], dtype=float32)
     """
     if kind.bits is not None:
         steps = mixture.dtype.type(1 << (kind.bits - 1))
         lowest, highest = mixture.dtype.type(-1), 1 - 1 / steps
         whole = np.rint(mixture * steps) / steps
-        found = np.rint(np.clip(target, -1, 1).astype(mixture.dtype) * steps) / steps
-        # Each bound admits what the other asks for: a target of 0 or of the mixture satisfies both.
+        rounded = np.rint(np.clip(target, -1, 1).astype(mixture.dtype) * steps) / steps
+        # A target of 0 and one that equals the mixture are within both pairs of bounds.
         low = np.maximum(lowest, whole - highest)
         high = np.minimum(highest, whole - lowest)
-        found = np.clip(found, np.minimum(low, highest), np.maximum(high, lowest))
-        return found, np.clip(whole - found, lowest, highest)
-    found = target.astype(mixture.dtype)
-    return found, mixture - found
+        rounded = np.clip(rounded, np.minimum(low, highest), np.maximum(high, lowest))
+        return rounded, np.clip(whole - rounded, lowest, highest)
+    rounded = target.astype(mixture.dtype)
+    return rounded, mixture - rounded
 
 
 def write_wav(path: str | Path, audio: NDArray[np.float32], sample_rate: int) -> None:
-    """Write [channels, samples] as a 32-bit float WAV, whole or not at all.
+    """Write a waveform as a 32-bit float WAV, which appears whole or not at all.
 
-    Samples are stored as they are: values beyond full scale survive, and a target and a residual
-    still add up to their mixture. The same audio gives the same bytes.
+    Samples are stored exactly, beyond full scale, too. Equal audio gives equal bytes.
+
+    Args:
+        path: the file; its folder must exist.
+        audio: float32 [channels, samples].
+        sample_rate: Hz.
 
     Raises:
-        OutputError: the file cannot be written there, or the rate is impossible.
+        OutputError: the file cannot be written, or the rate is impossible.
+
+    Example:
+        >>> import tempfile
+        >>> from singleout.audio import read_audio
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_wav(f"{folder}/x.wav", np.full((1, 3), 1.5, np.float32), 16_000)
+        ...     read_audio(f"{folder}/x.wav")
+        (array([[1.5, 1.5, 1.5]], dtype=float32), 16000)
     """
     if sample_rate <= 0:
         raise OutputError(f"{path}: sample rate {sample_rate} Hz cannot be written")

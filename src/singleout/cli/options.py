@@ -9,24 +9,37 @@ import typer
 
 
 def named(text: str | Path) -> Path:
-    """A path that has been given; as one, an empty text (such as of a variable that is not set)
-    would be the current folder."""
+    """Parse the path of an option.
+
+    An empty text, such as the value of a variable that is not set, would be the current folder.
+
+    Raises:
+        typer.BadParameter: the text is empty.
+
+    Example:
+        >>> named("out").name
+        'out'
+    """
     if not str(text):
         raise typer.BadParameter("the name is empty: give one, or . for the current folder")
     return Path(text)
 
 
+Manifest = Annotated[
+    Path, typer.Argument(help="JSONL manifest of captioned sounds.", readable=False)
+]
 Model = Annotated[
     str | None,
     typer.Option(
-        help="Folder of a model, hub id, or AudioSep's checkpoint.",
+        help="Folder of a model, hub id, or checkpoint of AudioSep.",
         show_default="the one in the package",
     ),
 ]
 Encoder = Annotated[
     str | None,
     typer.Option(
-        help="Query encoder: a CLAP's folder, hub id or .pt file.", show_default="the model's own"
+        help="Query encoder: folder, hub id or .pt file of a CLAP.",
+        show_default="the one of the model",
     ),
 ]
 Results = Annotated[
@@ -34,7 +47,7 @@ Results = Annotated[
     typer.Option(
         "--output",
         "-o",
-        help="JSON file of the summary; rows go beside it.",
+        help="JSON file of the summary. The rows go to a file next to it.",
         parser=named,
         metavar="PATH",
     ),

@@ -1,4 +1,4 @@
-"""Where commands write: what would fail at the end, or lose something, is refused at once."""
+"""Checks of output paths, before any work is done."""
 
 from __future__ import annotations
 
@@ -10,10 +10,22 @@ from singleout.storage.atomic import is_same_file
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse a folder that cannot be written; create nothing yet.
+    """Refuse a folder that cannot be written. The folder is not created yet.
+
+    Args:
+        folder: need not exist.
 
     Raises:
-        OutputError: it is a file, or may not be written or created.
+        OutputError: the path is a file, or the folder cannot be written or created.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.NamedTemporaryFile() as file:
+        ...     try:
+        ...         check_folder(Path(file.name))
+        ...     except OutputError as error:
+        ...         str(error).endswith("is a file, the output needs a folder")
+        True
     """
     try:
         existing = next(path for path in (folder, *folder.parents) if path.exists())
@@ -25,11 +37,27 @@ def check_folder(folder: Path) -> None:
         raise OutputError(f"{existing}: cannot be written, choose another folder")
 
 
-def check_file(path: Path, *kept: Path) -> None:
-    """Refuse a file to write that cannot be, or that is one of those that are ``kept``.
+def check_file(path: Path, *inputs: Path) -> None:
+    """Refuse an output file that cannot be written or that would overwrite an input.
+
+    Args:
+        path: need not exist.
+        inputs: files that must not be overwritten.
 
     Raises:
-        OutputError: it is a folder, is to be kept, or its folder cannot be written.
+        OutputError: the path is a folder or one of ``inputs``, or its folder cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     report = Path(folder) / "report.jsonl"
+        ...     check_file(report)
+        ...     _ = report.write_text("a recording")
+        ...     try:
+        ...         check_file(report, report)
+        ...     except OutputError as error:
+        ...         "would overwrite" in str(error)
+        True
     """
     try:
         is_folder = path.is_dir()
@@ -38,6 +66,6 @@ def check_file(path: Path, *kept: Path) -> None:
     if is_folder:
         raise OutputError(f"{path}: is a folder: give the name of a file")
     check_folder(path.parent)
-    for other in kept:
+    for other in inputs:
         if is_same_file(path, other):
             raise OutputError(f"{path}: would overwrite {other}: choose another file")

@@ -1,6 +1,6 @@
-"""Query encoders and embedding manipulations.
+"""Query encoders: text and audio become unit vectors of one space.
 
-``load_encoder`` is the door: it finds an encoder by the name that a model's config holds.
+``load_encoder`` loads an encoder by the name in a model's config.
 """
 
 from __future__ import annotations
@@ -12,28 +12,35 @@ from singleout.encoders.builtin import BuiltinEncoder
 from singleout.encoders.clap import ClapEncoder
 from singleout.encoders.encoder import QueryEncoder
 from singleout.errors import ModelError
-from singleout.storage.hub import is_hub_id, place_of
+from singleout.storage.hub import is_hub_id, path_of
 
 __all__ = ["BuiltinEncoder", "ClapEncoder", "QueryEncoder", "load_encoder"]
 
 LAION_SUFFIXES = (".pt", ".pth", ".ckpt")
+"""File suffixes of LAION-CLAP's checkpoints."""
 
 
 def load_encoder(name: str = "builtin", fingerprint: str | None = None) -> QueryEncoder:
-    """The encoder called ``name``.
+    """Load a query encoder.
 
     Args:
-        name: ``builtin``; the folder of a saved built-in encoder or of a transformers CLAP; a
-            LAION-CLAP file (``.pt``, ``.pth`` or ``.ckpt``); or a CLAP's hub id, ``owner/name`` or
-            ``owner/name@revision``.
-        fingerprint: that the encoder must have.
+        name: one of
+            - ``builtin``, the encoder in the package;
+            - the folder of a saved built-in encoder, or of a CLAP of transformers;
+            - a file of LAION-CLAP (``.pt``, ``.pth`` or ``.ckpt``);
+            - the hub id of a CLAP, ``owner/name`` or ``owner/name@revision``.
+        fingerprint: the fingerprint that the encoder must have. Embeddings of encoders with
+            different fingerprints cannot be compared.
 
     Raises:
-        ModelError: no such encoder, or its fingerprint is not the one asked for (embeddings of
-            two fingerprints are not comparable).
-        MissingExtraError: a CLAP is asked for, and transformers is not installed.
+        ModelError: there is no such encoder, or it has another fingerprint.
+        MissingExtraError: the encoder is a CLAP, and transformers is not installed.
+
+    Example:
+        >>> load_encoder("builtin").embed_text("a dog barking").shape
+        torch.Size([1, 96])
     """
-    encoder = _found(name)
+    encoder = _load(name)
     if fingerprint is not None and fingerprint != encoder.fingerprint:
         raise ModelError(
             f"query encoder '{name}' has fingerprint {encoder.fingerprint}, the model was trained "
@@ -42,10 +49,10 @@ def load_encoder(name: str = "builtin", fingerprint: str | None = None) -> Query
     return encoder
 
 
-def _found(name: str) -> QueryEncoder:
+def _load(name: str) -> QueryEncoder:
     if name == "builtin":
         return BuiltinEncoder.from_pretrained()
-    path = place_of(name)
+    path = path_of(name)
     if path.suffix in LAION_SUFFIXES and not path.is_dir():
         from singleout.encoders.laion import from_laion
 
@@ -55,7 +62,7 @@ def _found(name: str) -> QueryEncoder:
 
 
 def _is_transformers(folder: Path) -> bool:
-    """Whether the folder's config is one of transformers'; ours has a ``type`` instead."""
+    """Whether the config of the folder is one of transformers; ours has no ``model_type``."""
     try:
         return "model_type" in json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, TypeError):
@@ -64,5 +71,5 @@ def _is_transformers(folder: Path) -> bool:
 
 def _way_out(name: str) -> str:
     if name == "builtin":
-        return "install the version of singleout that the model was made with"
+        return "install the version of singleout that made the model"
     return "give the encoder, or the revision, that the model was trained with"

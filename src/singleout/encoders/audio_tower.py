@@ -1,7 +1,7 @@
-"""The audio side of the built-in encoder: log-mel, a small residual network, attention pooling.
+"""The audio network of the built-in encoder: log-mel, residual blocks, attention pooling.
 
-The network is ours, distilled from an AudioSet tagger by ``recipes/builtin``. About 0.4 GFLOP per
-second of audio.
+The network is ours. ``recipes/builtin`` distilled it from a tagger of AudioSet. It needs about
+0.4 GFLOP per second of audio.
 """
 
 from __future__ import annotations
@@ -20,12 +20,17 @@ MEL_RANGE_HZ = (50.0, 14_000.0)
 
 
 def mel_filters() -> Tensor:
-    """[mels, bins] triangular filters of unit peak on the HTK mel scale."""
+    """Triangular filters of unit peak on the HTK mel scale, float32 [mels, bins].
+
+    Example:
+        >>> mel_filters().shape
+        torch.Size([64, 513])
+    """
 
     def mel(hz: Tensor) -> Tensor:
         return 1127.0 * torch.log1p(hz / 700.0)
 
-    # On the CPU even inside a meta-device block, and in float64 for exact edges.
+    # On the CPU although the network may be built on the meta device; float64 for exact edges.
     def linspace(start: float, end: float, count: int) -> Tensor:
         return torch.linspace(start, end, count, dtype=torch.float64, device="cpu")
 
@@ -38,14 +43,20 @@ def mel_filters() -> Tensor:
 
 
 class LogMel(nn.Module):
-    """Waveform [batch, samples] at 32 kHz to log-mel [batch, 1, mels, frames], 100 frames/s."""
+    """Waveform [batch, samples] at 32 kHz to log-mel [batch, 1, mels, frames], 100 frames/s.
+
+    Example:
+        >>> import torch
+        >>> LogMel()(torch.randn(2, 32_000)).shape
+        torch.Size([2, 1, 64, 101])
+    """
 
     window: Tensor
     filters: Tensor
 
     def __init__(self) -> None:
         super().__init__()
-        # On the CPU even where the weights are built on the meta device to be filled from a file.
+        # On the CPU although the network may be built on the meta device: no file holds these.
         self.register_buffer("window", torch.hann_window(NUM_FFT, device="cpu"), persistent=False)
         self.register_buffer("filters", mel_filters(), persistent=False)
 
@@ -63,7 +74,17 @@ class LogMel(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Pre-activation residual block; the first convolution may stride."""
+    """Residual block with norm and activation before each convolution (He et al., 2016).
+
+    Args:
+        c_in, c_out: channels.
+        stride: of the first convolution, in (mels, frames).
+
+    Example:
+        >>> import torch
+        >>> ResidualBlock(4, 8, stride=(2, 1))(torch.randn(1, 4, 10, 6)).shape
+        torch.Size([1, 8, 5, 6])
+    """
 
     def __init__(self, c_in: int, c_out: int, stride: tuple[int, int]) -> None:
         super().__init__()
@@ -85,7 +106,13 @@ class AudioTower(nn.Module):
 
     Args:
         dim: length of the embedding.
-        channels: widths of the four stages.
+        channels: width of the stem and of the four stages.
+
+    Example:
+        >>> import torch
+        >>> tower = AudioTower(dim=16, channels=(4, 4, 4, 4, 4)).eval()
+        >>> tower(torch.randn(2, 32_000)).shape
+        torch.Size([2, 16])
     """
 
     def __init__(self, dim: int = 256, channels: tuple[int, ...] = (32, 64, 128, 256, 448)) -> None:
@@ -111,10 +138,18 @@ class AudioTower(nn.Module):
         )
 
     def features(self, audio: Tensor, augment: Augment | None = None) -> Tensor:
-        """[batch, samples] to pooled features [batch, 2 * width]: attentive mean and maximum."""
+        """Features pooled over time: their mean by attention, and their maximum.
+
+        Args:
+            audio: float32 [batch, samples] at 32 kHz.
+            augment: applied to the log-mel, see ``QueryEncoder.embed_audio``.
+
+        Returns:
+            float32 [batch, 2 * width].
+        """
         mel = self.log_mel(audio)
         if augment is not None:
-            # In the memory's order of before: the norm rounds otherwise in another.
+            # The norm rounds differently in another memory layout, so the layout is restored.
             mel = augment(mel.mT).mT.contiguous()
         x = self.norm(mel.squeeze(1)).unsqueeze(1).contiguous(memory_format=torch.channels_last)
         x = F.relu(self.out_norm(self.stages(self.stem(x)))).mean(2)
@@ -122,25 +157,41 @@ class AudioTower(nn.Module):
         return torch.cat([(x * weight).sum(-1), x.amax(-1)], 1)
 
     def forward(self, audio: Tensor, augment: Augment | None = None) -> Tensor:
-        """[batch, samples] to float32 [batch, dim], unit norm."""
+        """Audio [batch, samples] to unit embeddings, float32 [batch, dim]."""
         return F.normalize(self.head(self.features(audio, augment)).float(), dim=-1)
 
 
 def minimum_samples() -> int:
-    """Shorter audio is padded with zeros to this length (0.64 s)."""
+    """Length to which shorter audio is padded: 0.64 s.
+
+    Example:
+        >>> minimum_samples()
+        20480
+    """
     return 64 * HOP
 
 
 def pad_to_minimum(audio: Tensor) -> Tensor:
-    """[..., samples] padded at its end."""
+    """Audio [..., samples], padded with zeros at its end if it is short.
+
+    Example:
+        >>> import torch
+        >>> pad_to_minimum(torch.zeros(2, 100)).shape
+        torch.Size([2, 20480])
+    """
     missing = minimum_samples() - audio.shape[-1]
     return F.pad(audio, (0, missing)) if missing > 0 else audio
 
 
 def level(audio: Tensor) -> Tensor:
-    """[batch, samples] brought to one loudness, so that the level of a query means nothing.
+    """Bring audio [batch, samples] to one loudness, so that the level of a query has no effect.
 
-    The RMS of the loudest 0.25 s becomes 0.1; silence stays silence.
+    The RMS of the loudest 0.25 s becomes 0.1. Silence stays silent.
+
+    Example:
+        >>> import torch
+        >>> round(level(torch.full((1, 32_000), 0.5))[0, 0].item(), 3)
+        0.1
     """
     power = audio.square()
     window = min(SAMPLE_RATE // 4, audio.shape[-1])

@@ -1,4 +1,4 @@
-"""The small joint text-audio encoder that ships with the package."""
+"""The small encoder of text and audio that comes with the package."""
 
 from __future__ import annotations
 
@@ -19,15 +19,26 @@ from singleout.encoders.audio_tower import SAMPLE_RATE, AudioTower, level, pad_t
 from singleout.encoders.encoder import Augment, sentences_of, waveforms_of
 from singleout.encoders.minilm import MiniLM, for_sentences, tokenize
 from singleout.errors import ModelError
-from singleout.storage.atomic import replacing
+from singleout.storage.atomic import replacing_files
 from singleout.storage.tensors import load_tensors, save_tensors
 
 PACKAGED = "builtin/encoder"
-"""Folder of the shipped encoder, inside the package."""
+"""Folder of the encoder inside the package."""
 
 
 class TextHead(nn.Module):
-    """Sentence vector [batch, 384] to a unit embedding [batch, dim]."""
+    """Sentence vectors [batch, sentence_dim] to unit embeddings [batch, dim].
+
+    Args:
+        sentence_dim: length of a sentence vector.
+        hidden: width of the hidden layer.
+        dim: length of an embedding.
+
+    Example:
+        >>> import torch
+        >>> TextHead(sentence_dim=8, hidden=4, dim=16)(torch.randn(2, 8)).shape
+        torch.Size([2, 16])
+    """
 
     def __init__(self, sentence_dim: int, hidden: int, dim: int) -> None:
         super().__init__()
@@ -46,8 +57,20 @@ class TextHead(nn.Module):
 
 
 class SideBySide(nn.Module):
-    """Several heads, trained alike from other beginnings: their unit embeddings, one after the
-    other, of unit norm again. Similarities are then the mean of theirs."""
+    """Joins the unit embeddings of several heads to one unit embedding.
+
+    The heads were trained in the same way from different starts. The similarity of two joined
+    embeddings is the mean of the similarities of the heads.
+
+    Args:
+        heads: each gives unit embeddings [batch, dim].
+
+    Example:
+        >>> import torch
+        >>> heads = SideBySide([TextHead(8, 4, 16) for _ in range(3)])
+        >>> heads(torch.randn(2, 8)).shape
+        torch.Size([2, 48])
+    """
 
     def __init__(self, heads: Sequence[nn.Module]) -> None:
         super().__init__()
@@ -59,12 +82,22 @@ class SideBySide(nn.Module):
 
 
 class Alignment(nn.Module):
-    """Brings both modalities onto common ground: own mean removed, projected, unit norm again.
+    """Removes the mean of a modality and projects on principal components of sounds.
 
-    The PCA and mean shift of the methods (docs/paper.md), fitted once on training sounds
-    (``recipes/builtin/alignment.py``) and part of the encoder: what is left are the
-    directions in which sounds differ, and on unseen packages text lies nearer to its sound in them
-    than in the whole space.
+    These are the mean shift and the PCA of ``manipulations``, fitted once on training sounds
+    (``recipes/builtin/alignment.py``) and part of the encoder. The directions in which sounds
+    differ remain. In them, text is nearer to its sound than in the whole space, also for sounds
+    that were not in training.
+
+    Args:
+        dim: length of the embeddings.
+        rank: number of components.
+
+    Example:
+        >>> import torch
+        >>> alignment = Alignment(dim=16, rank=4)
+        >>> alignment(torch.randn(2, 16), alignment.text_mean).shape
+        torch.Size([2, 4])
     """
 
     audio_mean: Tensor
@@ -83,32 +116,47 @@ class Alignment(nn.Module):
 
 
 class BuiltinNetwork(nn.Module):
-    """All weights of the encoder in one module, so that one file holds them."""
+    """All weights of the encoder in one module, so that one file holds them.
+
+    Args:
+        config: sizes, as under ``network`` in the encoder's ``config.json``:
+            ``sentence`` (arguments of ``MiniLM``), ``text_hidden``, ``dim``, ``audio_channels``,
+            and optionally ``text_heads`` (number of joined heads) and ``rank`` (of the alignment).
+
+    Example:
+        >>> import torch
+        >>> sentence = {"vocabulary": 10, "dim": 8, "num_layers": 1, "num_heads": 2, "hidden": 16}
+        >>> network = BuiltinNetwork(
+        ...     {"sentence": sentence, "text_hidden": 4, "dim": 6, "audio_channels": [4] * 5}
+        ... )
+        >>> network.aligned_audio(network.eval().audio(torch.randn(1, 32_000))).shape
+        torch.Size([1, 6])
+    """
 
     def __init__(self, config: dict[str, Any]) -> None:
         super().__init__()
         self.sentence = MiniLM(**config["sentence"])
         sizes = self.sentence.dim, config["text_hidden"], config["dim"]
-        members = config.get("text_heads")
+        num_heads = config.get("text_heads")
         self.text_head = (
             TextHead(*sizes)
-            if members is None
-            else SideBySide([TextHead(*sizes) for _ in range(members)])
+            if num_heads is None
+            else SideBySide([TextHead(*sizes) for _ in range(num_heads)])
         )
-        dim = config["dim"] * (members or 1)
+        dim = config["dim"] * (num_heads or 1)
         self.audio = AudioTower(dim, tuple(config["audio_channels"]))
         rank = config.get("rank")
         self.alignment = None if rank is None else Alignment(dim, rank)
 
     def aligned_text(self, embedding: Tensor) -> Tensor:
-        """Output of the text head in the space that both modalities share."""
+        """Embeddings of the text head, [batch, dim], in the space that both modalities share."""
         if self.alignment is None:
             return embedding
         aligned: Tensor = self.alignment(embedding, self.alignment.text_mean)
         return aligned
 
     def aligned_audio(self, embedding: Tensor) -> Tensor:
-        """Output of the audio tower in the space that both modalities share."""
+        """Embeddings of the audio tower, [batch, dim], in the space that both modalities share."""
         if self.alignment is None:
             return embedding
         aligned: Tensor = self.alignment(embedding, self.alignment.audio_mean)
@@ -116,9 +164,21 @@ class BuiltinNetwork(nn.Module):
 
 
 class BuiltinEncoder:
-    """MiniLM with our head for text, a distilled residual network for audio; one space.
+    """Embeds text by MiniLM and a head of ours, audio by a distilled residual network.
 
-    Both modalities: unit norm, deterministic, level-independent. Audio is resampled to 32 kHz.
+    Embeddings have unit norm, are deterministic, and do not depend on the level of a sound. Audio
+    is resampled to 32 kHz.
+
+    Args:
+        network: its weights are frozen.
+        tokenizer_json: content of a ``tokenizer.json``.
+        config: sizes of the network, see ``BuiltinNetwork``, and the ``fingerprint``.
+
+    Example:
+        >>> encoder = BuiltinEncoder.from_pretrained()
+        >>> similarity = encoder.embed_text("a dog") @ encoder.embed_text(["a puppy", "rain"]).T
+        >>> bool(similarity[0, 0] > similarity[0, 1])
+        True
     """
 
     name = "builtin"
@@ -138,10 +198,10 @@ class BuiltinEncoder:
 
     @classmethod
     def from_pretrained(cls, folder: str | Path | None = None) -> BuiltinEncoder:
-        """The shipped encoder, or one saved in ``folder``.
+        """Load the encoder in the package, or an encoder saved in ``folder``.
 
         Raises:
-            ModelError: a file is missing or corrupt, or of another architecture.
+            ModelError: a file is missing or corrupt, or it has another architecture.
         """
         path = Path(str(files("singleout") / PACKAGED)) if folder is None else Path(folder)
         try:
@@ -160,38 +220,39 @@ class BuiltinEncoder:
         load_tensors(network, path / "model.safetensors")
         try:
             return cls(network, tokenizer_json, settings)
-        except Exception as error:  # tokenizers has no type of its own for a bad file
+        except Exception as error:  # tokenizers raises plain exceptions for a damaged file
             raise ModelError(f"{path / 'tokenizer.json'}: not a tokenizer: {error}") from None
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write ``config.json``, ``model.safetensors`` and ``tokenizer.json``.
+        """Write ``config.json``, ``model.safetensors`` and ``tokenizer.json``, all or none.
 
-        Matrices are stored in int8 with a scale per row (text) or in float16 (audio). The
-        fingerprint is a hash of the stored weights and the tokenizer. A file appears whole or not
-        at all, the config last.
+        Matrices of text are stored in int8 with a scale for each row, those of audio in float16.
+        The new fingerprint of the encoder is a hash of the stored weights and the tokenizer.
+
+        Raises:
+            OutputError: a file cannot be written.
         """
-        path = Path(folder)
-        path.mkdir(parents=True, exist_ok=True)
-        save_tensors(self.network, path / "model.safetensors", int8_below="sentence.")
-        digest = hashlib.sha256((path / "model.safetensors").read_bytes())
-        digest.update(self.tokenizer_json.encode())
         network = {key: value for key, value in self.config.items() if key != "fingerprint"}
-        config = {"type": self.name, "fingerprint": digest.hexdigest()[:16], "network": network}
-        texts = {
-            "tokenizer.json": self.tokenizer_json,
-            "config.json": json.dumps(config, indent=2) + "\n",
-        }
-        for name, content in texts.items():
-            with replacing(path / name) as partial:
-                partial.write_text(content, encoding="utf-8")
-        self.fingerprint = digest.hexdigest()[:16]
+        with replacing_files(Path(folder)) as partial:
+            save_tensors(self.network, partial / "model.safetensors", int8_below="sentence.")
+            digest = hashlib.sha256((partial / "model.safetensors").read_bytes())
+            digest.update(self.tokenizer_json.encode())
+            fingerprint = digest.hexdigest()[:16]
+            config = {"type": self.name, "fingerprint": fingerprint, "network": network}
+            text = json.dumps(config, indent=2) + "\n"
+            (partial / "config.json").write_text(text, encoding="utf-8")
+            (partial / "tokenizer.json").write_text(self.tokenizer_json, encoding="utf-8")
+        self.fingerprint = fingerprint
 
     @torch.inference_mode()
     def embed_text(self, text: str | Sequence[str]) -> Tensor:
-        """Float32 [sentences, dim], unit norm.
+        """Embed one text or several; see ``QueryEncoder.embed_text``.
+
+        Returns:
+            float32 [texts, dim], unit norm.
 
         Raises:
-            QueryError: no text, or a blank one.
+            QueryError: there is no text, or a text is blank.
         """
         vectors = self.network.sentence(*tokenize(self._tokenizer, sentences_of(text)))
         return self.network.aligned_text(self.network.text_head(vectors))
@@ -203,12 +264,16 @@ class BuiltinEncoder:
         sample_rate: int,
         augment: Augment | None = None,
     ) -> Tensor:
-        """Audio [samples] or [clips, samples] at ``sample_rate`` Hz to float32 [clips, dim].
+        """Embed one clip or several; see ``QueryEncoder.embed_audio``.
 
-        ``augment`` gets one channel, 100 frames/s, the logarithm over 4.
+        ``augment`` gets one channel at 100 frames/s: the natural logarithm of the mel bands,
+        divided by 4.
+
+        Returns:
+            float32 [clips, dim], unit norm.
 
         Raises:
-            AudioError: wrong shape, no samples, not finite, or an impossible rate.
+            AudioError: the audio cannot be embedded.
         """
         waveform = waveforms_of(audio, sample_rate, SAMPLE_RATE)
         waveform = level(pad_to_minimum(waveform))

@@ -1,8 +1,8 @@
 """CLAP's log-mel features in torch and in batches, equal to those of transformers' processor.
 
-The processor works in NumPy, clip by clip, and draws at random what it keeps of a clip that is
-longer than the model's input (10 s), so that one sound has many embeddings. Here it is always the
-same one, and one that the processor could have drawn: the middle.
+The processor works in NumPy, clip by clip. It takes a random part of a clip that is longer than
+the model's input (10 s), so that one sound has many embeddings. Here the part is always the middle,
+which the processor may take, too.
 """
 
 from __future__ import annotations
@@ -18,22 +18,27 @@ from torch.nn import functional as F
 from singleout.errors import ModelError
 
 POWER_FLOOR = 1e-10
-"""Of the mel bands, before the logarithm; -100 dB."""
+"""Lowest power of a mel band before the logarithm: -100 dB."""
 
 
 @dataclass(frozen=True)
 class FeatureSettings:
-    """What a checkpoint's ``ClapFeatureExtractor`` was saved with.
+    """Settings of a checkpoint's ``ClapFeatureExtractor``.
 
     Args:
         sample_rate: Hz.
         max_samples: length of the model's input.
         num_fft, hop: of the spectrogram, samples.
-        num_mels: bands between ``min_hz`` and ``max_hz``.
-        padding: of short clips: ``repeatpad`` tiles whole copies, then zeros; ``repeat`` tiles
-            and cuts; anything else is zeros.
-        fused: whether the model looks at long clips as a whole and at three parts (four channels
-            on the HTK mel scale), or at one part (one channel on Slaney's).
+        num_mels: number of bands.
+        min_hz, max_hz: range of the bands, Hz.
+        padding: of short clips. ``repeatpad`` repeats whole copies and adds zeros, ``repeat``
+            repeats and cuts, any other value adds zeros.
+        fused: whether the model gets the whole of a long clip and three parts of it (four channels
+            on the HTK mel scale), or only one part (one channel on Slaney's mel scale).
+
+    Example:
+        >>> FeatureSettings(48_000, 480_000, 1_024, 480, 64, 50.0, 14_000.0, "repeatpad", False).hop
+        480
     """
 
     sample_rate: int
@@ -48,15 +53,15 @@ class FeatureSettings:
 
     @classmethod
     def of(cls, extractor: Any) -> FeatureSettings:
-        """Those of a ``ClapFeatureExtractor``.
+        """The settings of a ``ClapFeatureExtractor``.
 
         Raises:
-            ModelError: it truncates in a way that no CLAP does.
+            ModelError: it cuts clips in a way that no CLAP has.
         """
         if extractor.truncation not in ("fusion", "rand_trunc"):
             raise ModelError(
-                f"CLAP preprocessing with truncation '{extractor.truncation}' is not known: "
-                "'fusion' or 'rand_trunc' expected"
+                f"CLAP preprocessing has the unknown truncation '{extractor.truncation}': it must "
+                "be 'fusion' or 'rand_trunc'"
             )
         return cls(
             sample_rate=extractor.sampling_rate,
@@ -72,10 +77,23 @@ class FeatureSettings:
 
 
 class ClapFeatures:
-    """The processor's audio half for one checkpoint.
+    """Computes the input of a ``ClapModel`` from waveforms.
 
     Args:
-        extractor: the checkpoint's ``ClapFeatureExtractor``; its settings and filters are used.
+        extractor: the ``ClapFeatureExtractor`` of the checkpoint, with its settings and filters.
+
+    Example:
+        >>> import torch
+        >>> from types import SimpleNamespace
+        >>> filters = np.ones((513, 64))
+        >>> features = ClapFeatures(SimpleNamespace(
+        ...     truncation="rand_trunc", sampling_rate=48_000, nb_max_samples=9_600,
+        ...     fft_window_size=1_024, hop_length=480, feature_size=64, frequency_min=50,
+        ...     frequency_max=14_000, padding="repeatpad", mel_filters_slaney=filters,
+        ... ))
+        >>> log_mel, is_longer = features(torch.randn(2, 4_800))
+        >>> log_mel.shape
+        torch.Size([2, 1, 21, 64])
     """
 
     def __init__(self, extractor: Any) -> None:
@@ -85,13 +103,16 @@ class ClapFeatures:
         self._window = torch.hann_window(self.settings.num_fft, dtype=torch.float64)
 
     def __call__(self, waveforms: Tensor) -> tuple[Tensor, Tensor]:
-        """Waveforms [clips, samples] at the settings' rate to what a ``ClapModel`` takes.
+        """The input of a ``ClapModel``.
+
+        Args:
+            waveforms: float32 [clips, samples] at the rate of the settings.
 
         Returns:
-            Features in dB, float32 [clips, 1 or 4, frames, mels], and whether each clip has parts
-            to be fused, bool [clips, 1]. (The processor marks one short clip of a batch at
-            random, which training in parallel needed; neither LAION's code nor this one does so
-            at inference.)
+            The log-mel in dB, float32 [clips, 1 or 4, frames, mels], and whether each clip has
+            parts to be fused, bool [clips, 1]. (The processor marks one short clip of a batch at
+            random, for training on several devices. LAION's code does not at inference, nor do
+            we.)
         """
         settings = self.settings
         length = waveforms.shape[-1]
@@ -110,14 +131,17 @@ class ClapFeatures:
         return torch.cat([whole, torch.stack(parts, 1)], 1), self._longer(waveforms, True)
 
     def starts(self, total_frames: int) -> list[int]:
-        """First frames of the three parts of a long clip: the middles of the front, middle and
-        back third of all possible ones. The processor draws one of each third."""
+        """First frames of the three parts of a long clip of ``total_frames``.
+
+        All possible first frames are divided into thirds, and the middle of each third is taken.
+        The processor draws one frame from each third.
+        """
         num_starts = total_frames - self.settings.max_samples // self.settings.hop
         thirds = np.array_split(np.arange(num_starts), 3)
         return [int(third[len(third) // 2]) if len(third) else 0 for third in thirds]
 
     def padded(self, waveforms: Tensor) -> Tensor:
-        """[clips, samples] brought to the model's input where they are shorter."""
+        """Bring short waveforms [clips, samples] to the length of the model's input."""
         length, max_samples = waveforms.shape[-1], self.settings.max_samples
         if self.settings.padding == "repeatpad":
             waveforms = waveforms.repeat(1, max(1, max_samples // length))
@@ -126,12 +150,12 @@ class ClapFeatures:
         return F.pad(waveforms, (0, max(0, max_samples - waveforms.shape[-1])))
 
     def log_mel(self, waveforms: Tensor) -> Tensor:
-        """[clips, samples] to dB, float32 [clips, frames, mels]."""
+        """Log-mel in dB, float32 [clips, frames, mels], of waveforms [clips, samples]."""
         half = self.settings.num_fft // 2
         bands: list[Tensor] = []
-        for waveform in waveforms:  # one by one: what one clip needs stays in the cache
-            # Float64, as in the processor: rounding in float32 lifts bands that are silent beside
-            # a loud tone by tenths of a dB.
+        for waveform in waveforms:  # one by one: the numbers of a clip fit into the CPU's cache
+            # Float64 as in the processor: float32 rounds by tenths of a dB in bands that are silent
+            # while others are loud.
             padded = F.pad(waveform.double()[None, None], (half, half), mode="reflect")[0, 0]
             frames = padded.unfold(0, self.settings.num_fft, self.settings.hop) * self._window
             spectrum = torch.fft.rfft(frames).to(torch.complex64)

@@ -1,4 +1,4 @@
-"""The one interface of query encoders: text and audio into one space."""
+"""``QueryEncoder``: the interface of all query encoders, and checks that they share."""
 
 from __future__ import annotations
 
@@ -13,19 +13,28 @@ from torch import Tensor
 from singleout.errors import AudioError, QueryError
 
 Augment = Callable[[Tensor], Tensor]
-"""What changes an encoder's log-mel, float32 [clips, channels, frames, mels], before its network
-sees it; returns the same shape."""
+"""A function that changes the log-mel, float32 [clips, channels, frames, mels], of an encoder
+before its network; it returns the same shape."""
 
 
 class QueryEncoder(Protocol):
-    """Embeds what is asked for, in words or as a sound, into one space of unit vectors.
+    """Embeds text and sounds into one space of unit vectors.
 
     Attributes:
-        name: the kind of encoder as written in a model's config, such as ``builtin``.
+        name: name of the encoder in a model's config, such as ``builtin``.
         dim: length of an embedding.
-        fingerprint: changes whenever the embeddings of the same input would; caches and
-            checkpoints carry it.
-        window_seconds: how much of a recording it is given at once to tell what is there.
+        fingerprint: differs between encoders that give different embeddings. Caches and
+            checkpoints record it.
+        window_seconds: length of the windows in which the similarity of a target is measured.
+
+    Example:
+        >>> import torch
+        >>> from singleout.encoders import load_encoder
+        >>> encoder = load_encoder("builtin")
+        >>> text = encoder.embed_text(["a dog barking", "rain"])
+        >>> audio = encoder.embed_audio(torch.randn(32_000), sample_rate=32_000)
+        >>> (audio @ text.T).shape  # cosine similarities
+        torch.Size([1, 2])
     """
 
     name: str
@@ -34,7 +43,14 @@ class QueryEncoder(Protocol):
     window_seconds: float
 
     def embed_text(self, text: str | Sequence[str]) -> Tensor:
-        """Float32 [sentences, dim], unit norm."""
+        """Embed one text or several.
+
+        Returns:
+            float32 [texts, dim], unit norm.
+
+        Raises:
+            QueryError: there is no text, or a text is blank.
+        """
 
     def embed_audio(
         self,
@@ -42,25 +58,35 @@ class QueryEncoder(Protocol):
         sample_rate: int,
         augment: Augment | None = None,
     ) -> Tensor:
-        """Audio [samples] or [clips, samples] at ``sample_rate`` Hz to float32 [clips, dim].
+        """Embed one clip or several.
 
         Args:
-            audio: what to embed.
+            audio: [samples] or [clips, samples], full scale 1.
             sample_rate: Hz.
-            augment: applied to the log-mel, such as ``SpecAugment.masked``. It gets [clips,
-                channels, frames, mels] as the encoder computes them: not normalised, in the
-                encoder's own unit, padding included; four channels where a fused CLAP looks at
-                a long clip as a whole and at three parts (a short one is there four times),
-                otherwise one. Clips come in order, in one call or, where an encoder bounds its
-                memory, in several.
+            augment: applied to the log-mel, for example ``SpecAugment.masked``. The log-mel,
+                [clips, channels, frames, mels], is not normalised and includes padding; its unit
+                depends on the encoder. A fused CLAP has four channels: the whole clip and three
+                parts of it (four copies of a short clip). Other encoders have one channel. Clips
+                come in their order, in one call or in several.
+
+        Returns:
+            float32 [clips, dim], unit norm.
+
+        Raises:
+            AudioError: the audio has a wrong shape, no samples or samples that are not finite, or
+                the rate is impossible.
         """
 
 
 def sentences_of(text: str | Sequence[str]) -> list[str]:
-    """What to embed, as a list.
+    """The texts to embed, as a list.
 
     Raises:
-        QueryError: no text, or a blank one.
+        QueryError: there is no text, or a text is blank.
+
+    Example:
+        >>> sentences_of("a dog barking")
+        ['a dog barking']
     """
     sentences = [text] if isinstance(text, str) else list(text)
     if not sentences or any(not sentence.strip() for sentence in sentences):
@@ -69,11 +95,24 @@ def sentences_of(text: str | Sequence[str]) -> list[str]:
 
 
 def waveforms_of(audio: NDArray[np.float32] | Tensor, rate_in: int, rate_out: int) -> Tensor:
-    """Audio [samples] or [clips, samples] at ``rate_in`` Hz to float32 [clips, samples] at
-    ``rate_out`` Hz.
+    """The clips to embed, at the rate of an encoder.
+
+    Args:
+        audio: [samples] or [clips, samples].
+        rate_in: of the audio, Hz.
+        rate_out: of the result, Hz.
+
+    Returns:
+        float32 [clips, samples].
 
     Raises:
-        AudioError: wrong shape, no samples, not finite, or an impossible rate.
+        AudioError: the audio has a wrong shape, no samples or samples that are not finite, or the
+            rate is impossible.
+
+    Example:
+        >>> import numpy as np
+        >>> waveforms_of(np.zeros(48_000, np.float32), 48_000, 32_000).shape
+        torch.Size([1, 32000])
     """
     waveforms = torch.as_tensor(audio, dtype=torch.float32)
     waveforms = waveforms.unsqueeze(0) if waveforms.ndim == 1 else waveforms

@@ -1,4 +1,4 @@
-"""Sounds to ask with."""
+"""Embeddings of recordings that serve as queries."""
 
 from __future__ import annotations
 
@@ -8,20 +8,36 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from singleout.audio import SILENT_RMS, checked_array, open_audio
+from singleout.audio import checked_array, open_audio
+from singleout.audio.silence import SILENT_RMS
 from singleout.encoders.encoder import QueryEncoder
 from singleout.errors import QueryError
 from singleout.types import Example
 
 MAX_EXAMPLE_SECONDS = 60
+"""Longer examples are refused: an example holds only the sound that is meant."""
 
 
 def embed_example(example: Example, encoder: QueryEncoder) -> Tensor:
-    """Embedding [1, dim] of an example, its channels averaged.
+    """Embed an example. Its channels are averaged first.
+
+    Args:
+        example: a file or an array.
+        encoder: of the queries.
+
+    Returns:
+        float32 [1, dim], unit norm.
 
     Raises:
-        QueryError: it is silent or longer than a minute.
-        AudioError: it cannot be read.
+        QueryError: the example is silent or longer than a minute.
+        AudioError: the example cannot be read.
+
+    Example:
+        >>> import numpy as np
+        >>> from singleout.encoders import load_encoder
+        >>> noise = np.random.default_rng(0).normal(0, 0.1, 16_000).astype(np.float32)
+        >>> embed_example(Example(noise, sample_rate=16_000), load_encoder("builtin")).shape
+        torch.Size([1, 96])
     """
     if isinstance(example.audio, str | Path):
         name, (audio, rate) = str(example.audio), _read(str(example.audio))
@@ -30,12 +46,12 @@ def embed_example(example: Example, encoder: QueryEncoder) -> Tensor:
     _refuse_long(name, audio.shape[1], rate)
     mono = audio.mean(0)
     if float(np.sqrt(np.square(mono, dtype=np.float64).mean())) < SILENT_RMS:
-        raise QueryError(f"{name}: is silent: give an example with the sound that is meant")
+        raise QueryError(f"{name}: is silent: give an example that holds the sound that is meant")
     return encoder.embed_audio(mono, rate)
 
 
 def _read(name: str) -> tuple[NDArray[np.float32], int]:
-    """As ``read_audio``, but not on and on where a file does not say how long it is."""
+    """Read a file, but not beyond the longest example if its length is unknown."""
     with open_audio(name) as reader:
         rate = reader.info.sample_rate
         _refuse_long(name, reader.info.num_frames or 0, rate)
@@ -51,6 +67,6 @@ def _refuse_long(name: str, num_samples: int, sample_rate: int) -> None:
     seconds = num_samples / sample_rate
     if seconds > MAX_EXAMPLE_SECONDS:
         raise QueryError(
-            f"{name}: lasts {seconds:,.0f} s, an example {MAX_EXAMPLE_SECONDS} s at most: cut out "
+            f"{name}: lasts {seconds:,.0f} s, an example may last {MAX_EXAMPLE_SECONDS} s: cut out "
             "the sound that is meant"
         )

@@ -1,22 +1,23 @@
-"""LAION-CLAP's own checkpoints (``.pt``) as ``ClapEncoder``, by renaming their tensors.
+"""Loads LAION-CLAP's checkpoints (``.pt``) as ``ClapEncoder``, by renaming their tensors.
 
-HTS-AT of any size (tiny, base) with RoBERTa-base, fused or not: the architecture is read off the
-tensors' shapes. This is also the query encoder inside AudioSep's checkpoints.
+The audio network is an HTS-AT of any size (tiny, base), fused or not; the text network is
+RoBERTa-base. The architecture is derived from the shapes of the tensors. AudioSep's checkpoints
+contain such a query encoder, too.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import isqrt
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from singleout.encoders.clap import (
+from singleout.encoders.clap import ClapEncoder
+from singleout.encoders.clap_files import (
     TOKENIZER_FILES,
-    ClapEncoder,
     filled_model,
     has_tokenizer,
     import_transformers,
@@ -27,12 +28,12 @@ from singleout.storage.foreign import read_tensors
 from singleout.storage.hub import fetched
 
 AUDIOSEP_PREFIX = "query_encoder.model."
-"""Of the CLAP in AudioSep's Lightning checkpoints."""
+"""Prefix of the CLAP's tensors in AudioSep's Lightning checkpoints."""
 ROBERTA = ("FacebookAI/roberta-base", "roberta-base")
-"""Names of one repository; caches have either."""
+"""Two names of one repository: a cache may have either."""
 
-# Fixed by the architecture, or of parts that no embedding passes: the STFT, the tagger's head, and
-# the perceptrons of LAION's training loss.
+# Tensors that the architecture fixes, and tensors that do not change the embeddings: the STFT, the
+# tagger's head, and the perceptrons of LAION's training loss.
 _DROPPED = re.compile(
     r".*\.(position_ids|relative_position_index|attn_mask|num_batches_tracked)"
     r"|audio_branch\.(spectrogram_extractor|logmel_extractor|tscam_conv|head)\..*"
@@ -58,22 +59,31 @@ def from_laion(
     tokenizer: str | Path | None = None,
     name: str | None = None,
 ) -> ClapEncoder:
-    """The encoder of a LAION-CLAP checkpoint.
+    """Load the encoder of a LAION-CLAP checkpoint.
 
-    Preprocessing is LAION's: 48 kHz, 10 s, repeated and padded. Two things are as AudioSep has
-    them: samples are not rounded to 16 bits, and texts are cut at 512 tokens, not at 77. One is
-    our own: clips above 10 s are cut to their middle, not at random.
+    Preprocessing is that of LAION: 48 kHz, 10 s, repeated and padded. Two details are those of
+    AudioSep: samples are not rounded to 16 bits, and texts are cut at 512 tokens, not at 77. One
+    is ours: clips above 10 s are cut to their middle, not at random.
 
     Args:
-        source: a checkpoint's file, AudioSep's too, or the tensors of one by LAION's names.
-        tokenizer: folder or hub id of RoBERTa-base's tokenizer; by default the files beside the
-            checkpoint, or else ``roberta-base`` from the hub's cache or the hub.
-        name: what ``load_encoder`` finds the encoder by: the file's path.
+        source: the file of a checkpoint, also of AudioSep, or its tensors by LAION's names.
+        tokenizer: folder or hub id of RoBERTa-base's tokenizer. By default the files next to the
+            checkpoint, or ``roberta-base`` from the hub's cache or the hub.
+        name: name of the encoder for ``load_encoder``; by default the path of the file.
 
     Raises:
         MissingExtraError: transformers is not installed.
-        ModelError: the checkpoint cannot be read or is of another architecture (names every
+        ModelError: the checkpoint cannot be read, or it has another architecture (names every
             tensor that is missing, unexpected or of another shape), or there is no tokenizer.
+
+    Example:
+        A file without tensors is refused before anything is loaded:
+
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     from_laion(Path(folder) / "missing.pt")
+        Traceback (most recent call last):
+        singleout.errors.ModelError: ...missing.pt: no such file: give the path of a checkpoint
     """
     transformers = import_transformers()
     origin = name or ("LAION-CLAP" if isinstance(source, Mapping) else str(source))
@@ -86,7 +96,7 @@ def from_laion(
         if inside:
             tensors = {k.removeprefix(AUDIOSEP_PREFIX): v for k, v in inside.items()}
     try:
-        config = transformers.ClapConfig(**_read_off(tensors, origin))
+        config = transformers.ClapConfig(**_config_of(tensors, origin))
         given = renamed(tensors)
     except (ArithmeticError, LookupError, TypeError, ValueError) as error:
         raise ModelError(f"{origin}: LAION-CLAP of impossible shapes ({error!r})") from None
@@ -107,10 +117,22 @@ def from_laion(
 
 
 def encoder_inside(checkpoint: Path) -> ClapEncoder:
-    """The query encoder that a checkpoint of AudioSep's layout holds beside the separator.
+    """Load the query encoder inside a checkpoint of AudioSep's layout.
+
+    Args:
+        checkpoint: the file. It holds a separator, and maybe the query encoder.
 
     Raises:
-        MissingExtraError, ModelError: see ``from_laion``; or there is none inside.
+        MissingExtraError: transformers is not installed.
+        ModelError: the checkpoint has no query encoder, or see ``from_laion``.
+
+    Example:
+        >>> import tempfile, torch
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     torch.save({"base.weight": torch.ones(1)}, Path(folder) / "separator.pt")
+        ...     encoder_inside(Path(folder) / "separator.pt")
+        Traceback (most recent call last):
+        singleout.errors.ModelError: ...separator.pt: holds no query encoder: give the CLAP ...
     """
     tensors = {
         name.removeprefix(AUDIOSEP_PREFIX): tensor
@@ -120,16 +142,22 @@ def encoder_inside(checkpoint: Path) -> ClapEncoder:
     if not tensors:
         raise ModelError(
             f"{checkpoint}: holds no query encoder: give the CLAP it was trained with (--encoder "
-            "on the command line): a file of LAION's, a folder or a hub id"
+            "on the command line), as a file of LAION-CLAP, a folder or a hub id"
         )
-    beside = checkpoint.parent if has_tokenizer(checkpoint.parent) else None
-    return from_laion(tensors, tokenizer=beside, name=str(checkpoint))
+    tokenizer = checkpoint.parent if has_tokenizer(checkpoint.parent) else None
+    return from_laion(tensors, tokenizer=tokenizer, name=str(checkpoint))
 
 
 def renamed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """LAION's tensors under the names of transformers' ``ClapModel``; what it lacks is left out.
+    """LAION's tensors under the names of transformers' ``ClapModel``.
 
-    The joint projection of an HTS-AT block is split into query, key and value.
+    Tensors that a ``ClapModel`` does not have are left out. The joint projection of an HTS-AT
+    block is split into query, key and value.
+
+    Example:
+        >>> import torch
+        >>> list(renamed({"audio_branch.bn0.bias": torch.zeros(64)}))
+        ['audio_model.audio_encoder.batch_norm.bias']
     """
     result: dict[str, Tensor] = {}
     for theirs, tensor in tensors.items():
@@ -146,8 +174,8 @@ def renamed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return result
 
 
-def _read_off(tensors: Mapping[str, Tensor], origin: str) -> dict[str, Any]:
-    """The arguments of the ``ClapConfig`` that the tensors are of."""
+def _config_of(tensors: Mapping[str, Tensor], origin: str) -> dict[str, Any]:
+    """Arguments of the ``ClapConfig`` to which the tensors fit."""
 
     def shape(name: str) -> tuple[int, ...]:
         if name not in tensors:
@@ -157,21 +185,36 @@ def _read_off(tensors: Mapping[str, Tensor], origin: str) -> dict[str, Any]:
         return tuple(tensors[name].shape)
 
     def count(pattern: str) -> int:
-        found = (re.match(pattern, name) for name in tensors)
-        return len({match[1] for match in found if match})
+        matches = (re.match(pattern, name) for name in tensors)
+        return len({match[1] for match in matches if match})
 
-    audio, text = "audio_branch.", "text_branch."
+    audio_config = _audio_config(
+        shape, count, "audio_branch.patch_embed.mel_conv2d.weight" in tensors
+    )
+    if shape("text_branch.embeddings.token_type_embeddings.weight")[0] != 1:
+        raise ModelError(f"{origin}: not a LAION-CLAP with RoBERTa: its text branch is a BERT")
+    return {
+        "audio_config": audio_config,
+        "text_config": _text_config(shape, count),
+        "projection_dim": shape("text_projection.2.weight")[0],
+    }
+
+
+Shape = Callable[[str], tuple[int, ...]]
+"""From the name of a tensor to its shape."""
+Count = Callable[[str], int]
+"""From a pattern to the number of different matches of its group."""
+
+
+def _audio_config(shape: Shape, count: Count, fused: bool) -> dict[str, Any]:
+    """Of HTS-AT."""
+    audio = "audio_branch."
     dim, _, patch, *_ = shape(f"{audio}patch_embed.proj.weight")
     num_stages = count(r"audio_branch\.layers\.(\d+)\.")
     depths = [count(rf"audio_branch\.layers\.{i}\.blocks\.(\d+)\.") for i in range(num_stages)]
     blocks = [f"{audio}layers.{i}.blocks.0." for i in range(num_stages)]
     tables = [shape(f"{block}attn.relative_position_bias_table") for block in blocks]
-    fused = f"{audio}patch_embed.mel_conv2d.weight" in tensors
-    vocabulary, width = shape(f"{text}embeddings.word_embeddings.weight")
-    num_types = shape(f"{text}embeddings.token_type_embeddings.weight")[0]
-    if num_types != 1:
-        raise ModelError(f"{origin}: not a LAION-CLAP with RoBERTa: its text branch is a BERT")
-    audio_config = {
+    config = {
         "patch_embeds_hidden_size": dim,
         "hidden_size": dim * 2 ** (num_stages - 1),
         "depths": depths,
@@ -188,33 +231,36 @@ def _read_off(tensors: Mapping[str, Tensor], origin: str) -> dict[str, Any]:
     }
     if fused:
         inner = shape(f"{audio}patch_embed.fusion_model.local_att.0.weight")[0]
-        audio_config["aff_block_r"] = dim // inner
-    text_config = {
+        config["aff_block_r"] = dim // inner
+    return config
+
+
+def _text_config(shape: Shape, count: Count) -> dict[str, Any]:
+    """Of RoBERTa."""
+    text = "text_branch."
+    vocabulary, width = shape(f"{text}embeddings.word_embeddings.weight")
+    return {
         "vocab_size": vocabulary,
         "hidden_size": width,
         "num_hidden_layers": count(r"text_branch\.encoder\.layer\.(\d+)\."),
         "num_attention_heads": max(1, width // 64),
         "intermediate_size": shape(f"{text}encoder.layer.0.intermediate.dense.weight")[0],
         "max_position_embeddings": shape(f"{text}embeddings.position_embeddings.weight")[0],
-        "type_vocab_size": num_types,
+        "type_vocab_size": 1,
         "pad_token_id": 1,
         # RoBERTa's; the default of transformers' ClapTextConfig is BERT's.
         "layer_norm_eps": 1e-5,
     }
-    return {
-        "audio_config": audio_config,
-        "text_config": text_config,
-        "projection_dim": shape("text_projection.2.weight")[0],
-    }
 
 
-def _tokenizer(wanted: str | Path | None, checkpoint: Path, origin: str) -> Any:
+def _tokenizer(name: str | Path | None, checkpoint: Path, origin: str) -> Any:
+    """RoBERTa's tokenizer from ``name``, from next to the checkpoint, or from a hub."""
     kind = import_transformers().RobertaTokenizerFast
-    if wanted is not None:
-        folder = Path(wanted).expanduser()
+    if name is not None:
+        folder = Path(name).expanduser()
         if not folder.is_dir():
-            folder = fetched(str(wanted), None, TOKENIZER_FILES)
-        return load_tokenizer(kind, folder, str(wanted))
+            folder = fetched(str(name), None, TOKENIZER_FILES)
+        return load_tokenizer(kind, folder, str(name))
     if checkpoint.is_file() and has_tokenizer(checkpoint.parent):
         return load_tokenizer(kind, checkpoint.parent, str(checkpoint.parent))
     for offline in (True, False):
@@ -226,7 +272,7 @@ def _tokenizer(wanted: str | Path | None, checkpoint: Path, origin: str) -> Any:
             if has_tokenizer(folder):
                 return load_tokenizer(kind, folder, identifier)
     raise ModelError(
-        f"{origin}: a LAION checkpoint has no tokenizer of its own, and roberta-base's is neither "
-        "in the hub's cache nor to be had from the hub: put its vocab.json and merges.txt beside "
-        "the checkpoint, or give their folder as from_laion(..., tokenizer=FOLDER)"
+        f"{origin}: a LAION checkpoint contains no tokenizer, and that of roberta-base is neither "
+        "in the hub's cache nor on the hub: put its vocab.json and merges.txt next to the "
+        "checkpoint, or give their folder as from_laion(..., tokenizer=FOLDER)"
     )

@@ -1,8 +1,8 @@
 """The MiniLM sentence encoder (6 layers, 384-d), in plain torch, stored in int8.
 
-Loading it through ``transformers`` would cost seconds at every start of the command line; the
-network itself is sixty lines. Source: sentence-transformers/all-MiniLM-L6-v2 (Apache-2.0), a
-six-layer BERT with mean pooling over the tokens.
+The source is sentence-transformers/all-MiniLM-L6-v2 (Apache-2.0): a six-layer BERT with mean
+pooling over the tokens. ``transformers`` would need seconds to load it, at every start of the
+command line. The network is only sixty lines long.
 """
 
 from __future__ import annotations
@@ -15,10 +15,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 MAX_TOKENS = 256
+"""Longer texts are cut."""
 
 
 class QuantizedEmbedding(nn.Module):
-    """A table of int8 rows with one float scale each; a quarter of the memory of float32."""
+    """A table of int8 rows with a float scale for each row: a quarter of the memory of float32.
+
+    Args:
+        num_rows: number of rows.
+        dim: length of a row.
+
+    Example:
+        >>> import torch
+        >>> QuantizedEmbedding(10, 4)(torch.tensor([3, 7])).shape
+        torch.Size([2, 4])
+    """
 
     weight: Tensor
     scale: Tensor
@@ -33,7 +44,19 @@ class QuantizedEmbedding(nn.Module):
 
 
 class Block(nn.Module):
-    """One post-norm transformer layer."""
+    """A transformer layer with layer norms after its two parts.
+
+    Args:
+        dim: width of the tokens.
+        num_heads: attention heads.
+        hidden: width of the feed-forward layer.
+
+    Example:
+        >>> import torch
+        >>> mask = torch.ones(2, 1, 1, 5, dtype=torch.bool)  # no token is padding
+        >>> Block(dim=8, num_heads=2, hidden=16)(torch.randn(2, 5, 8), mask).shape
+        torch.Size([2, 5, 8])
+    """
 
     def __init__(self, dim: int, num_heads: int, hidden: int) -> None:
         super().__init__()
@@ -62,6 +85,12 @@ class MiniLM(nn.Module):
         num_layers: transformer layers.
         num_heads: attention heads.
         hidden: width of the feed-forward layers.
+
+    Example:
+        >>> import torch
+        >>> network = MiniLM(vocabulary=10, dim=8, num_layers=1, num_heads=2, hidden=16)
+        >>> network(torch.tensor([[2, 5, 0]]), torch.tensor([[1, 1, 0]])).shape
+        torch.Size([1, 8])
     """
 
     def __init__(
@@ -75,13 +104,21 @@ class MiniLM(nn.Module):
         super().__init__()
         self.dim = dim
         self.words = QuantizedEmbedding(vocabulary, dim)
-        # Not drawn at random: on the meta device that would import torch._dynamo, a second or more.
+        # Zeros, because random numbers on the meta device import torch._dynamo: that takes seconds.
         self.positions = nn.Embedding(MAX_TOKENS, dim, _weight=torch.zeros(MAX_TOKENS, dim))
         self.norm = nn.LayerNorm(dim, eps=1e-12)
         self.layers = nn.ModuleList(Block(dim, num_heads, hidden) for _ in range(num_layers))
 
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """Token ids and a 0/1 mask, both int64 [batch, tokens], to float [batch, dim]."""
+        """Embed tokens.
+
+        Args:
+            tokens: ids, int64 [batch, tokens].
+            mask: int64 [batch, tokens], 0 for padding and 1 for all other tokens.
+
+        Returns:
+            float32 [batch, dim].
+        """
         x = self.words(tokens) + self.positions.weight[: tokens.shape[1]]
         x = self.norm(x)
         attend = mask[:, None, None, :].bool()
@@ -93,23 +130,43 @@ class MiniLM(nn.Module):
 
 
 def for_sentences(tokenizer: Tokenizer) -> Tokenizer:
-    """The word-piece tokenizer set to pad each batch to its longest sentence."""
+    """Let a tokenizer pad each batch to its longest sentence, and cut at ``MAX_TOKENS``.
+
+    Example:
+        >>> from tokenizers.models import WordPiece
+        >>> pieces = Tokenizer(WordPiece({"[PAD]": 0, "[UNK]": 1, "dog": 2}, unk_token="[UNK]"))
+        >>> tokenize(for_sentences(pieces), ["dog"])
+        (tensor([[2]]), tensor([[1]]))
+    """
     tokenizer.enable_truncation(MAX_TOKENS)
     tokenizer.enable_padding()
     return tokenizer
 
 
 def tokenize(tokenizer: Tokenizer, sentences: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """Ids and mask, int64 [sentences, tokens]."""
+    """Token ids and mask, both int64 [sentences, tokens]; see ``for_sentences``."""
     encodings = tokenizer.encode_batch(list(sentences))
     ids = torch.tensor([e.ids for e in encodings])
     return ids, torch.tensor([e.attention_mask for e in encodings])
 
 
 def from_bert_names(tensors: dict[str, Tensor], num_layers: int = 6) -> dict[str, Tensor]:
-    """Rename the tensors of a Hugging Face ``BertModel`` to ours and fold what is constant.
+    """The tensors of a ``BertModel`` of transformers under the names of ``MiniLM``.
 
-    The type embedding of the only sentence is added to every position, q, k and v are joined.
+    The type embedding of a single sentence is added to every position. Query, key and value are
+    joined, and the table of words is stored in int8.
+
+    Args:
+        tensors: by the names of ``BertModel``.
+        num_layers: transformer layers.
+
+    Example:
+        >>> import torch
+        >>> parts = ("word_embeddings", "position_embeddings", "token_type_embeddings", "LayerNorm")
+        >>> tensors = {f"embeddings.{part}.weight": torch.ones(2, 4) for part in parts}
+        >>> tensors["embeddings.LayerNorm.bias"] = torch.zeros(4)
+        >>> from_bert_names(tensors, num_layers=0)["words.weight"].dtype
+        torch.int8
     """
     table = tensors["embeddings.word_embeddings.weight"]
     scale = table.abs().amax(1, keepdim=True).clamp_min(1e-12) / 127

@@ -1,4 +1,4 @@
-"""CLAPScore: whether an estimate sounds like what was asked for, by an encoder's judgement."""
+"""CLAPScore: similarity between an estimate and its query, measured by an encoder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from singleout.evaluate.metrics import checked
 
 
 class JudgeWarning(UserWarning):
-    """The judge of CLAPScore also conditions the separator."""
+    """The judge of CLAPScore also conditions the separator; see `warn_if_conditioning`."""
 
 
 def clap_score(
@@ -25,8 +25,7 @@ def clap_score(
 
     Xiao et al., "A reference-free metric for language-queried audio source separation using
     contrastive language-audio pretraining" (arXiv 2407.04936). Values of two encoders are not
-    comparable, nor are they levels: silence has an embedding too, so read the silent share beside
-    it.
+    comparable. Silence has an embedding, too, so read the silent share together with the score.
 
     Args:
         encoder: the judge; it should not be the one that conditions the separator, see
@@ -37,6 +36,12 @@ def clap_score(
 
     Raises:
         InputError: audio without samples or not finite, or not as many queries as waveforms.
+
+    Example:
+        >>> from singleout.encoders import load_encoder
+        >>> judge = load_encoder("builtin")
+        >>> clap_score(judge, torch.zeros(2, 16_000), 16_000, ["a dog", "rain"]).shape
+        torch.Size([2])
     """
     checked(audio=audio)
     if audio.ndim != 2 or len(audio) != len(queries):
@@ -54,12 +59,25 @@ def clap_score(
 def warn_if_conditioning(scoring: QueryEncoder, conditioning: QueryEncoder) -> None:
     """Warn (`JudgeWarning`) when the judge of CLAPScore also conditions the separator.
 
-    A separator can learn to please its own encoder without sounding any better.
+    A separator can learn to score well with the encoder that conditions it, without better audio.
+
+    Args:
+        scoring: the judge.
+        conditioning: the encoder of the separator.
+
+    Example:
+        >>> from singleout.encoders import load_encoder
+        >>> encoder = load_encoder("builtin")
+        >>> with warnings.catch_warnings(record=True) as messages:
+        ...     warnings.simplefilter("always")
+        ...     warn_if_conditioning(encoder, encoder)
+        >>> messages[0].category.__name__
+        'JudgeWarning'
     """
     if scoring.fingerprint == conditioning.fingerprint:
         warnings.warn(
             "CLAPScore by the encoder that conditions the model "
-            f"(fingerprint {scoring.fingerprint}) flatters it: score with another encoder",
+            f"(fingerprint {scoring.fingerprint}) may be too high: score with another encoder",
             JudgeWarning,
             stacklevel=2,
         )

@@ -1,15 +1,13 @@
-"""Score a model on fixed mixtures of a manifest's sounds, with text and with audio queries."""
+"""Scores a model on fixed mixtures of a manifest's sounds, with text and with audio queries."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from singleout.condition import Condition
@@ -21,6 +19,7 @@ from singleout.data.render import Mixture, read_crop, render
 from singleout.errors import ManifestError
 from singleout.evaluate.metrics import score
 from singleout.evaluate.references import REFERENCES, Reference
+from singleout.evaluate.rows import Row, finite_or_none, paired_differences, recording_numbers
 from singleout.evaluate.statistics import bootstrap_interval, summarise
 from singleout.model import QueriedSeparator
 from singleout.progress import track
@@ -29,12 +28,16 @@ QUERY_KINDS = ("text", "audio")
 
 
 class EvaluationConfig(StrictConfig):
-    """What is scored.
+    """Which mixtures are scored.
 
     Args:
-        num_mixtures: how many.
-        seed: of the mixtures; the same seed and manifest give the same mixtures.
-        mixtures: how they are drawn; the first sound of each is the target.
+        num_mixtures: number of mixtures.
+        seed: of the mixtures. The same seed and manifest give the same mixtures.
+        mixtures: how mixtures are drawn. The first sound of a mixture is the target.
+
+    Example:
+        >>> EvaluationConfig(num_mixtures=100).mixtures.snr_db
+        (-5.0, 5.0)
     """
 
     num_mixtures: int = 600
@@ -44,72 +47,78 @@ class EvaluationConfig(StrictConfig):
 
 @dataclass(frozen=True)
 class Task:
-    """One mixture and what is asked of it; ``crop`` of the target's clip is in the mixture."""
+    """One mixture and its target; see ``tasks``.
+
+    Attributes:
+        rendered: the samples.
+        target: clip of the target; it has a caption.
+        crop: number of the crop of the target's clip that is in the mixture.
+        interference: clip of the second sound.
+    """
 
     rendered: Mixture
     target: Clip
     crop: int
     interference: Clip
 
+    @property
+    def caption(self) -> str:
+        """The text query: the first caption of the target."""
+        return required_caption(self.target)
+
 
 def tasks(clips: Sequence[Clip], config: EvaluationConfig, sample_rate: int) -> Iterator[Task]:
-    """The fixed mixtures, in order.
+    """Render the fixed mixtures, in order.
+
+    Args:
+        clips: sounds to mix, of at least two classes.
+        config: which mixtures.
+        sample_rate: of the mixtures, Hz.
 
     Raises:
-        ManifestError: a target has no caption.
+        ManifestError: a target has no caption, or the clips cannot be mixed.
+        AudioError: a file cannot be read.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from singleout.audio import write_wav
+        >>> noise = np.random.default_rng(0).normal(0, 0.1, (2, 1, 8_000)).astype(np.float32)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     clips = []
+        ...     for name, samples in zip(("rain", "wind"), noise):
+        ...         path = Path(folder) / f"{name}.wav"
+        ...         write_wav(path, samples, 8_000)
+        ...         clips.append(Clip(path, 1.0, name, (), name, name, "test"))
+        ...     (task,) = tasks(clips, EvaluationConfig(num_mixtures=1), 16_000)
+        >>> sorted([task.target.label, task.interference.label])
+        ['rain', 'wind']
+        >>> task.rendered.mixture.shape  # four seconds
+        (64000,)
     """
     planner = Planner(clips, config.mixtures, config.seed)
     for index in range(config.num_mixtures):
         spec = planner.plan(0, index)
         target = clips[spec.sources[0].clip]
-        if target.caption is None:
-            raise ManifestError(f"{target.path}: has no caption to be asked for by text")
+        required_caption(target)
         rendered = render(spec, clips, config.mixtures, sample_rate)
         yield Task(rendered, target, spec.sources[0].crop, clips[spec.sources[1].clip])
 
 
-def defined(score: Tensor) -> float | None:
-    """A score; None where there is none, such as of a target that is silent, as a crop may be."""
-    value = float(score)
-    return value if math.isfinite(value) else None
+def required_caption(clip: Clip) -> str:
+    """The first caption of a clip, which is its text query.
 
+    Raises:
+        ManifestError: the clip has none.
 
-def recordings(rows: Sequence[dict[str, Any]]) -> NDArray[np.intp]:
-    """Number of the recording that each row's target is of: rows of one are not independent."""
-    numbers: NDArray[np.intp] = np.unique([row["recording"] for row in rows], return_inverse=True)[
-        1
-    ]
-    return numbers
-
-
-def paired(
-    rows: Sequence[dict[str, Any]], others: Sequence[dict[str, Any]], key: str
-) -> tuple[list[float], NDArray[np.intp]]:
-    """Differences of a score where both have it, and whose they are."""
-    both = [
-        (row, other)
-        for row, other in zip(rows, others, strict=True)
-        if row[key] is not None and other[key] is not None
-    ]
-    return [row[key] - other[key] for row, other in both], recordings([row for row, _ in both])
-
-
-def _row(name: str, estimate: Tensor, task: Task) -> dict[str, Any]:
-    mixture = torch.from_numpy(task.rendered.mixture)
-    scores = score(estimate, torch.from_numpy(task.rendered.sources[0]), mixture)
-    return {
-        "system": name,
-        "target": task.target.path.name,
-        "recording": task.target.group,
-        "interference": task.interference.path.name,
-        "query": task.target.caption,
-        "sdr_db": defined(scores.sdr),
-        "sdri_db": defined(scores.sdr_improvement),
-        "si_sdr_db": defined(scores.si_sdr),
-        "si_sdri_db": defined(scores.si_sdr_improvement),
-        "silent": bool(scores.is_silent),
-        "improved": bool(scores.improved),
-    }
+    Example:
+        >>> from pathlib import Path
+        >>> required_caption(Clip(Path("dog.wav"), 1.0, "a dog barking", (), "dog", "1", "test"))
+        'a dog barking'
+    """
+    if clip.caption is None:
+        raise ManifestError(f"{clip.path}: has no caption, which the text query needs")
+    return clip.caption
 
 
 @torch.inference_mode()
@@ -118,55 +127,131 @@ def evaluate(
     clips: Sequence[Clip],
     config: EvaluationConfig,
     references: Mapping[str, Reference] = REFERENCES,
-) -> list[dict[str, Any]]:
-    """One row per mixture and system: text and audio queries, and the reference systems.
+) -> list[Row]:
+    """Score a model with text and with audio queries, and the reference systems.
 
-    An audio query is the recording that the target was made of, at its own level and length, as
-    in training: what somebody who asks with an example has at hand.
+    An audio query is the recording from which the target was made, at its original level and
+    length, as in training.
+
+    Args:
+        model: in evaluation mode.
+        clips: sounds to mix, each with a caption.
+        config: which mixtures.
+        references: reference systems by name, see ``singleout.evaluate.references``.
+
+    Returns:
+        One row per mixture and system (``text``, ``audio`` and the references). ``summary``
+        makes the table of them.
+
+    Raises:
+        ManifestError: a target has no caption, or the clips cannot be mixed.
+        AudioError: a file cannot be read.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from singleout.audio import write_wav
+        >>> from singleout.encoders import load_encoder
+        >>> from singleout.model import ModelConfig
+        >>> from singleout.separators import IdentityConfig
+        >>> config = ModelConfig(separator=IdentityConfig())
+        >>> model = QueriedSeparator(config, load_encoder("builtin"))  # gives the mixture
+        >>> time = np.arange(8_000, dtype=np.float32) / 8_000  # one second
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     clips = []
+        ...     for name, hz in (("low", 200), ("high", 2_000)):
+        ...         path = Path(folder) / f"{name}.wav"
+        ...         write_wav(path, 0.1 * np.sin(2 * np.pi * hz * time)[None], 8_000)
+        ...         clips.append(Clip(path, 1.0, f"a {name} tone", (), name, name, "test"))
+        ...     rows = evaluate(model, clips, EvaluationConfig(num_mixtures=1), references={})
+        >>> [row["system"] for row in rows]
+        ['text', 'audio']
     """
-    rows: list[dict[str, Any]] = []
-    rate = model.sample_rate
-    said: dict[str, Condition] = {}
-    progress = track(tasks(clips, config, rate), "evaluating", config.num_mixtures)
+    rows: list[Row] = []
+    text: dict[str, Condition] = {}
+    progress = track(tasks(clips, config, model.sample_rate), "evaluating", config.num_mixtures)
     for number, task in enumerate(progress):
         mixture = torch.from_numpy(task.rendered.mixture)
         target = torch.from_numpy(task.rendered.sources[0])
-        assert task.target.caption is not None
-        caption = task.target.caption
-        if caption not in said:
-            said[caption] = model.condition(model.encoder.embed_text(caption), is_text=True)
-        example = read_crop(task.target, task.crop, config.mixtures, SAMPLE_RATE)
-        heard = model.condition(model.encoder.embed_audio(example, SAMPLE_RATE), is_text=False)
-        estimates = model.extract_clip(mixture[None, None], [said[caption], heard])[:, 0]
+        if task.caption not in text:
+            embedding = model.encoder.embed_text(task.caption)
+            text[task.caption] = model.condition(embedding, is_text=True)
+        audio = _audio_condition(model, task, config.mixtures)
+        estimates = model.extract_clip(mixture[None, None], [text[task.caption], audio])[:, 0]
         systems = dict(zip(QUERY_KINDS, estimates, strict=True))
         systems |= {name: estimate(mixture, target) for name, estimate in references.items()}
-        rows += [{"mixture": number, **_row(n, e, task)} for n, e in systems.items()]
+        rows += [{"mixture": number, **_scores(n, e, task)} for n, e in systems.items()]
     return rows
 
 
-def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Mean, median and share improved per system, with 95 % bootstrap intervals over recordings.
+def _audio_condition(model: QueriedSeparator, task: Task, config: MixtureConfig) -> Condition:
+    recording = read_crop(task.target, task.crop, config, SAMPLE_RATE)
+    embedding = model.encoder.embed_audio(recording, SAMPLE_RATE)
+    return model.condition(embedding, is_text=False)
 
-    ``query_gap_db`` is the paired difference of SI-SDRi, audio minus text queries. Mixtures whose
-    target is silent have no scores, and count nowhere but in ``num_mixtures``.
+
+def _scores(system: str, estimate: Tensor, task: Task) -> Row:
+    mixture = torch.from_numpy(task.rendered.mixture)
+    scores = score(estimate, torch.from_numpy(task.rendered.sources[0]), mixture)
+    return {
+        "system": system,
+        "target": task.target.path.name,
+        "recording": task.target.group,
+        "interference": task.interference.path.name,
+        "query": task.caption,
+        "sdr_db": finite_or_none(scores.sdr),
+        "sdri_db": finite_or_none(scores.sdr_improvement),
+        "si_sdr_db": finite_or_none(scores.si_sdr),
+        "si_sdri_db": finite_or_none(scores.si_sdr_improvement),
+        "silent": bool(scores.is_silent),
+        "improved": bool(scores.improved),
+    }
+
+
+def summary(rows: Sequence[Row]) -> dict[str, Any]:
+    """Summarise the rows of ``evaluate``.
+
+    Mixtures whose target is silent have no scores. They count only in ``num_mixtures``.
+
+    Args:
+        rows: of the systems ``text`` and ``audio``, and of any references.
+
+    Returns:
+        ``systems``: by name, mean, median and share improved of ``si_sdri_db`` and ``sdri_db``,
+        with 95 % bootstrap intervals over recordings, and ``silent_share``. ``query_gap_db``: the
+        paired difference of SI-SDRi, audio minus text queries. ``num_mixtures``.
 
     Raises:
         InputError: every target is silent.
+
+    Example:
+        >>> score = {"recording": "a", "sdri_db": 4.0, "improved": True, "silent": False}
+        >>> rows = [
+        ...     {"system": "text", "si_sdri_db": 3.0, **score},
+        ...     {"system": "audio", "si_sdri_db": 3.5, **score},
+        ... ]
+        >>> result = summary(rows)
+        >>> result["systems"]["text"]["si_sdri_db"]["mean"]["estimate"]
+        3.0
+        >>> result["query_gap_db"]["estimate"]
+        0.5
     """
-    by_system: dict[str, list[dict[str, Any]]] = {}
+    by_system: dict[str, list[Row]] = {}
     for row in rows:
         by_system.setdefault(row["system"], []).append(row)
-    result: dict[str, Any] = {"systems": {}}
-    for name, own in by_system.items():
-        scored = [row for row in own if row["si_sdri_db"] is not None]
-        improved = [row["improved"] for row in scored]
-        entry: dict[str, Any] = {}
-        for key in ("si_sdri_db", "sdri_db"):
-            values = [row[key] for row in scored]
-            entry[key] = summarise(values, improved, recordings(scored))
-        entry["silent_share"] = float(np.mean([row["silent"] for row in own]))
-        result["systems"][name] = entry
     text, audio = by_system["text"], by_system["audio"]
-    result["query_gap_db"] = bootstrap_interval(*paired(audio, text, "si_sdri_db"))
-    result["num_mixtures"] = len(text)
-    return result
+    return {
+        "systems": {name: _system_entry(rows) for name, rows in by_system.items()},
+        "query_gap_db": bootstrap_interval(*paired_differences(audio, text, "si_sdri_db")),
+        "num_mixtures": len(text),
+    }
+
+
+def _system_entry(rows: Sequence[Row]) -> dict[str, Any]:
+    scored = [row for row in rows if row["si_sdri_db"] is not None]
+    improved, recordings = [row["improved"] for row in scored], recording_numbers(scored)
+    entry: dict[str, Any] = {
+        key: summarise([row[key] for row in scored], improved, recordings)
+        for key in ("si_sdri_db", "sdri_db")
+    }
+    return {**entry, "silent_share": float(np.mean([row["silent"] for row in rows]))}

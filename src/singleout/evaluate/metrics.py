@@ -20,13 +20,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from singleout.audio.silence import SILENT_BELOW_MIXTURE_DB
 from singleout.errors import InputError
 
 POWER_FLOOR = 1e-10
 """Mean square (-100 dB re full scale) below which `sdr` sees none, as in AudioSep and DCASE."""
-
-SILENCE_THRESHOLD_DB = 40.0
-"""Silence rule: an estimate more than this far below the mixture is silent."""
 
 SILENT_SI_SDR_DB = -30.0
 """Silence rule: the SI-SDR of a silent estimate when the target is present."""
@@ -50,6 +48,12 @@ class Scores:
         is_present: whether the target has any energy.
         is_silent: whether the estimate is silent, see `is_silent`.
         improved: SI-SDR improvement above zero (by `IMPROVEMENT_MARGIN_DB`) and not silent.
+
+    Example:
+        >>> target = torch.tensor([[0.1, -0.1], [0.0, 0.0]])  # the second target is absent
+        >>> scores = score(0.5 * target, target, target + 0.1)
+        >>> scores.is_present.tolist(), scores.improved.tolist()
+        ([True, False], [True, False])
     """
 
     sdr: Tensor
@@ -66,6 +70,11 @@ def sdr(estimate: Tensor, target: Tensor) -> Tensor:
 
     10·log10(max(mean s², 1e-10) / max(mean (ŝ - s)², 1e-10)). Depends on the estimate's scale.
     A perfect estimate scores the level of the target above -100 dB re full scale.
+
+    Example:
+        >>> target = torch.tensor([0.1, -0.1])
+        >>> round(float(sdr(0.9 * target, target)), 2)
+        20.0
     """
     estimate, target = checked(estimate=estimate, target=target)
     signal, distortion = _power(target), _power(estimate - target)
@@ -73,7 +82,13 @@ def sdr(estimate: Tensor, target: Tensor) -> Tensor:
 
 
 def sdr_improvement(estimate: Tensor, target: Tensor, mixture: Tensor) -> Tensor:
-    """SDRi in dB: `sdr` of the estimate minus `sdr` of the mixture."""
+    """SDRi in dB: `sdr` of the estimate minus `sdr` of the mixture.
+
+    Example:
+        >>> target = torch.tensor([0.1, -0.1])
+        >>> round(float(sdr_improvement(0.9 * target, target, 2 * target)), 2)
+        20.0
+    """
     return sdr(estimate, target) - sdr(mixture, target)
 
 
@@ -84,6 +99,11 @@ def si_sdr(estimate: Tensor, target: Tensor) -> Tensor:
     half-baked or well done?" (2019), with ε where AudioSep has it. Here ε is float64's, AudioSep's
     is float32's: the two part only where an energy is as small as 1e-7. An all-zero estimate
     scores 0 dB, which is why `score` has a silence rule.
+
+    Example:
+        >>> target, noise = torch.tensor([0.1, -0.1]), torch.tensor([0.01, 0.01])
+        >>> round(float(si_sdr(3 * (target + noise), target)), 2)
+        20.0
     """
     estimate, target = checked(estimate=estimate, target=target)
     epsilon = torch.finfo(torch.float64).eps
@@ -96,7 +116,14 @@ def si_sdr(estimate: Tensor, target: Tensor) -> Tensor:
 
 
 def si_sdr_improvement(estimate: Tensor, target: Tensor, mixture: Tensor) -> Tensor:
-    """SI-SDRi in dB: `si_sdr` of the estimate minus that of the mixture, without a silence rule."""
+    """SI-SDRi in dB: `si_sdr` of the estimate minus that of the mixture, without a silence rule.
+
+    Example:
+        >>> target, noise = torch.tensor([0.1, -0.1]), torch.tensor([0.1, 0.1])
+        >>> mixture, estimate = target + noise, target + 0.1 * noise
+        >>> round(float(si_sdr_improvement(estimate, target, mixture)), 2)
+        20.0
+    """
     return si_sdr(estimate, target) - si_sdr(mixture, target)
 
 
@@ -109,6 +136,11 @@ def sa_sdr(estimate: Tensor, target: Tensor, mixture: Tensor) -> Tensor:
     error, so it is 10·log10((‖s‖² + ‖x - s‖²)/(2·‖ŝ - s‖²)), with mean squares floored as in `sdr`.
     For an absent target it is `suppression` - 3.01 dB; the mixture as estimate then scores
     -3.01 dB. It depends on the estimate's scale.
+
+    Example:
+        >>> mixture = torch.tensor([0.1, -0.1])
+        >>> round(float(sa_sdr(0.1 * mixture, torch.zeros(2), mixture)), 2)  # an absent target
+        16.99
     """
     estimate, target, mixture = checked(estimate=estimate, target=target, mixture=mixture)
     signal = _power(target) + _power(mixture - target)
@@ -117,10 +149,15 @@ def sa_sdr(estimate: Tensor, target: Tensor, mixture: Tensor) -> Tensor:
 
 
 def suppression(estimate: Tensor, mixture: Tensor) -> Tensor:
-    """How far the estimate is below the mixture, in dB: what to ask of an absent target.
+    """How far the estimate is below the mixture, in dB: the score for absent targets.
 
     10·log10(mean x² / mean ŝ²), at most 100 dB (an all-zero estimate), negative when the estimate
     is louder; NaN for an all-zero mixture, of which nothing can be suppressed.
+
+    Example:
+        >>> mixture = torch.tensor([0.1, -0.1])
+        >>> round(float(suppression(0.1 * mixture, mixture)), 2)
+        20.0
     """
     estimate, mixture = checked(estimate=estimate, mixture=mixture)
     power = _power(mixture)
@@ -130,9 +167,15 @@ def suppression(estimate: Tensor, mixture: Tensor) -> Tensor:
 
 
 def is_silent(estimate: Tensor, mixture: Tensor) -> Tensor:
-    """Whether the estimate's energy is zero or more than 40 dB below the mixture's, ``[...]``."""
+    """Whether the estimate's energy is zero or more than 40 dB below the mixture's, ``[...]``.
+
+    Example:
+        >>> mixture = torch.tensor([0.1, -0.1])
+        >>> bool(is_silent(0.1 * mixture, mixture)), bool(is_silent(0.001 * mixture, mixture))
+        (False, True)
+    """
     estimate, mixture = checked(estimate=estimate, mixture=mixture)
-    threshold = _power(mixture) * 10 ** (-SILENCE_THRESHOLD_DB / 10)
+    threshold = _power(mixture) * 10 ** (-SILENT_BELOW_MIXTURE_DB / 10)
     return (_power(estimate) < threshold) | (_power(estimate) == 0)
 
 
@@ -142,6 +185,12 @@ def score(estimate: Tensor, target: Tensor, mixture: Tensor) -> Scores:
     The rule: a silent estimate of a present target has an SI-SDR of -30 dB and never counts as
     improved. Without it silence earns about 0 dB, more than a clean extraction of the wrong source
     (about -20 dB). SDR stays as published.
+
+    Example:
+        >>> target, noise = torch.tensor([0.1, -0.1]), torch.tensor([0.1, 0.1])
+        >>> scores = score(target + 0.1 * noise, target, target + noise)
+        >>> round(float(scores.si_sdr_improvement), 2), bool(scores.improved)
+        (20.0, True)
     """
     estimate, target, mixture = checked(estimate=estimate, target=target, mixture=mixture)
     present = (target != 0).any(-1)
@@ -160,7 +209,16 @@ def score(estimate: Tensor, target: Tensor, mixture: Tensor) -> Scores:
 
 
 def checked(**waveforms: Tensor) -> list[Tensor]:
-    """The waveforms ``[..., samples]`` as float64, in order; `InputError` if not comparable."""
+    """The waveforms ``[..., samples]`` as float64, in order.
+
+    Raises:
+        InputError: they cannot be compared; see the module.
+
+    Example:
+        >>> estimate, target = checked(estimate=torch.zeros(3), target=torch.ones(3))
+        >>> estimate.dtype
+        torch.float64
+    """
     shapes = {name: tuple(waveform.shape) for name, waveform in waveforms.items()}
     if len(set(shapes.values())) > 1:
         described = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())

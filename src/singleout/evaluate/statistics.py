@@ -10,6 +10,7 @@ query, on the same mixtures, pass the differences per mixture.
 """
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import TypedDict
 
 import numpy as np
@@ -27,7 +28,12 @@ _CHUNK_WEIGHTS = 2**21
 
 
 class Interval(TypedDict):
-    """An estimate and the bounds of its confidence interval, in the unit of the values."""
+    """An estimate and the bounds of its confidence interval, in the unit of the values.
+
+    Example:
+        >>> bootstrap_interval([3.0])
+        {'estimate': 3.0, 'low': 3.0, 'high': 3.0}
+    """
 
     estimate: float
     low: float
@@ -35,7 +41,7 @@ class Interval(TypedDict):
 
 
 class Summary(TypedDict):
-    """What a table row shows of one score; ready for JSON."""
+    """The statistics of one score in a row of a table, ready for JSON; see `summarise`."""
 
     mean: Interval
     median: Interval
@@ -44,13 +50,23 @@ class Summary(TypedDict):
 
 
 def mean(values: Floats, weights: Floats) -> Floats:
-    """Weighted mean; of booleans, the share that is true."""
+    """Weighted mean; of booleans, the share that is true.
+
+    Example:
+        >>> mean(np.array([1.0, 4.0]), np.array([[1, 1], [2, 1]]))
+        array([2.5, 2. ])
+    """
     shares: Floats = (weights @ values) / weights.sum(axis=1)
     return shares
 
 
 def median(values: Floats, weights: Floats) -> Floats:
-    """Median with each value repeated as often as its whole-number weight says."""
+    """Median with each value repeated as often as its whole-number weight says.
+
+    Example:
+        >>> median(np.array([1.0, 4.0]), np.array([[1, 1], [2, 1]]))
+        array([2.5, 1. ])
+    """
     order = np.argsort(values)
     cumulative = weights[:, order].cumsum(axis=1)
     half = cumulative[:, -1:] / 2
@@ -85,6 +101,12 @@ def bootstrap_interval(
     Raises:
         InputError: values empty, not one-dimensional or not finite; groups of another length;
             factors so far from crossed that a resample is empty; an impossible setting.
+
+    Example:
+        >>> sdri_db = [3.0, 5.0, 4.0, 8.0]
+        >>> interval = bootstrap_interval(sdri_db, groups=["a", "a", "b", "c"])
+        >>> interval["estimate"], interval["low"], interval["high"]
+        (5.0, 4.0, 8.0)
     """
     samples = _checked(values, "values")
     if num_resamples < 1:
@@ -118,6 +140,14 @@ def summarise(
         improved: booleans ``[count]``, see `singleout.evaluate.metrics.Scores`.
         groups: see `bootstrap_interval`.
         seed: see `bootstrap_interval`.
+
+    Raises:
+        InputError: see `bootstrap_interval`; or values and improved differ in length.
+
+    Example:
+        >>> result = summarise([3.0, -1.0, 4.0], [True, False, True])
+        >>> result["mean"]["estimate"], result["median"]["estimate"], result["count"]
+        (2.0, 3.0, 3)
     """
     scores, wins = _checked(values, "values"), _checked(improved, "improved")
     if len(scores) != len(wins):
@@ -152,12 +182,26 @@ def _factors(groups: ArrayLike | None, count: int) -> list[NDArray[np.intp]]:
 
 def _weights(factors: list[NDArray[np.intp]], resamples: range, seed: int) -> Floats:
     """How often each value is drawn in each of the resamples ``[resamples, count]``."""
+    sizes = tuple(int(factor.max()) + 1 for factor in factors)
     weights = np.ones((len(resamples), len(factors[0])))
-    generators = [np.random.default_rng([seed, resample]) for resample in resamples]
-    for factor in factors:
-        size = int(factor.max()) + 1
-        draws = [np.bincount(g.integers(size, size=size), minlength=size) for g in generators]
-        weights *= np.stack(draws)[:, factor]
+    for factor, counts in zip(factors, _draws(sizes, resamples, seed), strict=True):
+        weights *= counts[:, factor]
     if not weights.any(axis=1).all():
         raise InputError("a resample is empty: the factors of groups are not crossed")
     return weights
+
+
+@lru_cache(maxsize=8)
+def _draws(sizes: tuple[int, ...], resamples: range, seed: int) -> list[NDArray[np.int32]]:
+    """How often each group of each factor is drawn, ``[resamples, size]`` per factor.
+
+    The last few results are kept, because a table draws the same resamples for every score and
+    system. They take 8 MB each at most.
+    """
+    generators = [np.random.default_rng([seed, resample]) for resample in resamples]
+    return [
+        np.stack(
+            [np.bincount(g.integers(size, size=size), minlength=size) for g in generators]
+        ).astype(np.int32)
+        for size in sizes
+    ]

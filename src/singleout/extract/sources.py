@@ -14,11 +14,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from singleout.audio import MAX_CHANNELS, AudioInfo, AudioReader, checked_array, open_audio
+from singleout.audio.silence import MIN_AMPLIFIED_RMS
 from singleout.errors import AudioError
 
 MAX_HOURS = 24
-LOWEST_RMS = 1e-6
-"""-120 dB over full scale: quieter samples are rounding errors, and are not amplified."""
 
 Recording = str | Path | BinaryIO | ArrayLike | tuple[ArrayLike, int]
 """A path; a binary file object; floats [samples] or [channels, samples] with full scale 1; or such
@@ -120,10 +119,16 @@ def _check_rate(name: str, rate: int, expected: int | None) -> None:
 
 
 def checked(reader: AudioReader) -> AudioReader:
-    """The reader itself.
+    """The reader itself, if an extractor takes its recording.
 
     Raises:
-        AudioError: the recording has too many channels, or says that it is too long.
+        AudioError: the recording has too many channels, or its header says that it is too long.
+
+    Example:
+        >>> import numpy as np
+        >>> with open_source((np.zeros((2, 800), np.float32), 8_000)) as reader:
+        ...     checked(reader).info.channels
+        2
     """
     if reader.info.channels > MAX_CHANNELS:
         raise AudioError(
@@ -140,6 +145,11 @@ def refuse_days(reader: AudioReader, num_samples: int) -> None:
 
     Raises:
         AudioError: the recording is longer.
+
+    Example:
+        >>> import numpy as np
+        >>> with open_source((np.zeros(800, np.float32), 8_000)) as reader:
+        ...     refuse_days(reader, num_samples=800)
     """
     rate = reader.info.sample_rate
     hours = num_samples / rate / 3600
@@ -163,6 +173,13 @@ def input_gain(reader: AudioReader, quietest_db: float | None) -> float:
 
     Raises:
         AudioError: the recording cannot be read.
+
+    Example:
+        >>> import numpy as np
+        >>> quiet = np.tile([0.001, -0.001], 400).astype(np.float32)
+        >>> with open_source((quiet, 8_000)) as reader:
+        ...     round(input_gain(reader, quietest_db=-40.0), 3)
+        10.0
     """
     if quietest_db is None:
         return 1.0
@@ -183,6 +200,6 @@ def _gain(reader: AudioReader, quietest_db: float) -> float:
         if reader.info.num_frames and energy >= power_needed * max(reader.info.num_frames, count):
             return 1.0
     power = energy / max(count, 1)
-    if power < LOWEST_RMS**2:
+    if power < MIN_AMPLIFIED_RMS**2:
         return 1.0
     return max(1.0, min(math.sqrt(power_needed / power), 1 / peak))

@@ -1,21 +1,36 @@
-"""Embedding manipulations: what keeps a separator from overfitting to audio queries.
+"""Manipulations: what keeps a separator from overfitting to audio queries.
 
-Each has two faces. ``train`` is applied to the embeddings that condition training (of audio, as a
-rule), ``infer`` to those that condition inference (of text, as a rule). A face is a deterministic
-``map``, which both faces share and which may treat the modalities differently, and, in training
-and on audio alone, a random ``corrupt``. At inference, several ``members`` may stand for one
-embedding. Randomness comes from the generator that is handed in, so
-a run is reproducible to the bit.
+Queries are sounds in training and text at inference. Text embeddings lie elsewhere than audio
+embeddings, so a separator that follows audio embeddings too closely fails on text. A manipulation
+changes the embeddings, in training or at inference or both, to close this gap.
 
-Manipulations compose: ``Chain`` lists them, ``Manipulator`` runs them in order. Those that learn
-from embeddings (means, components, memories) do so in one ``fit``; what they have learnt is saved
-with the model.
+``Chain`` lists manipulations, and ``Manipulator`` runs them in order. It offers three functions:
 
-What acts on the query's audio before it is embedded (mixup, SpecAugment) is in
-``audio_manipulations``.
+- ``for_training`` gives the embeddings that condition training. Every step first applies ``map``,
+  which is deterministic and may treat the modalities differently. On audio it then applies
+  ``corrupt``, which is random. All random numbers come from the generator that the caller passes,
+  so that a run can be repeated to the bit.
+- ``for_inference`` gives the embeddings at inference: ``map`` without ``corrupt``.
+- ``condition`` gives a ``Condition`` at inference, in which several embeddings may stand for one.
 
-Source where no other is named: Saijo et al., "Leveraging Audio-Only Data for Text-Queried Target
-Sound Extraction", 2024. Rates, variances and sizes are our choices unless said otherwise.
+Some manipulations learn from embeddings: means, components or memories. They learn in one ``fit``
+before training (``FitEmbeddings``), and what they have learned is saved with the model.
+
+``manipulations.audio`` changes the query's audio before it is embedded (mixup, SpecAugment).
+
+The source is Saijo et al., "Leveraging Audio-Only Data for Text-Queried Target Sound Extraction",
+2024, unless a class names another. Rates, variances and sizes are our choices unless stated.
+
+Example:
+    >>> import torch
+    >>> from singleout.manipulations import Chain, Dropout, Manipulator, Noise
+    >>> manipulator = Manipulator(Chain(steps=(Noise(), Dropout(p=0.5))), dim=8)
+    >>> audio = torch.nn.functional.normalize(torch.ones(1, 8), dim=-1)
+    >>> corrupted = manipulator.for_training(audio, False, torch.Generator().manual_seed(0))
+    >>> torch.equal(corrupted, audio)
+    False
+    >>> torch.equal(manipulator.for_inference(audio, False), audio)
+    True
 """
 
 from __future__ import annotations

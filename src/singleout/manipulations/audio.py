@@ -1,12 +1,11 @@
-"""Manipulations of a query's audio: what keeps a separator from overfitting to audio queries,
-applied before the sound is embedded and in training only.
+"""Manipulations of a query's audio, in training only, before the sound is embedded.
 
-``Mixup`` acts on the waveform, ``SpecAugment`` on the encoder's log-mel, as the ``augment`` of
-``QueryEncoder.embed_audio``. Randomness comes from the generator that is handed in, so a run is
-reproducible to the bit.
+``Mixup`` changes the waveform. ``SpecAugment`` changes the encoder's log-mel: it is the ``augment``
+of ``QueryEncoder.embed_audio``. All random numbers come from the generator that the caller passes,
+so that a run can be repeated to the bit.
 
-Source: both are among the methods of Saijo et al., "Leveraging Audio-Only Data for Text-Queried
-Target Sound Extraction", 2024 (known second-hand). All levels, sizes and shares are our choices.
+Both are among the methods of Saijo et al., "Leveraging Audio-Only Data for Text-Queried Target
+Sound Extraction", 2024 (known second-hand). All levels, sizes and shares are our choices.
 """
 
 from __future__ import annotations
@@ -19,23 +18,28 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import Generator, Tensor
 
+from singleout.audio.silence import MIN_AMPLIFIED_RMS
 from singleout.config import StrictConfig
 
 Share = Annotated[float, Field(ge=0, le=1)]
 MaskShare = Annotated[float, Field(gt=0, le=1)]
 Decibels = Annotated[float, Field(ge=-100, le=100)]
 
-SILENCE_POWER = 1e-12
-"""Mean power up to which a clip is silent, -120 dB of full scale: amplified, it is only noise."""
-
 
 class Mixup(StrictConfig):
-    """Another clip is mixed into the target before it is embedded.
+    """Another clip is mixed into the target before the target is embedded.
 
     Args:
-        share: how often an example is mixed at all.
-        gain_db: range of the level of the added clip relative to the target, mean power over the
-            target's length, drawn uniformly; within -100 to 100 dB.
+        share: probability that an example is mixed.
+        gain_db: range of the level of the added clip relative to the target, drawn uniformly,
+            within -100 to 100 dB. Levels are mean powers over the length of the target.
+
+    Example:
+        >>> import numpy as np
+        >>> target, other = np.ones(4, np.float32), np.full(4, 0.5, np.float32)
+        >>> mixup = Mixup(gain_db=(-20.0, -20.0))
+        >>> mixup.mixed(target, other, np.random.default_rng(0))
+        array([1.1, 1.1, 1.1, 1.1], dtype=float32)
     """
 
     share: Share = 1.0
@@ -50,16 +54,19 @@ class Mixup(StrictConfig):
     def mixed(
         self, target: NDArray[np.float32], other: NDArray[np.float32], rng: np.random.Generator
     ) -> NDArray[np.float32]:
-        """The target with ``other`` added, float32 [samples]; the target itself where an example
-        is not mixed or one of the two is silent.
+        """Add ``other`` to the target.
 
         The target is neither scaled nor clipped, so that the result may exceed full scale.
 
         Args:
-            target: [samples], one at least.
-            other: [samples] of any length at the same rate: cut at random, or repeated, to the
-                target's.
-            rng: moves on alike whether or not the example is mixed.
+            target: float32 [samples], at least one.
+            other: float32 [samples] of any length, at the same rate. It is cut at a random place,
+                or repeated, to the length of the target.
+            rng: gives as many numbers whether or not the example is mixed.
+
+        Returns:
+            float32 [samples]; the target unchanged if the example is not mixed or if one of the
+            two is silent.
         """
         length = len(target)
         applied = rng.random() < self.share
@@ -69,7 +76,7 @@ class Mixup(StrictConfig):
             return target
         added = np.resize(other[start : start + length], length)
         power, added_power = (np.square(x, dtype=np.float64).mean() for x in (target, added))
-        if min(power, added_power) <= SILENCE_POWER:
+        if min(power, added_power) <= MIN_AMPLIFIED_RMS**2:
             return target
         return target + np.float32(np.sqrt(power / added_power) * 10 ** (gain_db / 20)) * added
 
@@ -77,15 +84,23 @@ class Mixup(StrictConfig):
 class SpecAugment(StrictConfig):
     """Blocks of frames and of mel bands are hidden from the encoder.
 
-    Source: Park et al., "SpecAugment: A Simple Data Augmentation Method for Automatic Speech
-    Recognition", 2019, without its time warping. There the mask's value is zero in features of
-    zero mean; ours are not normalised yet, so it is the mean of the clip's log-mel: over all
-    channels, frames and bands, silence and padding among them.
+    After Park et al., "SpecAugment: A Simple Data Augmentation Method for Automatic Speech
+    Recognition", 2019, without time warping. In the paper a mask is zero, in features of zero
+    mean. Our features are not normalised yet, so a mask is the mean of the clip's log-mel over all
+    channels, frames and bands, including silence and padding.
 
     Args:
-        share: how often an example is masked at all.
-        time_masks, frequency_masks: how many; they may overlap.
-        max_time_share, max_frequency_share: largest width of one, over the frames or bands.
+        share: probability that an example is masked.
+        time_masks, frequency_masks: number of masks; they may overlap.
+        max_time_share, max_frequency_share: largest width of a mask, as a share of all frames or
+            bands.
+
+    Example:
+        >>> import torch
+        >>> augment = SpecAugment(time_masks=1, frequency_masks=0, max_time_share=0.5)
+        >>> log_mel = torch.arange(8.0).view(1, 1, 8, 1)  # 8 frames, 1 band, mean 3.5
+        >>> augment.masked(log_mel, torch.Generator().manual_seed(0)).flatten()
+        tensor([3.5000, 3.5000, 3.5000, 3.0000, 4.0000, 5.0000, 6.0000, 7.0000])
     """
 
     share: Share = 1.0
@@ -95,13 +110,20 @@ class SpecAugment(StrictConfig):
     max_frequency_share: MaskShare = 0.25
 
     def masked(self, log_mel: Tensor, generator: Generator) -> Tensor:
-        """[clips, channels, frames, mels] to the same; the input is spared.
+        """A copy of the log-mel with its blocks hidden.
 
-        Every clip has its own masks, the same in all its channels.
+        Every clip has its own masks, which are the same in all its channels.
+
+        Args:
+            log_mel: float32 [clips, channels, frames, mels].
+            generator: source of all random numbers.
+
+        Returns:
+            float32 [clips, channels, frames, mels].
         """
         clips, _, frames, mels = log_mel.shape
-        # As many draws for every clip, clip by clip: its masks are the same however an encoder
-        # batches, and whether or not the clips before it are masked.
+        # Every clip takes as many numbers, clip by clip. So its masks do not depend on the
+        # encoder's batches, nor on whether the clips before it are masked.
         sizes = [1, 2 * self.time_masks, 2 * self.frequency_masks]
         drawn = torch.rand(clips, sum(sizes), generator=generator).to(log_mel.device)
         chance, in_time, in_frequency = torch.split(drawn, sizes, dim=1)
@@ -113,10 +135,10 @@ class SpecAugment(StrictConfig):
 
 
 def _blocks(drawn: Tensor, length: int, max_share: float) -> Tensor:
-    """Bool [clips, length], true inside of any block, from [clips, 2 * blocks] in [0, 1).
+    """Where the blocks lie, bool [clips, length], from uniform numbers [clips, 2 * blocks].
 
-    Widths are uniform in 0 to the largest, first positions among all at which the block fits.
-    (The paper leaves out the last of these, so that the last frame is never masked.)
+    Widths are uniform from 0 to the largest, starts are uniform among all at which the block fits.
+    (The paper leaves out the last start, so that it never masks the last frame.)
     """
     width = (drawn[:, 0::2, None] * (round(max_share * length) + 1)).floor()
     first = (drawn[:, 1::2, None] * (length - width + 1)).floor()

@@ -1,4 +1,4 @@
-"""What all manipulations are, and what they learn from."""
+"""The interface of all manipulations, and the embeddings that they learn from."""
 
 from __future__ import annotations
 
@@ -13,17 +13,25 @@ from singleout.config import StrictConfig
 from singleout.errors import ConfigError
 
 State = Mapping[str, Tensor]
-"""What a manipulation has learnt, by name."""
+"""Tensors that a manipulation has learned, by name."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FitEmbeddings:
-    """Embeddings to fit on, float32, unit norm.
+    """Embeddings that manipulations learn from: float32, unit norm.
 
     Attributes:
-        audio: [sounds, dim], of audio.
-        text: [captions, dim], of captions; none where nothing is captioned.
-        pairs: [captions], which sound each caption is of.
+        audio: [sounds, dim], embeddings of sounds.
+        text: [captions, dim], embeddings of captions; empty if no sound has a caption.
+        pairs: int64 [captions], the row in ``audio`` of the sound that each caption describes.
+
+    Example:
+        >>> import torch
+        >>> audio, text = torch.eye(4), torch.eye(4)[:2]
+        >>> examples = FitEmbeddings(audio, text, pairs=torch.tensor([0, 3]))
+        >>> examples.audio[examples.pairs]  # the sound of each caption
+        tensor([[1., 0., 0., 0.],
+                [0., 0., 0., 1.]])
     """
 
     audio: Tensor
@@ -32,55 +40,116 @@ class FitEmbeddings:
 
 
 class Manipulation(StrictConfig):
-    """Maps embeddings [batch, dim] to embeddings [batch, dim_out]; this one changes nothing."""
+    """Maps embeddings [batch, dim] to embeddings [batch, dim_out]. This base changes nothing.
+
+    A new manipulation overrides what differs and is named in ``chain.AnyManipulation``.
+
+    Example:
+        >>> import torch
+        >>> class Flip(Manipulation):
+        ...     def map(self, embedding, is_text, state):
+        ...         return embedding.flip(-1)
+        >>> Flip().map(torch.tensor([[1.0, 2.0]]), torch.tensor([False]), {})
+        tensor([[2., 1.]])
+    """
 
     def dim_out(self, dim: int) -> int:
-        """Length of its results.
+        """Length of the results for embeddings of length ``dim``.
 
         Raises:
-            ConfigError: it cannot take embeddings of length ``dim``.
+            ConfigError: the manipulation cannot take embeddings of this length.
         """
         return dim
 
     def fit(self, examples: FitEmbeddings) -> dict[str, Tensor]:
-        """What there is to learn: the state that ``map`` will be given.
+        """Learn from examples.
+
+        Returns:
+            The state that ``map``, ``corrupt`` and ``condition`` get; empty if there is nothing
+            to learn.
 
         Raises:
-            ConfigError: the examples lack what it learns from.
+            ConfigError: the examples lack what the manipulation learns from.
         """
         return {}
 
     def extended(self, state: State, examples: FitEmbeddings) -> State:
-        """The state where training goes on with other sounds: as a rule as it was, since the
-        separator knows no other."""
+        """The state with which training continues on other sounds.
+
+        By default it is the old state, because the separator was trained on it.
+        """
         return state
 
     def shapes(self, dim: int) -> dict[str, tuple[int, ...]]:
-        """Shapes of the state for embeddings of length ``dim``; -1 where any length will do."""
+        """Shapes of the state's tensors for embeddings of length ``dim``; -1 is any length."""
         return {}
 
     def map(self, embedding: Tensor, is_text: Tensor, state: State) -> Tensor:
-        """The deterministic part; ``is_text`` [batch] tells the modality."""
+        """The deterministic part, in training and at inference.
+
+        Args:
+            embedding: float32 [batch, dim].
+            is_text: bool [batch], the modality of each embedding.
+            state: the result of ``fit``.
+
+        Returns:
+            float32 [batch, dim_out].
+        """
         return embedding
 
     def corrupt(self, embedding: Tensor, generator: Generator, state: State) -> Tensor:
-        """The random part, in training only."""
+        """The random part, in training only.
+
+        Args:
+            embedding: float32 [batch, dim_out], the result of ``map``.
+            generator: source of all random numbers.
+            state: the result of ``fit``.
+
+        Returns:
+            float32 [batch, dim_out].
+        """
         return embedding
 
     def condition(self, embedding: Tensor, is_text: bool, state: State) -> Condition:
-        """What stands for each embedding at inference, all of one modality: as a rule its ``map``
-        alone."""
+        """The parts that stand for each embedding at inference; by default one, its ``map``.
+
+        Args:
+            embedding: float32 [batch, dim].
+            is_text: the modality of all embeddings.
+            state: the result of ``fit``.
+        """
         return Condition.single(self.map(embedding, for_all(is_text, embedding), state))
 
 
 def for_all(is_text: bool | Tensor, embedding: Tensor) -> Tensor:
-    """[batch]: of each, where one value may be said for all."""
+    """The modality of each embedding, bool [batch]; one value is repeated for the batch.
+
+    Example:
+        >>> import torch
+        >>> for_all(True, torch.randn(3, 8))
+        tensor([True, True, True])
+    """
     if isinstance(is_text, Tensor):
         return is_text
     return torch.full((len(embedding),), is_text, device=embedding.device)
 
 
-def mean_of(embeddings: Tensor, what: str, who: str) -> Tensor:
+def mean_of(embeddings: Tensor, kind: str, manipulation: str) -> Tensor:
+    """The mean embedding, float32 [dim].
+
+    Args:
+        embeddings: float32 [rows, dim].
+        kind: what the rows are, for the message.
+        manipulation: type of the manipulation that learns from them, for the message.
+
+    Raises:
+        ConfigError: there are no rows.
+
+    Example:
+        >>> import torch
+        >>> mean_of(torch.eye(2), "sounds", "mean_shift")
+        tensor([0.5000, 0.5000])
+    """
     if not len(embeddings):
-        raise ConfigError(f"manipulation '{who}': learns from {what}, and there are none")
+        raise ConfigError(f"manipulation '{manipulation}': learns from {kind}, and there are none")
     return embeddings.mean(0)

@@ -1,4 +1,4 @@
-"""Several manipulations in order, with what they have learnt."""
+"""Several manipulations in order, with what they have learned."""
 
 from __future__ import annotations
 
@@ -27,9 +27,15 @@ class Chain(StrictConfig):
     """Manipulations one after the other; an empty chain changes nothing.
 
     Args:
-        steps: in this order.
-        corrupt_text: text that conditions training is corrupted, too, as a control: whether a
-            manipulation bridges the modalities or merely regularises.
+        steps: the manipulations in their order.
+        corrupt_text: also corrupt text that conditions training. This is a control experiment: it
+            tells whether a manipulation bridges the modalities or merely regularises.
+
+    Example:
+        >>> from singleout.manipulations import Dropout, MeanShift
+        >>> chain = Chain(steps=(MeanShift(), Dropout(p=0.3)))
+        >>> [step.type for step in chain.steps]
+        ['mean_shift', 'dropout']
     """
 
     steps: tuple[AnyManipulation, ...] = ()
@@ -40,7 +46,7 @@ class Manipulator(nn.Module):
     """A chain of manipulations with what its steps have learned.
 
     Tensors that a step has learned are buffers, so that they follow ``to(device)``. They are not
-    part of ``state_dict()``: models and checkpoints store them apart (``state``).
+    part of ``state_dict()``: models and checkpoints store ``state`` separately.
 
     Args:
         chain: the steps.
@@ -52,7 +58,7 @@ class Manipulator(nn.Module):
 
     Raises:
         ConfigError: a step cannot take embeddings of its length.
-        ModelError: the state is not of these steps; names every tensor that is wrong.
+        ModelError: the state does not belong to these steps; names every wrong tensor.
 
     Example:
         >>> import torch
@@ -92,23 +98,47 @@ class Manipulator(nn.Module):
         self._is_fitted = True
 
     def fit(self, examples: FitEmbeddings) -> None:
-        """Let every step learn from what the steps before it make of the examples.
+        """Let every step learn. It gets the examples as the steps before it map them.
 
         Raises:
             ConfigError: the examples lack what a step learns from.
+
+        Example:
+            >>> import torch
+            >>> from singleout.manipulations import Chain, FitEmbeddings, Manipulator, MeanShift
+            >>> manipulator = Manipulator(Chain(steps=(MeanShift(),)), dim=2)
+            >>> manipulator.fit(FitEmbeddings(torch.eye(2), torch.eye(2), torch.arange(2)))
+            >>> manipulator.state["0.audio_mean"]
+            tensor([0.5000, 0.5000])
         """
-        self._learn(examples, lambda number, step, own: step.fit(own))
+        self._learn(examples, lambda _, step, mapped: step.fit(mapped))
 
     def extend(self, examples: FitEmbeddings) -> None:
-        """Add new examples to what the steps have learned, where training continues with more
-        sounds."""
-        self._learn(examples, lambda number, step, own: step.extended(self._of(number), own))
+        """Add new examples to what the steps have learned, to continue training on more sounds.
+
+        Raises:
+            ModelError: the steps have not been fitted.
+
+        Example:
+            >>> import torch
+            >>> from singleout.manipulations import Chain, FitEmbeddings, Manipulator, Neighbours
+            >>> manipulator = Manipulator(Chain(steps=(Neighbours(),)), dim=4)
+            >>> nothing = torch.zeros(0, 4), torch.zeros(0, dtype=torch.long)
+            >>> manipulator.fit(FitEmbeddings(torch.eye(4)[:3], *nothing))
+            >>> manipulator.extend(FitEmbeddings(torch.eye(4)[3:], *nothing))
+            >>> manipulator.state["0.memory"].shape
+            torch.Size([4, 4])
+        """
+        self._learn(
+            examples, lambda number, step, mapped: step.extended(self._state_of(number), mapped)
+        )
 
     def _learn(
         self,
         examples: FitEmbeddings,
         learned_by: Callable[[int, AnyManipulation, FitEmbeddings], State],
     ) -> None:
+        """Set the state to what ``learned_by`` gives for the number, step and mapped examples."""
         audio, text = examples.audio, examples.text
         state: dict[str, Tensor] = {}
         for number, step in enumerate(self.steps):
@@ -121,31 +151,65 @@ class Manipulator(nn.Module):
     def for_training(
         self, embedding: Tensor, is_text: bool | Tensor, generator: Generator
     ) -> Tensor:
-        """Embeddings as the separator gets them in training, float32 [batch, dim].
+        """Embeddings as the separator gets them in training.
+
+        Text is mapped like audio, but corrupted only if the chain has ``corrupt_text``.
 
         Args:
-            embedding: [batch, encoder's dim].
-            is_text: one value for all, or bool [batch]. Text is mapped, and corrupted only where
-                the chain says so.
-            generator: source of the random parts.
+            embedding: float32 [batch, encoder's dim].
+            is_text: one value for all, or bool [batch].
+            generator: source of all random numbers.
+
+        Returns:
+            float32 [batch, dim].
+
+        Raises:
+            ModelError: the steps have not been fitted.
+
+        Example:
+            >>> import torch
+            >>> from singleout.manipulations import Chain, Dropout, Manipulator
+            >>> manipulator = Manipulator(Chain(steps=(Dropout(p=0.5),)), dim=4)
+            >>> is_text = torch.tensor([False, True])
+            >>> generator = torch.Generator().manual_seed(0)
+            >>> manipulator.for_training(torch.ones(2, 4), is_text, generator)
+            tensor([[0., 2., 0., 0.],
+                    [1., 1., 1., 1.]])
         """
         text = for_all(is_text, embedding)
         for number, step in enumerate(self.steps):
-            mapped = step.map(embedding, text, self._of(number))
+            mapped = step.map(embedding, text, self._state_of(number))
             is_spared = text[:, None] & (not self.corrupt_text)
-            corrupted = step.corrupt(mapped, generator, self._of(number))
+            corrupted = step.corrupt(mapped, generator, self._state_of(number))
             embedding = torch.where(is_spared, mapped, corrupted)
         return embedding
 
     def for_inference(self, embedding: Tensor, is_text: bool | Tensor) -> Tensor:
-        """Embeddings as the separator gets them at inference, float32 [batch, dim].
+        """Embeddings as the separator gets them at inference.
 
-        The result is deterministic. Where several parts stand for an embedding (``condition``),
-        this is the best of them.
+        The result is deterministic. If several parts stand for an embedding (``condition``), this
+        is the best of them.
+
+        Args:
+            embedding: float32 [batch, encoder's dim].
+            is_text: one value for all, or bool [batch].
+
+        Returns:
+            float32 [batch, dim].
+
+        Raises:
+            ModelError: the steps have not been fitted.
+
+        Example:
+            >>> import torch
+            >>> from singleout.manipulations import Chain, Dropout, Manipulator
+            >>> manipulator = Manipulator(Chain(steps=(Dropout(p=0.5),)), dim=4)
+            >>> manipulator.for_inference(torch.ones(1, 4), False)
+            tensor([[1., 1., 1., 1.]])
         """
         text = for_all(is_text, embedding)
         for number, step in enumerate(self.steps):
-            embedding = step.map(embedding, text, self._of(number))
+            embedding = step.map(embedding, text, self._state_of(number))
         return embedding
 
     def condition(self, embedding: Tensor, is_text: bool) -> Condition:
@@ -154,21 +218,35 @@ class Manipulator(nn.Module):
         It has one part, ``for_inference``, unless a step gives several.
 
         Args:
-            embedding: [batch, encoder's dim].
+            embedding: float32 [batch, encoder's dim].
             is_text: one value for all.
+
+        Raises:
+            ModelError: the steps have not been fitted.
+
+        Example:
+            >>> import torch
+            >>> from singleout.manipulations import Chain, FitEmbeddings, Manipulator, Neighbours
+            >>> manipulator = Manipulator(Chain(steps=(Neighbours(sounds=2),)), dim=4)
+            >>> manipulator.fit(FitEmbeddings(torch.eye(4), torch.eye(4), torch.arange(4)))
+            >>> manipulator.condition(torch.ones(1, 4), is_text=True).embeddings.shape
+            torch.Size([1, 2, 4])
         """
         condition = Condition.single(embedding)
         for number, step in enumerate(self.steps):
-            own = step.condition(condition.embeddings.flatten(0, 1), is_text, self._of(number))
-            weights = condition.weights.reshape(-1, 1) * own.weights
+            parts = step.condition(
+                condition.embeddings.flatten(0, 1), is_text, self._state_of(number)
+            )
+            weights = condition.weights.reshape(-1, 1) * parts.weights
             condition = Condition(
-                own.embeddings.reshape(len(embedding), -1, own.embeddings.shape[-1]),
+                parts.embeddings.reshape(len(embedding), -1, parts.embeddings.shape[-1]),
                 weights.reshape(len(embedding), -1),
                 condition.mask,
             )
         return condition
 
-    def _of(self, number: int) -> State:
+    def _state_of(self, number: int) -> State:
+        """The tensors of one step by their names in that step."""
         state = self.state
         if state is None:
             raise ModelError("the model's manipulation has not been fitted: train it first")
@@ -185,18 +263,19 @@ def _buffer(name: str) -> str:
     return "learned_" + name.replace(".", "_", 1)
 
 
-def _check(state: State, wanted: Mapping[str, tuple[int, ...]]) -> None:
+def _check(state: State, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Refuse a state whose tensors do not have these names and shapes."""
     wrong = []
-    for name in sorted(state.keys() | wanted.keys()):
-        if name not in state or name not in wanted:
-            wrong.append(f"'{name}' is {'missing' if name in wanted else 'unexpected'}")
+    for name in sorted(state.keys() | shapes.keys()):
+        if name not in state or name not in shapes:
+            wrong.append(f"'{name}' is {'missing' if name in shapes else 'unexpected'}")
             continue
-        found, shape = tuple(state[name].shape), wanted[name]
-        fits = len(found) == len(shape) and all(
-            want in (have, -1) and have for have, want in zip(found, shape, strict=True)
+        shape, expected = tuple(state[name].shape), shapes[name]
+        fits = len(shape) == len(expected) and all(
+            size and want in (size, -1) for size, want in zip(shape, expected, strict=True)
         )
         if not fits:
-            wrong.append(f"'{name}' is {list(found)}, expected {list(shape)}")
+            wrong.append(f"'{name}' is {list(shape)}, expected {list(expected)}")
         elif state[name].dtype != torch.float32:
             wrong.append(f"'{name}' is {state[name].dtype}, expected torch.float32")
     if wrong:

@@ -1,4 +1,7 @@
-"""Manipulations that are random in training and nothing else; they learn nothing."""
+"""Manipulations that are random in training and change nothing at inference.
+
+They learn nothing.
+"""
 
 from __future__ import annotations
 
@@ -13,17 +16,30 @@ from singleout.manipulations.base import Manipulation, State
 
 
 class NoManipulation(Manipulation):
-    """Embeddings pass unchanged (the paper's plain audio-query training)."""
+    """Embeddings pass unchanged: the paper's plain training with audio queries.
+
+    Example:
+        >>> import torch
+        >>> step, audio = NoManipulation(), torch.eye(3)
+        >>> torch.equal(step.corrupt(audio, torch.Generator(), {}), audio)
+        True
+    """
 
     type: Literal["none"] = "none"
 
 
 class Dropout(Manipulation):
-    """Each entry is zeroed with probability ``p``, the others are scaled by 1 / (1 - p).
+    """Each entry is set to zero with probability ``p``; the others are scaled by 1 / (1 - p).
 
     Args:
-        p: in [0, 1).
+        p: probability, in [0, 1).
         renormalise: bring the result back to unit norm.
+
+    Example:
+        >>> import torch
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> Dropout(p=0.5).corrupt(torch.ones(1, 4), generator, {})
+        tensor([[0., 2., 0., 0.]])
     """
 
     type: Literal["dropout"] = "dropout"
@@ -40,10 +56,19 @@ class Noise(Manipulation):
     """Noise is added: Gaussian (CapDec: Nukrai et al., 2022), or uniform in a ball.
 
     Args:
-        relative_norm: of the noise over the embedding's norm: the root mean square of Gaussian
-            noise, that is sigma * sqrt(dim) for unit embeddings; the radius of the ball.
+        relative_norm: norm of the noise relative to the norm of the embedding. Of Gaussian noise
+            it is the root mean square: sigma * sqrt(dim) for unit embeddings. Of a ball it is the
+            radius.
         kind: ``gaussian`` or ``ball``.
         renormalise: bring the result back to unit norm.
+
+    Example:
+        >>> import torch
+        >>> step = Noise(relative_norm=0.5, kind="ball", renormalise=False)
+        >>> audio = torch.nn.functional.normalize(torch.ones(1, 8), dim=-1)
+        >>> noisy = step.corrupt(audio, torch.Generator().manual_seed(0), {})
+        >>> bool((noisy - audio).norm() <= 0.5)
+        True
     """
 
     type: Literal["noise"] = "noise"

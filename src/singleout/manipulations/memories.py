@@ -1,4 +1,4 @@
-"""Manipulations that keep embeddings and answer with those nearest to what is asked."""
+"""Manipulations that keep a memory of embeddings and answer with those nearest to the query."""
 
 from __future__ import annotations
 
@@ -13,19 +13,14 @@ from torch.nn import functional as F
 from singleout.condition import Condition
 from singleout.config import Positive
 from singleout.errors import ConfigError
-from singleout.manipulations.base import (
-    FitEmbeddings,
-    Manipulation,
-    State,
-    mean_of,
-)
+from singleout.manipulations.base import FitEmbeddings, Manipulation, State, mean_of
 
-SAME = 0.9999
-"""Cosine from which two embeddings are one sound's, rounded."""
+IDENTICAL = 0.9999
+"""Two embeddings of at least this cosine are the same sound, apart from rounding."""
 
 
 def _sample(embeddings: Tensor, count: int) -> Tensor:
-    """At most ``count`` rows, drawn by a fixed seed, in their order."""
+    """At most ``count`` rows in their order, drawn with a fixed seed."""
     if len(embeddings) <= count:
         return embeddings
     drawn = torch.randperm(len(embeddings), generator=torch.Generator().manual_seed(0))
@@ -33,21 +28,28 @@ def _sample(embeddings: Tensor, count: int) -> Tensor:
 
 
 def _with_new(memory: Tensor, embeddings: Tensor, count: int) -> Tensor:
-    """The memory, and those of other embeddings that are not in it already; at most ``count``."""
+    """The memory and the embeddings that it does not hold yet, at most ``count`` rows."""
     rows = torch.unique(embeddings, dim=0)
-    is_new = [(part @ memory.T).amax(1) < SAME for part in rows.split(1_024)]
+    is_new = [(part @ memory.T).amax(1) < IDENTICAL for part in rows.split(1_024)]
     return _sample(torch.cat([memory, rows[torch.cat(is_new)]]), count)
 
 
 class Retrieval(Manipulation):
-    """Audio is replaced by the captions nearest to it, from a cache of captions; text passes.
+    """Audio is replaced by the nearest captions of a memory of captions; text passes unchanged.
 
-    After "Language-based audio retrieval cache", arXiv 2409.09398: the separator is conditioned on
-    text embeddings alone, in training as at inference. The captions need not be of its sounds.
+    The separator then sees only text embeddings, in training and at inference. The captions need
+    not describe its sounds. After "Language-based audio retrieval cache", arXiv 2409.09398.
 
     Args:
-        nearest: how many; their mean is taken and brought to unit norm.
-        memory: captions that are kept at most.
+        nearest: number of captions; their mean is taken and brought to unit norm.
+        memory: largest number of captions that are kept.
+
+    Example:
+        >>> import torch
+        >>> step, captions = Retrieval(), torch.eye(3)
+        >>> state = step.fit(FitEmbeddings(captions, captions, torch.arange(3)))
+        >>> step.map(torch.tensor([[0.8, 0.6, 0.0]]), torch.tensor([False]), state)
+        tensor([[1., 0., 0.]])
     """
 
     type: Literal["retrieval"] = "retrieval"
@@ -69,23 +71,30 @@ class Retrieval(Manipulation):
 
     def map(self, embedding: Tensor, is_text: Tensor, state: State) -> Tensor:
         captions = state["captions"]
-        found = (embedding @ captions.T).topk(self.nearest, dim=-1).indices
-        retrieved = F.normalize(captions[found].mean(1), dim=-1)
+        nearest = (embedding @ captions.T).topk(self.nearest, dim=-1).indices
+        retrieved = F.normalize(captions[nearest].mean(1), dim=-1)
         return torch.where(is_text[:, None], embedding, retrieved)
 
 
 class Projection(Manipulation):
-    """One modality is expressed by a memory of the other: a weighted sum, weights by likeness.
+    """One modality is replaced by a weighted sum of a memory of the other modality.
 
-    After DeCap (Li et al., 2023). Where the separator is trained on audio, the text of inference
-    is projected onto a memory of audio embeddings (``onto`` audio); the reverse projects the audio
-    of training onto a memory of captions.
+    The weights are a softmax over cosine similarities, after DeCap (Li et al., 2023). If the
+    separator is trained on audio, text is projected onto a memory of audio at inference
+    (``onto="audio"``). With ``onto="text"``, audio is projected onto captions in training.
 
     Args:
-        onto: modality of the memory, which passes unchanged.
-        temperature: of the softmax over cosines; DeCap has 1/100.
-        blend: share of the projection in the result, the rest is the embedding itself.
-        memory: embeddings that are kept at most.
+        onto: modality of the memory. Embeddings of this modality pass unchanged.
+        temperature: of the softmax; 1/100 in DeCap.
+        blend: share of the projection in the result, in (0, 1]. The rest is the embedding.
+        memory: largest number of embeddings that are kept.
+
+    Example:
+        >>> import torch
+        >>> step, sounds = Projection(onto="audio"), torch.eye(3)
+        >>> state = step.fit(FitEmbeddings(sounds, sounds, torch.arange(3)))
+        >>> step.map(torch.tensor([[0.8, 0.6, 0.0]]), torch.tensor([True]), state).round(decimals=3)
+        tensor([[1., 0., 0.]])
     """
 
     type: Literal["projection"] = "projection"
@@ -95,9 +104,9 @@ class Projection(Manipulation):
     memory: Positive = 16_384
 
     def fit(self, examples: FitEmbeddings) -> dict[str, Tensor]:
-        what = "sounds" if self.onto == "audio" else "captions"
+        kind = "sounds" if self.onto == "audio" else "captions"
         embeddings = examples.audio if self.onto == "audio" else examples.text
-        mean_of(embeddings, what, self.type)
+        mean_of(embeddings, kind, self.type)
         return {"memory": _sample(torch.unique(embeddings, dim=0), self.memory)}
 
     def shapes(self, dim: int) -> dict[str, tuple[int, ...]]:
@@ -113,25 +122,38 @@ class Projection(Manipulation):
 
 
 class Neighbours(Manipulation):
-    """A sound stands for those that sound like it: in training it is replaced by one near to it,
-    and words are answered by sounds near to them, whose estimates are averaged.
+    """Real sounds near to the query stand for the query.
 
-    The separator is conditioned on embeddings of real sounds alone, in training as at inference,
-    and mostly not on the very sound that it is to single out (which may be its own nearest): what
-    it learns to follow is what near sounds have in common. Ours; the memory is what ``Projection``
-    has, after DeCap.
+    In training, a sound is replaced by a sound near to it. At inference, several sounds stand for
+    a text, and the separator's estimates for them are averaged.
+
+    So the separator sees only embeddings of real sounds. In training it mostly sees another sound
+    than the target, although a sound may also be its own neighbour. It learns to follow what near
+    sounds have in common. The method is ours; the memory is that of ``Projection``, after DeCap.
 
     Args:
         p: share of the sounds that are replaced in training.
-        reach: share of the memory that is near enough to replace a sound; nearer ones are likelier:
-            number ``n * u ** 3`` of n, for an even u.
-        sounds: how many stand for words.
-        candidates: sounds nearest to the words that those are chosen from.
-        diversity: how much being like a chosen one counts against a candidate, over its likeness
-            to the words.
-        temperature: of the softmax over the chosen ones' likeness to the words, by which their
-            estimates are weighted.
-        memory: sounds that are kept at most.
+        reach: share of the memory that is near enough to replace a sound. Of n such sounds, in
+            order of distance, number ``n * u ** 3`` is taken, for a uniform u. So nearer sounds
+            are likelier.
+        sounds: number of sounds that stand for a text.
+        candidates: number of sounds nearest to the text from which they are chosen.
+        diversity: weight of a candidate's similarity to the chosen sounds. It counts against the
+            candidate's similarity to the text.
+        temperature: of the softmax over the similarities of the chosen sounds to the text. It
+            gives the weights of the parts.
+        memory: largest number of sounds that are kept.
+
+    Example:
+        >>> import torch
+        >>> step, sounds = Neighbours(sounds=2), torch.eye(3)
+        >>> state = step.fit(FitEmbeddings(sounds, sounds, torch.arange(3)))
+        >>> condition = step.condition(torch.tensor([[0.8, 0.6, 0.0]]), True, state)
+        >>> condition.embeddings
+        tensor([[[1., 0., 0.],
+                 [0., 1., 0.]]])
+        >>> condition.weights.round(decimals=2)
+        tensor([[0.8800, 0.1200]])
     """
 
     type: Literal["neighbours"] = "neighbours"
@@ -148,7 +170,7 @@ class Neighbours(Manipulation):
         return {"memory": _sample(torch.unique(examples.audio, dim=0), self.memory)}
 
     def extended(self, state: State, examples: FitEmbeddings) -> State:
-        """With those that are new: any real sound is as good."""
+        """The memory with the new sounds added: every real sound may stand for a text."""
         return {"memory": _with_new(state["memory"], examples.audio, self.memory)}
 
     def shapes(self, dim: int) -> dict[str, tuple[int, ...]]:
@@ -160,24 +182,30 @@ class Neighbours(Manipulation):
         return torch.where(is_text[:, None], nearest, embedding)
 
     def condition(self, embedding: Tensor, is_text: bool, state: State) -> Condition:
+        """For text ``sounds`` parts, for audio one part: the embedding itself.
+
+        The sounds are chosen one after the other: first the nearest, then always the candidate
+        that is near to the text and unlike the chosen ones (maximal marginal relevance, Carbonell
+        and Goldstein, 1998).
+        """
         if not is_text:
             return Condition.single(embedding)
         memory = state["memory"]
         count = min(self.candidates, len(memory))
-        likeness, places = (embedding @ memory.T).topk(count, dim=-1)
-        candidates = memory[places]
+        similarity, rows = (embedding @ memory.T).topk(count, dim=-1)
+        candidates = memory[rows]
         chosen: list[Tensor] = []
-        closest = torch.zeros_like(likeness)  # to any that is chosen
+        to_chosen = torch.zeros_like(similarity)  # similarity to the nearest chosen sound
         for _ in range(min(self.sounds, count)):
-            best = (likeness - self.diversity * closest).argmax(-1)
-            found = candidates[torch.arange(len(best), device=best.device), best]
-            near = (candidates @ found[:, :, None])[:, :, 0]
-            closest = near if not chosen else torch.maximum(closest, near)
-            likeness = likeness.scatter(1, best[:, None], -torch.inf)  # once is enough
-            chosen.append(found)
-        members = torch.stack(chosen, 1)
-        weights = (members @ embedding[:, :, None])[:, :, 0].div(self.temperature).softmax(-1)
-        return Condition(members, weights, torch.ones_like(weights[:, :1], dtype=torch.bool))
+            best = (similarity - self.diversity * to_chosen).argmax(-1)
+            sound = candidates[torch.arange(len(best), device=best.device), best]
+            to_sound = (candidates @ sound[:, :, None])[:, :, 0]
+            to_chosen = to_sound if not chosen else torch.maximum(to_chosen, to_sound)
+            similarity = similarity.scatter(1, best[:, None], -torch.inf)  # chosen once only
+            chosen.append(sound)
+        parts = torch.stack(chosen, 1)
+        weights = (parts @ embedding[:, :, None])[:, :, 0].div(self.temperature).softmax(-1)
+        return Condition(parts, weights, torch.ones_like(weights[:, :1], dtype=torch.bool))
 
     def corrupt(self, embedding: Tensor, generator: Generator, state: State) -> Tensor:
         if not self.p:

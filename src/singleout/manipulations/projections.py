@@ -1,4 +1,4 @@
-"""Manipulations that map both modalities linearly, by what they have learnt."""
+"""Manipulations that map both modalities by a linear map that they have learned."""
 
 from __future__ import annotations
 
@@ -10,21 +10,25 @@ from torch.nn import functional as F
 
 from singleout.config import Positive
 from singleout.errors import ConfigError
-from singleout.manipulations.base import (
-    FitEmbeddings,
-    Manipulation,
-    State,
-    mean_of,
-)
+from singleout.manipulations.base import FitEmbeddings, Manipulation, State, mean_of
 
 
 class MeanShift(Manipulation):
-    """Each modality's own mean is removed: a - mean(a) in training, t - mean(t) at inference.
+    """The mean of each modality is removed from its embeddings.
 
-    With ``Noise`` after it, this is C3 (Zhang et al., "Connect, collapse, corrupt", 2024).
+    Training sees audio - mean(audio), inference sees text - mean(text). With ``Noise`` after it,
+    this is C3 (Zhang et al., "Connect, collapse, corrupt", 2024).
 
     Args:
         renormalise: bring the result back to unit norm.
+
+    Example:
+        >>> import torch
+        >>> audio, text = torch.eye(2), torch.tensor([[1.0, 3.0]])
+        >>> step = MeanShift(renormalise=False)
+        >>> state = step.fit(FitEmbeddings(audio, text, torch.tensor([0])))
+        >>> step.map(text, torch.tensor([True]), state)
+        tensor([[0., 0.]])
     """
 
     type: Literal["mean_shift"] = "mean_shift"
@@ -45,14 +49,23 @@ class MeanShift(Manipulation):
 
 
 class Pca(Manipulation):
-    """Projection on principal components of the audio embeddings.
+    """Embeddings are projected on principal components of the audio embeddings.
 
     Args:
-        k: how many components.
-        keep: the first k, or all but these (``rest``: what differs most between sounds may be
-            what differs between recordings).
-        centre: remove each modality's ``own`` mean, the ``audio`` mean from both, or ``none``.
-        renormalise: bring the result to unit norm.
+        k: number of components.
+        keep: ``first`` keeps the first k components. ``rest`` keeps all others: what differs most
+            between sounds may be what differs between recordings.
+        centre: the mean that is removed first: the ``own`` mean of each modality, the ``audio``
+            mean from both, or ``none``.
+        renormalise: bring the result back to unit norm.
+
+    Example:
+        >>> import torch
+        >>> audio = torch.randn(20, 8, generator=torch.Generator().manual_seed(0))
+        >>> step = Pca(k=3, centre="audio")
+        >>> state = step.fit(FitEmbeddings(audio, audio[:0], torch.zeros(0, dtype=torch.long)))
+        >>> step.map(audio, torch.zeros(20, dtype=torch.bool), state).shape
+        torch.Size([20, 3])
     """
 
     type: Literal["pca"] = "pca"
@@ -91,14 +104,22 @@ class Pca(Manipulation):
 
 
 class Pls(Manipulation):
-    """Both modalities in the directions in which they vary together.
+    """Both modalities are projected on the directions in which they vary together.
 
-    Singular vectors of the cross-covariance of captions and their sounds, after arXiv 2605.29628
-    (partial least squares); each modality keeps its own first k.
+    The directions are the singular vectors of the cross-covariance of captions and their sounds
+    (partial least squares, after arXiv 2605.29628). Each modality has its own k directions.
 
     Args:
-        k: how many directions.
-        renormalise: bring the result to unit norm.
+        k: number of directions.
+        renormalise: bring the result back to unit norm.
+
+    Example:
+        >>> import torch
+        >>> audio = torch.randn(20, 8, generator=torch.Generator().manual_seed(0))
+        >>> step = Pls(k=3)
+        >>> state = step.fit(FitEmbeddings(audio, audio.roll(1, 1), torch.arange(20)))
+        >>> step.map(audio, torch.zeros(20, dtype=torch.bool), state).shape
+        torch.Size([20, 3])
     """
 
     type: Literal["pls"] = "pls"
@@ -112,9 +133,9 @@ class Pls(Manipulation):
 
     def fit(self, examples: FitEmbeddings) -> dict[str, Tensor]:
         text_mean = mean_of(examples.text, "captioned sounds", self.type)
-        heard = examples.audio[examples.pairs]
-        audio_mean = heard.mean(0)
-        left, _, right = torch.linalg.svd((heard - audio_mean).T @ (examples.text - text_mean))
+        audio = examples.audio[examples.pairs]
+        audio_mean = audio.mean(0)
+        left, _, right = torch.linalg.svd((audio - audio_mean).T @ (examples.text - text_mean))
         return {
             "audio_mean": audio_mean,
             "text_mean": text_mean,
@@ -131,7 +152,7 @@ class Pls(Manipulation):
         }
 
     def map(self, embedding: Tensor, is_text: Tensor, state: State) -> Tensor:
-        heard = (embedding - state["audio_mean"]) @ state["audio_basis"].T
-        said = (embedding - state["text_mean"]) @ state["text_basis"].T
-        projected = torch.where(is_text[:, None], said, heard)
+        as_audio = (embedding - state["audio_mean"]) @ state["audio_basis"].T
+        as_text = (embedding - state["text_mean"]) @ state["text_basis"].T
+        projected = torch.where(is_text[:, None], as_text, as_audio)
         return F.normalize(projected, dim=-1) if self.renormalise else projected

@@ -18,8 +18,9 @@ from singleout.model.similarity import SimilarityMeter, Windows, neighbour_weigh
 
 REACH_SECONDS = 8.0
 """Windows this far to either side take part in the level of a moment."""
-SILENCE_DB = -35.0
-"""Target over mixture: a lower level serves nobody, and some metrics count it as no answer."""
+LOWEST_TARGET_DB = -35.0
+"""Target over mixture: the gate lowers no target further. A lower level is of no use, and metrics
+count it as no answer from -40 dB on (``audio.silence.SILENT_BELOW_MIXTURE_DB``)."""
 HIGHEST = 1.0
 """Similarity of a sound and itself."""
 PIECE_HOPS = 64
@@ -71,8 +72,16 @@ class LevelGate:
         is_gated: of each query; False: its target keeps its level.
         link_channels: one level for all channels. False: one for each channel.
 
-    Attributes:
-        look_ahead_samples: samples of input after a sample that its output needs; 0 without gate.
+    Example:
+        >>> import numpy as np, torch
+        >>> from singleout import Query
+        >>> from singleout.model import QueriedSeparator
+        >>> model = QueriedSeparator.from_pretrained("builtin")
+        >>> with torch.inference_mode():
+        ...     gate = model.level_gate([model.embed(Query("rain"))])
+        >>> mixture = np.random.default_rng(0).normal(0, 0.1, (1, 32_000)).astype(np.float32)
+        >>> gate.whole(mixture[None] / 2, mixture).shape
+        (1, 1, 32000)
     """
 
     def __init__(
@@ -167,7 +176,7 @@ class LevelGate:
             similarity = weighted_mean(similarity, power, 1)[:, None]
             power, mixture = power.sum(1, keepdims=True), mixture.sum(0, keepdims=True)
         level_db = 10 * np.log10(np.maximum(power, 1e-20) / np.maximum(mixture, 1e-20))
-        lowest_db = np.minimum(0, SILENCE_DB - level_db)
+        lowest_db = np.minimum(0, LOWEST_TARGET_DB - level_db)
         gains_db = np.maximum(self.gate.decibels(similarity), lowest_db)
         loudest: NDArray[np.float64] = np.minimum(gains_db, np.maximum(0, -level_db))
         return loudest

@@ -1,7 +1,13 @@
-"""Networks that estimate a target, each in a module of its own with its config.
+"""Networks that estimate a target. Each has a module with its config, where its defaults are.
 
-To add a separator, write a module with a ``Separator`` and its config, and name the config in
+To add a separator, write a module with a ``Separator`` and its config, and add the config to
 ``AnySeparator``.
+
+Example:
+    >>> from singleout.separators import ConditionedUNetConfig
+    >>> separator = ConditionedUNetConfig().build(embedding_dim=96)
+    >>> separator.sample_rate
+    32000
 """
 
 from __future__ import annotations

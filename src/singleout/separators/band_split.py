@@ -1,9 +1,10 @@
-"""A band-split network made of convolutions: bands that widen with frequency, then mix.
+"""A band-split network made of convolutions.
 
 After "Music source separation with band-split RNN" (Luo and Yu, 2023): the spectrum is cut into
-bands, each with its own way in and out, and modelled along time and along the bands in turn. Where
-theirs is recurrent, ours has dilated convolutions over time (a bounded look to either side) and a
-small network across the bands. The query enters by FiLM in the second half.
+bands that widen with frequency. Each band has its own input and output layers. The blocks model
+the bands along time, then across each other. The original has recurrent layers. Ours has dilated
+convolutions over time, so that the context is bounded, and a small network across the bands. The
+query enters by FiLM in the second half of the blocks.
 """
 
 from __future__ import annotations
@@ -22,10 +23,16 @@ from singleout.separators.separator import Separator, downmix
 from singleout.separators.stft import MixtureStft, compressed, for_each_query
 
 MIN_BAND_BINS = 4
+"""Smallest width of a band."""
 
 
 def band_edges(num_bins: int, num_bands: int) -> list[int]:
-    """``num_bands + 1`` bins from 0 to ``num_bins``; bands widen with frequency."""
+    """Edges of bands that widen with frequency: ``num_bands + 1`` bins from 0 to ``num_bins``.
+
+    Example:
+        >>> band_edges(num_bins=40, num_bands=4)
+        [0, 5, 12, 24, 40]
+    """
     narrow = np.arange(num_bands + 1) * MIN_BAND_BINS
     growth = np.linspace(0, 1, num_bands + 1) ** 2.5
     edges = narrow + (num_bins - narrow[-1]) * growth
@@ -33,7 +40,20 @@ def band_edges(num_bins: int, num_bands: int) -> list[int]:
 
 
 class BandBlock(nn.Module):
-    """Along time, then across the bands; the query scales and shifts what enters."""
+    """Models features along time, then across the bands. The query scales and shifts its input.
+
+    Args:
+        channels: width of each band.
+        num_bands: number of bands.
+        dilation: of the convolution over time, in frames.
+        query_dim: width of the query; None for a block without the query.
+
+    Example:
+        >>> import torch
+        >>> block = BandBlock(channels=8, num_bands=5, dilation=2, query_dim=4)
+        >>> block(torch.randn(1, 8, 5, 20), torch.randn(1, 4)).shape
+        torch.Size([1, 8, 5, 20])
+    """
 
     def __init__(self, channels: int, num_bands: int, dilation: int, query_dim: int | None) -> None:
         super().__init__()
@@ -63,7 +83,13 @@ class BandBlock(nn.Module):
 
 @dataclass
 class EncodedBands:
-    """What the query-independent half knows: spectrum as in the STFT, features per band."""
+    """The part of the result that does not depend on the query.
+
+    Attributes:
+        spectrum: complex64 [batch, channels, bins, frames].
+        features: float32 [batch, width, bands, frames].
+        num_samples: length of the mixture.
+    """
 
     spectrum: Tensor
     features: Tensor
@@ -76,11 +102,16 @@ class BandSplitConfig(StrictConfig):
     Args:
         sample_rate: Hz.
         num_fft, hop: of the STFT, in samples.
-        num_bands: how many.
+        num_bands: number of bands.
         channels: width of each band.
         dilations: of the blocks, in frames.
-        free_blocks: how many of them, the first, do without the query.
+        free_blocks: number of blocks, from the first, that do not depend on the query.
         query_dim: width of the query inside the network.
+
+    Example:
+        >>> config = BandSplitConfig(num_bands=8, channels=8, dilations=(1, 2), free_blocks=1)
+        >>> config.build(embedding_dim=16).context_samples
+        7168
     """
 
     type: Literal["band_split"] = "band_split"
@@ -100,7 +131,7 @@ class BandSplitConfig(StrictConfig):
         if self.num_bands * MIN_BAND_BINS > self.num_fft // 2:
             raise ValueError(f"num_bands: a band has {MIN_BAND_BINS} of num_fft / 2 bins at least")
         if self.free_blocks >= len(self.dilations):
-            raise ValueError("free_blocks leaves no block to the query")
+            raise ValueError("free_blocks leaves no block for the query")
         return self
 
     def build(self, embedding_dim: int) -> BandSplit:
@@ -109,11 +140,17 @@ class BandSplitConfig(StrictConfig):
 
 
 class BandSplit(Separator):
-    """Mixture and query embedding to the target.
+    """Estimates the target by a complex mask from the features of bands.
 
     Args:
         embedding_dim: length of the query embedding.
         config: sizes, see ``BandSplitConfig``.
+
+    Example:
+        >>> import torch
+        >>> config = BandSplitConfig(num_bands=8, channels=8, dilations=(1, 2), free_blocks=1)
+        >>> config.build(16)(torch.randn(2, 1, 8_000), torch.randn(2, 16)).shape
+        torch.Size([2, 1, 8000])
     """
 
     def __init__(self, embedding_dim: int, config: BandSplitConfig) -> None:
@@ -138,12 +175,12 @@ class BandSplit(Separator):
 
     @property
     def stride_samples(self) -> int:
-        """A chunk that starts at a multiple of this sees the same frames as the whole."""
+        """A chunk that starts at a multiple of this has the same frames as the whole."""
         return self.hop
 
     @property
     def context_samples(self) -> int:
-        """How far an output sample may look to either side."""
+        """Samples to either side that an output sample may depend on."""
         return sum(self.dilations) * self.hop + 2 * self.num_fft
 
     @property
@@ -151,7 +188,7 @@ class BandSplit(Separator):
         return tuple(self.outputs)
 
     def encode(self, mixture: Tensor) -> EncodedBands:
-        """The part that does not depend on the query; mixture [batch, channels, samples]."""
+        """Spectrum and features of a mixture [batch, channels, samples]."""
         spectrum = self.stft(mixture)
         parts = compressed(downmix(spectrum)[:, :-1])
         bands = [
@@ -164,7 +201,7 @@ class BandSplit(Separator):
         return EncodedBands(spectrum, x, mixture.shape[2])
 
     def decode(self, encoded: EncodedBands, embedding: Tensor) -> Tensor:
-        """Embeddings [queries * batch, dim] to targets [queries * batch, channels, samples]."""
+        """Targets [queries * batch, channels, samples] for embeddings [queries * batch, dim]."""
         query = self.query(embedding * self.embedding_dim**0.5)
         x = for_each_query(encoded.features, len(embedding) // len(encoded.features))
         for block in self.blocks[self.free_blocks :]:

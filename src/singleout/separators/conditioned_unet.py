@@ -1,12 +1,13 @@
 """The fast default separator: a spectrogram U-Net conditioned by FiLM, with a dilated bottleneck.
 
-After Conditioned-U-Net (Meseguer-Brocal and Peeters, 2019): a U-Net masks the mixture's
-spectrogram and the query enters by feature-wise affine maps. Ours differs where the CPU and later
-streaming ask for it: neighbouring bins are folded into channels (a full-resolution mask at an
-eighth of the cost), the network's wide part is a stack of dilated convolutions over time at
-7.8 frames per second, the query enters only from there on (so that the encoder runs once for
-several queries), and there are no statistics over time: look-ahead is bounded and chunks equal the
-whole.
+After Conditioned-U-Net (Meseguer-Brocal and Peeters, 2019): a U-Net masks the spectrogram of the
+mixture, and the query enters by feature-wise affine maps. Ours differs, to be fast on CPUs and to
+stream:
+
+- Neighbouring bins are folded into channels: a mask of full resolution at an eighth of the cost.
+- The widest part is a stack of dilated convolutions over time, at 7.8 frames per second.
+- The query enters in this stack and after it, so that the encoder runs once for several queries.
+- There are no statistics over time: the context is bounded, and chunks equal the whole.
 """
 
 from __future__ import annotations
@@ -25,9 +26,18 @@ from singleout.separators.stft import MixtureStft, compressed, for_each_query
 
 
 class ConvBlock(nn.Module):
-    """Pre-activation residual block of two 3x3 convolutions; the query shifts the second's input.
+    """Residual block of two 3x3 convolutions. The query shifts the input of the second.
 
-    Additive FiLM, as in AudioSep: on the CPU the products of full FiLM cost as much as copies.
+    The shift is additive FiLM as in AudioSep. A scale would cost another pass over the features.
+
+    Args:
+        channels: width of the features.
+        query_dim: width of the query; None for a block without the query.
+
+    Example:
+        >>> import torch
+        >>> ConvBlock(8, query_dim=4)(torch.randn(1, 8, 16, 10), torch.randn(1, 4)).shape
+        torch.Size([1, 8, 16, 10])
     """
 
     def __init__(self, channels: int, query_dim: int | None) -> None:
@@ -46,7 +56,19 @@ class ConvBlock(nn.Module):
 
 
 class TemporalBlock(nn.Module):
-    """Dilated residual convolution over time, modulated by the query."""
+    """Dilated residual convolution over time. The query scales and shifts its input.
+
+    Args:
+        channels: width of the features.
+        dilation: in frames.
+        query_dim: width of the query.
+
+    Example:
+        >>> import torch
+        >>> block = TemporalBlock(channels=8, dilation=2, query_dim=4)
+        >>> block(torch.randn(1, 8, 20), torch.randn(1, 4)).shape
+        torch.Size([1, 8, 20])
+    """
 
     def __init__(self, channels: int, dilation: int, query_dim: int) -> None:
         super().__init__()
@@ -64,10 +86,10 @@ class TemporalBlock(nn.Module):
 
 @dataclass
 class EncodedMixture:
-    """What the query-independent half of the network knows of a mixture.
+    """The part of the result that does not depend on the query.
 
     Attributes:
-        spectrum: complex [batch, channels, bins, frames], frames padded to the network's stride.
+        spectrum: complex64 [batch, channels, bins, frames], frames padded to the network's stride.
         skips: one feature map per level, highest resolution first.
         num_samples: length of the mixture.
     """
@@ -82,13 +104,18 @@ class ConditionedUNetConfig(StrictConfig):
 
     Args:
         sample_rate: Hz.
-        num_fft, hop: of the STFT, in samples; its window is the root of a Hann, both ways.
-        fold: neighbouring bins that share one position of the network.
-        channels: width of each level; frequency halves from one to the next.
-        time_strides: how much time shrinks from one level to the next.
+        num_fft, hop: of the STFT, in samples.
+        fold: number of neighbouring bins that share one position of the network.
+        channels: width of each level. The number of bins halves from one level to the next.
+        time_strides: factors by which the number of frames shrinks from one level to the next.
         bottleneck: width of the dilated stack.
-        dilations: of its blocks, in frames of the lowest level.
+        dilations: of the blocks of the stack, in frames of the lowest level.
         query_dim: width of the query inside the network.
+
+    Example:
+        >>> config = ConditionedUNetConfig(channels=(8, 8), time_strides=(2,), dilations=(1, 2))
+        >>> config.build(embedding_dim=16).stride_samples
+        2048
     """
 
     type: Literal["conditioned_unet"] = "conditioned_unet"
@@ -105,7 +132,7 @@ class ConditionedUNetConfig(StrictConfig):
     @model_validator(mode="after")
     def _fits(self) -> ConditionedUNetConfig:
         if len(self.time_strides) != len(self.channels) - 1:
-            raise ValueError("time_strides has one entry less than channels")
+            raise ValueError("time_strides must have one entry less than channels")
         if self.num_fft % (2 * self.hop):
             raise ValueError("num_fft must be a multiple of 2 hops")
         if (self.num_fft // 2) % (self.fold * 2 ** len(self.time_strides)):
@@ -118,11 +145,17 @@ class ConditionedUNetConfig(StrictConfig):
 
 
 class ConditionedUNet(Separator):
-    """Mixture and query embedding to the target.
+    """Estimates the target by a complex mask from a U-Net.
 
     Args:
         embedding_dim: length of the query embedding.
         config: sizes, see ``ConditionedUNetConfig``.
+
+    Example:
+        >>> import torch
+        >>> config = ConditionedUNetConfig(channels=(8, 8), time_strides=(2,), dilations=(1, 2))
+        >>> config.build(16)(torch.randn(2, 1, 8_000), torch.randn(2, 16)).shape
+        torch.Size([2, 1, 8000])
     """
 
     def __init__(self, embedding_dim: int, config: ConditionedUNetConfig) -> None:
@@ -157,12 +190,12 @@ class ConditionedUNet(Separator):
 
     @property
     def stride_samples(self) -> int:
-        """A chunk that starts at a multiple of this sees the same frames as the whole."""
+        """A chunk that starts at a multiple of this has the same frames as the whole."""
         return self.hop * self.time_stride
 
     @property
     def context_samples(self) -> int:
-        """How far an output sample may look to either side."""
+        """Samples to either side that an output sample may depend on."""
         low_frames = sum(self.dilations)
         stride, frames = 1, 2
         for time_stride in (*self.time_strides, 1):
@@ -176,14 +209,21 @@ class ConditionedUNet(Separator):
         return (self.out,)
 
     def features(self, spectrum: Tensor) -> Tensor:
-        """Compressed spectrum [batch, 3 * fold, bins / fold, frames], about unit variance."""
+        """Compressed spectrum with folded bins, of about unit variance.
+
+        Args:
+            spectrum: complex64 [batch, bins, frames].
+
+        Returns:
+            float32 [batch, 3 * fold, bins / fold, frames].
+        """
         parts = compressed(spectrum)
         b, p, bins, frames = parts.shape
         folded = parts.view(b, p, bins // self.fold, self.fold, frames)
         return folded.transpose(2, 3).reshape(b, p * self.fold, bins // self.fold, frames)
 
     def encode(self, mixture: Tensor) -> EncodedMixture:
-        """The part that does not depend on the query; mixture [batch, channels, samples]."""
+        """Spectrum and features of a mixture [batch, channels, samples]."""
         spectrum = self.stft(mixture)
         features = self.features(downmix(spectrum)[:, :-1])
         x = self.stem(features.contiguous(memory_format=torch.channels_last))
@@ -196,7 +236,7 @@ class ConditionedUNet(Separator):
         return EncodedMixture(spectrum, skips, mixture.shape[2])
 
     def decode(self, encoded: EncodedMixture, embedding: Tensor) -> Tensor:
-        """Embeddings [queries * batch, dim] to targets [queries * batch, channels, samples]."""
+        """Targets [queries * batch, channels, samples] for embeddings [queries * batch, dim]."""
         query = self.query(embedding * self.embedding_dim**0.5)
         num_queries = len(embedding) // len(encoded.spectrum)
         x = for_each_query(encoded.skips[-1], num_queries)
@@ -212,7 +252,15 @@ class ConditionedUNet(Separator):
         return self.mask(encoded, self.out(F.relu(self.out_norm(x))).float())
 
     def mask(self, encoded: EncodedMixture, maps: Tensor) -> Tensor:
-        """A complex mask of magnitude below one, applied; the top bin is left to the residual."""
+        """Targets from the last feature maps, which are unfolded to a complex mask.
+
+        Args:
+            encoded: the mixture.
+            maps: float32 [queries * batch, 2 * fold, bins / fold, frames].
+
+        Returns:
+            [queries * batch, channels, samples].
+        """
         b, _, height, frames = maps.shape
         maps = maps.view(b, 2, self.fold, height, frames).transpose(2, 3)
         maps = maps.reshape(b, 2, height * self.fold, frames)

@@ -1,4 +1,4 @@
-"""A separator that returns the mixture: the reference for everything around a separator."""
+"""A separator that returns the mixture: the reference in tests of everything around it."""
 
 from __future__ import annotations
 
@@ -15,6 +15,10 @@ class IdentityConfig(StrictConfig):
 
     Args:
         sample_rate: of the mixtures, Hz.
+
+    Example:
+        >>> IdentityConfig(sample_rate=16_000).build(embedding_dim=8).sample_rate
+        16000
     """
 
     type: Literal["identity"] = "identity"

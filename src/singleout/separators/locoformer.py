@@ -1,11 +1,12 @@
 """A small TF-Locoformer: attention along frequency and along time, with local convolutions.
 
 After "TF-Locoformer: Transformer with local modeling by convolution for speech separation and
-enhancement" (Saijo et al., 2024): each block models frequency, then time, by a convolutional
-SwiGLU, self-attention and another convolutional SwiGLU, each with RMS norm before it. Ours differs
-where long recordings and the CPU ask for it: neighbouring bins are folded into channels, and
-attention over time sees windows that lie on multiples of the stride, so that the look to either
-side is bounded and chunks equal the whole. The query enters by FiLM in the second half.
+enhancement" (Saijo et al., 2024). Each block models frequency, then time. For each axis it has a
+convolutional SwiGLU, self-attention and another convolutional SwiGLU, with RMS norm before each.
+
+Ours differs, for long recordings and CPUs. Neighbouring bins are folded into channels. Attention
+over time works in windows that start at multiples of the stride, so that the context is bounded
+and chunks equal the whole. The query enters by FiLM in all blocks but the first ones.
 """
 
 from __future__ import annotations
@@ -23,11 +24,22 @@ from singleout.separators.separator import Separator, downmix
 from singleout.separators.stft import MixtureStft, compressed, for_each_query
 
 KERNEL = 3
+"""Size of the convolutions along their axis."""
 Axis = Literal["frequency", "time"]
+"""The axis along which a layer works."""
 
 
 class RmsNorm(nn.Module):
-    """Over the channels of [batch, channels, bins, frames]."""
+    """RMS norm over the channels of [batch, channels, bins, frames] (Zhang and Sennrich, 2019).
+
+    Args:
+        channels: width of the features.
+
+    Example:
+        >>> import torch
+        >>> RmsNorm(4)(torch.full((1, 4, 1, 1), 3.0)).flatten()
+        tensor([1.0000, 1.0000, 1.0000, 1.0000], grad_fn=<ViewBackward0>)
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -39,7 +51,18 @@ class RmsNorm(nn.Module):
 
 
 class ConvSwiGlu(nn.Module):
-    """Feed-forward network whose layers look at neighbours along one axis."""
+    """Feed-forward network whose layers are convolutions along one axis.
+
+    Args:
+        channels: width of the features.
+        hidden: width inside the network.
+        axis: of the convolutions.
+
+    Example:
+        >>> import torch
+        >>> ConvSwiGlu(8, hidden=12, axis="time")(torch.randn(1, 8, 4, 6)).shape
+        torch.Size([1, 8, 4, 6])
+    """
 
     def __init__(self, channels: int, hidden: int, axis: Axis) -> None:
         super().__init__()
@@ -54,7 +77,20 @@ class ConvSwiGlu(nn.Module):
 
 
 class AxisAttention(nn.Module):
-    """Self-attention along frequency, or along time within windows of ``length`` frames."""
+    """Self-attention along frequency, or along time within windows.
+
+    Args:
+        channels: width of the features.
+        heads: number of attention heads.
+        length: number of bins, or of the frames of a window.
+        axis: of the attention.
+
+    Example:
+        >>> import torch
+        >>> attention = AxisAttention(8, heads=2, length=3, axis="time")
+        >>> attention(torch.randn(1, 8, 4, 6)).shape  # two windows of 3 frames
+        torch.Size([1, 8, 4, 6])
+    """
 
     def __init__(self, channels: int, heads: int, length: int, axis: Axis) -> None:
         super().__init__()
@@ -88,7 +124,22 @@ class AxisAttention(nn.Module):
 
 
 class LocoformerBlock(nn.Module):
-    """Frequency, then time; the query scales and shifts what enters."""
+    """Models frequency, then time. The query scales and shifts the input.
+
+    Args:
+        channels: width of the features.
+        hidden: width inside the feed-forward networks.
+        heads: number of attention heads.
+        bins: number of positions along frequency.
+        window: frames of a window of attention.
+        query_dim: width of the query; None for a block without the query.
+
+    Example:
+        >>> import torch
+        >>> block = LocoformerBlock(8, hidden=12, heads=2, bins=4, window=3, query_dim=5)
+        >>> block(torch.randn(1, 8, 4, 6), torch.randn(1, 5)).shape
+        torch.Size([1, 8, 4, 6])
+    """
 
     def __init__(
         self, channels: int, hidden: int, heads: int, bins: int, window: int, query_dim: int | None
@@ -112,7 +163,13 @@ class LocoformerBlock(nn.Module):
 
 @dataclass
 class EncodedGrid:
-    """What the query-independent half knows: spectrum as in the STFT, features per position."""
+    """The part of the result that does not depend on the query.
+
+    Attributes:
+        spectrum: complex64 [batch, channels, bins, frames].
+        features: float32 [batch, width, bins / fold, frames].
+        num_samples: length of the mixture.
+    """
 
     spectrum: Tensor
     features: Tensor
@@ -125,14 +182,19 @@ class LocoformerConfig(StrictConfig):
     Args:
         sample_rate: Hz.
         num_fft, hop: of the STFT, in samples.
-        fold: neighbouring bins that share one position of the network.
+        fold: number of neighbouring bins that share one position of the network.
         channels: width of each position.
         hidden: width inside the feed-forward networks.
-        heads: of the attention.
-        num_blocks: how many.
-        free_blocks: how many of them, the first, do without the query.
-        window: frames that see each other.
+        heads: number of attention heads.
+        num_blocks: number of blocks.
+        free_blocks: number of blocks, from the first, that do not depend on the query.
+        window: frames of a window of attention.
         query_dim: width of the query inside the network.
+
+    Example:
+        >>> config = LocoformerConfig(channels=8, hidden=8, heads=2, num_blocks=2, window=4)
+        >>> config.build(embedding_dim=16).stride_samples
+        4096
     """
 
     type: Literal["locoformer"] = "locoformer"
@@ -157,7 +219,7 @@ class LocoformerConfig(StrictConfig):
         if self.channels % self.heads:
             raise ValueError("channels must be divisible by heads")
         if self.free_blocks >= self.num_blocks:
-            raise ValueError("free_blocks leaves no block to the query")
+            raise ValueError("free_blocks leaves no block for the query")
         return self
 
     def build(self, embedding_dim: int) -> Locoformer:
@@ -166,11 +228,17 @@ class LocoformerConfig(StrictConfig):
 
 
 class Locoformer(Separator):
-    """Mixture and query embedding to the target.
+    """Estimates the target by a complex mask from blocks of attention.
 
     Args:
         embedding_dim: length of the query embedding.
         config: sizes, see ``LocoformerConfig``.
+
+    Example:
+        >>> import torch
+        >>> config = LocoformerConfig(channels=8, hidden=8, heads=2, num_blocks=2, window=4)
+        >>> config.build(16)(torch.randn(2, 1, 8_000), torch.randn(2, 16)).shape
+        torch.Size([2, 1, 8000])
     """
 
     def __init__(self, embedding_dim: int, config: LocoformerConfig) -> None:
@@ -196,13 +264,15 @@ class Locoformer(Separator):
 
     @property
     def stride_samples(self) -> int:
-        """A chunk that starts at a multiple of this sees the same windows as the whole."""
+        """A chunk that starts at a multiple of this has the same windows as the whole."""
         return self.hop * self.window
 
     @property
     def context_samples(self) -> int:
-        """How far an output sample may look to either side: through every block's window, and
-        through the convolutions around it."""
+        """Samples to either side that an output sample may depend on.
+
+        Every block adds its window and the convolutions around it.
+        """
         frames = len(self.blocks) * (self.window + 4 * (KERNEL // 2)) + 4
         return frames * self.hop + self.num_fft
 
@@ -211,7 +281,7 @@ class Locoformer(Separator):
         return (self.out,)
 
     def encode(self, mixture: Tensor) -> EncodedGrid:
-        """The part that does not depend on the query; mixture [batch, channels, samples]."""
+        """Spectrum and features of a mixture [batch, channels, samples]."""
         spectrum = self.stft(mixture)
         parts = compressed(downmix(spectrum)[:, :-1])
         b, _, _, frames = parts.shape
@@ -222,7 +292,7 @@ class Locoformer(Separator):
         return EncodedGrid(spectrum, x, mixture.shape[2])
 
     def decode(self, encoded: EncodedGrid, embedding: Tensor) -> Tensor:
-        """Embeddings [queries * batch, dim] to targets [queries * batch, channels, samples]."""
+        """Targets [queries * batch, channels, samples] for embeddings [queries * batch, dim]."""
         query = self.query(embedding * self.embedding_dim**0.5)
         x = for_each_query(encoded.features, len(embedding) // len(encoded.features))
         for block in self.blocks[self.free_blocks :]:

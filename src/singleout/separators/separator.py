@@ -56,7 +56,7 @@ class Separator(nn.Module, ABC):
 
     @abstractmethod
     def encode(self, mixture: Tensor) -> Any:
-        """The part of the work that does not depend on the query, done once for all queries.
+        """Compute what does not depend on the query, once for all queries.
 
         Args:
             mixture: float32 [batch, channels, samples].
@@ -108,11 +108,11 @@ class Separator(nn.Module, ABC):
 
 
 def downmix(spectrum: Tensor) -> Tensor:
-    """The one-channel input of a network from the spectra of several channels.
+    """The spectrum of one channel from the spectra of several channels.
 
     Magnitude: root mean square over the channels, so that nothing cancels (a singer with inverted
-    polarity on one side is as loud as without). Phase: that of the sum, or that of the loudest
-    channel where the channels cancel. A single channel is unchanged.
+    polarity on one side is as loud as without). Phase: that of the sum of the channels, or that of
+    the loudest channel where the channels cancel. A single channel is unchanged.
 
     Args:
         spectrum: complex64 [batch, channels, bins, frames].

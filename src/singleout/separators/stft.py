@@ -1,4 +1,4 @@
-"""The spectra that our separators mask: frames that chunks share with the whole."""
+"""The spectra that our separators mask. A chunk of a mixture has the same frames as the whole."""
 
 from __future__ import annotations
 
@@ -8,16 +8,25 @@ from torch.nn import functional as F
 
 
 class MixtureStft(nn.Module):
-    """Short-time Fourier transform of mixtures, and back.
+    """Short-time Fourier transform of mixtures, and its inverse.
 
-    The window is the root of a Hann, both ways. Every sample lies in as many frames as in an
-    endless signal; zeros outside, so that a chunk with enough context equals the same stretch of
-    the whole.
+    Both have the root of a Hann window. The mixture is padded with zeros, so that every sample
+    lies in as many frames as in an endless signal. So a chunk with enough context equals the same
+    part of the whole.
 
     Args:
         num_fft: length of a frame in samples, a multiple of two hops.
-        hop: from one frame to the next.
-        frames_multiple: the number of frames is one of this.
+        hop: samples from one frame to the next.
+        frames_multiple: the number of frames is a multiple of this.
+
+    Example:
+        >>> import torch
+        >>> stft, mixture = MixtureStft(num_fft=256, hop=64), torch.randn(1, 2, 1_000)
+        >>> spectrum = stft(mixture)
+        >>> spectrum.shape
+        torch.Size([1, 2, 129, 19])
+        >>> torch.allclose(stft.inverse(spectrum, 1_000), mixture, atol=1e-5)
+        True
     """
 
     window: Tensor
@@ -25,12 +34,12 @@ class MixtureStft(nn.Module):
     def __init__(self, num_fft: int, hop: int, frames_multiple: int = 1) -> None:
         super().__init__()
         self.num_fft, self.hop, self.frames_multiple = num_fft, hop, frames_multiple
-        # On the CPU even where the weights are built on the meta device to be filled from a file.
+        # On the CPU although the network may be built on the meta device: no file holds it.
         window = torch.hann_window(num_fft, device="cpu").sqrt()
         self.register_buffer("window", window, persistent=False)
 
     def forward(self, mixture: Tensor) -> Tensor:
-        """[batch, channels, samples] to complex [batch, channels, bins, frames]."""
+        """Mixtures [batch, channels, samples] to complex64 [batch, channels, bins, frames]."""
         channels, num_samples = mixture.shape[1:]
         left = self.num_fft - self.hop
         num_frames = (num_samples - 1 + left) // self.hop + 1
@@ -43,8 +52,17 @@ class MixtureStft(nn.Module):
         return spectra.view(-1, channels, *spectra.shape[1:])
 
     def inverse(self, spectrum: Tensor, num_samples: int) -> Tensor:
-        """[batch, channels, bins, frames] to [batch, channels, samples]: windowed overlap-add, as
-        sums of shifted blocks of one hop (far cheaper than a fold)."""
+        """Waveforms of spectra, by overlap-add.
+
+        Shifted blocks of one hop are added, which is far cheaper than ``fold``.
+
+        Args:
+            spectrum: complex64 [batch, channels, bins, frames].
+            num_samples: length of the result.
+
+        Returns:
+            float32 [batch, channels, samples].
+        """
         channels = spectrum.shape[1]
         spectrum = spectrum.flatten(0, 1)
         frames = torch.fft.irfft(spectrum, self.num_fft, dim=1) * self.window[:, None]
@@ -57,11 +75,12 @@ class MixtureStft(nn.Module):
         return (signal[:, start : start + num_samples] / gain).view(-1, channels, num_samples)
 
     def masked(self, spectrum: Tensor, maps: Tensor, num_samples: int) -> Tensor:
-        """A complex mask of magnitude below one, applied; the top bin is left to the residual.
+        """Apply a complex mask of magnitude below one. It is zero in the top bin.
 
         Args:
-            spectrum: complex [batch, channels, bins, frames].
-            maps: float32 [queries * batch, 2, bins - 1, frames], unbounded real and imaginary part.
+            spectrum: complex64 [batch, channels, bins, frames].
+            maps: float32 [queries * batch, 2, bins - 1, frames], real and imaginary part of the
+                mask before its magnitude is bounded.
             num_samples: length of the mixture.
 
         Returns:
@@ -71,13 +90,27 @@ class MixtureStft(nn.Module):
         norm = (real.square() + imaginary.square() + 1e-8).sqrt()
         gain = torch.tanh(norm) / norm
         mask = F.pad(torch.complex(real * gain, imaginary * gain), (0, 0, 0, 1))
-        heard = for_each_query(spectrum, len(maps) // len(spectrum))
-        return self.inverse(heard * mask.unsqueeze(1), num_samples)
+        repeated = for_each_query(spectrum, len(maps) // len(spectrum))
+        return self.inverse(repeated * mask.unsqueeze(1), num_samples)
 
 
 def compressed(spectrum: Tensor) -> Tensor:
-    """Complex [batch, bins, frames] to [batch, 3, bins, frames] of about unit variance: real and
-    imaginary part at a magnitude to the power 0.3, and the log-magnitude."""
+    """The input of a network from a spectrum, of about unit variance.
+
+    It has three maps: real and imaginary part with the magnitude raised to the power 0.3, and the
+    logarithm of the magnitude.
+
+    Args:
+        spectrum: complex64 [batch, bins, frames].
+
+    Returns:
+        float32 [batch, 3, bins, frames].
+
+    Example:
+        >>> import torch
+        >>> compressed(torch.ones(1, 1, 1, dtype=torch.complex64)).flatten()
+        tensor([1.0000, 0.0000, 0.5000])
+    """
     magnitude = spectrum.abs().clamp_min(1e-5)
     phase = spectrum / magnitude
     weak = magnitude.pow(0.3)
@@ -85,5 +118,12 @@ def compressed(spectrum: Tensor) -> Tensor:
 
 
 def for_each_query(x: Tensor, num_queries: int) -> Tensor:
-    """Repeated along the batch; ``cat`` keeps channels_last where ``repeat`` does not."""
+    """Repeat features [batch, ...] along the batch, once for each query.
+
+    Example:
+        >>> import torch
+        >>> for_each_query(torch.tensor([1, 2]), num_queries=2)
+        tensor([1, 2, 1, 2])
+    """
+    # Unlike repeat, cat keeps the memory layout channels_last.
     return x if num_queries == 1 else torch.cat([x] * num_queries)

@@ -1,1 +1,8 @@
-"""Files: written whole or not at all, tensors, other people's checkpoints, hubs, model names."""
+"""Files of models and results.
+
+- ``atomic``: files that appear whole or not at all.
+- ``tensors``: weights in safetensors files.
+- ``foreign``: checkpoints of other projects, read without executing anything in them.
+- ``hub``: model hubs.
+- ``models``: from the name of a model to its files.
+"""

@@ -1,7 +1,7 @@
 """Files that appear whole or not at all.
 
-A file is written under a temporary name in the folder of its place and renamed at the end. On any
-error the temporary file vanishes, and the file that was there before stays.
+A file is written under a temporary name in its folder and renamed at the end. On any error the
+temporary file is deleted, and an older file of that name stays.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
+from shutil import rmtree
+from tempfile import mkdtemp
 from threading import get_ident
 
 from singleout.errors import OutputError
@@ -18,10 +20,10 @@ from singleout.errors import OutputError
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path that takes the place of ``path`` at the end.
+    """Give a temporary path; at the end, the file written there is renamed to ``path``.
 
-    The temporary file vanishes on any error. In nested contexts all files are written before the
-    first of them appears.
+    The temporary file is deleted on any error. In nested contexts all files are written before
+    the first of them appears.
 
     Args:
         path: the file to write; its folder must exist.
@@ -39,8 +41,8 @@ def replacing(path: Path) -> Iterator[Path]:
         ...     report.read_text()
         'done'
     """
-    # Of bytes, not characters: file systems limit those, and names may be in any script. Long
-    # names of one recording's files differ in their ends alone.
+    # File systems limit names in bytes, not in characters. The digest keeps apart long names that
+    # differ only at their ends.
     name = os.fsencode(path.name)
     short, digest = os.fsdecode(name[:160]), sha256(name).hexdigest()[:8]
     partial = path.with_name(f".{short}.{digest}.{os.getpid()}-{get_ident()}.partial")
@@ -62,10 +64,11 @@ def restoring(paths: Sequence[Path]) -> Iterator[None]:
     together, such as a target and its residual, must not be left half old and half new.
 
     Args:
-        paths: files that are replaced inside the context. They need not exist.
+        paths: files that are replaced inside the context. They need not exist before.
 
     Raises:
-        OutputError: a file cannot be replaced, for example while a program on Windows plays it.
+        OutputError: a file cannot be replaced, for example because a program on Windows has it
+            open.
 
     Example:
         >>> import tempfile
@@ -107,15 +110,52 @@ def restoring(paths: Sequence[Path]) -> Iterator[None]:
             aside.unlink()
 
 
-def is_same_file(path: Path, other: Path) -> bool:
-    """Whether two paths name one file, which need not exist.
+@contextmanager
+def replacing_files(folder: Path) -> Iterator[Path]:
+    """Give a temporary folder; at the end, its files are moved to ``folder``, all or none.
+
+    ``config.json`` is moved last. Other files of ``folder`` stay.
+
+    Args:
+        folder: it is made if it does not exist.
+
+    Raises:
+        OutputError: a file cannot be written there.
 
     Example:
-        >>> is_same_file(Path("a/../b.wav"), Path("b.wav"))
-        False
-        >>> is_same_file(Path("b.wav"), Path("b.wav"))
-        True
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with replacing_files(Path(folder)) as partial:
+        ...         _ = (partial / "config.json").write_text("{}")
+        ...     [path.name for path in Path(folder).iterdir()]
+        ['config.json']
     """
-    with suppress(OSError):  # one of them does not exist
+    partial = None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = Path(mkdtemp(prefix=".", suffix=".partial", dir=folder))
+        yield partial
+        files = sorted(partial.iterdir(), key=lambda file: (file.name == "config.json", file.name))
+        with restoring([folder / file.name for file in files]):
+            for file in files:
+                file.replace(folder / file.name)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be written: {error.strerror or error}") from None
+    finally:
+        if partial is not None:
+            rmtree(partial, ignore_errors=True)
+
+
+def is_same_file(path: Path, other: Path) -> bool:
+    """Whether two paths name the same file. The file need not exist.
+
+    Example:
+        >>> is_same_file(Path("rain.wav"), Path.cwd() / "rain.wav")
+        True
+        >>> is_same_file(Path("rain.wav"), Path("wind.wav"))
+        False
+    """
+    with suppress(OSError):  # one of the files does not exist
         return path.samefile(other)
     return path.absolute() == other.absolute()

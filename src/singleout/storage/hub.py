@@ -1,4 +1,4 @@
-"""Model hubs, through ``huggingface_hub``: its cache, its variables, its revisions."""
+"""Model hubs, through ``huggingface_hub``: its cache, environment variables and revisions."""
 
 from __future__ import annotations
 
@@ -8,60 +8,79 @@ from pathlib import Path
 from singleout.errors import MissingExtraError, ModelError, one_line
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+"""An id without its revision."""
 
 
 def split_revision(name: str, revision: str | None = None) -> tuple[str, str | None]:
-    """``owner/name@revision`` to its two parts; an explicit ``revision`` wins."""
+    """Split ``owner/name@revision`` into its two parts; an explicit ``revision`` wins.
+
+    Example:
+        >>> split_revision("owner/name@v1")
+        ('owner/name', 'v1')
+        >>> split_revision("owner/name")
+        ('owner/name', None)
+    """
     identifier, _, suffix = name.partition("@")
     return identifier, revision or suffix or None
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether ``name`` has the form ``owner/name`` or ``owner/name@revision``."""
+    """Whether ``name`` has the form ``owner/name`` or ``owner/name@revision``.
+
+    Example:
+        >>> is_hub_id("owner/name@v1"), is_hub_id("run/model/best")
+        (True, False)
+    """
     return bool(HUB_ID.fullmatch(split_revision(name)[0]))
 
 
-def place_of(name: str | Path) -> Path:
-    """A model's name as a path, at which there may be something or not.
+def path_of(name: str | Path) -> Path:
+    """The name of a model as a path; ``~`` is expanded. Nothing needs to exist there.
 
     Raises:
-        ModelError: nobody can tell, such as of a folder that may not be looked into.
+        ModelError: it cannot be told whether the path exists, for example because its folder may
+            not be read.
+
+    Example:
+        >>> path_of("run/model").as_posix()
+        'run/model'
     """
     try:
         path = Path(name).expanduser()
         path.exists()
-    except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: of ~ and nobody's name
-        raise ModelError(
-            f"{str(name)[:200]}: cannot be looked for: {one_line(error)[:200]}"
-        ) from None
+    except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: ~ of an unknown user
+        raise ModelError(f"{str(name)[:200]}: not a path: {one_line(error)[:200]}") from None
     return path
 
 
-def _require(what: str = "") -> None:
+def _require_hub(reason: str = "") -> None:
     try:
         import huggingface_hub  # noqa: F401
     except ImportError:
         raise MissingExtraError(
-            f"{what}models on a hub need huggingface-hub: pip install 'singleout[hub]'"
+            f"{reason}models on a hub need huggingface-hub: pip install 'singleout[hub]'"
         ) from None
 
 
 def fetched(
     identifier: str, revision: str | None, patterns: list[str], offline: bool = False
 ) -> Path:
-    """The folder, in the hub's cache, with the files of a repository that match ``patterns``.
+    """Download files of a repository, unless the hub's cache has them.
 
     Args:
         identifier: ``owner/name``.
         revision: branch, tag or commit.
-        patterns: of file names.
-        offline: look into the cache only.
+        patterns: of the names of the files.
+        offline: look only into the cache.
+
+    Returns:
+        The folder in the cache that holds the files.
 
     Raises:
         MissingExtraError: huggingface-hub is not installed.
-        ModelError: it is neither in the cache nor to be had from the hub.
+        ModelError: the repository is not in the cache, and the hub does not give it.
     """
-    _require(f"{identifier}: there is no such folder, and ")
+    _require_hub(f"{identifier}: there is no such folder, and ")
     from huggingface_hub import snapshot_download
     from huggingface_hub.utils import (
         LocalEntryNotFoundError,
@@ -77,7 +96,7 @@ def fetched(
             )
         )
     except LocalEntryNotFoundError as error:
-        # Newer versions refuse a folder that lacks a file; whether it is needed, its reader knows.
+        # Newer versions refuse a folder that lacks a file. The reader knows which files it needs.
         cached = getattr(error, "snapshot_path", None)
         if cached is not None:
             return Path(cached)
@@ -88,23 +107,30 @@ def fetched(
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
         what = "revision" if isinstance(error, RevisionNotFoundError) else "repository"
         raise ModelError(
-            f"{shown}: no folder of that name, and the hub has no such {what}, or not for you: "
-            "check the name; 'hf auth login' opens what is private"
+            f"{shown}: no folder of that name, and the hub has no such {what}, or it is private: "
+            "check the name, or log in with 'hf auth login'"
         ) from None
-    except Exception as error:  # those of the HTTP client, which differ between versions
-        raise ModelError(f"{shown}: could not be fetched from the hub: {one_line(error)}") from None
+    except Exception as error:  # the errors of the HTTP client differ between versions
+        raise ModelError(f"{shown}: cannot be downloaded from the hub: {one_line(error)}") from None
 
 
 def upload(folder: Path, identifier: str, private: bool, card: str) -> str:
-    """Put a folder's files into the repository, which is made if missing; its address.
+    """Upload the files of a folder to a repository of the hub.
 
-    ``card`` becomes its README.md if it has none: what an author wrote there stays.
+    Args:
+        folder: its files are uploaded.
+        identifier: ``owner/name``; the repository is made if it does not exist.
+        private: whether a new repository is private.
+        card: written as README.md if the repository has none. The README of an author stays.
+
+    Returns:
+        The address of the repository.
 
     Raises:
         MissingExtraError: huggingface-hub is not installed.
-        ModelError: the hub cannot be reached or refuses.
+        ModelError: the hub cannot be reached, or it refuses.
     """
-    _require()
+    _require_hub()
     from huggingface_hub import HfApi
 
     try:
@@ -113,8 +139,9 @@ def upload(folder: Path, identifier: str, private: bool, card: str) -> str:
         if not api.file_exists(identifier, "README.md"):
             (folder / "README.md").write_text(card, encoding="utf-8")
         api.upload_folder(repo_id=identifier, folder_path=folder)
-    except Exception as error:  # those of the HTTP client, which differ between versions
+    except Exception as error:  # the errors of the HTTP client differ between versions
         raise ModelError(
-            f"{identifier}: could not be put on the hub: {one_line(error)}; 'hf auth login' first"
+            f"{identifier}: cannot be uploaded to the hub: {one_line(error)}: log in with "
+            "'hf auth login'"
         ) from None
     return str(address)

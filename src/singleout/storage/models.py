@@ -1,4 +1,4 @@
-"""Names of models: the one place that turns a name into files."""
+"""The names of models. Every part of the package turns a name into files here."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from importlib.resources import files
 from pathlib import Path
 
 from singleout.storage.foreign import CHECKPOINT_SUFFIXES
-from singleout.storage.hub import fetched, is_hub_id, place_of, split_revision
+from singleout.storage.hub import fetched, is_hub_id, path_of, split_revision
 
 BUILTIN = "builtin"
 """Name of the model in the package."""
-OUR_FILES = ["config.json", "model.safetensors"]
+MODEL_FILES = ["config.json", "model.safetensors"]
+"""Files of a saved model."""
 
 
 def list_models() -> list[str]:
@@ -28,32 +29,36 @@ def resolve_model(name: str | Path | None = None, revision: str | None = None) -
     """The file or folder of a model.
 
     Args:
-        name: ``builtin`` (or None) for the model in the package; the folder of a saved model; a
-            checkpoint of AudioSep's layout, as a file or as a folder of a hub; or a hub id,
-            ``owner/name`` or ``owner/name@revision``. A folder named ``builtin`` is ``./builtin``.
+        name: one of
+            - ``builtin`` (or None), the model in the package;
+            - the folder of a saved model (write ``./builtin`` for a folder named ``builtin``);
+            - a checkpoint of AudioSep's layout, as a file or as a folder of a hub;
+            - a hub id, ``owner/name`` or ``owner/name@revision``.
         revision: branch, tag or commit on the hub.
 
     Returns:
-        A path. Nothing needs to exist there: the reader of the path tells what is missing.
+        A path. Nothing needs to exist there: its reader reports what is missing.
 
     Raises:
-        ModelError: the name is no path, or the hub does not have it.
+        ModelError: the name is not a path, or the hub does not have the model.
         MissingExtraError: huggingface-hub is not installed.
 
     Example:
         >>> resolve_model("builtin").name
         'extractor'
-        >>> resolve_model("run/model").as_posix()
+        >>> resolve_model("./run/model").as_posix()
         'run/model'
     """
     if name is None or str(name) == BUILTIN:
         return Path(str(files("singleout") / "builtin" / "extractor"))
-    path = place_of(name)
+    path = path_of(name)
+    if str(path) == BUILTIN:  # it was ./builtin: as a Path it must not become the name again
+        path = path.absolute()
     if path.exists() or not is_hub_id(str(name)):
         return path
     identifier, revision = split_revision(str(name), revision)
-    folder = fetched(identifier, revision, OUR_FILES)
+    folder = fetched(identifier, revision, MODEL_FILES)
     if (folder / "model.safetensors").is_file():
         return folder
-    # Checkpoints only where there is nothing better. The cache names a folder by its commit.
+    # A checkpoint is downloaded only if there is no saved model. The folder's name is the commit.
     return fetched(identifier, folder.name, [f"*.{suffix}" for suffix in CHECKPOINT_SUFFIXES])

@@ -1,4 +1,7 @@
-"""Weights on disk: safetensors, small, and checked against the module they are loaded into."""
+"""Weights in safetensors files.
+
+They are stored in half precision or int8, and checked against the module that loads them.
+"""
 
 from __future__ import annotations
 
@@ -14,16 +17,28 @@ from singleout.errors import ModelError
 from singleout.storage.atomic import replacing
 
 SCALE_SUFFIX = "::scale"
-"""A tensor stored as int8 has its float scales, one per row, under its name with this suffix."""
+"""The float scales of a tensor stored as int8, one per row, have its name with this suffix."""
 
 
 def quantized_rows(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """[rows, columns] to int8 of the same shape and float32 scales [rows, 1]."""
+    """Quantise a matrix row by row.
+
+    Args:
+        matrix: float [rows, columns].
+
+    Returns:
+        int8 [rows, columns] and float32 scales [rows, 1]; their product is near to the matrix.
+
+    Example:
+        >>> import torch
+        >>> quantized_rows(torch.tensor([[1.27, -0.5]]))
+        (tensor([[127, -50]], dtype=torch.int8), tensor([[0.0100]]))
+    """
     scale = matrix.abs().amax(1, keepdim=True).clamp_min(1e-12) / 127
     return (matrix / scale).round().to(torch.int8), scale.float()
 
 
-def _is_below(name: str, prefix: str | None) -> bool:
+def _has_prefix(name: str, prefix: str | None) -> bool:
     return prefix is not None and name.startswith(prefix)
 
 
@@ -37,20 +52,35 @@ def save_tensors(
     int8_below: str | None = None,
     extra: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Write the module's state: matrices and kernels in float16, below the prefix ``int8_below``
-    matrices in int8; vectors stay float32, since variances pass float16's largest number.
-    Tensors of ``extra`` are stored as they are.
+    """Write the state of a module. The file appears whole or not at all.
 
-    The file appears whole or not at all.
+    Matrices and kernels are stored in float16. Vectors stay in float32, because variances may be
+    larger than the largest float16.
+
+    Args:
+        module: its ``state_dict`` is written.
+        path: the file.
+        int8_below: prefix of names; matrices with this prefix are stored in int8.
+        extra: further tensors, which are stored unchanged.
 
     Raises:
         ModelError: a tensor holds a value that is not finite, or too large for float16.
+        OutputError: the file cannot be written.
+
+    Example:
+        >>> import tempfile, torch
+        >>> layer, copy = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_tensors(layer, Path(folder) / "layer.safetensors")
+        ...     _ = load_tensors(copy, Path(folder) / "layer.safetensors")
+        >>> torch.equal(copy.weight, layer.weight.half().float())
+        True
     """
     stored: dict[str, Tensor] = dict(extra or {})
     for name, tensor in module.state_dict().items():
         if not tensor.is_floating_point():
             stored[name] = tensor.contiguous()
-        elif _is_below(name, int8_below) and _is_matrix(tensor):
+        elif _has_prefix(name, int8_below) and _is_matrix(tensor):
             stored[name], stored[name + SCALE_SUFFIX] = quantized_rows(tensor)
         else:
             stored[name] = (tensor.half() if tensor.ndim > 1 else tensor).contiguous()
@@ -63,38 +93,55 @@ def save_tensors(
 def write_safetensors(
     tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None
 ) -> None:
-    """Write a safetensors file, whole or not at all.
+    """Write a safetensors file. It appears whole or not at all.
+
+    Args:
+        tensors: by name, stored unchanged.
+        path: the file.
+        metadata: texts for the header of the file.
 
     Raises:
         OutputError: the file cannot be written.
+
+    Example:
+        >>> import tempfile, torch
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_safetensors({"mean": torch.ones(2)}, Path(folder) / "mean.safetensors")
+        ...     safetensors.torch.load_file(Path(folder) / "mean.safetensors")
+        {'mean': tensor([1., 1.])}
     """
     with replacing(path) as partial:
-        # Through bytes: safetensors' own files are readable by their owner only.
+        # Written as bytes: safetensors makes files that only their owner can read.
         partial.write_bytes(safetensors.torch.save(tensors, metadata))
 
 
 def load_tensors(
     module: nn.Module, path: Path, extra_prefix: str | None = None
 ) -> dict[str, Tensor]:
-    """Fill ``module`` (which may live on the meta device) from a file of ``save_tensors``.
+    """Fill a module from a file of ``save_tensors``; the example is there.
+
+    Args:
+        module: it may be on the meta device.
+        path: the file.
+        extra_prefix: prefix of the names of extra tensors.
 
     Returns:
-        The extra tensors: those whose names begin with ``extra_prefix``.
+        The extra tensors.
 
     Raises:
-        ModelError: the file is missing or corrupt, or its tensors are not the module's; names
+        ModelError: the file is missing or corrupt, or its tensors do not fit the module. Names
             every tensor that is missing, unexpected or of another shape.
     """
     try:
         stored = safetensors.torch.load_file(path)
     except FileNotFoundError:
-        raise ModelError(f"{path}: no such file; a model is a folder with its weights") from None
+        raise ModelError(f"{path}: no such file: a model is a folder with its weights") from None
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path}: corrupt or truncated weights ({error})") from None
     tensors: dict[str, Tensor] = {}
     extra: dict[str, Tensor] = {}
     for name, tensor in stored.items():
-        if _is_below(name, extra_prefix):
+        if _has_prefix(name, extra_prefix):
             extra[name] = _aligned(tensor)
             continue
         if name.endswith(SCALE_SUFFIX):
@@ -113,12 +160,25 @@ def load_tensors(
 
 
 def fill(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
-    """Give ``module`` (which may live on the meta device) these tensors, read from ``path``.
+    """Give tensors to a module, which may be on the meta device.
 
-    Counters of batches, which some formats drop, may be missing.
+    Counters of batches may be missing, because some formats drop them.
+
+    Args:
+        module: it gets the tensors, floats as float32.
+        tensors: by name.
+        path: the file that they come from, for the message.
 
     Raises:
         ModelError: names every tensor that is missing, unexpected, or of another shape or kind.
+
+    Example:
+        >>> import torch
+        >>> with torch.device("meta"):
+        ...     layer = torch.nn.Linear(2, 1)
+        >>> fill(layer, {"weight": torch.ones(1, 2), "bias": torch.zeros(1)}, Path("w.bin"))
+        >>> layer(torch.ones(1, 2)).item()
+        2.0
     """
     expected = module.state_dict()
     for name, tensor in expected.items():
@@ -129,11 +189,11 @@ def fill(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
         if name not in tensors or name not in expected:
             wrong.append(f"tensor '{name}' is {'missing' if name in expected else 'unexpected'}")
             continue
-        tensor, wanted = tensors[name], expected[name]
-        if tensor.shape != wanted.shape:
-            wrong.append(f"tensor '{name}' is {list(tensor.shape)}, expected {list(wanted.shape)}")
-        elif tensor.is_floating_point() != wanted.is_floating_point():
-            wrong.append(f"tensor '{name}' is {tensor.dtype}, expected {wanted.dtype}")
+        tensor, target = tensors[name], expected[name]
+        if tensor.shape != target.shape:
+            wrong.append(f"tensor '{name}' is {list(tensor.shape)}, expected {list(target.shape)}")
+        elif tensor.is_floating_point() != target.is_floating_point():
+            wrong.append(f"tensor '{name}' is {tensor.dtype}, expected {target.dtype}")
     if wrong:
         raise ModelError(f"{path}: weights of another architecture: {'; '.join(wrong)}")
     floats = {n: t.float() if t.is_floating_point() else t for n, t in tensors.items()}
@@ -141,14 +201,20 @@ def fill(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
 
 
 def _aligned(tensor: Tensor) -> Tensor:
-    """Itself, or a copy where it lies across cache lines, as tensors mapped from a file do.
+    """The tensor, or a copy if it does not start at a cache line, as in a file in memory.
 
-    Matrix products round differently there: the same weights would give other embeddings.
+    Matrix products round differently in such a tensor, so that the same weights would give other
+    embeddings.
     """
     return tensor.clone() if tensor.data_ptr() % 64 else tensor
 
 
 def has_fast_bfloat16() -> bool:
-    """Whether the CPU multiplies bfloat16 natively; without, it is slower than float32."""
+    """Whether the CPU multiplies bfloat16 natively. Without that, it is slower than float32.
+
+    Example:
+        >>> has_fast_bfloat16() in (True, False)
+        True
+    """
     probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
     return bool(probe and probe())

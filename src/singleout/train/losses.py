@@ -5,12 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from singleout.audio.silence import SILENT_ENERGY
+
 CEILING = 1e-3
 """Errors 30 dB below the target are no longer rewarded."""
 SILENCE_CEILING = 1e-3
-"""What is left where nothing should be: 30 dB below the mixture is as good as silence."""
-SILENT_POWER = 1e-7
-"""Of a whole item: there is no target below it."""
+"""Of an absent target: an estimate 30 dB below the mixture is good enough for the loss. It is not a
+limit of silence (``audio.silence``)."""
 
 
 def negative_snr_db(estimate: Tensor, target: Tensor) -> Tensor:
@@ -37,8 +38,8 @@ def separation_loss_db(estimate: Tensor, target: Tensor, mixture: Tensor) -> Ten
     Returns:
         One value per item.
     """
-    power = mixture.square().sum(-1) + SILENT_POWER
+    power = mixture.square().sum(-1) + SILENT_ENERGY
     left = estimate.square().sum(-1)
     silence = 10 * ((left + SILENCE_CEILING * power) / power).log10()
-    is_silent = target.square().sum(-1) < SILENT_POWER
+    is_silent = target.square().sum(-1) < SILENT_ENERGY
     return torch.where(is_silent, silence, negative_snr_db(estimate, target))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
+from singleout.audio.silence import SILENT_ENERGY
 from singleout.data.dataset import TrainingExample
 from singleout.errors import TrainingError
 from singleout.evaluate.metrics import score
@@ -17,7 +18,7 @@ from singleout.model import QueriedSeparator
 from singleout.separators import Separator
 from singleout.train.conditioning import Conditioning, by_query
 from singleout.train.config import TrainConfig
-from singleout.train.losses import SILENT_POWER, separation_loss_db
+from singleout.train.losses import separation_loss_db
 from singleout.train.muon import MuonAdamW
 
 
@@ -64,7 +65,7 @@ class TrainingModule(lightning.LightningModule):
         target = by_query(batch["targets"])
         mixture = batch["mixture"].repeat(len(target) // len(batch["mixture"]), 1, 1)
         losses = separation_loss_db(estimate.float(), target, mixture)
-        is_silent = target.square().sum(-1) < SILENT_POWER
+        is_silent = target.square().sum(-1) < SILENT_ENERGY
         loss = torch.where(is_silent, self.run.absent_weight * losses, losses).mean()
         if not bool(torch.isfinite(loss)):
             raise TrainingError(

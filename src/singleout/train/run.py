@@ -43,7 +43,7 @@ from singleout.errors import (
     one_line,
 )
 from singleout.evaluate.evaluation import EvaluationConfig
-from singleout.evaluate.scenarios import calibrated
+from singleout.evaluate.scenarios import calibration_of
 from singleout.manipulations import FitEmbeddings, Manipulator
 from singleout.model import QueriedSeparator, read_config
 from singleout.storage.models import resolve_model
@@ -251,7 +251,7 @@ def calibrate(model: QueriedSeparator, clips: list[Clip], config: ValidationConf
     asked = EvaluationConfig(
         num_mixtures=mixtures, seed=VALIDATION_SEED + 1, mixtures=config.mixtures
     )
-    model.config = model.config.model_copy(update=calibrated(model, clips, asked)._asdict())
+    model.config = model.config.model_copy(update=calibration_of(model, clips, asked)._asdict())
 
 
 def identity(config: TrainConfig) -> str:

@@ -1,20 +1,13 @@
-"""The field's benchmarks: what each one's files look like, and how its scores are aggregated.
+"""The benchmarks of the field: how to read each one, and how its scores are aggregated.
 
-A `Protocol` reads a folder into `Item`s and says how their scores become one number.
-`singleout.evaluate.benchmarks.run` runs it.
+``BENCHMARKS`` lists them by name. A new benchmark is a module here and one entry of that registry;
+the command line reads its list from there. A ``Benchmark`` reads a folder into ``Item``s and says
+how their scores become one number (``singleout.evaluate.benchmarks.benchmark``).
+``singleout.evaluate.benchmarks.run`` scores a model on it.
+
+Importing this package imports no benchmark and no torch.
 """
 
-from collections.abc import Mapping
-from types import MappingProxyType
+from singleout.evaluate.benchmarks.registry import BENCHMARKS, Entry, load_benchmark
 
-from singleout.evaluate.benchmarks.audiosep import AUDIOSEP
-from singleout.evaluate.benchmarks.dcase import DCASE
-from singleout.evaluate.benchmarks.mixing import MixingConfig, mixing
-from singleout.evaluate.benchmarks.protocol import Item, Protocol, Signals
-
-__all__ = ["PROTOCOLS", "Item", "MixingConfig", "Protocol", "Signals", "mixing"]
-
-PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
-    {protocol.name: protocol for protocol in (*AUDIOSEP, *DCASE)}
-)
-"""The published sets by name; `mixing` makes the protocol of any manifest."""
+__all__ = ["BENCHMARKS", "Entry", "load_benchmark"]

@@ -1,12 +1,12 @@
 """The six evaluation sets of AudioSep (Liu et al., "Separate anything you describe", 2023).
 
 Layouts and aggregations are those of its public repository (Audio-AGI/AudioSep, its folder
-``evaluation`` and the tables in it). The mixtures are published as files. Whatever their rate,
-all files are resampled to 32 kHz and averaged over channels; the query is the caption or class
-name as it stands, with no prompt around it. The published scores are SDRi and SI-SDR, not SI-SDRi.
+``evaluation`` and the tables in it). The mixtures are published as files. All files are resampled
+to 32 kHz, and their channels averaged. The query is the caption or class name without any prompt
+around it. The published scores are SDRi and SI-SDR, not SI-SDRi.
 
-Where the tables mislead: AudioSet's ``noise_wav`` names the *mixture*; the paths of AudioSet start
-above its folder; Clotho has two interferences, and ``noise_wav1`` twice in its header.
+Where the tables mislead: AudioSet's ``noise_wav`` names the *mixture*. The paths of AudioSet start
+above its folder. Clotho has two interferences, and ``noise_wav1`` twice in its header.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from singleout.evaluate.benchmarks.aggregation import (
     MEAN_OF_CLASS_MEDIANS,
     Aggregation,
 )
-from singleout.evaluate.benchmarks.protocol import Item, Protocol, load_rendered, names
+from singleout.evaluate.benchmarks.benchmark import Benchmark, Item, file_names, load_rendered
 from singleout.evaluate.benchmarks.tables import ItemReader, Row, Table
 
 SAMPLE_RATE = 32_000
@@ -30,8 +30,8 @@ SAMPLE_RATE = 32_000
 def _rendered(
     origin: str, row: Row, files: tuple[Path, Path], sources: Sequence[str], label: str = ""
 ) -> Item:
-    """``files`` are the mixture and the target, ``sources`` the recordings they were made of."""
-    target, *interference = names(sources)
+    """``files`` are the mixture and the target, ``sources`` the recordings in the mixture."""
+    target, *interference = file_names(sources)
     return Item(
         origin=origin,
         caption=row["caption"],
@@ -50,19 +50,20 @@ def _by_number(
     noise: Sequence[str] = ("noise_wav",),
     has_classes: bool = False,
 ) -> Item:
-    """``mixture-{idx}.wav`` and ``segment-{idx}.wav``; a class is what is asked for."""
-    number = _whole(row, "idx")
+    """Files ``mixture-{idx}.wav`` and ``segment-{idx}.wav``; with classes, the query is a class."""
+    number = _whole_number(row, "idx")
     files = audio / f"mixture-{number}.wav", audio / f"segment-{number}.wav"
     sources = [row[column] for column in ("src_wav", *noise)]
     return _rendered(origin, row, files, sources, row["caption"] if has_classes else "")
 
 
 def _audioset(origin: str, row: Row, audio: Path) -> Item:
-    """``class_id=7/class_id=7,index=003,{source,mixture}.wav``; ``idx`` is the class.
+    """Files ``class_id=7/class_id=7,index=003,{source,mixture}.wav``; ``idx`` is the class.
 
-    AudioSep's program lists the folders and takes the first ten pairs of each: the table's rows.
+    AudioSep's program lists the folders and takes the first ten pairs of each. These are the rows
+    of the table.
     """
-    label = _whole(row, "idx")
+    label = _whole_number(row, "idx")
     target, mixture = (
         audio.joinpath(*row[column].split("/")[-2:]) for column in ("src_wav", "noise_wav")
     )
@@ -72,20 +73,20 @@ def _audioset(origin: str, row: Row, audio: Path) -> Item:
 
 
 def _vggsound(origin: str, row: Row, audio: Path) -> Item:
-    """The target is s0; the table's paths start in the set's folder, with ``data/``."""
+    """The target is s0. The paths of the table start in the folder of the set, with ``data/``."""
     files = audio / row["mix_wav"], audio / row["s0_wav"]
     query = {"caption": row["s0_text"]}
-    # Both sources of a mixture lie in files of its name: the two recordings, joined by +++.
+    # The files of both sources have the name of the mixture: the two recordings, joined by +++.
     return _rendered(origin, query, files, row["file_id"].split("+++"))
 
 
-def _whole(row: Row, column: str) -> int:
+def _whole_number(row: Row, column: str) -> int:
     if not row[column].isdecimal():
         raise ValueError(f"{column} is not a whole number: '{row[column]}'")
     return int(row[column])
 
 
-def _protocol(
+def _benchmark(
     name: str,
     num_items: int,
     published: tuple[float, float],
@@ -94,9 +95,9 @@ def _protocol(
     key: str = "idx",
     aggregation: Aggregation = MEAN,
     lists_labels: bool = False,
-) -> Protocol:
+) -> Benchmark:
     """``published`` are AudioSep's SDRi and SI-SDR."""
-    return Protocol(
+    return Benchmark(
         name=name,
         sample_rate=SAMPLE_RATE,
         num_items=num_items,
@@ -107,8 +108,8 @@ def _protocol(
     )
 
 
-AUDIOSEP = (
-    _protocol(
+_SETS = (
+    _benchmark(
         "audioset",
         5_270,
         (7.739, 6.903),
@@ -116,22 +117,22 @@ AUDIOSEP = (
         key="src_wav",
         aggregation=MEAN_OF_CLASS_MEDIANS,
     ),
-    _protocol(
+    _benchmark(
         "audiocaps",
         4_820,
         (8.220, 7.189),
         _by_number,
         columns="idx,caption,labels,src_wav,noise_wav",
     ),
-    _protocol(
+    _benchmark(
         "clotho",
         5_225,
         (6.850, 5.242),
         partial(_by_number, noise=("noise_wav1", "noise_wav1.2")),
         columns="idx,caption,src_wav,noise_wav1,noise_wav1.2",
     ),
-    _protocol("esc50", 2_000, (10.040, 8.810), _by_number),
-    _protocol(
+    _benchmark("esc50", 2_000, (10.040, 8.810), _by_number),
+    _benchmark(
         "music",
         5_004,
         (10.508, 9.425),
@@ -139,7 +140,7 @@ AUDIOSEP = (
         aggregation=MEAN_OF_CLASS_MEANS,
         lists_labels=True,
     ),
-    _protocol(
+    _benchmark(
         "vggsound",
         1_000,
         (9.144, 9.043),
@@ -148,3 +149,13 @@ AUDIOSEP = (
         key="file_id",
     ),
 )
+
+
+def load(name: str) -> Benchmark:
+    """The set of that name; see ``load_benchmark``.
+
+    Example:
+        >>> load("music").aggregation.name
+        'mean over classes of the mean over items'
+    """
+    return {benchmark.name: benchmark for benchmark in _SETS}[name]

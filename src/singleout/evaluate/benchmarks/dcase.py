@@ -1,18 +1,18 @@
 """DCASE 2024 challenge, task 9: language-queried audio source separation, at 16 kHz.
 
 **Validation** (zenodo.org/records/10886481): ``lass_synthetic_validation.csv`` and 1,000 clips of
-10 s in ``lass_validation/``. Each row names two clips without ``.wav``, an SNR and a caption; the
-3,000 mixtures are made by whoever scores. Mixing and scoring are those of the baseline's public
-program (Audio-AGI/dcase2024_task9_baseline): the noise is scaled to the SNR by mean power, and
-mixture and target are scaled to a peak of 0.9 if the mixture exceeds full scale.
+10 s in ``lass_validation/``. Each row names two clips without ``.wav``, an SNR and a caption. The
+3,000 mixtures are not published; the scoring program makes them. Mixing and scoring are those of
+the baseline's public program (Audio-AGI/dcase2024_task9_baseline). The noise is scaled to the SNR
+by mean power. Mixture and target are scaled to a peak of 0.9 if the mixture exceeds full scale.
 
-**Evaluation** (zenodo.org/records/11425256): mixtures and queries only. The organisers keep the
-targets of the synthetic part (3,000 rows), and the real part (100 clips) has none, so only
-CLAPScore can be computed here; neither has a published CLAPScore.
+**Evaluation** (zenodo.org/records/11425256): mixtures and queries only. The targets of the
+synthetic part (3,000 rows) are not published, and the real part (100 clips) has none. So only
+CLAPScore can be computed here. Neither part has a published CLAPScore.
 
-Not verified against the files themselves, which could not be downloaded: the column names. The
-baseline reads columns by position; other public programs call them ``source,noise,snr`` and, in
-the evaluation tables, ``wav,query``. The caption may be called ``caption`` or ``query`` in all of
+The column names could not be verified, because the files could not be downloaded. The baseline
+reads columns by position. Other public programs call them ``source,noise,snr`` and, in the
+evaluation tables, ``wav,query``. The caption may be called ``caption`` or ``query`` in all of
 them. The number of rows of the real part is not published, so it is not checked.
 """
 
@@ -24,9 +24,9 @@ from pathlib import Path
 
 from singleout.errors import InputError
 from singleout.evaluate.benchmarks.aggregation import MEAN
-from singleout.evaluate.benchmarks.protocol import (
+from singleout.evaluate.benchmarks.benchmark import (
+    Benchmark,
     Item,
-    Protocol,
     Signals,
     load_rendered,
     mix,
@@ -81,8 +81,8 @@ def _caption(row: Row) -> str:
     return row["caption"] if "caption" in row else row["query"]
 
 
-DCASE = (
-    Protocol(
+_SETS = (
+    Benchmark(
         name="dcase2024-validation",
         sample_rate=SAMPLE_RATE,
         num_items=3_000,
@@ -96,7 +96,7 @@ DCASE = (
         ),
         published={"DCASE baseline": {"sdr_db": 5.708, "sdri_db": 5.673, "si_sdr_db": 3.862}},
     ),
-    Protocol(
+    Benchmark(
         name="dcase2024-evaluation",
         sample_rate=SAMPLE_RATE,
         num_items=3_000,
@@ -109,7 +109,7 @@ DCASE = (
             _evaluation,
         ),
     ),
-    Protocol(
+    Benchmark(
         name="dcase2024-evaluation-real",
         sample_rate=SAMPLE_RATE,
         num_items=None,
@@ -123,3 +123,13 @@ DCASE = (
         ),
     ),
 )
+
+
+def load(name: str) -> Benchmark:
+    """The set of that name; see ``load_benchmark``.
+
+    Example:
+        >>> load("dcase2024-validation").num_items
+        3000
+    """
+    return {benchmark.name: benchmark for benchmark in _SETS}[name]

@@ -1,37 +1,42 @@
-"""Mixtures of any manifest at stated SNRs, and queries for what is not in them."""
+"""Mixtures of any manifest at chosen SNRs, and queries for absent sounds."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field, FiniteFloat, field_validator
 
-from singleout.config import StrictConfig
+from singleout.config import StrictConfig, validated
 from singleout.data.manifest import Clip, read_manifest
 from singleout.data.plan import SCORED_MIXTURES, MixtureConfig, MixtureSpec, Planner
 from singleout.data.render import render
 from singleout.errors import ManifestError
 from singleout.evaluate.benchmarks.aggregation import MEAN
-from singleout.evaluate.benchmarks.protocol import Item, Protocol, Signals
+from singleout.evaluate.benchmarks.benchmark import Benchmark, Item, Signals
+from singleout.evaluate.evaluation import required_caption
 
 SAMPLE_RATE = 32_000
 
 
 class MixingConfig(StrictConfig):
-    """Which mixtures.
+    """Which mixtures are made.
 
     Args:
         split: of the manifest.
-        snr_db: levels of the target over the other sound, mean power over the segment; each
-            mixture is made at each of them.
-        num_mixtures: how many pairs of sounds.
-        seed: of the pairs; the same seed and manifest give the same mixtures.
-        absent: also ask every mixture for a sound that is not in it: of neither's class or group.
-        mixtures: how they are drawn, all but their SNR; the first sound of each is the target.
+        snr_db: levels of the target over the other sound, by mean power over the segment. Each
+            pair of sounds is mixed at each of these levels.
+        num_mixtures: number of pairs of sounds.
+        seed: of the pairs. The same seed and manifest give the same mixtures.
+        absent: also query every mixture for an absent sound, of another class and group.
+        mixtures: how they are drawn, all but their SNR. The first sound of each is the target.
+
+    Example:
+        >>> MixingConfig(snr_db=(0.0, 10.0)).num_mixtures
+        600
     """
 
     split: str = "test"
@@ -49,9 +54,31 @@ class MixingConfig(StrictConfig):
         return levels
 
 
-def mixing(config: MixingConfig) -> Protocol:
-    """The protocol of a manifest; its labels are the SNRs."""
-    return Protocol(
+def load(name: str, **options: Any) -> Benchmark:
+    """The benchmark of any manifest; see ``load_benchmark``.
+
+    Args:
+        name: of the benchmark.
+        options: fields of ``MixingConfig``.
+
+    Raises:
+        ConfigError: an option is unknown or out of range.
+
+    Example:
+        >>> load("mix", num_mixtures=10).num_items is None
+        True
+    """
+    return mixing(validated(MixingConfig, options, name))
+
+
+def mixing(config: MixingConfig) -> Benchmark:
+    """The benchmark of any manifest; its labels are the SNRs.
+
+    Example:
+        >>> mixing(MixingConfig()).lists_labels
+        True
+    """
+    return Benchmark(
         name="mix",
         sample_rate=SAMPLE_RATE,
         num_items=None,
@@ -62,11 +89,11 @@ def mixing(config: MixingConfig) -> Protocol:
 
 
 def _items(config: MixingConfig, manifest: Path) -> list[Item]:
-    """Pair by pair, each at all SNRs.
+    """All pairs at the first SNR, then all pairs at the next.
 
     Raises:
-        ManifestError: see `read_manifest`; the clips hold no mixture; a target has no caption; or
-            all captions could describe a sound of a mixture.
+        ManifestError: see ``read_manifest``; the clips cannot be mixed; a target has no caption; or
+            no sound is surely absent from a mixture.
     """
     clips = read_manifest(manifest, config.split)
     items = []
@@ -75,21 +102,19 @@ def _items(config: MixingConfig, manifest: Path) -> list[Item]:
         planner = Planner(clips, mixtures, config.seed)  # draws the same pairs at any SNR
         for index in range(config.num_mixtures):
             spec = planner.plan(0, index)
-            target, *others = (clips[source.clip] for source in spec.sources)
-            asked = [target]
+            mixed = [clips[source.clip] for source in spec.sources]
+            queried = [mixed[0]]
             if config.absent:
-                asked.append(_not_in([target, *others], clips, [config.seed, index]))
-            for clip in asked:
-                if clip.caption is None:
-                    raise ManifestError(f"{clip.path}: has no caption to be asked for by text")
-                is_absent = clip is not target
+                queried.append(_draw_absent(mixed, clips, [config.seed, index]))
+            for clip in queried:
+                is_absent = clip is not mixed[0]
                 items.append(
                     Item(
                         origin=f"{manifest}: mixture {index} at {snr_db:g} dB",
-                        caption=clip.caption,
+                        caption=required_caption(clip),
                         label=f"{snr_db:+g} dB",
                         target=clip.group,
-                        interference=tuple(other.path.name for other in others),
+                        interference=tuple(other.path.name for other in mixed[1:]),
                         files=(),
                         load=partial(_load, spec, clips, mixtures, is_absent),
                         is_absent=is_absent,
@@ -98,10 +123,11 @@ def _items(config: MixingConfig, manifest: Path) -> list[Item]:
     return items
 
 
-def _not_in(mixed: Sequence[Clip], clips: Sequence[Clip], seed: Sequence[int]) -> Clip:
+def _draw_absent(mixed: Sequence[Clip], clips: Sequence[Clip], seed: Sequence[int]) -> Clip:
+    """A clip whose class, group and caption differ from those of all mixed clips."""
     labels, groups = {clip.label for clip in mixed}, {clip.group for clip in mixed}
     captions = {caption for clip in mixed for caption in clip.captions}
-    others = [
+    candidates = [
         clip
         for clip in clips
         if clip.label not in labels
@@ -109,12 +135,12 @@ def _not_in(mixed: Sequence[Clip], clips: Sequence[Clip], seed: Sequence[int]) -
         and clip.caption is not None
         and clip.caption not in captions
     ]
-    if not others:
+    if not candidates:
         raise ManifestError(
-            f"{mixed[0].path}: no captioned sound of another class and group can be asked for "
-            "that is not in its mixture"
+            f"{mixed[0].path}: the manifest has no captioned sound of another class and group, "
+            "which could be absent from its mixture"
         )
-    return others[int(np.random.default_rng(seed).integers(len(others)))]
+    return candidates[int(np.random.default_rng(seed).integers(len(candidates)))]
 
 
 def _load(

@@ -9,26 +9,37 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from singleout.errors import ManifestError, QueryError
-from singleout.evaluate.benchmarks.protocol import Item
+from singleout.evaluate.benchmarks.benchmark import Item
 from singleout.types import Query
 
 Row = Mapping[str, str]
-"""Cells by column. The second column of one name is called ``name.2``, as Clotho's table needs."""
+"""Cells by column. The second column of a name is called ``name.2``, as in the table of Clotho."""
 
 ItemReader = Callable[[str, Row, Path], Item]
-"""From where a row is written, the row and the folder of the audio to the item."""
+"""From the origin of a row, the row and the folder of the audio to the item."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """A set that lists its items in a CSV file.
+    """Reads the items of a set from a CSV file.
 
     Attributes:
         file: name of the CSV file.
-        columns: it must have, alternatives divided by ``|``.
-        key: columns that together tell rows apart; empty for all of them.
-        audio: folders that may hold the audio, relative to the set's; the first that is there.
-        item: reads a row; raises ``ValueError`` if it holds what it must not.
+        columns: that it must have; alternative names are divided by ``|``.
+        key: columns that together identify a row; empty for all of them.
+        audio: folders that may hold the audio, relative to the folder of the set. The first that
+            exists is used, or else the folder of the set.
+        item: makes an item from a row; raises ``ValueError`` if a value of the row is wrong.
+
+    Example:
+        >>> import tempfile
+        >>> def dog(origin, row, audio):
+        ...     return Item(origin, row["caption"], "", row["wav"], (), (audio / row["wav"],), None)
+        >>> table = Table("set.csv", ["wav", "caption"], ["wav"], ["audio"], dog)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = (Path(folder) / "set.csv").write_text("wav,caption\\n1.wav,a dog\\n")
+        ...     table(Path(folder))[0].caption
+        'a dog'
     """
 
     file: str
@@ -38,22 +49,22 @@ class Table:
     item: ItemReader
 
     def __call__(self, data: Path) -> list[Item]:
-        """The items of the set in ``data``, in the order of its table.
+        """Read the items of the set in the folder ``data``, in the order of the table.
 
-        The table lies in ``data``, in ``data/metadata`` or in ``data/../../metadata``: a folder
-        of its own, or the folder ``evaluation`` of a checkout of AudioSep, or the set's below it.
+        The table is in ``data``, in ``data/metadata`` or in ``data/../../metadata``. So ``data``
+        may be a separate folder, the folder ``evaluation`` of a copy of the AudioSep repository, or
+        the folder of the set below it.
 
         Raises:
-            ManifestError: no folder or table there, no rows, a column is missing, a row has
-                another number of cells than the header or holds what it must not, or is there
-                twice.
+            ManifestError: the folder or the table is missing; the table has no rows or lacks a
+                column; or a row has a wrong number of cells or a wrong value, or is a duplicate.
         """
         if not data.is_dir():
-            raise ManifestError(f"{data}: not a folder")
+            raise ManifestError(f"{data}: is not a folder")
         places = (data, data / "metadata", data.parent.parent / "metadata")
         path = next((p / self.file for p in places if (p / self.file).is_file()), None)
         if path is None:
-            raise ManifestError(f"{data}: holds no {self.file}, nor does {places[1]}")
+            raise ManifestError(f"{data}: has no {self.file}, and neither has {places[1]}")
         folders = (data / folder for folder in self.audio)
         audio = next((folder for folder in folders if folder.is_dir()), data)
         lines: dict[tuple[str, ...], int] = {}
@@ -69,7 +80,7 @@ class Table:
         return items
 
     def _rows(self, path: Path) -> list[tuple[int, Row]]:
-        """Rows with the lines they end on."""
+        """Rows with the numbers of their last lines."""
         try:
             with path.open(encoding="utf-8-sig", newline="") as file:
                 reader = csv.reader(file, strict=True)
@@ -102,16 +113,16 @@ class Table:
             item = self.item(origin, row, audio)
             Query((item.caption,))
         except QueryError as error:
-            raise ManifestError(f"{origin}: its caption cannot be asked for: {error}") from None
+            raise ManifestError(f"{origin}: its caption is not a valid query: {error}") from None
         except ValueError as error:
             raise ManifestError(f"{origin}: {error}") from None
         return item
 
 
 def _numbered(header: Sequence[str]) -> list[str]:
-    seen: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     columns = []
     for name in header:
-        seen[name] += 1
-        columns.append(name if seen[name] == 1 else f"{name}.{seen[name]}")
+        counts[name] += 1
+        columns.append(name if counts[name] == 1 else f"{name}.{counts[name]}")
     return columns

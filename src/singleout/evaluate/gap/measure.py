@@ -1,11 +1,10 @@
-"""The modality gap: how far texts lie from the sounds they describe, and in what way.
+"""The modality gap: the distance between the embeddings of texts and of the sounds they describe.
 
-A separator that is trained on embeddings of audio and asked in words meets embeddings from another
-place. `modality_gap` measures that place; it takes embeddings, not an encoder, so that manipulated
-ones can be measured as well. Formulas and how to read them: ``docs/gap.md``.
+A separator that is trained on embeddings of audio gets text queries whose embeddings lie elsewhere.
+`modality_gap` measures this. It takes embeddings, not an encoder, so that manipulated embeddings
+can be measured as well. Formulas and how to read them: ``docs/gap.md``.
 
-Sources: Liang et al., "Mind the Gap", NeurIPS 2022 (centroid distance); Roy & Vetterli, "The
-effective rank", EUSIPCO 2007.
+Source: Liang et al., "Mind the Gap", NeurIPS 2022 (centroid distance).
 """
 
 from __future__ import annotations
@@ -23,21 +22,24 @@ from singleout.audio import read_audio
 from singleout.data.manifest import Clip
 from singleout.encoders import QueryEncoder
 from singleout.errors import InputError
+from singleout.evaluate.gap.geometry import as_codes, effective_rank, linked_groups, separability
 from singleout.evaluate.statistics import Interval, bootstrap_interval, mean, median
 from singleout.progress import track
 
 TIE = 1e-6
-"""Cosines that differ by less are equal: rounding must not decide who is nearer."""
-NUM_FOLDS = 5
-RIDGE = 1e-3
-"""Of the linear classifier, relative to the mean variance of a dimension."""
-
+"""Cosines that differ by less count as equal, so that rounding decides nothing."""
 _CHUNK_COSINES = 2**21
-"""Cosines held at once: bounds the memory, does not change the result."""
+"""Cosines held at once. Bounds the memory, does not change the result."""
 
 
 class Retrieval(TypedDict):
-    """One query per sound; how many candidates are nearer than the first right one."""
+    """Retrieval with one query per sound, by the rank of the nearest correct candidate.
+
+    Attributes:
+        recall_at_1, recall_at_5, recall_at_10: share of queries of at most this rank.
+        median_rank: 1 is the best.
+        num_candidates: number of candidates.
+    """
 
     recall_at_1: Interval
     recall_at_5: Interval
@@ -47,7 +49,7 @@ class Retrieval(TypedDict):
 
 
 class EffectiveRank(TypedDict):
-    """Of the sounds, of the captions, and of both in one cloud; between 1 and ``dim``."""
+    """Effective ranks of the sounds, of the captions, and of both together, from 1 to ``dim``."""
 
     audio: float
     text: float
@@ -55,10 +57,10 @@ class EffectiveRank(TypedDict):
 
 
 class GapReport(TypedDict):
-    """All figures of the gap; ready for JSON. See ``docs/gap.md``.
+    """All figures of the gap, ready for JSON; see `modality_gap` and ``docs/gap.md``.
 
-    ``separability`` is None where a group or caption links all sounds, so that none can be held
-    out; ``pair_accuracy_families`` is None where all classes are of one family.
+    ``separability`` is None where groups or captions link all sounds, so that none can be held
+    out. ``pair_accuracy_families`` is None where all classes are of one family.
     """
 
     num_sounds: int
@@ -83,17 +85,38 @@ class GapReport(TypedDict):
 def embed_pairs(
     encoder: QueryEncoder, clips: Sequence[Clip], seconds: float = 10.0
 ) -> tuple[Tensor, Tensor]:
-    """Sounds (their first ``seconds``, channels averaged) and first captions, each [clips, dim].
+    """Embed sounds and their captions.
+
+    Args:
+        encoder: of the embeddings.
+        clips: each with a caption, of which the first is embedded.
+        seconds: length of each sound that is embedded, from its start, with channels averaged.
+
+    Returns:
+        Sounds and captions, each [clips, dim].
 
     Raises:
         AudioError: a file cannot be read.
         QueryError: a clip has no caption.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from singleout.audio import write_wav
+        >>> from singleout.encoders import load_encoder
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "hum.wav"
+        ...     write_wav(path, np.zeros((1, 8_000), np.float32), 8_000)
+        ...     clip = Clip(path, 1.0, "a hum", (), "hum", "1", "test")
+        ...     audio, text = embed_pairs(load_encoder("builtin"), [clip])
+        >>> audio.shape == text.shape
+        True
     """
     sounds = []
     for clip in track(clips, "embedding the sounds"):
         audio, rate = read_audio(clip.path)
         sounds.append(encoder.embed_audio(audio[:, : round(seconds * rate)].mean(0), rate))
-    # Once each: sounds of one caption have the very same text embedding.
+    # Once each, so that sounds of one caption have exactly the same text embedding.
     captions = dict.fromkeys(clip.caption or "" for clip in clips)
     texts = {c: encoder.embed_text(c) for c in track(tuple(captions), "embedding the captions")}
     return torch.cat(sounds), torch.cat([texts[clip.caption or ""] for clip in clips])
@@ -109,42 +132,67 @@ def modality_gap(
 ) -> GapReport:
     """Measure the gap between sounds and their captions.
 
-    Cosines and what follows from them ignore the length of embeddings (an all-zero one has the
-    cosine 0 with everything); centroids, separability and ranks take embeddings as they are.
+    Cosines and retrieval ignore the length of embeddings; the cosine of an all-zero embedding is
+    0. Centroids, separability and effective ranks take embeddings as they are.
 
     Args:
         audio: [sounds, dim].
-        text: [sounds, dim], row by row the captions of the sounds.
+        text: [sounds, dim], the captions of the sounds in the same order.
         labels: class of each sound, ``family/name`` or any other text.
-        captions: what each sound's caption says: equal captions are one candidate, and any of
-            their sounds is right. By default no two are equal.
-        groups: sounds of one recording; drawn and held out together. By default each its own.
-        seed: of the bootstrap and of who is held out.
+        captions: caption of each sound. Equal captions are one candidate, and all their sounds are
+            correct. By default no two captions are equal.
+        groups: recording of each sound. Sounds of one recording are drawn and held out together.
+            By default each sound is a recording.
+        seed: of the bootstrap and of the folds.
 
     Raises:
-        InputError: shapes or lengths differ, a value is not finite, fewer than two sounds or
-            classes.
+        InputError: shapes or lengths differ, a value is not finite, or there are fewer than two
+            sounds or classes.
+
+    Example:
+        >>> audio, text = torch.eye(3), torch.eye(3) + 0.1
+        >>> report = modality_gap(audio, text, ["animal/dog", "animal/cat", "water/rain"])
+        >>> report["text_to_audio"]["recall_at_1"]["estimate"]
+        1.0
+        >>> round(report["centroid_distance"], 3)
+        0.173
     """
     _check(audio, text, labels, captions=captions, groups=groups)
     rows = range(len(audio))
     caption = as_codes(rows if captions is None else captions)
     group = as_codes(rows if groups is None else groups)
     families = [label.split("/")[0] for label in labels]
+    by_class, by_family = (
+        pair_accuracy(audio, text, names, groups, seed) if len(set(names)) > 1 else None
+        for names in (labels, families)
+    )
+    assert by_class is not None
+    pairs = [embeddings.detach().cpu().double() for embeddings in (audio, text)]
+    return _report(pairs[0], pairs[1], as_codes(labels), caption, group, by_class, by_family, seed)
 
-    a, t = (x.detach().cpu().double() for x in (audio, text))
-    offset = a.mean(0) - t.mean(0)
-    distance = float((a - t).square().sum(1).mean())
-    centroid = float(offset.norm())
 
-    sounds, words = F.normalize(a, dim=1), F.normalize(t, dim=1)
+def _report(
+    audio: Tensor,
+    text: Tensor,
+    label: Tensor,
+    caption: Tensor,
+    group: Tensor,
+    by_class: Interval,
+    by_family: Interval | None,
+    seed: int,
+) -> GapReport:
+    """All figures, from float64 embeddings, numbers [sounds] and the pair accuracies."""
+    distance = float((audio - text).square().sum(1).mean())
+    centroid = float((audio.mean(0) - text.mean(0)).norm())
+    sounds, words = F.normalize(audio, dim=1), F.normalize(text, dim=1)
     matched = (sounds * words).sum(1).numpy()
-    mismatched = _mismatched_cosine(sounds, words, as_codes(labels))
+    mismatched = _mismatched_cosine(sounds, words, label)
     distinct = F.normalize(_sums(words, caption), dim=1)
     numbers = torch.arange(len(distinct))
     drawn = group.numpy()
     return GapReport(
         num_sounds=len(audio),
-        num_classes=len(set(labels)),
+        num_classes=int(label.max()) + 1,
         num_captions=len(distinct),
         num_groups=int(group.max()) + 1,
         dim=audio.shape[1],
@@ -154,15 +202,15 @@ def modality_gap(
         cosine_difference=float(matched.mean()) - mismatched,
         centroid_distance=centroid,
         centroid_share=centroid**2 / distance if distance else 0.0,
-        separability=_separability(a, t, _linked(group, caption), seed),
-        pair_accuracy_classes=pair_accuracy(audio, text, labels, groups, seed),
-        pair_accuracy_families=(
-            pair_accuracy(audio, text, families, groups, seed) if len(set(families)) > 1 else None
-        ),
+        separability=separability(audio, text, linked_groups(group, caption), seed),
+        pair_accuracy_classes=by_class,
+        pair_accuracy_families=by_family,
         text_to_audio=_retrieval(words, sounds, caption, caption, drawn, seed),
         audio_to_text=_retrieval(sounds, distinct, caption, numbers, drawn, seed),
         effective_rank=EffectiveRank(
-            audio=effective_rank(a), text=effective_rank(t), joint=effective_rank(torch.cat([a, t]))
+            audio=effective_rank(audio),
+            text=effective_rank(text),
+            joint=effective_rank(torch.cat([audio, text])),
         ),
     )
 
@@ -176,31 +224,37 @@ def pair_accuracy(
 ) -> Interval:
     """How often a caption is nearer to its sound than to a sound of another label.
 
-    Over all ordered pairs of different labels; 0.5 by chance. It bounds what an extractor can do
-    with text. A tie is an error. Arguments and errors as of `modality_gap`.
+    The share is over all ordered pairs of different labels; chance is 0.5, and a tie is an error.
+    It bounds the quality of extraction by text.
+
+    Args:
+        audio, text, labels, groups, seed: see `modality_gap`.
+
+    Raises:
+        InputError: see `modality_gap`.
+
+    Example:
+        >>> audio, labels = torch.eye(3), ["dog", "cat", "rain"]
+        >>> pair_accuracy(audio, audio, labels)["estimate"]
+        1.0
+        >>> pair_accuracy(audio, audio.flip(0), labels)["estimate"]  # only "cat" is right
+        0.3333333333333333
     """
     _check(audio, text, labels, groups=groups)
     sounds, words = (F.normalize(x.detach().cpu().double(), dim=1) for x in (audio, text))
-    own, label = (sounds * words).sum(1, keepdim=True).float(), as_codes(labels)
-    nearer, pairs = [], []
+    matched, label = (sounds * words).sum(1, keepdim=True).float(), as_codes(labels)
+    counts_nearer, counts = [], []
     for part, cosines in _cosines(words, sounds):
-        others = label[part, None] != label
-        nearer.append((others & (own[part] - cosines > TIE)).sum(1))
-        pairs.append(others.sum(1))
-    of = torch.cat(pairs).double().numpy()
+        is_other = label[part, None] != label
+        counts_nearer.append((is_other & (matched[part] - cosines > TIE)).sum(1))
+        counts.append(is_other.sum(1))
+    num_others = torch.cat(counts).double().numpy()
     return bootstrap_interval(
-        torch.cat(nearer).numpy(),
+        torch.cat(counts_nearer).numpy(),
         None if groups is None else as_codes(groups).numpy(),
-        lambda values, weights: (weights @ values) / (weights @ of),
+        lambda values, weights: (weights @ values) / (weights @ num_others),
         seed=seed,
     )
-
-
-def effective_rank(embeddings: Tensor) -> float:
-    """exp of the entropy of the singular values of centred [count, dim]; 0 for a single point."""
-    values = principal_axes(embeddings.double())[0]
-    shares = values[values > 0] / values.sum()
-    return float((-shares * shares.log()).sum().exp()) if len(shares) else 0.0
 
 
 def _check(
@@ -225,20 +279,16 @@ def _check(
         )
 
 
-def as_codes(names: Sequence[str] | Sequence[int] | NDArray[np.int64]) -> Tensor:
-    """Names as numbers from zero, in the order of the names: that of the sounds has no say."""
-    return torch.from_numpy(np.unique(np.asarray(names), return_inverse=True)[1])
-
-
 def _sums(rows: Tensor, codes: Tensor) -> Tensor:
-    """[codes, dim] from [count, dim]: rows of one code are added."""
+    """Sums of the rows of each code, [codes, dim] from [count, dim]."""
     return rows.new_zeros(int(codes.max()) + 1, rows.shape[1]).index_add_(0, codes, rows)
 
 
 def _mismatched_cosine(sounds: Tensor, words: Tensor, label: Tensor) -> float:
-    """Mean over all ordered pairs of different classes.
+    """Mean cosine of all ordered pairs of different classes.
 
-    The sum over all pairs is a product of sums, as is that within each class: no pair is visited.
+    The sum over all pairs is a product of sums, and so is the sum within a class. So the time is
+    linear in the number of sounds.
     """
     within = (_sums(sounds, label) * _sums(words, label)).sum()
     num_pairs = len(label) ** 2 - int(torch.bincount(label).square().sum())
@@ -246,7 +296,7 @@ def _mismatched_cosine(sounds: Tensor, words: Tensor, label: Tensor) -> float:
 
 
 def _cosines(queries: Tensor, candidates: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Which unit-norm queries, and float32 [those queries, candidates]."""
+    """Chunks of unit-norm queries, with their cosines, float32 [queries of it, candidates]."""
     size = max(1, _CHUNK_COSINES // len(candidates))
     queries, candidates = queries.float(), candidates.float()
     for start in range(0, len(queries), size):
@@ -257,26 +307,26 @@ def _cosines(queries: Tensor, candidates: Tensor) -> Iterator[tuple[slice, Tenso
 def _retrieval(
     queries: Tensor,
     candidates: Tensor,
-    wanted: Tensor,
-    offered: Tensor,
+    query_captions: Tensor,
+    candidate_captions: Tensor,
     groups: NDArray[np.int64],
     seed: int,
 ) -> Retrieval:
-    """A candidate is right if what it offers is what the query wants; a tie with a wrong one loses.
+    """A candidate is correct if it has the caption of the query; a tie with a wrong one loses.
 
     Args:
         queries: unit norm [sounds, dim].
         candidates: unit norm [candidates, dim].
-        wanted: caption numbers [sounds].
-        offered: caption numbers [candidates].
-        groups: what the bootstrap draws [sounds].
+        query_captions: numbers [sounds].
+        candidate_captions: numbers [candidates].
+        groups: drawn by the bootstrap, [sounds].
         seed: of the bootstrap.
     """
     parts = []
     for part, cosines in _cosines(queries, candidates):
-        right = wanted[part, None] == offered
-        best = cosines.where(right, -torch.inf).amax(1, keepdim=True)
-        parts.append(1 + (~right & (cosines > best - TIE)).sum(1))
+        is_correct = query_captions[part, None] == candidate_captions
+        best = cosines.where(is_correct, -torch.inf).amax(1, keepdim=True)
+        parts.append(1 + (~is_correct & (cosines > best - TIE)).sum(1))
     ranks = torch.cat(parts).numpy()
     within = {k: bootstrap_interval(ranks <= k, groups, mean, seed=seed) for k in (1, 5, 10)}
     return Retrieval(
@@ -286,51 +336,3 @@ def _retrieval(
         median_rank=bootstrap_interval(ranks, groups, median, seed=seed),
         num_candidates=len(candidates),
     )
-
-
-def _linked(group: Tensor, caption: Tensor) -> Tensor:
-    """Numbers [sounds] that sounds share if a group or a caption links them, however indirectly."""
-    linked = group
-    while True:
-        before = linked
-        for ids in (caption, group):
-            least = torch.full((int(ids.max()) + 1,), len(ids))
-            linked = least.scatter_reduce(0, ids, linked, "amin")[ids]
-        if torch.equal(linked, before):
-            return as_codes(linked.numpy())
-
-
-def _separability(audio: Tensor, text: Tensor, linked: Tensor, seed: int) -> float | None:
-    """Cross-validated accuracy of ridge regression on which modality an embedding is of.
-
-    Linked sounds are held out together: no pair, recording or caption is on both sides.
-    """
-    count = int(linked.max()) + 1
-    if count < 2:
-        return None
-    order = torch.from_numpy(np.random.default_rng(seed).permutation(count))
-    fold = order[linked] % NUM_FOLDS
-    hits = 0
-    for number in range(min(NUM_FOLDS, count)):
-        held = fold == number
-        known = torch.cat([audio[~held], text[~held]])
-        side = torch.ones(len(known), dtype=known.dtype)
-        side[len(known) // 2 :] = -1
-        centre = known.mean(0)
-        known = known - centre
-        gram = known.T @ known
-        # The smallest number keeps the system solvable if all embeddings are equal.
-        gram.diagonal().add_(RIDGE * gram.diagonal().mean() + torch.finfo(gram.dtype).tiny)
-        weights = torch.linalg.solve(gram, known.T @ side)
-        hits += int(((audio[held] - centre) @ weights > 0).sum())
-        hits += int(((text[held] - centre) @ weights <= 0).sum())
-    return hits / (2 * len(audio))
-
-
-def principal_axes(embeddings: Tensor) -> tuple[Tensor, Tensor]:
-    """Singular values [dim] of centred [count, dim], falling, and their axes [dim, dim]."""
-    centred = embeddings - embeddings.mean(0)
-    squares, axes = torch.linalg.eigh(centred.T @ centred)
-    rounding = squares.max() * len(squares) * torch.finfo(squares.dtype).eps
-    values = squares.where(squares > rounding, 0.0).sqrt()
-    return values.flip(0), axes.flip(1)

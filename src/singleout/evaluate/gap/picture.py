@@ -1,4 +1,4 @@
-"""The picture of the modality gap: what ``modality_gap`` measured."""
+"""Draws what ``modality_gap`` measured."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from singleout.evaluate.gap.measure import GapReport, as_codes, principal_axes
+from singleout.evaluate.gap.geometry import as_codes, principal_axes
+from singleout.evaluate.gap.measure import GapReport
 from singleout.storage.atomic import replacing
 
 MAX_DRAWN_PAIRS = 150
 MAX_DRAWN_COSINES = 20_000
 AUDIO_COLOUR, TEXT_COLOUR, GREY = "#0072B2", "#D55E00", "#666666"
-"""Told apart by colour-blind readers, too (Okabe & Ito)."""
+"""Colours that colour-blind readers can distinguish (Okabe & Ito)."""
 
 
 def save_picture(
@@ -32,12 +33,30 @@ def save_picture(
 ) -> None:
     """Draw what `modality_gap` measured as a PNG, whole or not at all.
 
-    Cosines of matched and mismatched pairs; both modalities on their two joint principal axes,
-    some pairs joined; singular values. ``seed`` chooses the pairs.
+    The left plot shows the cosines of matched and mismatched pairs. The middle plot shows both
+    modalities on their two joint principal axes, with some pairs connected. The right plot shows
+    the singular values.
+
+    Args:
+        audio, text, labels: as of `modality_gap`.
+        report: its result.
+        path: of the PNG.
+        title: of the picture.
+        seed: of the pairs that are drawn.
 
     Raises:
-        ImportError: matplotlib, the ``plot`` extra, is not installed.
-        AudioError: the file cannot be written there.
+        ImportError: matplotlib (the extra ``plot``) is not installed.
+        OutputError: the file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> from singleout.evaluate.gap.measure import modality_gap
+        >>> audio, text, labels = torch.eye(3), torch.eye(3) + 0.1, ["dog", "cat", "rain"]
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "gap.png"
+        ...     save_picture(audio, text, labels, modality_gap(audio, text, labels), path)
+        ...     path.exists()
+        True
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

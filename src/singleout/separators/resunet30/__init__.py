@@ -1,4 +1,4 @@
-"""AudioSep's separator: its layers, its checkpoints and its folded copy for inference."""
+"""AudioSep's separator: its layers, its checkpoints, and its faster copy for inference."""
 
 from singleout.separators.resunet30.network import ResUNet30, ResUNet30Config
 

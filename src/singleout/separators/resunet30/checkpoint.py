@@ -1,4 +1,4 @@
-"""Where the published checkpoints of ``ResUNet30`` keep their tensors."""
+"""The tensors of ``ResUNet30`` in published checkpoints."""
 
 from __future__ import annotations
 
@@ -12,18 +12,32 @@ from singleout.errors import ModelError
 from singleout.storage.foreign import checkpoint_file, read_tensors
 
 LANDMARK = "base.pre_conv.weight"
-"""A tensor that every checkpoint has; what stands before it is the separator's prefix."""
+"""A tensor that every checkpoint has. The text before it is the prefix of the separator."""
 DERIVED = ("base.stft.", "base.istft.")
-"""Kernels of an STFT by convolution; ours is an FFT."""
+"""Prefixes of the kernels of an STFT by convolution. Ours is an FFT."""
 
 
 def landmark(names: Iterable[str]) -> str | None:
-    """The landmark's name among ``names``, prefix included."""
+    """The name of the landmark among ``names``, with its prefix.
+
+    Example:
+        >>> landmark(["epoch", "ss_model.base.pre_conv.weight"])
+        'ss_model.base.pre_conv.weight'
+    """
     return next((n for n in names if n == LANDMARK or n.endswith("." + LANDMARK)), None)
 
 
 def holds_checkpoint(folder: Path) -> bool:
-    """Whether a folder holds weights of a ``ResUNet30``; of safetensors only the names are read."""
+    """Whether a folder holds a checkpoint of ``ResUNet30``.
+
+    Only the names of the tensors are read from safetensors. Any other checkpoint counts.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     holds_checkpoint(Path(folder))
+        False
+    """
     try:
         file = checkpoint_file(folder)
         if file.suffix != ".safetensors":
@@ -35,24 +49,38 @@ def holds_checkpoint(folder: Path) -> bool:
 
 
 def separator_tensors(path: Path) -> tuple[Path, dict[str, Tensor]]:
-    """The checkpoint's file and the separator's tensors under the names of ``ResUNet30``.
+    """Read the separator of a checkpoint.
+
+    Args:
+        path: a file, or a folder with one checkpoint.
+
+    Returns:
+        The file, and the tensors under the names of ``ResUNet30``.
 
     Raises:
-        ModelError: the file cannot be read or holds no such separator.
+        ModelError: the file cannot be read, or it holds no such separator.
+
+    Example:
+        >>> import tempfile, torch
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     tensors = {"ss_model.base.pre_conv.weight": torch.ones(1), "loss": torch.ones(1)}
+        ...     torch.save(tensors, Path(folder) / "last.ckpt")
+        ...     separator_tensors(Path(folder))[1]
+        {'base.pre_conv.weight': tensor([1.])}
     """
     file = checkpoint_file(path)
     tensors = read_tensors(file)
-    found_landmark = landmark(tensors)
-    if found_landmark is None:
+    name_in_file = landmark(tensors)
+    if name_in_file is None:
         raise ModelError(
             f"{file}: no checkpoint of AudioSep's separator: it has no tensor '{LANDMARK}' "
             f"(its first is '{next(iter(tensors))}')"
         )
-    prefix = found_landmark.removesuffix(LANDMARK)
-    found = {}
-    for name, tensor in tensors.items():
-        own = name.removeprefix(prefix)
-        # With a prefix, what lies outside is somebody else's: the query encoder, losses.
-        if name.startswith(prefix) and not own.startswith((*DERIVED, "query_encoder.")):
-            found[own] = tensor
-    return file, found
+    prefix = name_in_file.removesuffix(LANDMARK)
+    separator = {}
+    for full_name, tensor in tensors.items():
+        name = full_name.removeprefix(prefix)
+        # Tensors without the prefix belong to other parts: the query encoder, losses.
+        if full_name.startswith(prefix) and not name.startswith((*DERIVED, "query_encoder.")):
+            separator[name] = tensor
+    return file, separator

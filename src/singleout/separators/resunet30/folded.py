@@ -1,9 +1,9 @@
-"""``ResUNet30`` folded for inference.
+"""A copy of ``ResUNet30`` for inference that gives the same targets in less time.
 
-What is constant for a query becomes constant: the second norm of every block and its query term are
-folded into the convolution before it, the first norm and its term are one affine map. Layout is
-channels-last, which is what the CPU's convolutions want. Items of a batch are taken one by one:
-their queries differ, and smaller maps stay in the caches.
+Norms are constant at inference. So the second norm of every block is folded into the convolution
+before it, and the first norm with its query term becomes one affine map. The memory layout is
+channels-last, in which the CPU's convolutions are fastest. The items of a batch are computed one by
+one, because their queries differ and smaller maps fit into the CPU's caches.
 """
 
 from __future__ import annotations
@@ -15,17 +15,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-if TYPE_CHECKING:
-    from singleout.separators.resunet30.network import ResidualBlock, ResUNet30
+from singleout.separators.resunet30.layers import SLOPE, TIME_STRIDE, ResidualBlock
 
-SLOPE = 0.01
-"""Of every leaky ReLU."""
-TIME_STRIDE = 32
-"""Frames per step of the lowest level. The sixth block halves the frequency alone."""
+if TYPE_CHECKING:
+    from singleout.separators.resunet30.network import ResUNet30
 
 
 def affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """A norm in evaluation mode as scale and shift, [channels] each."""
+    """A norm in evaluation mode as scale and shift, [channels] each.
+
+    Example:
+        >>> from torch import nn
+        >>> scale, shift = affine(nn.BatchNorm2d(2, eps=0).requires_grad_(False))
+        >>> scale, shift
+        (tensor([1., 1.]), tensor([0., 0.]))
+    """
     assert norm.running_var is not None
     assert norm.running_mean is not None
     scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
@@ -33,9 +37,16 @@ def affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
 
 
 def activated(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """Leaky ReLU of an affine map per channel; ``x`` stays as it is."""
-    # As a norm of mean 0 and variance 1 it is one vectorised pass over bfloat16 with float32
-    # constants; a product and a sum are two.
+    """Leaky ReLU of an affine map of each channel. ``x`` is not changed.
+
+    Example:
+        >>> import torch
+        >>> x = torch.tensor([[[[1.0, -1.0]]]])
+        >>> activated(x, torch.tensor([2.0]), torch.tensor([1.0]))
+        tensor([[[[ 3.0000, -0.0100]]]])
+    """
+    # As a norm of mean 0 and variance 1 this is one pass over bfloat16 with float32 constants. A
+    # product and a sum would be two passes.
     zero, one = torch.zeros_like(scale), torch.ones_like(scale)
     # (torch.batch_norm: some versions of F.batch_norm refuse an epsilon of 0.)
     return F.leaky_relu_(
@@ -45,7 +56,24 @@ def activated(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 
 @dataclass
 class FoldedBlock:
-    """A residual block; the query's terms are given with every call."""
+    """A residual block with its norms folded; the terms of the query are given with every call.
+
+    Attributes:
+        scale1, shift1: the first norm, [channels].
+        weight1, bias1: the first convolution with the second norm.
+        weight2: the second convolution.
+        shortcut: weight and bias; None if the block does not change the number of channels.
+
+    Example:
+        >>> import torch
+        >>> from singleout.separators.resunet30.layers import ResidualBlock
+        >>> block = ResidualBlock(4, 8).eval().requires_grad_(False)
+        >>> x, beta1, beta2 = torch.randn(1, 4, 6, 5), torch.randn(4), torch.randn(8)
+        >>> expected = block(x, beta1[None, :, None, None], beta2[None, :, None, None])
+        >>> folded = FoldedBlock.of(block, torch.float32)
+        >>> torch.allclose(folded(x, beta1, beta2), expected, atol=1e-5)
+        True
+    """
 
     scale1: Tensor
     shift1: Tensor
@@ -56,7 +84,7 @@ class FoldedBlock:
 
     @classmethod
     def of(cls, block: ResidualBlock, dtype: torch.dtype) -> FoldedBlock:
-        """Fold ``block``."""
+        """Fold a block, with its maps in the precision ``dtype``."""
         scale1, shift1 = affine(block.bn1)
         scale2, shift2 = affine(block.bn2)
         shortcut = None
@@ -80,21 +108,36 @@ class FoldedBlock:
 
 
 def vector(bias: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """A layer's bias in the precision of the maps."""
+    """The bias of a layer in the precision of the maps.
+
+    Example:
+        >>> import torch
+        >>> vector(torch.ones(2), torch.bfloat16)
+        tensor([1., 1.], dtype=torch.bfloat16)
+    """
     assert bias is not None
     return bias.to(dtype)
 
 
 def packed(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """A kernel in the layout and precision of the maps."""
+    """The kernel of a convolution in the layout and precision of the maps.
+
+    Example:
+        >>> import torch
+        >>> kernel = packed(torch.ones(8, 4, 3, 3), torch.bfloat16)
+        >>> kernel.is_contiguous(memory_format=torch.channels_last)
+        True
+    """
     return weight.to(dtype).contiguous(memory_format=torch.channels_last)
 
 
 class InferenceNetwork:
-    """The folded network of a ``ResUNet30`` in evaluation mode; shares nothing with it.
+    """The folded copy of a ``ResUNet30`` in evaluation mode.
+
+    ``ResUNet30`` makes and uses it. It does not follow later changes of the weights.
 
     Args:
-        model: is read once.
+        model: its weights are copied.
         dtype: of maps and kernels.
     """
 
@@ -124,7 +167,15 @@ class InferenceNetwork:
         self.after_conv = packed(base.after_conv.weight, dtype), vector(base.after_conv.bias, dtype)
 
     def maps(self, magnitude: Tensor, embedding: Tensor) -> Tensor:
-        """Magnitude [batch, frames, bins] to three maps, float32 [batch, 3, frames, bins - 1]."""
+        """The maps of ``ResUNet30.maps``.
+
+        Args:
+            magnitude: float32 [batch, frames, bins].
+            embedding: float32 [batch, dim].
+
+        Returns:
+            float32 [batch, 3, frames, bins - 1].
+        """
         x = torch.addcmul(self.shift0[:-1], magnitude[..., :-1], self.scale0[:-1]).to(self.dtype)
         return torch.cat([self._maps(x[i], embedding[i]) for i in range(len(x))])
 

@@ -1,16 +1,14 @@
-"""AudioSep's separator: a spectrogram U-Net of 30 layers, the query added before every activation.
+"""AudioSep's separator: a spectrogram U-Net of 30 layers. The query is added before activations.
 
-After Liu et al., "Separate Anything You Describe", 2023; the DCASE 2024 Task 9 baseline is the same
-network at 16 kHz. Module names are those of the published checkpoints, so that their tensors load,
-and what is trained here loads there.
+After Liu et al., "Separate Anything You Describe", 2023. The baseline of DCASE 2024 Task 9 is the
+same network at 16 kHz. Modules have the names of the published checkpoints, so that checkpoints can
+be exchanged in both directions.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,106 +19,19 @@ from torch.nn import functional as F
 
 from singleout.config import Positive, StrictConfig
 from singleout.separators.resunet30.checkpoint import separator_tensors
-from singleout.separators.resunet30.folded import SLOPE, TIME_STRIDE, InferenceNetwork
+from singleout.separators.resunet30.folded import InferenceNetwork
+from singleout.separators.resunet30.layers import SLOPE, TIME_STRIDE, Layers, beta_sizes
 from singleout.separators.separator import Separator
 from singleout.storage.tensors import fill, has_fast_bfloat16
 
 POWER_FLOOR = 1e-10
+"""Lowest power of a bin."""
 Precision = Literal["auto", "float32", "bfloat16"]
-CHANNELS = (32, 64, 128, 256, 384, 384)
-"""Of the six encoder blocks; the bottleneck has as many as the last."""
-
-
-class ResidualBlock(nn.Module):
-    """Pre-activation residual block of two 3x3 convolutions; 1x1 shortcut where widths differ."""
-
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__()
-        self.bn1 = nn.BatchNorm2d(in_channels, momentum=0.01)
-        self.bn2 = nn.BatchNorm2d(out_channels, momentum=0.01)
-        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
-        if in_channels != out_channels:
-            self.shortcut = nn.Conv2d(in_channels, out_channels, 1)
-
-    def forward(self, x: Tensor, beta1: Tensor, beta2: Tensor) -> Tensor:
-        """Maps [batch, channels, frames, bins]; betas [batch, channels, 1, 1]."""
-        y = self.conv1(F.leaky_relu_(self.bn1(x) + beta1, SLOPE))
-        y = self.conv2(F.leaky_relu_(self.bn2(y) + beta2, SLOPE))
-        return y + (self.shortcut(x) if hasattr(self, "shortcut") else x)  # type: ignore[no-any-return]
-
-
-class EncoderBlock(nn.Module):
-    """A residual block; the caller pools."""
-
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__()
-        self.conv_block1 = ResidualBlock(in_channels, out_channels)
-
-
-class DecoderBlock(nn.Module):
-    """Transposed convolution, concatenation with the skip, residual block.
-
-    ``bn2`` is in the published checkpoints and has no part in the computation.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int, stride: tuple[int, int]) -> None:
-        super().__init__()
-        self.conv1 = nn.ConvTranspose2d(in_channels, out_channels, stride, stride, bias=False)
-        self.bn1 = nn.BatchNorm2d(in_channels, momentum=0.01)
-        self.conv_block2 = ResidualBlock(2 * out_channels, out_channels)
-        self.bn2 = nn.BatchNorm2d(in_channels, momentum=0.01)
-
-
-class Base(nn.Module):
-    """The network without its conditioning: holds the layers under their published names."""
-
-    def __init__(self, num_fft: int) -> None:
-        super().__init__()
-        self.bn0 = nn.BatchNorm2d(num_fft // 2 + 1, momentum=0.01)
-        self.pre_conv = nn.Conv2d(1, CHANNELS[0], 1)
-        down = pairwise((CHANNELS[0], *CHANNELS))
-        for i, (a, b) in enumerate(down, 1):
-            setattr(self, f"encoder_block{i}", EncoderBlock(a, b))
-        self.conv_block7a = EncoderBlock(CHANNELS[-1], CHANNELS[-1])
-        up = pairwise((CHANNELS[-1], *reversed(CHANNELS)))
-        for i, (a, b) in enumerate(up, 1):
-            setattr(self, f"decoder_block{i}", DecoderBlock(a, b, (1, 2) if i == 1 else (2, 2)))
-        self.after_conv = nn.Conv2d(CHANNELS[0], 3, 1)
-
-    def encoders(self) -> Iterator[tuple[str, EncoderBlock, tuple[int, int] | None]]:
-        """Name, block and the pooling after it, in (time, frequency); the bottleneck pools none."""
-        for i in range(1, 7):
-            name = f"encoder_block{i}"
-            yield name, getattr(self, name), (1, 2) if i == 6 else (2, 2)
-        yield "conv_block7a", self.conv_block7a, None
-
-    def decoders(self) -> Iterator[tuple[str, DecoderBlock]]:
-        """Name and block, lowest resolution first."""
-        for i in range(1, 7):
-            name = f"decoder_block{i}"
-            yield name, getattr(self, name)
-
-
-def beta_sizes(base: Base) -> dict[str, int]:
-    """Names, as in the checkpoints, and widths of the 38 linear maps of the query."""
-    sizes = {}
-
-    def add(prefix: str, block: nn.Module) -> None:
-        for i in (1, 2):
-            sizes[f"{prefix}->beta{i}"] = getattr(block, f"bn{i}").num_features
-
-    for name, encoder, _ in base.encoders():
-        add(f"{name}->conv_block1", encoder.conv_block1)
-    for name, decoder in base.decoders():
-        add(name, decoder)  # its beta2 is unused, like its bn2
-        add(f"{name}->conv_block2", decoder.conv_block2)
-    return sizes
 
 
 @dataclass
 class Spectrum:
-    """A mixture's STFT.
+    """The part of the result that does not depend on the query: the spectrum of the mixture.
 
     Attributes:
         spectrum: complex64 [batch, channels, bins, frames].
@@ -138,7 +49,11 @@ class ResUNet30Config(StrictConfig):
         sample_rate: Hz.
         num_fft, hop: of the STFT, in samples (AudioSep: 2048 and 320 at 32 kHz, DCASE: 1024 and
             160 at 16 kHz).
-        inference_precision: of the folded copy that computes at inference, see ``ResUNet30``.
+        inference_precision: of the folded copy at inference, see ``ResUNet30``.
+
+    Example:
+        >>> ResUNet30Config(sample_rate=16_000, num_fft=1_024, hop=160).inference_precision
+        'auto'
     """
 
     type: Literal["resunet30"] = "resunet30"
@@ -159,16 +74,25 @@ class ResUNet30Config(StrictConfig):
 
 
 class ResUNet30(Separator):
-    """Mixture and query embedding to the target, as AudioSep computes it.
+    """Estimates the target as AudioSep does.
 
-    In training, and with gradients, the layers run as they are. In evaluation mode without
-    gradients a folded copy of the network does the work (``InferenceNetwork``), at the precision
-    ``inference_precision``: ``float32`` gives the same output within rounding, ``bfloat16`` is
-    several times faster on CPUs with the instructions, ``auto`` is bfloat16 there.
+    In training, and with gradients, the layers run unchanged. In evaluation mode without gradients,
+    a folded copy of the network runs instead (``InferenceNetwork``). Its precision is
+    ``inference_precision``. ``float32`` gives the same output within rounding. ``bfloat16`` is
+    several times faster on CPUs that multiply bfloat16 natively. ``auto`` is bfloat16 on these
+    CPUs, and float32 on others.
 
     Args:
         embedding_dim: length of the query embedding.
         config: sizes, see ``ResUNet30Config``.
+
+    Example:
+        >>> import torch
+        >>> config = ResUNet30Config(sample_rate=16_000, num_fft=256, hop=80)
+        >>> with torch.device("meta"):  # a real one has 26 million weights
+        ...     separator = config.build(embedding_dim=512)
+        >>> separator.stride_samples
+        2560
     """
 
     def __init__(self, embedding_dim: int, config: ResUNet30Config) -> None:
@@ -179,7 +103,7 @@ class ResUNet30(Separator):
         window = torch.hann_window(num_fft, device="cpu")
         self.register_buffer("window", window, persistent=False)
         self.window: Tensor
-        self.base = Base(num_fft)
+        self.base = Layers(num_fft)
         self.film = nn.ModuleDict(
             {name: nn.Linear(embedding_dim, size) for name, size in beta_sizes(self.base).items()}
         )
@@ -194,18 +118,22 @@ class ResUNet30(Separator):
     def from_checkpoint(
         cls, path: str | Path, inference_precision: Precision = "float32"
     ) -> ResUNet30:
-        """From AudioSep's or DCASE's checkpoint, in evaluation mode.
+        """Load a checkpoint of AudioSep or of DCASE, in evaluation mode.
 
         Reads Lightning checkpoints, plain state dicts, safetensors and hub folders, with or without
-        a query encoder inside. The variant is told by the tensors: 1,025 bins are 32 kHz, 513 are
-        16 kHz.
+        a query encoder inside. The number of bins tells the variant: 1,025 bins are 32 kHz, 513
+        bins are 16 kHz.
+
+        Args:
+            path: a file, or a folder with one checkpoint.
+            inference_precision: see ``ResUNet30``.
 
         Raises:
-            ModelError: not such a checkpoint; names the tensors that are missing, unexpected or of
-                another shape.
+            ModelError: the file is no such checkpoint: names the tensors that are missing,
+                unexpected or of another shape.
         """
         file, tensors = separator_tensors(Path(path))
-        # What is missing or of another shape here, ``fill`` names together with all the rest.
+        # If these are missing or of another shape, ``fill`` names them with all others.
         norm = tensors.get("base.bn0.weight", torch.empty(0))
         film = tensors.get("film.encoder_block1->conv_block1->beta1.weight", torch.empty(0))
         rate, num_fft, hop = VARIANTS.get(norm.numel(), VARIANTS[1_025])
@@ -225,14 +153,14 @@ class ResUNet30(Separator):
 
     @property
     def stride_samples(self) -> int:
-        """A chunk that starts at a multiple of this sees the same frames as the whole."""
+        """A chunk that starts at a multiple of this has the same frames as the whole."""
         return self.hop * TIME_STRIDE
 
     @property
     def context_samples(self) -> int:
-        """How far an output sample may look to either side."""
-        # Two 3x3 convolutions per block see two positions; encoder and decoder at each level, the
-        # pooled grid, the bottleneck.
+        """Samples to either side that an output sample may depend on."""
+        # Two 3x3 convolutions per block reach two positions, in encoder and decoder at each level.
+        # The bottleneck and the pooled grid are added.
         levels = [1, 2, 4, 8, 16, 32]
         frames = sum(4 * stride for stride in levels) + 2 * 32 + TIME_STRIDE
         return frames * self.hop + 2 * self.num_fft
@@ -242,11 +170,11 @@ class ResUNet30(Separator):
         return (self.base.after_conv,)
 
     def encode(self, mixture: Tensor) -> Spectrum:
-        """The STFT; all of the network depends on the query. Mixture [batch, channels, samples]."""
+        """Spectrum of a mixture [batch, channels, samples]; the whole network needs the query."""
         channels, num_samples = mixture.shape[1:]
         x = mixture.flatten(0, 1)
         pad = self.num_fft // 2
-        # Reflection needs more samples than it adds: a shorter mixture is lengthened with silence.
+        # Reflection needs more samples than it adds, so silence is added to a short mixture.
         x = F.pad(x, (0, max(0, pad + 1 - num_samples)))
         x = F.pad(x.unsqueeze(1), (pad, pad), mode="reflect").squeeze(1)
         spectrum = torch.stft(
@@ -255,9 +183,10 @@ class ResUNet30(Separator):
         return Spectrum(spectrum.view(-1, channels, *spectrum.shape[1:]), num_samples)
 
     def decode(self, encoded: Spectrum, embedding: Tensor) -> Tensor:
-        """Unit embeddings [queries * batch, dim] to targets [queries * batch, channels, samples].
+        """Targets [queries * batch, channels, samples] for embeddings [queries * batch, dim].
 
-        The network hears magnitudes alone: of several channels the root mean square.
+        The input of the network is the magnitude only: the root mean square over the channels.
+        Embeddings have unit norm.
         """
         spectrum = encoded.spectrum
         num_queries = len(embedding) // len(spectrum)
@@ -265,13 +194,23 @@ class ResUNet30(Separator):
             spectrum = torch.cat([spectrum] * num_queries)
         power = (spectrum.real.square() + spectrum.imag.square()).mean(1)
         magnitude = power.clamp_min(POWER_FLOOR).sqrt().transpose(1, 2)
-        trained = self.training or torch.is_grad_enabled()
-        maps = (self if trained else self.inference_network()).maps(magnitude, embedding)
+        needs_gradients = self.training or torch.is_grad_enabled()
+        network = self if needs_gradients else self.inference_network()
+        maps = network.maps(magnitude, embedding)
         target = self.masked(spectrum, maps.transpose(2, 3))
         return self.inverse(target, encoded.num_samples)
 
     def maps(self, magnitude: Tensor, embedding: Tensor) -> Tensor:
-        """Magnitude [batch, frames, bins] to three maps [batch, 3, frames, bins - 1]."""
+        """Run the network.
+
+        Args:
+            magnitude: float32 [batch, frames, bins].
+            embedding: float32 [batch, dim].
+
+        Returns:
+            float32 [batch, 3, frames, bins - 1]: of the mask its magnitude, and real and imaginary
+            part of its direction, each before its range is bounded.
+        """
         beta = {name: layer(embedding)[:, :, None, None] for name, layer in self.film.items()}
         frames = magnitude.shape[1]
         x = self.base.bn0(magnitude.transpose(1, 2).unsqueeze(-1)).squeeze(-1).transpose(1, 2)
@@ -290,12 +229,20 @@ class ResUNet30(Separator):
         return self.base.after_conv(x)[:, :, :frames]  # type: ignore[no-any-return]
 
     def masked(self, spectrum: Tensor, maps: Tensor) -> Tensor:
-        """The target's spectrum; maps [batch, 3, bins - 1, frames], the top bin is silent."""
+        """The spectrum of the target. Its top bin is silent.
+
+        Args:
+            spectrum: complex64 [batch, channels, bins, frames].
+            maps: the result of ``maps`` with its last dimensions swapped.
+
+        Returns:
+            complex64 [batch, channels, bins, frames].
+        """
         maps = maps.float()
         gain = torch.sigmoid(maps[:, 0])
         real, imaginary = torch.tanh(maps[:, 1]), torch.tanh(maps[:, 2])
-        # |Y| = gain |X|, its angle the mixture's plus that of (real, imaginary).
-        # The published form clamps the length at 1e-10; this one has a gradient there.
+        # |Y| = gain |X|; the angle of (real, imaginary) is added to the angle of the mixture.
+        # The published code clamps the length at 1e-10, where it has no gradient; this one has.
         gain = gain * (real.square() + imaginary.square() + 1e-20).rsqrt()
         rotation = torch.complex(real * gain, imaginary * gain)
         return spectrum * F.pad(rotation, (0, 0, 0, 1)).unsqueeze(1)
@@ -304,8 +251,8 @@ class ResUNet30(Separator):
         """Inverse STFT, [batch, channels, bins, frames] to [batch, channels, samples]."""
         channels = spectrum.shape[1]
         spectrum = spectrum.flatten(0, 1)
-        # torch.istft as blocks: windows are cut where hops and windows share a divisor, and each
-        # block of all frames is added in one strided sum.
+        # Like torch.istft, but faster: windows are cut into blocks of the common divisor of hop and
+        # window. One strided sum adds the same block of all frames.
         block = math.gcd(self.num_fft, self.hop)
         per_hop, per_window = self.hop // block, self.num_fft // block
         frames = torch.fft.irfft(spectrum, self.num_fft, dim=1) * self.window[:, None]
@@ -325,7 +272,7 @@ class ResUNet30(Separator):
         return result.view(-1, channels, num_samples)
 
     def inference_network(self) -> InferenceNetwork:
-        """The folded copy, made when first needed."""
+        """The folded copy; it is made when it is first needed."""
         precision = self.inference_precision
         if precision == "auto":
             precision = "bfloat16" if has_fast_bfloat16() else "float32"
@@ -335,7 +282,7 @@ class ResUNet30(Separator):
                 self._inference = InferenceNetwork(self, dtype)
         return self._inference
 
-    # The folded copy is dropped wherever the weights may change under it.
+    # The folded copy is dropped whenever the weights may change.
 
     def train(self, mode: bool = True) -> ResUNet30:
         self._inference = None
@@ -346,7 +293,7 @@ class ResUNet30(Separator):
         return super().load_state_dict(*args, **kwargs)
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        self._inference = None  # as part of a larger module
+        self._inference = None  # called if this is part of a larger module
         super()._load_from_state_dict(*args, **kwargs)
 
     def _apply(self, *args: Any, **kwargs: Any) -> Any:

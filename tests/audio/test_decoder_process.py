@@ -1,0 +1,180 @@
+"""The process of a decoder: files that reach it, failures, and its end."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from singleout.audio import decoding, open_audio, read_audio
+from singleout.audio.decoding import Decoder
+from singleout.errors import AudioError
+from tests.audio.media import NUM_FRAMES, RATE, assert_refused, to_floats
+
+
+def test_samples_pass_the_pipe_exactly(media: Path, integers: NDArray[np.int16]) -> None:
+    waveform, rate = read_audio(media / "pcm.mkv")
+    assert rate == RATE
+    np.testing.assert_array_equal(waveform, to_floats(integers))
+
+
+@pytest.mark.parametrize("name", ["concat:a|two\nlines 😀 %03d.m4a", os.fsdecode(b"caf\xe9.m4a")])
+def test_files_of_any_name_are_read(media: Path, tmp_path: Path, name: str) -> None:
+    """No name is taken for a protocol or pattern of FFmpeg, and names need not be valid text."""
+    path = tmp_path / name
+    path.write_bytes((media / "aac.m4a").read_bytes())
+    assert read_audio(path)[0].shape == (2, NUM_FRAMES)
+
+
+def test_relative_paths_are_read(
+    media: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files in the current folder are not imported as modules."""
+    for name in ("json.py", "av.py", "singleout.py", "numpy.py"):
+        (tmp_path / name).write_text("raise SystemExit('not this one')\n")
+    (tmp_path / "x.m4a").write_bytes((media / "aac.m4a").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    assert read_audio("x.m4a")[1] == RATE
+
+
+# A decoder that fails
+
+
+@pytest.fixture
+def unreadable(tmp_path: Path) -> Path:
+    """A file that libsndfile does not read, so that a decoder starts."""
+    path = tmp_path / "x.m4a"
+    path.write_bytes(bytes(1_000))
+    return path
+
+
+HEAD = """
+import json, os, signal, sys
+out = sys.stdout.buffer
+def head(**fields):
+    out.write(json.dumps({"sample_rate": 48000, "channels": 2, **fields}).encode() + b"\\n")
+"""
+
+KILL = "out.flush(); os.kill(os.getpid(), signal.SIGSEGV)\n"
+
+
+@pytest.mark.parametrize("num_bytes", [None, 0, 8_000, 8_003, 3 << 20])
+def test_a_decoder_that_dies_is_reported(
+    unreadable: Path, monkeypatch: pytest.MonkeyPatch, num_bytes: int | None
+) -> None:
+    """Before its first line, after it, or within the samples: this process lives on."""
+    sent = "" if num_bytes is None else f"head(); out.write(bytes({num_bytes}))\n"
+    monkeypatch.setattr(decoding, "PROGRAM", HEAD + sent + KILL)
+    assert_refused(unreadable, "SIGSEGV.*damaged")
+
+
+def test_samples_of_a_dying_decoder_do_not_end_normally(
+    unreadable: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The samples are read, then an error is raised."""
+    sent = "head(); out.write(bytes(8_000))\n"
+    monkeypatch.setattr(decoding, "PROGRAM", HEAD + sent + KILL)
+    with open_audio(unreadable) as reader:
+        blocks = reader.blocks()
+        assert next(blocks).shape == (2, 1_000)
+        with pytest.raises(AudioError, match="SIGSEGV"):
+            next(blocks)
+
+
+BROKEN = {
+    "import sys; sys.exit(1)": "its decoder failed: exit code 1",
+    "": "its decoder failed",
+    "print('garbage')": "cannot be read as audio",
+    "print('5')": "cannot be read as audio",
+    "print('{\"sample_rate\": 1}')": "cannot be read as audio",
+    "import sys; sys.stdout.buffer.write(b'\\xff\\xfe\\n')": "cannot be read as audio",
+    "import sys; sys.stdout.buffer.write(b'no line')": "its decoder failed",
+    "1 / 0": "its decoder failed: ZeroDivisionError",
+    "import sys; sys.exit('refused: of a reason')": ": of a reason$",
+    "import sys; sys.stderr.write('x\\n' * 100_000); sys.exit(3)": "its decoder failed: x$",
+    HEAD + "head(); out.write(bytes(8_000)); out.flush(); 1 / 0": "failed: ZeroDivisionError",
+    HEAD + "head(); out.write(bytes(8_003))": "its decoder failed",
+    HEAD + "head()": "no samples",
+    HEAD + "head(); out.write(b'\\xff' * 8_000)": "NaN",
+}
+
+
+@pytest.mark.parametrize("program", BROKEN, ids=range(len(BROKEN)))
+def test_a_broken_decoder_is_reported(
+    unreadable: Path, monkeypatch: pytest.MonkeyPatch, program: str
+) -> None:
+    """Any failure becomes a message of one line."""
+    monkeypatch.setattr(decoding, "PROGRAM", program)
+    assert_refused(unreadable, BROKEN[program])
+
+
+def test_without_pyav_the_message_names_it(media: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files that libsndfile reads do not need PyAV."""
+    hidden = "import sys; sys.modules['av'] = None\n" + decoding.PROGRAM
+    monkeypatch.setattr(decoding, "PROGRAM", hidden)
+    assert_refused(media / "aac.m4a", "pip install av")
+
+
+# No process stays
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Decoder]]:
+    """The decoders that a test starts. None of their processes may outlive the test."""
+    decoders: list[Decoder] = []
+    init = Decoder.__init__
+
+    def record(self: Decoder, path: Path, sndfile_error: str) -> None:
+        decoders.append(self)
+        init(self, path, sndfile_error)
+
+    monkeypatch.setattr(Decoder, "__init__", record)
+    yield decoders
+    assert decoders
+    for decoder in decoders:
+        # ``wait`` gave the return code: the process is not even a zombie.
+        assert decoder._process.returncode is not None
+        assert not Path(f"/proc/{decoder._process.pid}").exists()
+        assert decoder._samples.closed
+        assert decoder._errors.closed
+
+
+def test_a_reader_that_is_left_early_ends_its_process(media: Path, started: list[Decoder]) -> None:
+    """After some blocks, after none, and by an error in the ``with`` block."""
+    for num_blocks in (0, 1):
+        with open_audio(media / "aac.m4a") as reader:
+            blocks = reader.blocks()
+            for _ in range(num_blocks):
+                next(blocks)
+            assert started[-1]._process.returncode is None
+
+    def fail() -> None:
+        with open_audio(media / "pcm.mkv") as reader:
+            next(reader.blocks())
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+
+
+def test_a_decoder_that_hangs_is_ended(
+    unreadable: Path, monkeypatch: pytest.MonkeyPatch, started: list[Decoder]
+) -> None:
+    """Closing does not wait for the decoder."""
+    hang = "head(); out.write(bytes(8 << 20)); out.flush()\nwhile True: signal.pause()"
+    monkeypatch.setattr(decoding, "PROGRAM", HEAD + hang)
+    with open_audio(unreadable) as reader:
+        assert next(reader.blocks()).shape[0] == 2
+
+
+def test_errors_leave_no_process(
+    media: Path, unreadable: Path, monkeypatch: pytest.MonkeyPatch, started: list[Decoder]
+) -> None:
+    assert_refused(media / "silent.mp4", "no sound")
+    read_audio(media / "aac.m4a")
+    monkeypatch.setattr(decoding, "PROGRAM", "print('garbage', flush=True)\nwhile True: pass")
+    assert_refused(unreadable, "cannot be read as audio")
