@@ -14,7 +14,7 @@ import pytest
 import singleout
 from singleout.audio import read_audio, write_wav
 from singleout.cli import main
-from tests.audio.test_arrays import BAD, write_bad
+from tests.audio.test_reading import BAD, write_bad
 from tests.cli.commands import check_refused, extract, file_size_limit, posix, run
 from tests.recordings import file_names, files_below
 
