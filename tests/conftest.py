@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 from torch import nn
 
 from singleout.encoders import BuiltinEncoder
@@ -15,6 +16,10 @@ from singleout.extract import Extractor
 from singleout.model import EncoderReference, ModelConfig, QueriedSeparator
 from singleout.model.similarity import PresenceCalibration
 from singleout.separators import ConditionedUNetConfig, IdentityConfig
+
+# The time of an example depends on what else the machine does.
+settings.register_profile("singleout", deadline=None)
+settings.load_profile("singleout")
 
 TINY_SEPARATOR = ConditionedUNetConfig(
     num_fft=512,
@@ -49,23 +54,27 @@ def tiny_tokenizer() -> str:
 
 
 def randomise_statistics(module: nn.Module) -> None:
-    """As if it had been trained: BatchNorm is no longer the identity."""
+    """Randomise the statistics of BatchNorm layers, which are the identity before training."""
     for part in module.modules():
         if isinstance(part, nn.modules.batchnorm._BatchNorm):
+            assert part.running_mean is not None
+            assert part.running_var is not None
             nn.init.normal_(part.running_mean, 0, 0.1)
             nn.init.uniform_(part.running_var, 0.8, 1.2)
 
 
-HEARS = (
+ACCEPT_SIGNALS = (
     "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
     "hasattr(signal, 'SIGHUP') and signal.signal(signal.SIGHUP, signal.SIG_DFL); "
 )
-"""First words of a process that is to heed Ctrl-C and a closed terminal: tests that run in the
-background, or by nohup, would hand down a deaf ear."""
+"""First statements of a process that must react to Ctrl-C and to a closed terminal.
+
+A process in the background, or under nohup, ignores these signals, and its children inherit that.
+"""
 
 
 def write_debug_encoder(folder: Path) -> None:
-    """Save a tiny built-in encoder of fixed weights."""
+    """Save a tiny built-in encoder with fixed random weights."""
     config = {
         "dim": 32,
         "text_hidden": 16,
@@ -84,7 +93,7 @@ def write_debug_encoder(folder: Path) -> None:
 
 @pytest.fixture(scope="session")
 def debug_encoder_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny built-in encoder, saved."""
+    """Folder of a tiny built-in encoder."""
     folder = tmp_path_factory.mktemp("debug-encoder")
     write_debug_encoder(folder)
     return folder
@@ -92,6 +101,7 @@ def debug_encoder_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def debug_encoder(debug_encoder_folder: Path) -> BuiltinEncoder:
+    """The tiny built-in encoder."""
     return BuiltinEncoder.from_pretrained(debug_encoder_folder)
 
 
@@ -101,7 +111,7 @@ def debug_model_folder(
     debug_encoder: BuiltinEncoder,
     debug_encoder_folder: Path,
 ) -> Path:
-    """A tiny queried separator, saved; its config names the folder of the tiny encoder."""
+    """Folder of a tiny model. Its config names the folder of the tiny encoder."""
     folder = tmp_path_factory.mktemp("debug-model")
     config = ModelConfig(
         separator=TINY_SEPARATOR, encoder=EncoderReference(name=str(debug_encoder_folder))
@@ -116,23 +126,24 @@ def debug_model_folder(
 
 @pytest.fixture(scope="session")
 def debug_model(debug_model_folder: Path) -> QueriedSeparator:
+    """The tiny model, without negative prompts and without presence."""
     return QueriedSeparator.from_pretrained(debug_model_folder)
 
 
 @pytest.fixture(scope="session")
 def extractor(debug_model: QueriedSeparator) -> Extractor:
-    """Of the tiny model, in chunks of half a second."""
+    """An extractor of ``debug_model`` with chunks of half a second."""
     return Extractor(debug_model, chunk_seconds=0.5)
 
 
 @pytest.fixture(scope="session")
-def telling_model_folder(
+def calibrated_model_folder(
     tmp_path_factory: pytest.TempPathFactory,
     debug_encoder: BuiltinEncoder,
     debug_encoder_folder: Path,
 ) -> Path:
-    """A tiny model that takes negative prompts and tells presence, saved."""
-    folder = tmp_path_factory.mktemp("telling-model")
+    """Folder of a tiny model that takes negative prompts and whose presence is calibrated."""
+    folder = tmp_path_factory.mktemp("calibrated-model")
     config = ModelConfig(
         separator=TINY_SEPARATOR,
         encoder=EncoderReference(name=str(debug_encoder_folder)),
@@ -148,23 +159,24 @@ def telling_model_folder(
 
 
 @pytest.fixture(scope="session")
-def telling_model(telling_model_folder: Path) -> QueriedSeparator:
-    return QueriedSeparator.from_pretrained(telling_model_folder)
+def calibrated_model(calibrated_model_folder: Path) -> QueriedSeparator:
+    """The tiny model with negative prompts and presence."""
+    return QueriedSeparator.from_pretrained(calibrated_model_folder)
 
 
 @pytest.fixture(scope="session")
-def telling(telling_model: QueriedSeparator) -> Extractor:
-    """Of the tiny model that tells presence, in chunks of half a second."""
-    return Extractor(telling_model, chunk_seconds=0.5)
+def calibrated_extractor(calibrated_model: QueriedSeparator) -> Extractor:
+    """An extractor of ``calibrated_model`` with chunks of half a second."""
+    return Extractor(calibrated_model, chunk_seconds=0.5)
 
 
 @pytest.fixture(scope="session")
 def identity_model(debug_encoder: BuiltinEncoder) -> QueriedSeparator:
-    """Returns the mixture, whatever is asked."""
+    """A model that returns the mixture for every query."""
     return QueriedSeparator(ModelConfig(separator=IdentityConfig()), debug_encoder)
 
 
 @pytest.fixture(scope="session")
 def command() -> list[str]:
-    """The real command, for a subprocess."""
-    return [sys.executable, "-c", f"{HEARS}from singleout.cli import main; main()"]
+    """The ``singleout`` command, for a subprocess."""
+    return [sys.executable, "-c", f"{ACCEPT_SIGNALS}from singleout.cli import main; main()"]

@@ -1,7 +1,7 @@
-"""Guards: what a change of the structure must not change.
+"""Guards: results that a change of the structure must not change.
 
-The values are in ``tests/golden/guards.json``. ``python -m tests.test_guards`` writes them anew,
-which is right only where a change of behaviour is meant.
+The expected values are in ``tests/golden/guards.json``. ``python -m tests.test_guards`` writes them
+again. Do that only for an intended change of behaviour.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ SMALL = {
 def outline(target: np.ndarray) -> list[float]:
     """RMS in every 25 ms of a target [channels, samples], rounded to 1e-6 of full scale.
 
-    Processors round differently, so that a hash of the samples holds on one machine alone.
+    Processors round differently, so a hash of the samples would hold on one machine only.
     """
     mono = target[0, : target.shape[1] // HOP * HOP].reshape(-1, HOP)
     return [round(float(value), 6) for value in np.sqrt(np.square(mono, dtype=np.float64).mean(1))]
@@ -65,8 +65,8 @@ def packaged_target() -> np.ndarray:
     return Extractor.from_pretrained().extract(ROOT / "examples" / "mixture.wav", query).target
 
 
-def keys() -> dict[str, str]:
-    """Key of the run of every shipped config and of every row of the studies.
+def run_keys() -> dict[str, str]:
+    """Run key of every shipped config and of every row of the studies.
 
     The home folder and the encoder are fixed.
     """
@@ -86,14 +86,14 @@ def _name(path: Path) -> str:
 
 
 def options(command: str) -> list[str]:
-    """Names of the options of a command of ``singleout``; of the program itself for ``""``."""
+    """Option names of a command of ``singleout``; ``""`` stands for the program itself."""
     program: Any = typer.main.get_command(app)
     parameters = (program.commands[command] if command else program).params
     return sorted(name for p in parameters for name in (*p.opts, *p.secondary_opts) if "-" in name)
 
 
 def write_sounds(folder: Path) -> Path:
-    """A manifest of six tones and noises of three classes, 1 s each."""
+    """Write six sounds of 1 s, tones and noises of three classes; the path of their manifest."""
     rate = 32_000
     rows = []
     for i in range(6):
@@ -110,7 +110,7 @@ def write_sounds(folder: Path) -> Path:
 
 
 def loss_curve(folder: Path, manifest: Path, encoder: Path, *changes: str) -> list[float]:
-    """Losses of 20 steps of the recipe of the packaged model at ``debug`` size."""
+    """Losses of 20 steps of the packaged model's recipe, at a tiny size."""
     run = folder / "run"
     config = load_config(
         TrainConfig,
@@ -142,17 +142,18 @@ CURVES = {
 
 @pytest.fixture(scope="module")
 def golden() -> dict[str, Any]:
+    """The expected values."""
     values: dict[str, Any] = json.loads(GOLDEN.read_text())
     return values
 
 
 def test_the_packaged_model_gives_the_same_target(golden: dict[str, Any]) -> None:
-    found = outline(packaged_target())
-    np.testing.assert_allclose(found, golden["target"], rtol=5e-3, atol=2e-5)
+    values = outline(packaged_target())
+    np.testing.assert_allclose(values, golden["target"], rtol=5e-3, atol=2e-5)
 
 
 def test_run_keys_of_shipped_configs_stay(golden: dict[str, Any]) -> None:
-    assert keys() == golden["run_keys"]
+    assert run_keys() == golden["run_keys"]
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda c: c or "singleout")
@@ -183,7 +184,7 @@ def main() -> None:
             losses[name] = loss_curve(path, write_sounds(path), path / "encoder", *changes)
     values = {
         "target": outline(target),
-        "run_keys": keys(),
+        "run_keys": run_keys(),
         "options": {command: options(command) for command in COMMANDS},
         "loss": losses,
     }

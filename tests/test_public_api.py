@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
 import torch
 
 import singleout
@@ -24,12 +23,7 @@ from singleout import (
     QueryError,
     SingleoutError,
 )
-
-RATE = 32_000
-
-
-def noise(channels: int = 1, num_samples: int = RATE) -> np.ndarray:
-    return np.random.default_rng(0).normal(0, 0.1, (channels, num_samples)).astype(np.float32)
+from tests.recordings import RATE, noise, write_recording
 
 
 def test_public_surface_is_locked() -> None:
@@ -104,13 +98,12 @@ def test_several_queries_give_a_list(extractor: Extractor) -> None:
 def test_arrays_with_a_rate_and_file_objects_are_recordings(
     extractor: Extractor, tmp_path: Path
 ) -> None:
-    mixture = noise(2, 20_000)
+    mixture = noise(20_000, 2)
     expected = extractor.extract(mixture, "a dog", 44_100)
     np.testing.assert_array_equal(
         extractor.extract((mixture, 44_100), "a dog").target, expected.target
     )
-    path = tmp_path / "x.wav"
-    soundfile.write(path, mixture.T, 44_100, subtype="FLOAT")
+    path = write_recording(tmp_path / "x.wav", mixture, 44_100, "FLOAT")
     for source in (io.BytesIO(path.read_bytes()), path.open("rb")):
         with source:
             result = extractor.extract(source, "a dog")
@@ -124,7 +117,7 @@ def test_arrays_with_a_rate_and_file_objects_are_recordings(
     with pytest.raises(AudioError, match=r"^audio: "):
         extractor.extract(io.BytesIO(b"no sound"), "a dog")
     with pytest.raises(AudioError, match="open it with 'rb'"):
-        extractor.extract(io.StringIO("no sound"), "a dog")
+        extractor.extract(io.StringIO("no sound"), "a dog")  # type: ignore[call-overload]
 
 
 def test_file_objects_leave_no_temporary_files(
@@ -139,7 +132,7 @@ def test_file_objects_leave_no_temporary_files(
 def test_options_are_given_at_construction_or_for_one_call(debug_model_folder: Path) -> None:
     extractor = Extractor.from_pretrained(debug_model_folder, chunk_seconds=0.5, gate=False)
     assert extractor.options == ExtractOptions(chunk_seconds=0.5, gate=False)
-    mixture = noise(2)
+    mixture = noise(channels=2)
     separate = extractor.extract(mixture, "a dog", RATE, link_channels=False)
     assert separate != extractor.extract(mixture, "a dog", RATE)
     other = Extractor.from_pretrained(debug_model_folder, link_channels=False, chunk_seconds=0.5)
@@ -148,7 +141,9 @@ def test_options_are_given_at_construction_or_for_one_call(debug_model_folder: P
         extractor.extract(mixture, "a dog", RATE, no_such_option=True)  # type: ignore[call-overload]
 
 
-def test_an_extraction_compares_hashes_and_prints(extractor: Extractor, telling: Extractor) -> None:
+def test_an_extraction_compares_hashes_and_prints(
+    extractor: Extractor, calibrated_extractor: Extractor
+) -> None:
     mixture = noise()
     one, same = (extractor.extract(mixture, "a dog", RATE) for _ in range(2))
     assert one == same
@@ -158,18 +153,18 @@ def test_an_extraction_compares_hashes_and_prints(extractor: Extractor, telling:
     assert repr(one) == "Extraction(query='a dog', channels=1, seconds=1.00, sample_rate=32000)"
     np.testing.assert_allclose(one.mixture, mixture, atol=1e-6)
     assert one.presence is None
-    result = telling.extract(mixture, "a dog", RATE)
+    result = calibrated_extractor.extract(mixture, "a dog", RATE)
     assert isinstance(result, Extraction)
     presence = result.presence
     assert isinstance(presence, Presence)
     assert f"presence={presence.probability:.2f}" in repr(result)
-    again = telling.extract(mixture, "a dog", RATE).presence
+    again = calibrated_extractor.extract(mixture, "a dog", RATE).presence
     assert presence == again
     assert hash(presence) == hash(again)
     assert repr(presence) == f"Presence(probability={presence.probability:.3f}, frames=1, " + (
         "frame_seconds=0.5)"
     )
-    assert presence != telling.extract(mixture, "rain", RATE).presence
+    assert presence != calibrated_extractor.extract(mixture, "rain", RATE).presence
 
 
 def test_every_error_has_one_base() -> None:

@@ -67,7 +67,7 @@ def test_trains_and_the_model_extracts(config: Path) -> None:
 
 
 def test_a_folder_of_sounds_goes_on_from_a_model(
-    telling_model_folder: Path, tmp_path: Path
+    calibrated_model_folder: Path, tmp_path: Path
 ) -> None:
     """Whatever that is: with its sizes, its manipulation and its kinds of queries."""
     for i in range(4):
@@ -76,12 +76,12 @@ def test_a_folder_of_sounds_goes_on_from_a_model(
         write_wav(tmp_path / "sounds" / f"{i}.wav", noise, RATE)
     where = ["--audio", str(tmp_path / "sounds"), "--output", str(tmp_path / "run")]
     run = CliRunner().invoke(
-        app, ["train", *where, "--init", str(telling_model_folder), "--steps", "1"]
+        app, ["train", *where, "--init", str(calibrated_model_folder), "--steps", "1"]
     )
     assert run.exit_code == 0, run.output
     before, after = (
         QueriedSeparator.from_pretrained(folder)
-        for folder in (telling_model_folder, tmp_path / "run" / "model")
+        for folder in (calibrated_model_folder, tmp_path / "run" / "model")
     )
     assert after.config.quietest_db == -41.02  # 15 dB below an RMS of 0.05
     changed = {"sha256": None, "quietest_db": None}

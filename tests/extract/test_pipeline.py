@@ -1,4 +1,4 @@
-"""The stages of the pipeline: blocks of any length, latency, look-ahead, cancellation."""
+"""DOC extract/test_pipeline.py"""
 
 from __future__ import annotations
 
@@ -14,24 +14,19 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from singleout import Cancelled, ExtractOptions, Extractor, Query
-from singleout.condition import Condition
-from singleout.extract.chunking import Block, ChunkedSeparator
+from singleout.extract.chunking import Block
 from singleout.extract.pipeline import Pipeline, Resample, ResampleTargets
 from singleout.model import QueriedSeparator
 from singleout.model.level_gate import Gate
+from tests.recordings import RATE, noise
 
-RATE = 32_000
 RATES = (8_000, 11_025, 16_000, 22_050, 32_000, 44_100, 48_000, 96_000, 192_000)
 
 
-def noise(channels: int, num_samples: int, seed: int = 0) -> NDArray[np.float32]:
-    drawn = np.random.default_rng(seed).normal(0, 0.1, (channels, num_samples))
-    return drawn.astype(np.float32)
-
-
 @pytest.fixture(scope="module")
-def gated_model(telling_model_folder: Path) -> QueriedSeparator:
-    model = QueriedSeparator.from_pretrained(telling_model_folder)
+def gated_model(calibrated_model_folder: Path) -> QueriedSeparator:
+    """The tiny model with a level gate that is open halfway for most sounds."""
+    model = QueriedSeparator.from_pretrained(calibrated_model_folder)
     gate = Gate(low=-0.5, high=0.5, floor_db=-20.0, gain_db=2.0)
     model.config = model.config.model_copy(update={"gate": gate})
     return model
@@ -40,6 +35,7 @@ def gated_model(telling_model_folder: Path) -> QueriedSeparator:
 def pipeline_of(
     model: QueriedSeparator, rate: int, channels: int = 1, chunk_seconds: float = 0.5
 ) -> Pipeline:
+    """The pipeline of a model for two queries."""
     with torch.inference_mode():
         conditions = [model.embed(Query(text)) for text in ("a dog", "rain")]
     options = ExtractOptions(chunk_seconds=chunk_seconds)
@@ -47,19 +43,19 @@ def pipeline_of(
     return Pipeline(model, conditions, rate, channels, options, gate=gate)
 
 
-def run(pipeline: Pipeline, blocks: list[NDArray[np.float32]]) -> list[Block]:
+def push_all(pipeline: Pipeline, blocks: list[NDArray[np.float32]]) -> list[Block]:
+    """Push all blocks and finish; the blocks that come back."""
     return [*(pipeline.push(block) for block in blocks), pipeline.finish()]
 
 
 def joined(blocks: list[Block]) -> Block:
+    """All blocks as one."""
     full = [block for block in blocks if block.mixture.shape[1]]
     mixture = np.concatenate([block.mixture for block in full], axis=1)
     return Block(mixture, np.concatenate([block.targets for block in full], axis=2))
 
 
-@settings(
-    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     lengths=st.lists(st.integers(0, 40_000), min_size=1, max_size=5),
     rate=st.sampled_from([8_000, 32_000, 44_100]),
@@ -68,10 +64,10 @@ def joined(blocks: list[Block]) -> Block:
 def test_blocks_of_any_length_give_the_result_of_the_whole(
     gated_model: QueriedSeparator, lengths: list[int], rate: int, channels: int
 ) -> None:
-    mixture = noise(channels, sum(lengths) + 1)
+    mixture = noise(sum(lengths) + 1, channels)
     blocks = np.split(mixture, np.cumsum(lengths), axis=1)
-    whole = joined(run(pipeline_of(gated_model, rate, channels), [mixture]))
-    pieces = joined(run(pipeline_of(gated_model, rate, channels), blocks))
+    whole = joined(push_all(pipeline_of(gated_model, rate, channels), [mixture]))
+    pieces = joined(push_all(pipeline_of(gated_model, rate, channels), blocks))
     np.testing.assert_array_equal(pieces.mixture, mixture)
     np.testing.assert_array_equal(whole.mixture, mixture)
     assert pieces.targets.shape == (2, *mixture.shape)
@@ -90,47 +86,30 @@ def test_a_pipeline_without_samples_gives_none(gated_model: QueriedSeparator) ->
 def test_resamplers_hold_back_no_more_than_their_latency(rate: int, is_back: bool) -> None:
     rate_in, rate_out = (RATE, rate) if is_back else (rate, RATE)
     block = max(1, rate_in // 100)
-    pushed = given_back = 0
+    pushed = returned = 0
     stage = ResampleTargets(rate_in, rate_out, 1, 1) if is_back else Resample(rate_in, rate_out, 1)
     for _ in range(300):
         samples = np.zeros((1, 1, block) if is_back else (1, block), np.float32)
-        given_back += sum(each.shape[-1] for each in stage.push(samples))
+        returned += sum(each.shape[-1] for each in stage.push(samples))
         pushed += block
-        held_back = pushed - given_back * rate_in / rate_out
+        held_back = pushed - returned * rate_in / rate_out
         assert held_back <= stage.latency_samples + 1
     if rate_in == rate_out:
         assert stage.latency_samples == 0
-
-
-@pytest.mark.parametrize("chunk_samples", [1, 5_000, 30_000])
-def test_a_chunked_separator_keeps_its_latency(
-    debug_model: QueriedSeparator, chunk_samples: int
-) -> None:
-    stage = ChunkedSeparator(
-        debug_model.separator, [Condition.single(torch.ones(1, 32))], chunk_samples
-    )
-    assert stage.look_ahead_samples > debug_model.separator.context_samples
-    pushed = known = 0
-    for _ in range(40):
-        known += sum(chunk.targets.shape[2] for chunk in stage.push(noise(1, 3_000)))
-        pushed += 3_000
-        assert pushed - known <= stage.latency_samples
-    assert known
-    known += sum(chunk.targets.shape[2] for chunk in stage.finish())
-    assert known == pushed
 
 
 @pytest.mark.parametrize("rate", [16_000, 44_100])
 def test_a_target_depends_on_no_sample_beyond_the_look_ahead(
     gated_model: QueriedSeparator, rate: int
 ) -> None:
-    first, other = noise(1, 24 * rate), noise(1, 24 * rate, seed=1)
+    first, other = noise(16 * rate), noise(16 * rate, seed=1)
     known = 2 * rate
     reach = pipeline_of(gated_model, rate).look_ahead_samples
     assert known + reach < first.shape[1]
     other[:, : known + reach] = first[:, : known + reach]
     targets = [
-        joined(run(pipeline_of(gated_model, rate), [mixture])).targets for mixture in (first, other)
+        joined(push_all(pipeline_of(gated_model, rate), [mixture])).targets
+        for mixture in (first, other)
     ]
     scale = float(np.abs(targets[0]).max())
     difference = np.abs(targets[0] - targets[1])
@@ -140,18 +119,18 @@ def test_a_target_depends_on_no_sample_beyond_the_look_ahead(
 
 def test_a_pipeline_holds_back_no_more_than_its_latency(gated_model: QueriedSeparator) -> None:
     pipeline = pipeline_of(gated_model, 44_100)
-    pushed = known = 0
+    pushed = returned = 0
     for _ in range(60):
-        known += pipeline.push(noise(1, 22_050)).mixture.shape[1]
+        returned += pipeline.push(noise(22_050)).mixture.shape[1]
         pushed += 22_050
-        assert pushed - known <= pipeline.latency_samples
-    assert known
+        assert pushed - returned <= pipeline.latency_samples
+    assert returned
 
 
 def test_a_set_event_cancels_before_the_next_chunk(extractor: Extractor, tmp_path: Path) -> None:
     cancel = Event()
     cancel.set()
-    mixture = noise(1, RATE)
+    mixture = noise(RATE)
     with pytest.raises(Cancelled, match="audio: cancelled"):
         extractor.extract(mixture, "a dog", RATE, cancel=cancel)
     with pytest.raises(Cancelled):
@@ -168,7 +147,7 @@ def test_a_run_is_cancelled_half_way_and_leaves_no_files(
 ) -> None:
     cancel, shares = Event(), []
     path = tmp_path / "x.wav"
-    soundfile.write(path, noise(1, 4 * RATE)[0], RATE)
+    soundfile.write(path, noise(4 * RATE)[0], RATE)
 
     def stop_after_the_first_chunk(share: float) -> None:
         shares.append(share)

@@ -1,4 +1,4 @@
-"""Recordings quieter than those a model was trained with."""
+"""The input gain of recordings that are quieter than those in training."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from numpy.typing import NDArray
 
 from singleout import Extractor
 from singleout.audio import AudioInfo
-from singleout.extract.sources import _gain as lift
+from singleout.extract.sources import _gain as gain_of
 from singleout.model import QueriedSeparator
 
 RATE = 32_000
 QUIETEST_DB = -40.0
 
 
-def noise(rms_db: float, num_samples: int = RATE, channels: int = 1) -> NDArray[np.float32]:
-    """Not normal: its peak is three decibels above its level."""
-    drawn = np.random.default_rng(0).uniform(-1, 1, (channels, num_samples)) * 3**0.5
-    return (10 ** (rms_db / 20) * drawn).astype(np.float32)
+def uniform_noise(rms_db: float, num_samples: int = RATE, channels: int = 1) -> NDArray[np.float32]:
+    """Uniform noise [channels, samples]; its peak is about 5 dB above its level."""
+    samples = np.random.default_rng(0).uniform(-1, 1, (channels, num_samples)) * 3**0.5
+    return (10 ** (rms_db / 20) * samples).astype(np.float32)
 
 
 class Blocks:
-    """A reader that counts what is read."""
+    """A reader that counts the blocks it gives."""
 
     name = "audio"
 
@@ -43,45 +43,50 @@ class Blocks:
 
 
 @pytest.fixture
-def levelled(telling_model_folder: Path) -> Extractor:
-    model = QueriedSeparator.from_pretrained(telling_model_folder)
+def levelled(calibrated_model_folder: Path) -> Extractor:
+    """An extractor of a model with a quietest level."""
+    model = QueriedSeparator.from_pretrained(calibrated_model_folder)
     model.config = model.config.model_copy(update={"quietest_db": QUIETEST_DB})
     return Extractor(model, chunk_seconds=0.5)
 
 
 @settings(max_examples=30)
 @given(rms_db=st.floats(-100, -1), channels=st.integers(1, 3), is_known=st.booleans())
-def test_quiet_recordings_come_to_the_level(rms_db: float, channels: int, is_known: bool) -> None:
-    reader = Blocks(noise(rms_db, channels=channels), is_known)
-    gain_db = 20 * np.log10(lift(reader, QUIETEST_DB))
+def test_quiet_recordings_are_raised_to_the_quietest_level(
+    rms_db: float, channels: int, is_known: bool
+) -> None:
+    reader = Blocks(uniform_noise(rms_db, channels=channels), is_known)
+    gain_db = 20 * np.log10(gain_of(reader, QUIETEST_DB))
     assert gain_db == pytest.approx(max(0.0, QUIETEST_DB - rms_db), abs=0.1)
 
 
-def test_what_is_loud_enough_is_not_read_to_its_end() -> None:
-    """A fifth of -33 dB is -40 dB."""
+def test_a_loud_recording_is_not_read_to_its_end() -> None:
+    """A fifth of a recording at -33 dB already has the power of a recording at -40 dB."""
     for rms_db, num_read in ((-22, 1), (-33, 4), (-39.9, 20), (-60, 20)):
-        reader = Blocks(noise(rms_db))
-        lift(reader, QUIETEST_DB)
+        reader = Blocks(uniform_noise(rms_db))
+        gain_of(reader, QUIETEST_DB)
         assert reader.num_read == num_read
-    unknown = Blocks(noise(-22), is_length_known=False)
-    assert lift(unknown, QUIETEST_DB) == 1
+    unknown = Blocks(uniform_noise(-22), is_length_known=False)
+    assert gain_of(unknown, QUIETEST_DB) == 1
     assert unknown.num_read == 20
 
 
 def test_peaks_stay_below_full_scale_and_silence_silent() -> None:
-    click = noise(-60)
+    click = uniform_noise(-60)
     click[0, 5] = 0.25
-    assert lift(Blocks(click), QUIETEST_DB) == 4
+    assert gain_of(Blocks(click), QUIETEST_DB) == 4
     click[0, 5] = 2.0
-    assert lift(Blocks(click), QUIETEST_DB) == 1
-    assert lift(Blocks(np.zeros((1, RATE), np.float32)), QUIETEST_DB) == 1
-    assert lift(Blocks(noise(-130)), QUIETEST_DB) == 1
+    assert gain_of(Blocks(click), QUIETEST_DB) == 1
+    assert gain_of(Blocks(np.zeros((1, RATE), np.float32)), QUIETEST_DB) == 1
+    assert gain_of(Blocks(uniform_noise(-130)), QUIETEST_DB) == 1
 
 
 @pytest.mark.parametrize("down_db", [20.0, 47.0])
-def test_the_level_of_a_quiet_recording_does_not_count(levelled: Extractor, down_db: float) -> None:
+def test_the_level_of_a_quiet_recording_does_not_matter(
+    levelled: Extractor, down_db: float
+) -> None:
     share = np.float32(10 ** (-down_db / 20))
-    audio = noise(QUIETEST_DB, channels=2)
+    audio = uniform_noise(QUIETEST_DB, channels=2)
     loud, quiet = (levelled.extract(level, "a dog", RATE) for level in (audio, audio * share))
     assert float(np.square(loud.target).mean()) > 0
     np.testing.assert_allclose(
@@ -89,21 +94,27 @@ def test_the_level_of_a_quiet_recording_does_not_count(levelled: Extractor, down
     )
     assert quiet.presence == pytest.approx(loud.presence, abs=1e-3)
     total = quiet.target + quiet.residual
-    np.testing.assert_allclose(total, audio * share, rtol=0, atol=1e-6 * share)
+    np.testing.assert_allclose(total, audio * share, rtol=0, atol=float(1e-6 * share))
 
 
 def test_models_without_a_lowest_level_get_recordings_as_they_are(
-    telling: Extractor, levelled: Extractor
+    calibrated_extractor: Extractor, levelled: Extractor
 ) -> None:
-    plain, lifted = (e.extract(noise(-70), "a dog", RATE).target for e in (telling, levelled))
+    plain, lifted = (
+        e.extract(uniform_noise(-70), "a dog", RATE).target
+        for e in (calibrated_extractor, levelled)
+    )
     assert np.abs(plain - lifted).max() > 1e-2 * np.abs(plain).max()
-    plain, same = (e.extract(noise(-20), "a dog", RATE).target for e in (telling, levelled))
+    plain, same = (
+        e.extract(uniform_noise(-20), "a dog", RATE).target
+        for e in (calibrated_extractor, levelled)
+    )
     np.testing.assert_array_equal(plain, same)
 
 
 def test_files_and_blocks_have_the_same_input_level(levelled: Extractor, tmp_path: Path) -> None:
     path = tmp_path / "quiet.wav"
-    soundfile.write(path, noise(-70, channels=2).T, RATE, "FLOAT")
+    soundfile.write(path, uniform_noise(-70, channels=2).T, RATE, "FLOAT")
     whole = levelled.extract(path, "a dog").target
     (written,) = levelled.extract_file(path, "a dog", tmp_path / "out")
     np.testing.assert_array_equal(soundfile.read(written.target, dtype="float32")[0].T, whole)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -15,6 +17,8 @@ from singleout.model.calibration import (
     fit_gate,
     fit_presence,
 )
+from singleout.model.level_gate import Gate
+from singleout.model.similarity import PresenceCalibration
 
 scores = st.lists(st.integers(-5, 5), min_size=1, max_size=30)
 
@@ -64,3 +68,29 @@ def test_a_calibration_needs_present_and_absent_sounds() -> None:
     assert fitted.gate == fit_gate(fitted.presence, present, levels_db)
     for sides in (([], absent, []), (present, [], levels_db)):
         assert fit_calibration(*sides) == Calibration(None, None)
+
+
+def levels_of(similarity: Sequence[float], gain_db: float, high: float) -> list[float]:
+    """Levels (dB) of targets for which a gate of that gain restores the level of the sound."""
+    gate = Gate(low=high - 0.1, high=high, floor_db=-20, gain_db=gain_db)
+    return [-float(gate.decibels(value)) for value in similarity]
+
+
+def test_a_gate_is_fitted_to_presence_and_level() -> None:
+    presence = PresenceCalibration(scale=4.0, bias=-1.0)
+    similarity = np.linspace(0.2, 0.9, 50).tolist()
+    levels = levels_of(similarity, 4.5, 0.15)
+    levels[10:20] = [level - 30 for level in levels[10:20]]  # failures
+    # Targets for which the gate is closed do not count.
+    gate = fit_gate(presence, [*similarity, *[-0.5] * 80], [*levels, *[-12.0] * 80])
+    assert gate is not None
+    edges = presence.probability([gate.low, gate.high])
+    assert edges.tolist() == pytest.approx([0.3, 0.4], abs=1e-6)
+    assert gate.gain_db == pytest.approx(4.5, abs=0.25)
+    assert gate.floor_db == -20
+
+
+@pytest.mark.parametrize(("scale", "bias"), [(0.0, 0.0), (-3.0, 0.0), (3.0, -4.0), (3.0, -3.0)])
+def test_no_gate_is_fitted_where_similarity_does_not_separate(scale: float, bias: float) -> None:
+    """The last two gates would open above 1, or above every measured similarity."""
+    assert fit_gate(PresenceCalibration(scale=scale, bias=bias), [0.5], [0.0]) is None

@@ -1,9 +1,8 @@
-"""The level of targets, by how like what is asked they sound."""
+"""The level gate: targets that are not similar to their query become quieter."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,20 +28,18 @@ from singleout.model import QueriedSeparator, read_config
 from singleout.model.calibration import fit_gate
 from singleout.model.level_gate import Gate, LevelGate
 from singleout.model.similarity import PresenceCalibration
+from tests.recordings import RATE, noise
 
-RATE = 32_000
 WINDOW, HOP, REACH = RATE, RATE // 2, 16
 GATE = Gate(low=-0.1, high=0.3, floor_db=-20.0, gain_db=3.0)
 
 
-def noise(num_samples: int, channels: int = 1, seed: int = 0) -> NDArray[np.float32]:
-    drawn = np.random.default_rng(seed).normal(0, 0.1, (channels, num_samples))
-    return drawn.clip(-0.9, 0.9).astype(np.float32)
-
-
 @pytest.fixture(scope="module")
-def gated_folder(telling_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    model = QueriedSeparator.from_pretrained(telling_model_folder)
+def gated_model_folder(
+    calibrated_model_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """Folder of the calibrated model with ``GATE``."""
+    model = QueriedSeparator.from_pretrained(calibrated_model_folder)
     model.config = model.config.model_copy(update={"gate": GATE})
     folder = tmp_path_factory.mktemp("gated")
     model.save_pretrained(folder)
@@ -50,64 +47,75 @@ def gated_folder(telling_model_folder: Path, tmp_path_factory: pytest.TempPathFa
 
 
 @pytest.fixture(scope="module")
-def gated_model(gated_folder: Path) -> QueriedSeparator:
-    return QueriedSeparator.from_pretrained(gated_folder)
+def gated_model(gated_model_folder: Path) -> QueriedSeparator:
+    """The calibrated model with ``GATE``."""
+    return QueriedSeparator.from_pretrained(gated_model_folder)
+
+
+def with_gate(model: QueriedSeparator, gate: Gate | None) -> QueriedSeparator:
+    """The same model with another gate."""
+    model = copy.copy(model)
+    model.config = model.config.model_copy(update={"gate": gate})
+    return model
 
 
 @pytest.mark.parametrize(
-    ("likeness", "decibels"),
+    ("similarity", "decibels"),
     [(-1, -20), (-0.1, -20), (0.1, -8.5), (0.3, 3), (0.65, 1.5), (1, 0), (1.1, 0)],
 )
-def test_the_gain_is_straight_between_its_points(likeness: float, decibels: float) -> None:
-    assert float(GATE.decibels(likeness)) == pytest.approx(decibels)
+def test_the_gain_is_linear_between_its_points(similarity: float, decibels: float) -> None:
+    assert float(GATE.decibels(similarity)) == pytest.approx(decibels)
 
 
 @pytest.mark.parametrize("changes", [{"low": 0.3}, {"high": 1.0}, {"floor_db": 4.0}])
-def test_gates_that_cannot_be_are_refused(changes: dict[str, float]) -> None:
+def test_impossible_gates_are_refused(changes: dict[str, float]) -> None:
     with pytest.raises(ValidationError, match="low is below high"):
         Gate(**{**GATE.model_dump(), **changes})
 
 
-def test_a_gate_is_saved_with_the_model(gated_folder: Path, telling_model_folder: Path) -> None:
-    assert read_config(gated_folder).gate == GATE
-    assert read_config(telling_model_folder).gate is None
-    assert "gate" not in (telling_model_folder / "config.json").read_text()
+def test_a_gate_is_saved_with_the_model(
+    gated_model_folder: Path, calibrated_model_folder: Path
+) -> None:
+    assert read_config(gated_model_folder).gate == GATE
+    assert read_config(calibrated_model_folder).gate is None
+    assert "gate" not in (calibrated_model_folder / "config.json").read_text()
 
 
-def defined(
+def reference_amplitude(
     model: QueriedSeparator,
     target: NDArray[np.float32],
     mixture: NDArray[np.float32],
     query: Query,
 ) -> NDArray[np.float64]:
-    """Amplitude [samples] of a target [channels, samples], by the definition."""
-    asked = model.embed(query)
-    members = F.normalize(asked.embeddings[0, :, : model.manipulator.dim], dim=-1)
-    power, beside, like = [], [], []
+    """Amplitude [samples] of a target [channels, samples], computed by the definition."""
+    condition = model.embed(query)
+    parts = F.normalize(condition.embeddings[0, :, : model.manipulator.dim], dim=-1)
+    power, mixture_power, similarity = [], [], []
     for start in range(0, max(1, target.shape[1] - HOP), HOP):
         window = torch.from_numpy(target[:, start : start + WINDOW])
-        heard = model.manipulator.for_inference(model.encoder.embed_audio(window, RATE), False)
-        cosines = (asked.weights[0] @ (members @ F.normalize(heard, dim=-1).T)).double()
+        embedding = model.manipulator.for_inference(model.encoder.embed_audio(window, RATE), False)
+        cosines = (condition.weights[0] @ (parts @ F.normalize(embedding, dim=-1).T)).double()
         powers = window.double().square().mean(1)
         power.append(float(powers.sum()))
-        like.append(float((cosines * powers).sum() / powers.sum()))
-        around = mixture[:, start : start + WINDOW]
-        beside.append(float(np.square(around, dtype=np.float64).mean(1).sum()))
+        similarity.append(float((cosines * powers).sum() / powers.sum()))
+        mixture_window = mixture[:, start : start + WINDOW]
+        mixture_power.append(float(np.square(mixture_window, dtype=np.float64).mean(1).sum()))
     decibels = []
     for frame in range(len(power)):
-        near = [max(0.0, 1 - abs(frame - other) / (REACH + 1)) for other in range(len(power))]
-        weights = np.array(near) * power
-        gain_db = float(GATE.decibels((weights * like).sum() / weights.sum()))
-        level_db = 10 * np.log10(weights.sum() / np.dot(near, beside))
+        triangle = [max(0.0, 1 - abs(frame - other) / (REACH + 1)) for other in range(len(power))]
+        weights = np.array(triangle) * power
+        gain_db = float(GATE.decibels((weights * similarity).sum() / weights.sum()))
+        level_db = 10 * np.log10(weights.sum() / np.dot(triangle, mixture_power))
         gain_db = max(gain_db, min(0.0, -35 - level_db))
         decibels.append(min(gain_db, max(0.0, -level_db)))
     middles = HOP * (1 + np.arange(len(power)))
-    return 10 ** (np.interp(np.arange(target.shape[1]), middles, decibels) / 20)
+    amplitude: NDArray[np.float64] = 10 ** (
+        np.interp(np.arange(target.shape[1]), middles, decibels) / 20
+    )
+    return amplitude
 
 
-@settings(
-    deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     num_samples=st.integers(1, 15 * RATE),
     splits=st.lists(st.integers(0, 15 * RATE), max_size=5),
@@ -126,35 +134,35 @@ def test_the_level_follows_the_similarity_of_neighbouring_windows(
     targets *= np.linspace(0.2, 2, num_samples, dtype=np.float32)
     targets[1] *= loudness
     mixture = noise(num_samples, channels, 7)
-    stream = gated_model.level_gate([gated_model.embed(query) for query in queries])
+    level_gate = gated_model.level_gate([gated_model.embed(query) for query in queries])
     places = sorted(min(split, num_samples) for split in splits)
     blocks = (np.split(targets, places, axis=2), np.split(mixture, places, axis=1))
-    given_blocks = [stream.push(block, beside) for block, beside in zip(*blocks, strict=True)]
-    found = np.concatenate([*given_blocks, stream.finish()], axis=2)
-    assert found.dtype == np.float32
+    levelled = [level_gate.push(*pair) for pair in zip(*blocks, strict=True)]
+    result = np.concatenate([*levelled, level_gate.finish()], axis=2)
+    assert result.dtype == np.float32
     for number, query in enumerate(queries):
-        amplitude = defined(gated_model, targets[number], mixture, query)
+        amplitude = reference_amplitude(gated_model, targets[number], mixture, query)
         expected = targets[number] * amplitude
-        np.testing.assert_allclose(found[number], expected, rtol=1e-3, atol=1e-6)
+        np.testing.assert_allclose(result[number], expected, rtol=1e-3, atol=1e-6)
 
 
 def test_buffered_samples_do_not_grow(gated_model: QueriedSeparator) -> None:
-    stream = gated_model.level_gate([gated_model.embed(Query("a dog"))])
-    taken = given_samples = 0
+    level_gate = gated_model.level_gate([gated_model.embed(Query("a dog"))])
+    pushed = returned = 0
     for seed in range(40):
         block = noise(RATE, seed=seed)[None]
-        taken += RATE
-        given_samples += stream.push(block, block[0]).shape[2]
-        assert taken - given_samples <= (REACH + 2) * HOP
-    assert stream.finish().shape[2] == taken - given_samples
+        pushed += RATE
+        returned += level_gate.push(block, block[0]).shape[2]
+        assert pushed - returned <= (REACH + 2) * HOP
+    assert level_gate.finish().shape[2] == pushed - returned
 
 
 def test_a_gate_without_samples_gives_none(gated_model: QueriedSeparator) -> None:
-    stream = gated_model.level_gate([gated_model.embed(Query("a dog"))] * 2)
-    assert stream.finish().shape == (2, 1, 0)
+    level_gate = gated_model.level_gate([gated_model.embed(Query("a dog"))] * 2)
+    assert level_gate.finish().shape == (2, 1, 0)
     targets = np.stack([noise(RATE, 2)] * 2)
-    open_stream = gated_model.level_gate([gated_model.embed(Query("a dog"))] * 2, is_enabled=False)
-    assert np.array_equal(open_stream.whole(targets, targets[0]), targets)
+    open_gate = gated_model.level_gate([gated_model.embed(Query("a dog"))] * 2, is_enabled=False)
+    assert np.array_equal(open_gate.whole(targets, targets[0]), targets)
 
 
 def test_silence_stays_silent(gated_model: QueriedSeparator) -> None:
@@ -171,34 +179,36 @@ QUERIES = [
 
 
 @pytest.mark.parametrize("rate", [RATE, 44_100])
-def test_targets_are_given_at_their_level(
-    gated_model: QueriedSeparator, telling_model: QueriedSeparator, rate: int
+def test_extraction_sets_the_level_of_targets(
+    gated_model: QueriedSeparator, calibrated_model: QueriedSeparator, rate: int
 ) -> None:
-    """Of all kinds of queries; together with the residual they are the mixture."""
+    """This holds for all kinds of queries. Target and residual add up to the mixture."""
     mixture = noise(5 * rate, 2)
-    plain = list(Extractor(telling_model).extract_many([mixture], QUERIES, rate))
-    found = list(Extractor(gated_model).extract_many([mixture], QUERIES, rate))
-    for number, (gated, as_found) in enumerate(zip(found, plain, strict=True)):
-        assert gated.presence == as_found.presence
+    plain = list(Extractor(calibrated_model).extract_many([mixture], QUERIES, rate))
+    gated_results = list(Extractor(gated_model).extract_many([mixture], QUERIES, rate))
+    for number, (gated, ungated) in enumerate(zip(gated_results, plain, strict=True)):
+        assert gated.presence == ungated.presence
         assert gated.target.shape == mixture.shape
         assert np.abs(gated.target + gated.residual - mixture).max() <= 1e-6
-        if number == 3:  # only takes away
-            np.testing.assert_array_equal(gated.target, as_found.target)
+        if number == 3:  # a removal is not gated
+            np.testing.assert_array_equal(gated.target, ungated.target)
         elif rate == RATE:
-            amplitude = defined(telling_model, as_found.target, mixture, QUERIES[number])
-            np.testing.assert_allclose(gated.target, as_found.target * amplitude, atol=1e-5)
+            amplitude = reference_amplitude(
+                calibrated_model, ungated.target, mixture, QUERIES[number]
+            )
+            np.testing.assert_allclose(gated.target, ungated.target * amplitude, atol=1e-5)
         else:
-            assert np.abs(gated.target - as_found.target).max() > 1e-4
+            assert np.abs(gated.target - ungated.target).max() > 1e-4
 
 
 def test_the_gate_can_be_left_out(
-    gated_folder: Path, gated_model: QueriedSeparator, telling_model: QueriedSeparator
+    gated_model_folder: Path, gated_model: QueriedSeparator, calibrated_model: QueriedSeparator
 ) -> None:
     mixture = noise(2 * RATE)
-    expected = Extractor(telling_model).extract(mixture, "a dog", RATE)
+    expected = Extractor(calibrated_model).extract(mixture, "a dog", RATE)
     for extractor in (
         Extractor(gated_model, gate=False),
-        Extractor.from_pretrained(gated_folder, gate=False),
+        Extractor.from_pretrained(gated_model_folder, gate=False),
     ):
         result = extractor.extract(mixture, "a dog", RATE)
         np.testing.assert_array_equal(result.target, expected.target)
@@ -211,7 +221,7 @@ def test_the_gate_can_be_left_out(
 def test_the_level_does_not_depend_on_the_chunks(
     gated_model: QueriedSeparator, chunk_seconds: float
 ) -> None:
-    mixture = noise(19 * RATE + 777)
+    mixture = noise(12 * RATE + 777)
     whole = Extractor(gated_model, chunk_seconds=100.0).extract(mixture, "a dog", RATE)
     chunked = Extractor(gated_model, chunk_seconds=chunk_seconds)
     result = chunked.extract(mixture, "a dog", RATE)
@@ -227,9 +237,9 @@ def test_evaluation_scores_targets_at_their_final_level(gated_model: QueriedSepa
     mixture = noise(3 * RATE)
     conditions = [gated_model.embed(query) for query in QUERIES]
     with torch.inference_mode():
-        found = gated_model.extract_clip(torch.from_numpy(mixture)[None], conditions)
+        targets = gated_model.extract_clip(torch.from_numpy(mixture)[None], conditions)
     results = Extractor(gated_model).extract_many([mixture], QUERIES, RATE)
-    for target, result in zip(found, results, strict=True):
+    for target, result in zip(targets, results, strict=True):
         np.testing.assert_allclose(target.numpy(), result.target, atol=1e-5)
 
 
@@ -237,89 +247,76 @@ def run(*arguments: str | Path) -> Any:
     return CliRunner().invoke(app, ["extract", *map(str, arguments)])
 
 
-def test_the_command_leaves_the_gate_out(gated_folder: Path, tmp_path: Path) -> None:
+def test_the_command_leaves_the_gate_out(gated_model_folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "x.wav"
     write_wav(path, noise(2 * RATE), RATE)
     levels = []
     for option in ("--gate", "--no-gate"):
         out = tmp_path / option
-        assert run(path, "a dog", option, "-o", out, "--model", gated_folder).exit_code == 0
+        assert run(path, "a dog", option, "-o", out, "--model", gated_model_folder).exit_code == 0
         target, _ = read_audio(out / "x.a-dog.target.wav")
-        expected = Extractor.from_pretrained(gated_folder, gate=option == "--gate")
+        expected = Extractor.from_pretrained(gated_model_folder, gate=option == "--gate")
         np.testing.assert_allclose(target, expected.extract(path, "a dog").target, atol=1e-6)
         levels.append(float(np.square(target).mean()))
     assert levels[0] != pytest.approx(levels[1], rel=0.01)
-
-
-# How it is fitted.
-
-
-def levels_of(likeness: Sequence[float], gain_db: float, high: float) -> list[float]:
-    """As quiet as a gate of that gain makes up for."""
-    gate = Gate(low=high - 0.1, high=high, floor_db=-20, gain_db=gain_db)
-    return [-float(gate.decibels(like)) for like in likeness]
 
 
 def test_a_target_that_is_silent_next_to_its_mixture_keeps_its_level(
     gated_model: QueriedSeparator,
 ) -> None:
     closed = Gate(low=0.9, high=0.95, floor_db=-20, gain_db=0)
-    gated_model.config, before = (
-        gated_model.config.model_copy(update={"gate": closed}),
-        gated_model.config,
-    )
-    stream = gated_model.level_gate([gated_model.embed(Query("a dog"))] * 3)
-    gated_model.config = before
+    model = with_gate(gated_model, closed)
+    level_gate = model.level_gate([model.embed(Query("a dog"))] * 3)
     mixture, target = noise(3 * RATE), noise(3 * RATE, seed=1)
     targets = np.stack([target * 10 ** (level / 20) for level in (-10, -25, -38)])
-    found = np.concatenate([stream.push(targets, mixture), stream.finish()], axis=2)
-    power = [float(np.square(wave).mean()) for wave in (*found, mixture)]
-    below_db = [10 * np.log10(power[-1] / own) for own in power[:-1]]
+    levelled = np.concatenate([level_gate.push(targets, mixture), level_gate.finish()], axis=2)
+    mixture_power = np.square(mixture).mean()
+    below_db = [10 * np.log10(mixture_power / np.square(target).mean()) for target in levelled]
     assert below_db == pytest.approx([30, 35, 38], abs=0.2)
 
 
-def test_nothing_is_made_louder_than_its_mixture(telling_model: QueriedSeparator) -> None:
-    """The sound alone, of which nothing is to be left."""
+def test_nothing_is_made_louder_than_its_mixture(calibrated_model: QueriedSeparator) -> None:
+    """A mixture of nothing but the target cannot become louder."""
     loud = Gate(low=-0.99, high=-0.98, floor_db=-20, gain_db=6)
-    query = [telling_model.embed(Query("a dog"))]
+    conditions = [calibrated_model.embed(Query("a dog"))]
     mixture = noise(3 * RATE)
     for level_db, louder_db in ((0.0, 0.0), (-1.0, 1.0), (-20.0, 1.5)):
-        stream = LevelGate(loud, telling_model.similarity_meter(query), [True])
+        level_gate = LevelGate(loud, calibrated_model.similarity_meter(conditions), [True])
         target = mixture * np.float32(10 ** (level_db / 20))
-        found = np.concatenate([stream.push(target[None], mixture), stream.finish()], axis=2)
-        gain_db = 20 * np.log10(np.abs(found[0]).max() / np.abs(target).max())
+        blocks = [level_gate.push(target[None], mixture), level_gate.finish()]
+        levelled = np.concatenate(blocks, axis=2)
+        gain_db = 20 * np.log10(np.abs(levelled[0]).max() / np.abs(target).max())
         if level_db > -10:
             assert gain_db == pytest.approx(louder_db, abs=1e-3)
         else:
             assert gain_db >= louder_db
 
 
-def test_linked_channels_have_one_level_and_others_their_own(
-    gated_model: QueriedSeparator, telling_model: QueriedSeparator
+def test_linked_channels_share_one_level_and_others_do_not(
+    gated_model: QueriedSeparator, calibrated_model: QueriedSeparator
 ) -> None:
     tone = 0.3 * np.sin(2 * np.pi * 440 * np.arange(4 * RATE) / RATE).astype(np.float32)
     mixture = np.stack([noise(4 * RATE)[0], tone])
     query = Query(Example(tone[:RATE], RATE))
-    gated, plain = Extractor(gated_model), Extractor(telling_model)
+    gated, plain = Extractor(gated_model), Extractor(calibrated_model)
     apart = gated.extract(mixture, query, RATE, link_channels=False).target
     for channel in range(2):
-        own = gated.extract(mixture[channel : channel + 1], query, RATE).target
-        np.testing.assert_allclose(apart[channel], own[0], atol=1e-5)
+        single = gated.extract(mixture[channel : channel + 1], query, RATE).target
+        np.testing.assert_allclose(apart[channel], single[0], atol=1e-5)
     together = gated.extract(mixture, query, RATE).target
-    as_found = plain.extract(mixture, query, RATE).target
-    ratio = [np.dot(a, b) / np.dot(b, b) for a, b in zip(together, as_found, strict=True)]
+    ungated = plain.extract(mixture, query, RATE).target
+    ratio = [np.dot(a, b) / np.dot(b, b) for a, b in zip(together, ungated, strict=True)]
     assert ratio[0] == pytest.approx(ratio[1], rel=0.02)
 
 
-def test_a_gate_is_dropped_with_another_encoder(gated_folder: Path) -> None:
-    encoder = QueriedSeparator.from_pretrained(gated_folder).encoder
+def test_a_gate_is_dropped_with_another_encoder(gated_model_folder: Path) -> None:
+    encoder = QueriedSeparator.from_pretrained(gated_model_folder).encoder
     encoder.fingerprint = "another"
-    config = QueriedSeparator.from_pretrained(gated_folder, encoder).config
-    assert config.gate is config.presence is None
+    config = QueriedSeparator.from_pretrained(gated_model_folder, encoder).config
+    assert config.gate is None
+    assert config.presence is None
     assert config.encoder.fingerprint == "another"
 
-
-# What is scored is what is given.
 
 MIXTURES = SCORED_MIXTURES.model_copy(update={"segment_seconds": 0.5, "crop_hop_seconds": 0.25})
 FEW = EvaluationConfig(num_mixtures=6, mixtures=MIXTURES)
@@ -332,79 +329,55 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Clip]:
     for i in range(9):
         tone = 0.3 * np.sin(2 * np.pi * 300 * 1.4**i * np.arange(RATE) / RATE).astype(np.float32)
         write_wav(folder / f"{i}.wav", tone[None], RATE)
-    found = scan_folder(folder)
-    return [replace(c, caption=f"tone {i}", label=f"a {i % 3}/{i}") for i, c in enumerate(found)]
-
-
-def with_gate(model: QueriedSeparator, gate: Gate | None) -> QueriedSeparator:
-    model = copy.copy(model)
-    model.config = model.config.model_copy(update={"gate": gate})
-    return model
+    return [
+        replace(clip, caption=f"tone {i}", label=f"a {i % 3}/{i}")
+        for i, clip in enumerate(scan_folder(folder))
+    ]
 
 
 CLOSED = Gate(low=0.998, high=0.999, floor_db=-6.0, gain_db=-6.0)
 
 
-def test_evaluation_scores_what_is_given(
-    telling_model: QueriedSeparator, clips: list[Clip]
+def test_evaluation_scores_gated_targets(
+    calibrated_model: QueriedSeparator, clips: list[Clip]
 ) -> None:
-    """A closed gate takes 6 dB from all, which SI-SDR does not see and SDR does."""
-    closed = with_gate(telling_model, CLOSED)
-    for given_rows, plain_rows in zip(
-        evaluate(closed, clips, FEW, {}), evaluate(telling_model, clips, FEW, {}), strict=True
+    """A closed gate lowers every target by 6 dB. SDR depends on that, SI-SDR does not."""
+    closed = with_gate(calibrated_model, CLOSED)
+    for closed_row, plain_row in zip(
+        evaluate(closed, clips, FEW, {}), evaluate(calibrated_model, clips, FEW, {}), strict=True
     ):
-        assert given_rows["si_sdr_db"] == pytest.approx(plain_rows["si_sdr_db"], abs=1e-2)
-        assert given_rows["sdr_db"] != pytest.approx(plain_rows["sdr_db"], abs=1e-3)
+        assert closed_row["si_sdr_db"] == pytest.approx(plain_row["si_sdr_db"], abs=1e-2)
+        assert closed_row["sdr_db"] != pytest.approx(plain_row["sdr_db"], abs=1e-3)
     rows = zip(
         evaluate_scenarios(closed, clips, FEW),
-        evaluate_scenarios(telling_model, clips, FEW),
+        evaluate_scenarios(calibrated_model, clips, FEW),
         strict=True,
     )
-    for given_row, plain in rows:
-        taken_db = given_row["suppression_db"] - plain["suppression_db"]
+    for closed_row, plain in rows:
+        lowered_db = closed_row["suppression_db"] - plain["suppression_db"]
         expected = 0 if plain["question"] == "not the other" else 6
-        assert taken_db == pytest.approx(expected, abs=1e-2)
-        assert given_row["likeness"] == plain["likeness"]
+        assert lowered_db == pytest.approx(expected, abs=1e-2)
+        assert closed_row["likeness"] == plain["likeness"]
 
 
 def test_calibration_ignores_an_existing_gate(
-    telling_model: QueriedSeparator, clips: list[Clip]
+    calibrated_model: QueriedSeparator, clips: list[Clip]
 ) -> None:
-    found = calibration_of(telling_model, clips, FEW)
-    assert found.presence is not None
-    assert calibration_of(with_gate(telling_model, CLOSED), clips, FEW) == found
+    fitted = calibration_of(calibrated_model, clips, FEW)
+    assert fitted.presence is not None
+    assert calibration_of(with_gate(calibrated_model, CLOSED), clips, FEW) == fitted
 
 
-def test_a_silent_crop_has_no_level_and_is_passed_over(
-    telling_model: QueriedSeparator, clips: list[Clip], tmp_path: Path
+def test_a_silent_crop_has_no_level_and_is_ignored(
+    calibrated_model: QueriedSeparator, clips: list[Clip], tmp_path: Path
 ) -> None:
     write_wav(tmp_path / "silent.wav", np.zeros((1, RATE), np.float32), RATE)
     silent = [replace(clips[0], path=tmp_path / "silent.wav"), *clips[1:]]
-    found = calibration_of(
-        telling_model, silent, EvaluationConfig(num_mixtures=20, mixtures=MIXTURES)
+    fitted = calibration_of(
+        calibrated_model, silent, EvaluationConfig(num_mixtures=20, mixtures=MIXTURES)
     )
-    assert found.presence is not None
+    assert fitted.presence is not None
     presence = PresenceCalibration(scale=4.0, bias=-1.0)
     gates = [fit_gate(presence, [0.5, 0.6], [-1.0, -1.0])]
     gates.append(fit_gate(presence, [0.5, 0.6, 0.7], [-1.0, -1.0, float("nan")]))
     assert gates[0] == gates[1] is not None
-
-
-def test_a_gate_is_fitted_to_presence_and_level() -> None:
-    presence = PresenceCalibration(scale=4.0, bias=-1.0)
-    likeness = np.linspace(0.2, 0.9, 50).tolist()
-    levels = levels_of(likeness, 4.5, 0.15)
-    levels[10:20] = [level - 30 for level in levels[10:20]]  # failures
-    # Those that are closed do not count.
-    gate = fit_gate(presence, [*likeness, *[-0.5] * 80], [*levels, *[-12.0] * 80])
-    assert gate is not None
-    edges = presence.probability([gate.low, gate.high])
-    assert edges.tolist() == pytest.approx([0.3, 0.4], abs=1e-6)
-    assert gate.gain_db == pytest.approx(4.5, abs=0.25)
-    assert gate.floor_db == -20
-
-
-@pytest.mark.parametrize(("scale", "bias"), [(0.0, 0.0), (-3.0, 0.0), (3.0, -4.0), (3.0, -3.0)])
-def test_no_gate_is_fitted_where_similarity_does_not_separate(scale: float, bias: float) -> None:
-    """The last two would open beyond all likeness, or beyond all that was heard."""
-    assert fit_gate(PresenceCalibration(scale=scale, bias=bias), [0.5], [0.0]) is None

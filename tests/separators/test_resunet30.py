@@ -26,7 +26,7 @@ from singleout.separators import ResUNet30, ResUNet30Config
 from singleout.separators.resunet30.network import VARIANTS
 from tests.encoders.clap_models import write_tokenizer
 from tests.encoders.test_laion import small_weights
-from tests.extract.chunks import separated
+from tests.extract.chunks import separate_in_chunks
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "resunet30.npz"
 """AudioSep's own output: ``benchmarks/resunet30.py --theirs CHECKOUT --golden FILE``."""
@@ -109,7 +109,11 @@ def test_chunks_equal_the_whole(small_model: ResUNet30) -> None:
     with torch.inference_mode():
         whole, chunked = (
             np.concatenate(
-                list(separated(small_model, [mixture], [Condition.single(embedding)], length)),
+                list(
+                    separate_in_chunks(
+                        small_model, [mixture], [Condition.single(embedding)], length
+                    )
+                ),
                 axis=2,
             )
             for length in (mixture.shape[1], 20_000)

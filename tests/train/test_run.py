@@ -1327,9 +1327,9 @@ def test_a_run_that_asked_everything_answers_everything(
 
 
 def test_presence_is_calibrated_where_all_validation_sounds_have_captions(
-    telling_model_folder: Path, sounds: Path
+    calibrated_model_folder: Path, sounds: Path
 ) -> None:
-    model = QueriedSeparator.from_pretrained(telling_model_folder)
+    model = QueriedSeparator.from_pretrained(calibrated_model_folder)
     found = scan_folder(sounds)
     clips = [
         dataclasses.replace(c, caption=f"sound {i}", label=f"a/{i}") for i, c in enumerate(found)
