@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from recipes.paper import corpus
 from recipes.paper.__main__ import append
 from recipes.paper.study import LINE_KEYS, Line, Run, Study, read_lines
+from singleout.data.manifest import share_of
 from singleout.errors import ConfigError
 from singleout.train.config import UncaptionedConfig
 from singleout.train.run import uncaptioned_clips
@@ -331,11 +332,11 @@ def test_more_rows_move_no_recording_between_training_and_its_tests(
 
 @given(st.text(max_size=20), st.text(max_size=20))
 def test_shares_are_in_range(one: str, other: str) -> None:
-    assert 0 <= corpus.share_of(one, other) < 1
+    assert 0 <= share_of(one, other) < 1
 
 
 def test_shares_are_the_same_on_any_machine() -> None:
-    assert corpus.share_of("held out", "g0") == 0.0941390713970718
+    assert share_of("held out", "g0") == 0.0941390713970718
 
 
 def test_held_out_recordings_have_their_shares() -> None:
@@ -348,7 +349,7 @@ def test_held_out_recordings_have_their_shares() -> None:
 def sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A manifest of 32 kHz sounds, as ``make sounds`` leaves it."""
     folder = tmp_path_factory.mktemp("debian")
-    rows = []
+    rows: list[dict[str, Any]] = []
     for row in many_rows()[:48] + many_rows()[-4:]:
         write_sound(folder / row["path"], len(rows))
         rows.append({**row, "seconds": 0.1})
