@@ -119,22 +119,24 @@ def test_clotho_becomes_a_manifest(clotho: Path) -> None:
 
 def test_fsd50k_becomes_a_manifest(fsd50k: Path) -> None:
     (fsd50k / "FSD50K.dev_audio/7.wav").unlink()
-    found = READERS["fsd50k"](fsd50k)
-    assert (found.missing, found.unreadable) == (1, 0)
-    assert [row["split"] for row in found.rows] == ["train", "validation", "test"]
-    assert found.rows[0]["class"] == "Electric_guitar"
-    assert found.rows[0]["license"] == "http://cc/102"
-    assert found.rows[0]["group"] == "freesound/102"
-    assert "caption" not in found.rows[0]
+    corpus = READERS["fsd50k"](fsd50k)
+    assert (corpus.missing, corpus.unreadable) == (1, 0)
+    assert [row["split"] for row in corpus.rows] == ["train", "validation", "test"]
+    assert corpus.rows[0]["class"] == "Electric_guitar"
+    assert corpus.rows[0]["license"] == "http://cc/102"
+    assert corpus.rows[0]["group"] == "freesound/102"
+    assert "caption" not in corpus.rows[0]
 
 
-def test_nothing_found_is_an_error(audiocaps: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_corpus_without_sounds_is_an_error(
+    audiocaps: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for name in ("train", "val", "test"):
         shutil.rmtree(audiocaps / name)
     assert corpora(["audiocaps", str(audiocaps)]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
-    assert "no sounds were found" in error
+    assert "the corpus has no sounds" in error
     assert not (audiocaps / "manifest.jsonl").exists()
 
 
@@ -168,7 +170,7 @@ def test_the_full_study_never_trains_on_what_it_is_scored_on(
     audiocaps: Path, clotho: Path, fsd50k: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "study"
-    with pytest.raises(ManifestError, match="make it first"):
+    with pytest.raises(ManifestError, match="write it first"):
         study_manifests(audiocaps, clotho, fsd50k, output)
     for name, folder in (("audiocaps", audiocaps), ("clotho", clotho), ("fsd50k", fsd50k)):
         assert corpora([name, str(folder)]) == 0

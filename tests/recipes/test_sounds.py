@@ -329,8 +329,8 @@ def test_committed_tables_agree() -> None:
     others = set(recipe.packages("full", uncaptioned=True)) - packages
     assert others == set(recipe.package_facts) - packages
     assert {recipe.split(name) for name in others} == {"train"}
-    assert not any(recipe.wants(name, unlabelled=False) for name in others)
-    assert all(recipe.wants(name, unlabelled=True) for name in others)
+    assert not any(recipe.has_kind(name, unlabelled=False) for name in others)
+    assert all(recipe.has_kind(name, unlabelled=True) for name in others)
     assert set(recipe.held_out) <= packages
     assert recipe.split(build.SOUNDFONT_PACKAGE) == "train"
     assert set(recipe.packages("core")) < set(recipe.packages("full"))
@@ -498,7 +498,7 @@ def test_a_run_killed_half_way_is_resumed(tmp_path: Path) -> None:
     assert not recipe.is_done("game", unlabelled=False)
     assert recipe.is_done("held", unlabelled=False)
 
-    with build.sole_run(recipe.output_dir):
+    with build.locked(recipe.output_dir):
         assert [path.name for path in recipe.output_dir.rglob(".*")] == [".lock"]
         for package in ("game", "held"):
             build.build_package(recipe, package)
@@ -542,9 +542,11 @@ def test_a_failing_download_names_the_package(
 def test_two_runs_into_one_folder_do_not_mix(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with build.sole_run(tmp_path):
+    with build.locked(tmp_path):
         assert main(["--output", str(tmp_path), "--packages", "acm"]) == 2
-    assert capsys.readouterr().err == f"error: another run is at work in {tmp_path}\n"
+    assert capsys.readouterr().err == (
+        f"error: {tmp_path}: another run works in this folder: wait for it, or end it\n"
+    )
 
 
 def test_an_unknown_package_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
