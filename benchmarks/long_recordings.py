@@ -191,7 +191,9 @@ def main() -> None:
     parser.add_argument("--model", help="the packaged model by default")
     parser.add_argument("--minutes", type=int, default=60)
     parser.add_argument("--clips", type=int, default=500)
-    parser.add_argument("--alone", type=int, default=20, help="number of clips with a process each")
+    parser.add_argument(
+        "--alone", dest="single", type=int, default=20, help="number of clips with a process each"
+    )
     parser.add_argument("--output", type=Path, default=Path("results/long_recordings.json"))
     parser.add_argument("--document", type=Path, default=Path("docs/recordings.md"))
     arguments = parser.parse_args()
@@ -208,7 +210,7 @@ def main() -> None:
     }
     with tempfile.TemporaryDirectory() as folder:
         report["long"] = long_recordings(Path(folder), arguments.minutes, model)
-        report["many"] = many_clips(Path(folder), arguments.clips, arguments.alone, model)
+        report["many"] = many_clips(Path(folder), arguments.clips, arguments.single, model)
     report["chunks_against_one_pass_60s_db"] = agreement_db(arguments.model)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

@@ -47,8 +47,8 @@ def audiocaps(tmp_path: Path) -> Path:
     write_sound(folder / "train/-quo_ted.wav", 41)
     (folder / "train/bad_0.wav").write_bytes(b"no audio")
     for split in ("val", "test"):
-        said = [f"{n},{split}video,20,Way {n} to say it" for n in range(5)]
-        write_table(folder / f"{split}.csv", header + "\n".join(said) + "\n")
+        lines = [f"{n},{split}video,20,Caption {n} of it" for n in range(5)]
+        write_table(folder / f"{split}.csv", header + "\n".join(lines) + "\n")
         write_sound(folder / f"{split}/Y{split}video.wav", 50)
     return folder
 
@@ -185,13 +185,15 @@ def test_the_full_study_never_trains_on_what_it_is_scored_on(
     assert {row["split"] for row in rows} == {
         *("train", "validation", "test_in_domain", "test_out_of_domain")
     }
-    told = {row["group"] for row in captioned if row["split"] == "train"}
-    untold = {row["group"] for row in uncaptioned}
-    assert 0 < len(told) < len(train)
-    assert train - told == {group for group in untold if group.startswith("youtube/")}
-    assert untold - train == {"freesound/7", "freesound/9", "freesound/11"}
+    with_captions = {row["group"] for row in captioned if row["split"] == "train"}
+    without_captions = {row["group"] for row in uncaptioned}
+    assert 0 < len(with_captions) < len(train)
+    assert train - with_captions == {
+        group for group in without_captions if group.startswith("youtube/")
+    }
+    assert without_captions - train == {"freesound/7", "freesound/9", "freesound/11"}
     assert "freesound/102" in scored
-    assert not (train | told | untold) & scored
+    assert not (train | with_captions | without_captions) & scored
     assert not any(row.keys() & {"caption", "alternatives", "class"} for row in uncaptioned)
     for name in ("manifest", "captioned", "uncaptioned"):
         assert read_manifest(output / f"{name}.jsonl")

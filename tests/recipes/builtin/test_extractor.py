@@ -294,20 +294,20 @@ def test_text_embeddings_show_whether_two_encoders_have_the_same_space(
     assert warm_start.text_difference(debug_encoder, again) == float("inf")
 
 
-def test_the_card_tells_questions_and_families_apart() -> None:
+def test_the_card_has_a_row_for_each_kind_of_query_and_family() -> None:
     interval = {"estimate": 0.5, "low": 0.4, "high": 0.6}
-    own = {"mean": interval, "share_improved": interval}
-    asked = {
-        "text": {"si_sdri_db": own, "level_within_3_db": interval, "suppression_db": interval},
+    scores = {"mean": interval, "share_improved": interval}
+    queries = {
+        "text": {"si_sdri_db": scores, "level_within_3_db": interval, "suppression_db": interval},
         "absent": {"suppression_db": {"estimate": 21.0, "low": 20.0, "high": 22.0}},
     }
-    lines = card.questions_table({"2 sounds": {"questions": asked}}).splitlines()
+    lines = card.questions_table({"2 sounds": {"questions": queries}}).splitlines()
     assert lines[2].startswith("| 2 sounds | text | 0.50 [0.40, 0.60] | 50 % [40, 60] | 50 %")
     assert lines[3] == "| 2 sounds | absent |  |  |  | 21.00 [20.00, 22.00] |"
-    own["median"] = interval
+    scores["median"] = interval
     short = card.short_table(
-        {"systems": {kind: {"si_sdri_db": own} for kind in ("text", "audio")}},
-        {"3 sounds": {"questions": {"text": {"si_sdri_db": own}}}},
+        {"systems": {kind: {"si_sdri_db": scores} for kind in ("text", "audio")}},
+        {"3 sounds": {"questions": {"text": {"si_sdri_db": scores}}}},
     )
     assert short.splitlines()[2] == "| text | 0.50 [0.40, 0.60] dB | 0.50 dB | 50 % |"
     assert len(short.splitlines()) == 5
