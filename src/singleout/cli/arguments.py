@@ -90,6 +90,9 @@ def refuse_files(option: str, texts: Sequence[str], instead: str) -> None:
 
     Raises:
         typer.BadParameter: names the option to use instead.
+
+    Example:
+        >>> refuse_files("--not", ["a car"], instead="--not-like")
     """
     for text in texts:
         with suppress(OSError, ValueError):  # too long for a name

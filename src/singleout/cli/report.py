@@ -25,7 +25,16 @@ present, while calibration has as many sounds that are absent."""
 
 
 def result_lines(result: JobResult) -> Iterator[dict[str, Any]]:
-    """One JSON object per query of a job."""
+    """One JSON object per query of a job.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from singleout import Query
+        >>> from singleout.extract.batch import Job, JobResult
+        >>> result = JobResult(Job(Path("x.wav"), Path(), "x"), skipped=[Query("rain")])
+        >>> list(result_lines(result))
+        [{'input': 'x.wav', 'query': 'rain', 'skipped': True}]
+    """
     source = {"input": str(result.job.path)}
     for query in result.failed:
         assert result.error is not None
@@ -51,6 +60,14 @@ class ReportFile:
 
     Raises:
         OutputError: the file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "report.jsonl"
+        ...     ReportFile(path, append=False).add([{"input": "x.wav"}])
+        ...     path.read_text()
+        '{"input": "x.wav"}\\n'
     """
 
     def __init__(self, path: Path | None, append: bool) -> None:
@@ -86,6 +103,11 @@ def progress_bar(num_jobs: int) -> Iterator[tuple[Any, Callable[..., None]]]:
     Yields:
         A callback for ``run_jobs`` (None where there is no terminal), and a function that prints a
         result above the bar.
+
+    Example:
+        >>> with progress_bar(num_jobs=2) as (progress, show):
+        ...     progress is None  # no terminal here
+        True
     """
     from rich.console import Console
     from rich.progress import Progress
@@ -121,7 +143,15 @@ def progress_bar(num_jobs: int) -> Iterator[tuple[Any, Callable[..., None]]]:
 
 
 def print_result(result: JobResult, lines: Sequence[dict[str, Any]], as_json: bool) -> None:
-    """Print a result: its error on stderr, its files on stdout, as text or as JSON lines."""
+    """Print a result: its error on stderr, its files on stdout, as text or as JSON lines.
+
+    Example:
+        >>> from singleout import Query
+        >>> from singleout.extract.batch import Job, JobResult
+        >>> result = JobResult(Job(Path("x.wav"), Path(), "x"), skipped=[Query("rain")])
+        >>> print_result(result, [], as_json=False)
+        'rain' in x.wav: skipped, its files exist
+    """
     if result.error is not None:
         typer.echo(f"error: {_printable(result.error)}", err=True)
     if as_json:

@@ -35,6 +35,10 @@ class Source:
     Attributes:
         path: of the recording.
         below: folder of its files, relative to the output folder.
+
+    Example:
+        >>> Source(Path("in/a/street.wav"), Path("a")).below.name
+        'a'
     """
 
     path: Path
@@ -49,6 +53,10 @@ class Job:
         path: of the recording.
         folder: of its files.
         name: first part of the names of its files.
+
+    Example:
+        >>> Job(Path("in/street.wav"), Path("out"), "street").name
+        'street'
     """
 
     path: Path
@@ -67,6 +75,11 @@ class JobResult:
         failed: queries that were not extracted because of the error.
         error: why nothing was written; None if the job succeeded.
         wall_seconds: time that the job took.
+
+    Example:
+        >>> job = Job(Path("in/street.wav"), Path("out"), "street")
+        >>> JobResult(job, error="in/street.wav: no such file").written
+        []
     """
 
     job: Job
@@ -192,6 +205,11 @@ def remaining_queries(job: Job, queries: Sequence[Query], outputs: OutputOptions
 
     Files appear whole, so a file that exists is complete. Queries whose names would be the same
     are extracted together, as that is how they get names of their own.
+
+    Example:
+        >>> job = Job(Path("street.wav"), Path("no-such-folder"), "street")
+        >>> remaining_queries(job, [Query("rain")], OutputOptions(job.folder)) == [Query("rain")]
+        True
     """
     containers = CONTAINERS if outputs.format == "auto" else (outputs.format,)
     options = replace(outputs, folder=job.folder)
@@ -282,6 +300,16 @@ def run_jobs(
     Yields:
         Results in the order in which jobs end. On Ctrl-C, or when the caller stops the iteration,
         running jobs are cancelled and leave no partial files.
+
+    Example:
+        >>> import tempfile, numpy as np, soundfile
+        >>> extractor = Extractor.from_pretrained("builtin")
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     soundfile.write(f"{folder}/x.wav", np.zeros(8_000), 16_000)
+        ...     queries, outputs = [Query("rain")], OutputOptions(Path(folder, "out"))
+        ...     jobs = plan_jobs(find_recordings([folder]), outputs.folder, queries)
+        ...     [len(result.written) for result in run_jobs(extractor, jobs, queries, outputs)]
+        [1]
     """
     cancel = Event()
 

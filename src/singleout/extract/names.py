@@ -97,6 +97,10 @@ class PartPaths:
 
     Attributes:
         target, residual, plot: paths; None if the file is not requested.
+
+    Example:
+        >>> len(PartPaths(Path("x.target.wav"), None, None).all())
+        1
     """
 
     target: Path

@@ -86,6 +86,18 @@ class Level:
     """Sets the level of targets by their similarity to the queries; see ``LevelGate``.
 
     It gives targets without their mixture, which nothing after it needs.
+
+    Example:
+        >>> import numpy as np, torch
+        >>> from singleout import Query
+        >>> model = QueriedSeparator.from_pretrained("builtin")
+        >>> with torch.inference_mode():
+        ...     gate = model.level_gate([model.embed(Query("rain"))])
+        >>> stage = Level(gate)
+        >>> targets = np.zeros((1, 1, 16_000), np.float32)
+        >>> blocks = [*stage.push(Block(targets[0], targets)), *stage.finish()]
+        >>> sum(block.shape[2] for block in blocks)
+        16000
     """
 
     def __init__(self, gate: LevelGate) -> None:
@@ -112,7 +124,14 @@ class Level:
 
 
 class TargetsOnly:
-    """Takes the place of ``Level`` where nothing measures the targets."""
+    """Takes the place of ``Level`` where nothing measures the targets.
+
+    Example:
+        >>> import numpy as np
+        >>> block = Block(np.zeros((1, 8)), np.zeros((2, 1, 8), np.float32))
+        >>> TargetsOnly().push(block)[0].shape
+        (2, 1, 8)
+    """
 
     look_ahead_samples = latency_samples = 0
 
@@ -126,7 +145,19 @@ class TargetsOnly:
 
 
 class ResampleTargets:
-    """Resamples targets, [queries, channels, samples], each query by a stream of its own."""
+    """Resamples targets, [queries, channels, samples], each query by a stream of its own.
+
+    Args:
+        rate_in, rate_out: Hz.
+        channels, num_queries: of every block.
+
+    Example:
+        >>> import numpy as np
+        >>> stage = ResampleTargets(32_000, 48_000, channels=1, num_queries=2)
+        >>> blocks = [*stage.push(np.zeros((2, 1, 3_200), np.float32)), *stage.finish()]
+        >>> sum(block.shape[2] for block in blocks)
+        4800
+    """
 
     def __init__(self, rate_in: int, rate_out: int, channels: int, num_queries: int) -> None:
         self._streams = [ResampleStream(rate_in, rate_out, channels) for _ in range(num_queries)]

@@ -119,10 +119,16 @@ def _check_rate(name: str, rate: int, expected: int | None) -> None:
 
 
 def checked(reader: AudioReader) -> AudioReader:
-    """The reader itself.
+    """The reader itself, if an extractor takes its recording.
 
     Raises:
-        AudioError: the recording has too many channels, or says that it is too long.
+        AudioError: the recording has too many channels, or its header says that it is too long.
+
+    Example:
+        >>> import numpy as np
+        >>> with open_source((np.zeros((2, 800), np.float32), 8_000)) as reader:
+        ...     checked(reader).info.channels
+        2
     """
     if reader.info.channels > MAX_CHANNELS:
         raise AudioError(
@@ -139,6 +145,11 @@ def refuse_days(reader: AudioReader, num_samples: int) -> None:
 
     Raises:
         AudioError: the recording is longer.
+
+    Example:
+        >>> import numpy as np
+        >>> with open_source((np.zeros(800, np.float32), 8_000)) as reader:
+        ...     refuse_days(reader, num_samples=800)
     """
     rate = reader.info.sample_rate
     hours = num_samples / rate / 3600
@@ -162,6 +173,13 @@ def input_gain(reader: AudioReader, quietest_db: float | None) -> float:
 
     Raises:
         AudioError: the recording cannot be read.
+
+    Example:
+        >>> import numpy as np
+        >>> quiet = np.tile([0.001, -0.001], 400).astype(np.float32)
+        >>> with open_source((quiet, 8_000)) as reader:
+        ...     round(input_gain(reader, quietest_db=-40.0), 3)
+        10.0
     """
     if quietest_db is None:
         return 1.0

@@ -20,6 +20,10 @@ class EncoderReference(StrictConfig):
     Args:
         name: as ``load_encoder`` takes it.
         fingerprint: hash of the encoder's weights; None as long as the model is not saved.
+
+    Example:
+        >>> EncoderReference(name="laion/larger_clap_general").fingerprint is None
+        True
     """
 
     name: str = "builtin"
@@ -65,6 +69,11 @@ def read_config(folder: Path) -> ModelConfig:
 
     Raises:
         ModelError: the folder or its config is missing, or the config is not one of ours.
+
+    Example:
+        >>> from singleout.storage.models import resolve_model
+        >>> read_config(resolve_model("builtin")).separator.type
+        'conditioned_unet'
     """
     path = folder / "config.json"
     if not folder.exists():

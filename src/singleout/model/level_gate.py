@@ -72,8 +72,16 @@ class LevelGate:
         is_gated: of each query; False: its target keeps its level.
         link_channels: one level for all channels. False: one for each channel.
 
-    Attributes:
-        look_ahead_samples: samples of input after a sample that its output needs; 0 without gate.
+    Example:
+        >>> import numpy as np, torch
+        >>> from singleout import Query
+        >>> from singleout.model import QueriedSeparator
+        >>> model = QueriedSeparator.from_pretrained("builtin")
+        >>> with torch.inference_mode():
+        ...     gate = model.level_gate([model.embed(Query("rain"))])
+        >>> mixture = np.random.default_rng(0).normal(0, 0.1, (1, 32_000)).astype(np.float32)
+        >>> gate.whole(mixture[None] / 2, mixture).shape
+        (1, 1, 32000)
     """
 
     def __init__(

@@ -39,7 +39,12 @@ def load_model(
     encoder: str | QueryEncoder | None = None,
     revision: str | None = None,
 ) -> QueriedSeparator:
-    """Load a model in evaluation mode; see ``QueriedSeparator.from_pretrained``."""
+    """Load a model in evaluation mode; see ``QueriedSeparator.from_pretrained``.
+
+    Example:
+        >>> load_model("builtin").sample_rate
+        32000
+    """
     if isinstance(encoder, str):
         encoder = load_encoder(encoder)
     path = resolve_model(name, revision)
@@ -49,7 +54,14 @@ def load_model(
 
 
 def save_model(model: QueriedSeparator, folder: Path) -> None:
-    """Save a model; see ``QueriedSeparator.save_pretrained``."""
+    """Save a model; see ``QueriedSeparator.save_pretrained``.
+
+    Example:
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_model(load_model("builtin"), Path(folder))
+        ...     sorted(path.name for path in Path(folder).iterdir())
+        ['config.json', 'model.safetensors']
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -70,7 +82,18 @@ def save_model(model: QueriedSeparator, folder: Path) -> None:
 
 
 def push_model(model: QueriedSeparator, identifier: str, private: bool) -> str:
-    """Put a model on the hub; see ``QueriedSeparator.push_to_hub``."""
+    """Put a model on the hub; see ``QueriedSeparator.push_to_hub``.
+
+    Example:
+        >>> model = load_model("builtin", encoder="builtin")
+        >>> reference = model.config.encoder.model_copy(update={"name": "/srv/encoder"})
+        >>> model.config = model.config.model_copy(update={"encoder": reference})
+        >>> try:
+        ...     push_model(model, "owner/name", private=True)
+        ... except ModelError as error:
+        ...     print(str(error)[:62])
+        owner/name: its query encoder '/srv/encoder' is only on this m
+    """
     name = model.config.encoder.name
     if name != "builtin" and (not is_hub_id(name) or Path(name).exists()):
         raise ModelError(

@@ -96,6 +96,12 @@ class Similarity(NamedTuple):
             neither silence nor the length of a recording makes a difference.
         over_time: float32 [queries, frames], window by window; -1 where the target is 30 dB below
             its loudest window.
+
+    Example:
+        >>> import numpy as np
+        >>> overall, over_time = np.array([0.5], np.float32), np.array([[0.4, 0.6]], np.float32)
+        >>> Similarity(overall, over_time).over_time.shape
+        (1, 2)
     """
 
     overall: NDArray[np.float32]
@@ -147,6 +153,17 @@ class SimilarityMeter:
 
     Attributes:
         hop_samples, frame_seconds: from one window to the next: half a window of the encoder.
+
+    Example:
+        >>> import numpy as np, torch
+        >>> from singleout import Query
+        >>> from singleout.model import QueriedSeparator
+        >>> model = QueriedSeparator.from_pretrained("builtin")
+        >>> with torch.inference_mode():
+        ...     meter = model.similarity_meter([model.embed(Query("rain"))])
+        >>> meter.push(np.zeros((1, 1, 32_000), np.float32))
+        >>> meter.finish().overall  # of silence
+        array([-1.], dtype=float32)
     """
 
     def __init__(
@@ -258,7 +275,13 @@ def neighbour_weights(first: int, last: int, reach: int, count: int) -> NDArray[
 def weighted_mean(
     similarity: NDArray[np.float64], power: NDArray[np.float64], axes: int | tuple[int, ...]
 ) -> NDArray[np.float64]:
-    """Mean of similarities over ``axes`` by power; ``LOWEST`` where there is no power."""
+    """Mean of similarities over ``axes`` by power; ``LOWEST`` where there is no power.
+
+    Example:
+        >>> import numpy as np
+        >>> float(weighted_mean(np.array([0.0, 1.0]), np.array([1.0, 3.0]), 0))
+        0.75
+    """
     return _ratio((similarity * power).sum(axes), power.sum(axes))
 
 
