@@ -78,7 +78,7 @@ def cost(config: AnySeparator, embedding_dim: int) -> dict[str, float]:
         started = time.perf_counter()
         with torch.autocast("cpu", torch.bfloat16):
             loss = separator(batch, embedding).float().square().mean()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         steps.append(time.perf_counter() - started)
     separator.eval()
     with torch.inference_mode():
