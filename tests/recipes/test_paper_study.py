@@ -19,7 +19,7 @@ from recipes.paper.__main__ import append
 from recipes.paper.study import LINE_KEYS, Line, Run, Study, read_lines
 from singleout.errors import ConfigError
 from singleout.train.config import UncaptionedConfig
-from singleout.train.run import uncaptioned_clips
+from singleout.train.corpus import uncaptioned_clips
 
 
 def write_sound(path: Path, number: int) -> None:
