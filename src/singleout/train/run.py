@@ -217,7 +217,9 @@ def calibrate(model: QueriedSeparator, clips: list[Clip], config: ValidationConf
         seed=VALIDATION_SEED + 1,
         mixtures=config.mixtures,
     )
-    model.config = model.config.model_copy(update=calibration_of(model, clips, evaluation)._asdict())
+    model.config = model.config.model_copy(
+        update=calibration_of(model, clips, evaluation)._asdict()
+    )
 
 
 def _start_from(init: Path, model: QueriedSeparator, dataset: MixtureDataset) -> None:
