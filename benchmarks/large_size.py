@@ -32,9 +32,10 @@ from singleout.encoders import load_encoder
 from singleout.model import QueriedSeparator
 from singleout.progress import track
 from singleout.train.config import TrainConfig
+from singleout.train.corpus import split_clips
 from singleout.train.losses import separation_loss_db
 from singleout.train.module import TrainingModule
-from singleout.train.run import split_clips, train
+from singleout.train.run import train
 
 CLIP_SECONDS = 4
 

@@ -34,7 +34,8 @@ from singleout.model import QueriedSeparator
 from singleout.separators import AnySeparator, Separator
 from singleout.storage.atomic import replacing
 from singleout.train.config import TrainConfig
-from singleout.train.run import calibrate, split_clips, train
+from singleout.train.corpus import split_clips
+from singleout.train.run import calibrate, train
 
 FROM_NOTHING = ("init=null", "learning_rate=1e-3")
 """Overrides for configs that continue from an earlier model, with a lower rate."""

@@ -32,7 +32,8 @@ from singleout.encoders import BuiltinEncoder
 from singleout.manipulations import Chain, FitEmbeddings, Manipulator, Neighbours
 from singleout.model import ModelConfig, QueriedSeparator
 from singleout.train.config import TrainConfig
-from singleout.train.run import calibrate, split_clips, train
+from singleout.train.corpus import split_clips
+from singleout.train.run import calibrate, train
 from singleout.types import Query
 from tests.conftest import TINY_SEPARATOR
 from tests.recipes.builtin.corpora import tiny_config, write_corpus
