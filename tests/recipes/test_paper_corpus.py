@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from recipes.paper import corpus
 from singleout.data.manifest import share_of
 from singleout.train.config import UncaptionedConfig
-from singleout.train.run import uncaptioned_clips
+from singleout.train.corpus import uncaptioned_clips
 
 
 def write_sound(path: Path, number: int) -> None:
