@@ -98,7 +98,8 @@ def test_cosines_are_those_of_all_pairs_one_by_one() -> None:
     assert report["pair_accuracy_classes"]["estimate"] == pytest.approx(accuracy)
     ranks = 1 + (cosines > matched[:, None]).sum(1)
     for k, key in ((1, "recall_at_1"), (5, "recall_at_5"), (10, "recall_at_10")):
-        assert report["text_to_audio"][key]["estimate"] == pytest.approx(np.mean(ranks <= k))
+        estimate = report["text_to_audio"][key]["estimate"]  # type: ignore[literal-required]
+        assert estimate == pytest.approx(np.mean(ranks <= k))
     assert report["text_to_audio"]["median_rank"]["estimate"] == np.median(ranks)
 
 
@@ -172,7 +173,7 @@ def test_the_order_of_the_sounds_does_not_matter(order: list[int], seed: int) ->
     labels = classes(14)
     captions = ["c0", "c0", *(f"c{i}" for i in range(2, 14))]
     groups = [f"g{i // 3}" for i in range(14)]
-    names = [[values[i] for i in order] for values in (labels, captions, groups)]
+    names: list[Any] = [[values[i] for i in order] for values in (labels, captions, groups)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gap, "bootstrap_interval", partial(bootstrap_interval, num_resamples=20))
         first = figures(modality_gap(audio, text, labels, captions, groups))

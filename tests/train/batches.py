@@ -41,7 +41,7 @@ def batch_of(batch: int, uncaptioned: tuple[int, ...] = (), dim: int = 32) -> Tr
     for row in uncaptioned:
         text[row % batch, row // batch] = 0
         has_text[row % batch, row // batch] = False
-    return TrainingExample(
+    return TrainingExample(  # type: ignore[typeddict-item]
         index=torch.arange(batch),
         mixture=torch.zeros(batch, 1, 10),
         targets=torch.zeros(batch, 2, 1, 10),
@@ -83,7 +83,7 @@ def negative_batch_of(batch: int) -> TrainingExample:
 def embeddings_at(module: TrainingModule, batch: TrainingExample, step: int = 0) -> torch.Tensor:
     """Embeddings [queries * batch, dim] of the condition of a batch at a step of the run."""
     index = step * module.run.batch_size + torch.arange(len(batch["mixture"]))
-    condition = module.condition(TrainingExample(**{**batch, "index": index}))  # type: ignore[typeddict-item]
+    condition = module.condition(TrainingExample(**{**batch, "index": index}))
     assert condition.embeddings.shape[1] == 1
     assert torch.equal(condition.weights, torch.ones(len(condition.embeddings), 1))
     return condition.embeddings[:, 0]

@@ -39,7 +39,7 @@ def test_validation_scores_captions_where_targets_have_them(
     model.manipulator.state = {"0.audio_mean": means[0], "0.text_mean": means[1]}
     module = TrainingModule(model, config).eval()
     logged: dict[str, tuple[float, int]] = {}
-    module.log = lambda name, value, batch_size, **_: logged.update(  # type: ignore[method-assign, assignment]
+    module.log = lambda name, value, batch_size, **_: logged.update(  # type: ignore[method-assign]
         {name: (float(value), batch_size)}
     )
     with torch.no_grad():
@@ -50,7 +50,8 @@ def test_validation_scores_captions_where_targets_have_them(
             estimate = model(batch["mixture"], Condition.single(embeddings))
             scores = score(estimate, flat(batch["targets"]), batch["mixture"].repeat(2, 1, 1))
             mean = float(scores.si_sdr_improvement[rows].mean())
-            assert logged[f"{kind}_si_sdri"] == (pytest.approx(mean, abs=1e-4), len(rows))
+            value, count = logged[f"{kind}_si_sdri"]
+            assert (value, count) == (pytest.approx(mean, abs=1e-4), len(rows))  # type: ignore[comparison-overlap]
     assert logged["text_improved"][1] == 3
     assert logged["audio_improved"][1] == 6
 
@@ -69,7 +70,7 @@ def test_absent_weight_weighs_silent_targets(
         model = QueriedSeparator(config.model, debug_encoder).eval()
     module = TrainingModule(model, config)
     logged: dict[str, float] = {}
-    module.log = lambda name, value, **_: logged.update({name: float(value.detach())}  # type: ignore[method-assign, assignment]
+    module.log = lambda name, value, **_: logged.update({name: float(value.detach())}  # type: ignore[method-assign]
         if isinstance(value, torch.Tensor) else {name: value})  # fmt: skip
 
     def loss_of(**changes: Any) -> float:
@@ -104,7 +105,7 @@ def test_the_loss_of_a_step_is_the_loss_of_its_estimates(
     batch["mixture"] = batch["targets"].sum(1)
     module = module_of(config, debug_encoder)
     logged: list[str] = []
-    module.log = lambda name, value, **_: logged.append(name)  # type: ignore[method-assign, assignment]
+    module.log = lambda name, value, **_: logged.append(name)  # type: ignore[method-assign]
     loss = module.training_step(batch, 0)
     expected = negative_snr_db(batch["mixture"].repeat(2, 1, 1), flat(batch["targets"])).mean()
     torch.testing.assert_close(loss, expected)

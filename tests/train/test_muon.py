@@ -104,7 +104,7 @@ def test_closures_are_called() -> None:
 
     def closure() -> torch.Tensor:
         loss = (output @ weight).sum()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         return loss
 
     before = weight.detach().clone()

@@ -73,7 +73,7 @@ def mixture() -> np.ndarray:
     """Two of the tones, a quarter of a second, float32 [1, samples]."""
     time = np.arange(RATE // 4) / RATE
     tones = [0.1 * np.sin(2 * np.pi * hertz * time) for hertz in (200, 800)]
-    return sum(tones).astype(np.float32)[None]  # type: ignore[union-attr, no-any-return]
+    return sum(tones).astype(np.float32)[None]  # type: ignore[union-attr]
 
 
 def main() -> None:
