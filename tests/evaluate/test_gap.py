@@ -97,10 +97,11 @@ def test_cosines_are_those_of_all_pairs_one_by_one() -> None:
     accuracy = np.mean([cosines[i, i] > cosines[i, j] for i, j in pairs])
     assert report["pair_accuracy_classes"]["estimate"] == pytest.approx(accuracy)
     ranks = 1 + (cosines > matched[:, None]).sum(1)
-    for k, key in ((1, "recall_at_1"), (5, "recall_at_5"), (10, "recall_at_10")):
-        estimate = report["text_to_audio"][key]["estimate"]  # type: ignore[literal-required]
-        assert estimate == pytest.approx(np.mean(ranks <= k))
-    assert report["text_to_audio"]["median_rank"]["estimate"] == np.median(ranks)
+    retrieval = report["text_to_audio"]
+    recalls = [retrieval["recall_at_1"], retrieval["recall_at_5"], retrieval["recall_at_10"]]
+    for k, recall in zip((1, 5, 10), recalls, strict=True):
+        assert recall["estimate"] == pytest.approx(np.mean(ranks <= k))
+    assert retrieval["median_rank"]["estimate"] == np.median(ranks)
 
 
 def test_all_sounds_of_a_shared_caption_are_correct() -> None:
@@ -173,11 +174,14 @@ def test_the_order_of_the_sounds_does_not_matter(order: list[int], seed: int) ->
     labels = classes(14)
     captions = ["c0", "c0", *(f"c{i}" for i in range(2, 14))]
     groups = [f"g{i // 3}" for i in range(14)]
-    names: list[Any] = [[values[i] for i in order] for values in (labels, captions, groups)]
+    names = ([values[i] for i in order] for values in (labels, captions, groups))
+    new_labels, new_captions, new_groups = names
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gap, "bootstrap_interval", partial(bootstrap_interval, num_resamples=20))
         first = figures(modality_gap(audio, text, labels, captions, groups))
-        again = figures(modality_gap(audio[order], text[order], *names))
+        again = figures(
+            modality_gap(audio[order], text[order], new_labels, new_captions, new_groups)
+        )
     assert again == pytest.approx(first, abs=1e-6)
 
 

@@ -118,7 +118,9 @@ class Oracle(Identity):
 
     def estimate(self, encoded: Tensor, condition: Condition) -> Tensor:
         sources = torch.from_numpy(render(self.spec, self.clips, self.mixtures, RATE).sources)
-        by_clip = {source.clip: sources[i] for i, source in enumerate(self.spec.sources)}
+        by_clip: dict[int | None, Tensor] = {
+            source.clip: sources[i] for i, source in enumerate(self.spec.sources)
+        }
         silence = torch.zeros_like(sources[0])
         positive, negative = condition.embeddings[0, 0].chunk(2)
         has_positive, has_negative = condition.mask[0].tolist()

@@ -39,12 +39,12 @@ def test_presence_is_the_posterior_of_two_gaussians() -> None:
     fitted = fit_presence(present.tolist(), absent.tolist())
     assert fitted.scale == pytest.approx(3 / 2.25, rel=0.06)
     assert fitted.bias == pytest.approx(-3 / 4.5, abs=0.06)
-    first, second = (fitted.probability(side).tolist() for side in (present, absent))
-    assert calibration_error(first, second) < 0.02
+    probabilities = fitted.probability(present).tolist(), fitted.probability(absent).tolist()
+    assert calibration_error(*probabilities) < 0.02
     shifted = fit_presence((10 * present + 3).tolist(), (10 * absent + 3).tolist())
     assert shifted.scale == pytest.approx(fitted.scale / 10, rel=1e-3)
-    first, second = ([1.0] * len(side) for side in (present, absent))
-    assert calibration_error(first, second) == pytest.approx(0.5)
+    certain = [1.0] * len(present), [1.0] * len(absent)
+    assert calibration_error(*certain) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(
@@ -66,9 +66,8 @@ def test_a_calibration_needs_present_and_absent_sounds() -> None:
     assert fitted.presence == fit_presence(present, absent)
     assert fitted.presence is not None
     assert fitted.gate == fit_gate(fitted.presence, present, levels_db)
-    nothing = Calibration(None, None)
-    assert fit_calibration([], absent, []) == nothing
-    assert fit_calibration(present, [], levels_db) == nothing
+    assert fit_calibration([], absent, []) == Calibration(None, None)
+    assert fit_calibration(present, [], levels_db) == Calibration(None, None)
 
 
 def levels_of(similarity: Sequence[float], gain_db: float, high: float) -> list[float]:

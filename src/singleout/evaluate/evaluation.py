@@ -54,6 +54,16 @@ class Task:
         target: clip of the target; it has a caption.
         crop: number of the crop of the target's clip that is in the mixture.
         interference: clip of the second sound.
+
+    Example:
+        >>> from pathlib import Path
+        >>> dog, rain = (
+        ...     Clip(Path(f"{name}.wav"), 1.0, f"a {name}", (), name, name, "test")
+        ...     for name in ("dog", "rain")
+        ... )
+        >>> silence = Mixture(np.zeros(4, np.float32), np.zeros((2, 4), np.float32))
+        >>> Task(silence, target=dog, crop=0, interference=rain).caption
+        'a dog'
     """
 
     rendered: Mixture

@@ -73,6 +73,11 @@ class ScenarioResult(NamedTuple):
         estimate: estimated target, float32 [samples].
         similarity: between the separator's output, before its level is set, and the positive side
             of the query; None if the query has no positive side.
+
+    Example:
+        >>> query = ScenarioQuery("text", Condition.missing(4), Condition.missing(4), torch.ones(8))
+        >>> ScenarioResult(query, torch.ones(8), similarity=None).query.scenario
+        'text'
     """
 
     query: ScenarioQuery

@@ -37,6 +37,10 @@ class Calibration(NamedTuple):
     Attributes:
         presence: None where present and absent sounds were not both measured.
         gate: None where similarity does not tell present sounds from absent ones.
+
+    Example:
+        >>> Calibration(PresenceCalibration(scale=4.0, bias=-1.0), gate=None).presence.scale
+        4.0
     """
 
     presence: PresenceCalibration | None

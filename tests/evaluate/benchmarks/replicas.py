@@ -162,7 +162,7 @@ def extract(model: QueriedSeparator, mixture: Samples, caption: str) -> Samples:
     return samples
 
 
-def db(numerator: Any, denominator: Any) -> float:
+def db(numerator: np.floating | float, denominator: np.floating | float) -> float:
     return float(10 * np.log10(numerator / denominator))
 
 
