@@ -54,6 +54,14 @@ class Task:
         target: clip of the target; it has a caption.
         crop: number of the crop of the target's clip that is in the mixture.
         interference: clip of the second sound.
+
+    Example:
+        >>> from pathlib import Path
+        >>> dog = Clip(Path("dog.wav"), 4.0, "a dog barking", (), "dog", "1", "test")
+        >>> rain = Clip(Path("rain.wav"), 4.0, "rain", (), "rain", "2", "test")
+        >>> sources = np.float32([[0.1, 0.2], [0.2, 0.0]])
+        >>> Task(Mixture(sources.sum(0), sources), dog, crop=0, interference=rain).caption
+        'a dog barking'
     """
 
     rendered: Mixture

@@ -73,6 +73,13 @@ class ScenarioResult(NamedTuple):
         estimate: estimated target, float32 [samples].
         similarity: between the separator's output, before its level is set, and the positive side
             of the query; None if the query has no positive side.
+
+    Example:
+        >>> dog, no_negative = Condition.single(torch.ones(1, 4)), Condition.missing(4)
+        >>> query = ScenarioQuery("absent", dog, no_negative, target=torch.zeros(2))
+        >>> result = ScenarioResult(query, estimate=torch.tensor([0.01, 0.0]), similarity=-0.1)
+        >>> result.query.scenario, result.similarity
+        ('absent', -0.1)
     """
 
     query: ScenarioQuery

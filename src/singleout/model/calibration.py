@@ -37,6 +37,10 @@ class Calibration(NamedTuple):
     Attributes:
         presence: None where present and absent sounds were not both measured.
         gate: None where similarity does not tell present sounds from absent ones.
+
+    Example:
+        >>> fit_calibration([0.5, 0.6], absent=[], levels_db=[-2.0, -2.0])
+        Calibration(presence=None, gate=None)
     """
 
     presence: PresenceCalibration | None
