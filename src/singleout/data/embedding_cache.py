@@ -53,6 +53,11 @@ class CropKey(NamedTuple):
     Attributes:
         content: SHA-256 of the audio file.
         start, seconds: start and length of the crop in seconds.
+
+    Example:
+        >>> content = hashlib.sha256(b"the bytes of an audio file").digest()
+        >>> CropKey(content, start=2.0, seconds=4.0).start
+        2.0
     """
 
     content: bytes

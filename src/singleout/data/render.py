@@ -38,6 +38,11 @@ class Mixture:
         mixture: float32 [samples], the input of a separator: the sum of the sources and the
             background, after the codec if the plan has one. The sum has a peak of at most 0.99.
         sources: float32 [sources, samples], target first.
+
+    Example:
+        >>> target, interference = np.float32([0.1, 0.2]), np.float32([0.2, 0.0])
+        >>> Mixture(target + interference, np.stack([target, interference])).sources.shape
+        (2, 2)
     """
 
     mixture: NDArray[np.float32]

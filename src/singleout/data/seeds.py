@@ -14,7 +14,12 @@ import torch
 
 
 class Stream(IntEnum):
-    """Numbers of the streams of an example. A change would change every recorded run."""
+    """Numbers of the streams of an example. A change would change every recorded run.
+
+    Example:
+        >>> [stream.value for stream in Stream]
+        [1, 2, 3, 4]
+    """
 
     QUERY = 1
     """Which crop or caption is the query."""

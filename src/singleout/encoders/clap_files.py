@@ -54,6 +54,12 @@ def filled_model(config: Any, tensors: Mapping[str, Tensor], origin: str) -> Any
 
     Raises:
         ModelError: tensors are missing, unexpected or of another shape: names all of them.
+
+    Example:
+        >>> bert = import_transformers().BertConfig()
+        >>> filled_model(bert, {}, "owner/name")
+        Traceback (most recent call last):
+        singleout.errors.ModelError: owner/name: config of another CLAP: ...
     """
     transformers = import_transformers()
     try:

@@ -1,4 +1,4 @@
-"""Networks that estimate a target. Each has a module with its config, where its defaults are.
+"""Networks that estimate a target. A module holds a network and its config with all defaults.
 
 To add a separator, write a module with a ``Separator`` and its config, and add the config to
 ``AnySeparator``.

@@ -1,10 +1,10 @@
 """A band-split network made of convolutions.
 
-After "Music source separation with band-split RNN" (Luo and Yu, 2023): the spectrum is cut into
-bands that widen with frequency. Each band has its own input and output layers. The blocks model
-the bands along time, then across each other. The original has recurrent layers. Ours has dilated
-convolutions over time, so that the context is bounded, and a small network across the bands. The
-query enters by FiLM in the second half of the blocks.
+It follows "Music source separation with band-split RNN" (Luo and Yu, 2023). The spectrum is cut
+into bands that widen with frequency. Each band has its own input and output layers. The blocks
+model the bands along time, then across each other. The original has recurrent layers. Ours has
+dilated convolutions over time, so that the context is bounded. It has a small network across the
+bands. The query enters by FiLM in the second half of the blocks.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ MIN_BAND_BINS = 4
 
 
 def band_edges(num_bins: int, num_bands: int) -> list[int]:
-    """Edges of bands that widen with frequency: ``num_bands + 1`` bins from 0 to ``num_bins``.
+    """Edges of bands that widen with frequency.
+
+    Returns:
+        ``num_bands + 1`` numbers of bins, from 0 to ``num_bins``.
 
     Example:
         >>> band_edges(num_bins=40, num_bands=4)
@@ -45,7 +48,7 @@ class BandBlock(nn.Module):
     Args:
         channels: width of each band.
         num_bands: number of bands.
-        dilation: of the convolution over time, in frames.
+        dilation: dilation of the convolution over time, in frames.
         query_dim: width of the query; None for a block without the query.
 
     Example:
@@ -83,7 +86,7 @@ class BandBlock(nn.Module):
 
 @dataclass
 class EncodedBands:
-    """The part of the result that does not depend on the query.
+    """An encoded mixture: all that the network computes without the query.
 
     Attributes:
         spectrum: complex64 [batch, channels, bins, frames].
@@ -107,10 +110,10 @@ class BandSplitConfig(StrictConfig):
 
     Args:
         sample_rate: Hz.
-        num_fft, hop: of the STFT, in samples.
+        num_fft, hop: frame length and hop of the STFT, in samples.
         num_bands: number of bands.
         channels: width of each band.
-        dilations: of the blocks, in frames.
+        dilations: dilation of each block, in frames.
         free_blocks: number of blocks, from the first, that do not depend on the query.
         query_dim: width of the query inside the network.
 
@@ -141,12 +144,16 @@ class BandSplitConfig(StrictConfig):
         return self
 
     def build(self, embedding_dim: int) -> BandSplit:
-        """The network, with new weights, for query embeddings of length ``embedding_dim``."""
+        """Build the network with new weights.
+
+        Args:
+            embedding_dim: length of the query embedding.
+        """
         return BandSplit(embedding_dim, self)
 
 
 class BandSplit(Separator):
-    """Estimates the target by a complex mask from the features of bands.
+    """Estimates the target with a complex mask, which it computes from the features of bands.
 
     Args:
         embedding_dim: length of the query embedding.
@@ -181,12 +188,12 @@ class BandSplit(Separator):
 
     @property
     def stride_samples(self) -> int:
-        """A chunk that starts at a multiple of this has the same frames as the whole."""
+        """Chunks start at multiples of this: their frames are then those of the recording."""
         return self.hop
 
     @property
     def context_samples(self) -> int:
-        """Samples to either side that an output sample may depend on."""
+        """How many samples before and after it an output sample may depend on."""
         return sum(self.dilations) * self.hop + 2 * self.num_fft
 
     @property
@@ -194,7 +201,7 @@ class BandSplit(Separator):
         return tuple(self.outputs)
 
     def encode(self, mixture: Tensor) -> EncodedBands:
-        """Spectrum and features of a mixture [batch, channels, samples]."""
+        """Compute the spectrum and the features of a mixture [batch, channels, samples]."""
         spectrum = self.stft(mixture)
         parts = compressed(downmix(spectrum)[:, :-1])
         bands = [
@@ -207,7 +214,7 @@ class BandSplit(Separator):
         return EncodedBands(spectrum, x, mixture.shape[2])
 
     def decode(self, encoded: EncodedBands, embedding: Tensor) -> Tensor:
-        """Targets [queries * batch, channels, samples] for embeddings [queries * batch, dim]."""
+        """Estimate the targets in an encoded mixture, see ``Separator.decode``."""
         query = self.query(embedding * self.embedding_dim**0.5)
         x = for_each_query(encoded.features, len(embedding) // len(encoded.features))
         for block in self.blocks[self.free_blocks :]:

@@ -1,13 +1,15 @@
 """The fast default separator: a spectrogram U-Net conditioned by FiLM, with a dilated bottleneck.
 
-After Conditioned-U-Net (Meseguer-Brocal and Peeters, 2019): a U-Net masks the spectrogram of the
-mixture, and the query enters by feature-wise affine maps. Ours differs, to be fast on CPUs and to
-stream:
+It follows Conditioned-U-Net (Meseguer-Brocal and Peeters, 2019). A U-Net masks the spectrogram of
+the mixture, and the query enters by feature-wise affine maps. Ours differs from it, so that it is
+fast on CPUs and can process a stream:
 
-- Neighbouring bins are folded into channels: a mask of full resolution at an eighth of the cost.
+- Neighbouring bins are folded into channels. The mask keeps its full resolution at an eighth of
+  the cost.
 - The widest part is a stack of dilated convolutions over time, at 7.8 frames per second.
 - The query enters in this stack and after it, so that the encoder runs once for several queries.
-- There are no statistics over time: the context is bounded, and chunks equal the whole.
+- There are no statistics over time. So the context is bounded, and chunks have the same result as
+  the whole recording.
 """
 
 from __future__ import annotations
@@ -60,7 +62,7 @@ class TemporalBlock(nn.Module):
 
     Args:
         channels: width of the features.
-        dilation: in frames.
+        dilation: dilation of the convolution, in frames.
         query_dim: width of the query.
 
     Example:
@@ -86,10 +88,11 @@ class TemporalBlock(nn.Module):
 
 @dataclass
 class EncodedMixture:
-    """The part of the result that does not depend on the query.
+    """An encoded mixture: all that the network computes without the query.
 
     Attributes:
-        spectrum: complex64 [batch, channels, bins, frames], frames padded to the network's stride.
+        spectrum: complex64 [batch, channels, bins, frames]. The number of frames is a multiple of
+            the network's stride.
         skips: one feature map per level, from the highest resolution to the lowest.
         num_samples: length of the mixture.
 
@@ -111,12 +114,12 @@ class ConditionedUNetConfig(StrictConfig):
 
     Args:
         sample_rate: Hz.
-        num_fft, hop: of the STFT, in samples.
+        num_fft, hop: frame length and hop of the STFT, in samples.
         fold: number of neighbouring bins that share one position of the network.
         channels: width of each level. The number of bins halves from one level to the next.
         time_strides: factors by which the number of frames shrinks from one level to the next.
         bottleneck: width of the dilated stack.
-        dilations: of the blocks of the stack, in frames of the lowest level.
+        dilations: dilation of each block of the stack, in frames of the lowest level.
         query_dim: width of the query inside the network.
 
     Example:
@@ -147,12 +150,16 @@ class ConditionedUNetConfig(StrictConfig):
         return self
 
     def build(self, embedding_dim: int) -> ConditionedUNet:
-        """The network, with new weights, for query embeddings of length ``embedding_dim``."""
+        """Build the network with new weights.
+
+        Args:
+            embedding_dim: length of the query embedding.
+        """
         return ConditionedUNet(embedding_dim, self)
 
 
 class ConditionedUNet(Separator):
-    """Estimates the target by a complex mask from a U-Net.
+    """Estimates the target with a complex mask, which a U-Net computes.
 
     Args:
         embedding_dim: length of the query embedding.
@@ -197,12 +204,12 @@ class ConditionedUNet(Separator):
 
     @property
     def stride_samples(self) -> int:
-        """A chunk that starts at a multiple of this has the same frames as the whole."""
+        """Chunks start at multiples of this: their frames are then those of the recording."""
         return self.hop * self.time_stride
 
     @property
     def context_samples(self) -> int:
-        """Samples to either side that an output sample may depend on."""
+        """How many samples before and after it an output sample may depend on."""
         low_frames = sum(self.dilations)
         stride, frames = 1, 2
         for time_stride in (*self.time_strides, 1):
@@ -216,7 +223,7 @@ class ConditionedUNet(Separator):
         return (self.out,)
 
     def features(self, spectrum: Tensor) -> Tensor:
-        """Compressed spectrum with folded bins, of about unit variance.
+        """Compress a spectrum to about unit variance, and fold its bins into channels.
 
         Args:
             spectrum: complex64 [batch, bins, frames].
@@ -230,7 +237,7 @@ class ConditionedUNet(Separator):
         return folded.transpose(2, 3).reshape(b, p * self.fold, bins // self.fold, frames)
 
     def encode(self, mixture: Tensor) -> EncodedMixture:
-        """Spectrum and features of a mixture [batch, channels, samples]."""
+        """Compute the spectrum and the features of a mixture [batch, channels, samples]."""
         spectrum = self.stft(mixture)
         features = self.features(downmix(spectrum)[:, :-1])
         x = self.stem(features.contiguous(memory_format=torch.channels_last))
@@ -243,7 +250,7 @@ class ConditionedUNet(Separator):
         return EncodedMixture(spectrum, skips, mixture.shape[2])
 
     def decode(self, encoded: EncodedMixture, embedding: Tensor) -> Tensor:
-        """Targets [queries * batch, channels, samples] for embeddings [queries * batch, dim]."""
+        """Estimate the targets in an encoded mixture, see ``Separator.decode``."""
         query = self.query(embedding * self.embedding_dim**0.5)
         num_queries = len(embedding) // len(encoded.spectrum)
         x = for_each_query(encoded.skips[-1], num_queries)
@@ -259,14 +266,14 @@ class ConditionedUNet(Separator):
         return self.mask(encoded, self.out(F.relu(self.out_norm(x))).float())
 
     def mask(self, encoded: EncodedMixture, maps: Tensor) -> Tensor:
-        """Targets from the last feature maps, which are unfolded to a complex mask.
+        """Unfold the last feature maps to a complex mask, and apply it to the mixture.
 
         Args:
-            encoded: the mixture.
+            encoded: the result of ``encode``.
             maps: float32 [queries * batch, 2 * fold, bins / fold, frames].
 
         Returns:
-            [queries * batch, channels, samples].
+            Targets, [queries * batch, channels, samples].
         """
         b, _, height, frames = maps.shape
         maps = maps.view(b, 2, self.fold, height, frames).transpose(2, 3)

@@ -14,7 +14,7 @@ class IdentityConfig(StrictConfig):
     """Settings of ``Identity``.
 
     Args:
-        sample_rate: of the mixtures, Hz.
+        sample_rate: sample rate of the mixtures, Hz.
 
     Example:
         >>> IdentityConfig(sample_rate=16_000).build(embedding_dim=8).sample_rate
@@ -25,12 +25,15 @@ class IdentityConfig(StrictConfig):
     sample_rate: Positive = 32_000
 
     def build(self, embedding_dim: int) -> Identity:
-        """The separator; it does not use the embedding."""
+        """Build the separator. It does not use the embedding."""
         return Identity(self)
 
 
 class Identity(Separator):
-    """The target is the mixture, whatever the query is.
+    """Returns the mixture as the target of every query.
+
+    Args:
+        config: settings, see ``IdentityConfig``.
 
     Example:
         >>> import torch
@@ -48,9 +51,9 @@ class Identity(Separator):
         super().__init__(0, config.sample_rate)
 
     def encode(self, mixture: Tensor) -> Tensor:
-        """The mixture."""
+        """Return the mixture."""
         return mixture
 
     def decode(self, encoded: Tensor, embedding: Tensor) -> Tensor:
-        """The mixture, once for every query."""
+        """Return the mixture once for every query."""
         return encoded.repeat(embedding.shape[0] // encoded.shape[0], 1, 1)

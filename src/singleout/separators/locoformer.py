@@ -1,12 +1,13 @@
 """A small TF-Locoformer: attention along frequency and along time, with local convolutions.
 
-After "TF-Locoformer: Transformer with local modeling by convolution for speech separation and
+It follows "TF-Locoformer: Transformer with local modeling by convolution for speech separation and
 enhancement" (Saijo et al., 2024). Each block models frequency, then time. For each axis it has a
 convolutional SwiGLU, self-attention and another convolutional SwiGLU, with RMS norm before each.
 
-Ours differs, for long recordings and CPUs. Neighbouring bins are folded into channels. Attention
-over time works in windows that start at multiples of the stride, so that the context is bounded
-and chunks equal the whole. The query enters by FiLM in all blocks but the first ones.
+Ours differs from it, to process long recordings on CPUs. Neighbouring bins are folded into
+channels. Attention over time works in windows that start at multiples of the stride. So the
+context is bounded, and chunks have the same result as the whole recording. The query enters by FiLM
+in all blocks but the first ones.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class ConvSwiGlu(nn.Module):
     Args:
         channels: width of the features.
         hidden: width inside the network.
-        axis: of the convolutions.
+        axis: axis of the convolutions.
 
     Example:
         >>> import torch
@@ -82,8 +83,8 @@ class AxisAttention(nn.Module):
     Args:
         channels: width of the features.
         heads: number of attention heads.
-        length: number of bins, or of the frames of a window.
-        axis: of the attention.
+        length: number of bins, or number of frames in a window.
+        axis: axis of the attention.
 
     Example:
         >>> import torch
@@ -131,7 +132,7 @@ class LocoformerBlock(nn.Module):
         hidden: width inside the feed-forward networks.
         heads: number of attention heads.
         bins: number of positions along frequency.
-        window: frames of a window of attention.
+        window: number of frames in a window of attention.
         query_dim: width of the query; None for a block without the query.
 
     Example:
@@ -163,7 +164,7 @@ class LocoformerBlock(nn.Module):
 
 @dataclass
 class EncodedGrid:
-    """The part of the result that does not depend on the query.
+    """An encoded mixture: all that the network computes without the query.
 
     Attributes:
         spectrum: complex64 [batch, channels, bins, frames].
@@ -187,14 +188,14 @@ class LocoformerConfig(StrictConfig):
 
     Args:
         sample_rate: Hz.
-        num_fft, hop: of the STFT, in samples.
+        num_fft, hop: frame length and hop of the STFT, in samples.
         fold: number of neighbouring bins that share one position of the network.
         channels: width of each position.
         hidden: width inside the feed-forward networks.
         heads: number of attention heads.
         num_blocks: number of blocks.
         free_blocks: number of blocks, from the first, that do not depend on the query.
-        window: frames of a window of attention.
+        window: number of frames in a window of attention.
         query_dim: width of the query inside the network.
 
     Example:
@@ -229,12 +230,16 @@ class LocoformerConfig(StrictConfig):
         return self
 
     def build(self, embedding_dim: int) -> Locoformer:
-        """The network, with new weights, for query embeddings of length ``embedding_dim``."""
+        """Build the network with new weights.
+
+        Args:
+            embedding_dim: length of the query embedding.
+        """
         return Locoformer(embedding_dim, self)
 
 
 class Locoformer(Separator):
-    """Estimates the target by a complex mask from blocks of attention.
+    """Estimates the target with a complex mask, which blocks of attention compute.
 
     Args:
         embedding_dim: length of the query embedding.
@@ -270,12 +275,12 @@ class Locoformer(Separator):
 
     @property
     def stride_samples(self) -> int:
-        """A chunk that starts at a multiple of this has the same windows as the whole."""
+        """Chunks start at multiples of this: their windows are then those of the recording."""
         return self.hop * self.window
 
     @property
     def context_samples(self) -> int:
-        """Samples to either side that an output sample may depend on.
+        """How many samples before and after it an output sample may depend on.
 
         Every block adds its window and the convolutions around it.
         """
@@ -287,7 +292,7 @@ class Locoformer(Separator):
         return (self.out,)
 
     def encode(self, mixture: Tensor) -> EncodedGrid:
-        """Spectrum and features of a mixture [batch, channels, samples]."""
+        """Compute the spectrum and the features of a mixture [batch, channels, samples]."""
         spectrum = self.stft(mixture)
         parts = compressed(downmix(spectrum)[:, :-1])
         b, _, _, frames = parts.shape
@@ -298,7 +303,7 @@ class Locoformer(Separator):
         return EncodedGrid(spectrum, x, mixture.shape[2])
 
     def decode(self, encoded: EncodedGrid, embedding: Tensor) -> Tensor:
-        """Targets [queries * batch, channels, samples] for embeddings [queries * batch, dim]."""
+        """Estimate the targets in an encoded mixture, see ``Separator.decode``."""
         query = self.query(embedding * self.embedding_dim**0.5)
         x = for_each_query(encoded.features, len(embedding) // len(encoded.features))
         for block in self.blocks[self.free_blocks :]:

@@ -1,4 +1,4 @@
-"""``Separator``: what every network offers to training, evaluation and extraction."""
+"""``Separator``: the interface of all networks to training, evaluation and extraction."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from singleout.condition import Condition
 
 CANCELLED = 1e-3
-"""Channels whose sum is this far below their level cancel each other: its phase is rounding."""
+"""Channels cancel each other if their sum is below this fraction of their level.
+
+The phase of such a sum is a rounding error."""
 
 
 class Separator(nn.Module, ABC):
@@ -19,11 +21,11 @@ class Separator(nn.Module, ABC):
 
     A new separator implements ``encode``, ``decode``, ``stride_samples``, ``context_samples`` and
     ``output_layers``. All other methods follow from these. The channels of a mixture share one
-    mask, so that a target stays where it was between them.
+    mask, so that a target keeps its place in the stereo image.
 
     Args:
         embedding_dim: length of the query embedding; 0 if it is not used.
-        sample_rate: of the mixtures, Hz.
+        sample_rate: sample rate of the mixtures, Hz.
 
     Example:
         >>> import torch
@@ -42,12 +44,12 @@ class Separator(nn.Module, ABC):
     @property
     @abstractmethod
     def stride_samples(self) -> int:
-        """A chunk that starts at a multiple of this has the same frames as the whole."""
+        """Chunks start at multiples of this: their frames are then those of the recording."""
 
     @property
     @abstractmethod
     def context_samples(self) -> int:
-        """Samples to either side that an output sample may depend on."""
+        """How many samples before and after it an output sample may depend on."""
 
     @property
     @abstractmethod
@@ -56,7 +58,7 @@ class Separator(nn.Module, ABC):
 
     @abstractmethod
     def encode(self, mixture: Tensor) -> Any:
-        """Compute what does not depend on the query, once for all queries.
+        """Compute all that does not depend on the query, once for all queries.
 
         Args:
             mixture: float32 [batch, channels, samples].
@@ -79,17 +81,25 @@ class Separator(nn.Module, ABC):
         """
 
     def forward(self, mixture: Tensor, embedding: Tensor) -> Tensor:
-        """``decode(encode(mixture), embedding)``."""
+        """Estimate the target in a mixture from a query embedding.
+
+        Args:
+            mixture: float32 [batch, channels, samples].
+            embedding: float32 [queries * batch, dim], see ``decode``.
+
+        Returns:
+            Targets, [queries * batch, channels, samples].
+        """
         return self.decode(self.encode(mixture), embedding)
 
     def estimate(self, encoded: Any, condition: Condition) -> Tensor:
-        """The weighted mean of the targets of all parts of a condition.
+        """Estimate the targets of all parts of a condition, and average them by their weights.
 
-        Parts are decoded one after the other, in the memory of one.
+        The parts are decoded one after the other, so that they need the memory of one part.
 
         Args:
             encoded: the result of ``encode``.
-            condition: of queries * batch.
+            condition: a condition of queries * batch rows.
 
         Returns:
             Targets, [queries * batch, channels, samples].
@@ -108,11 +118,12 @@ class Separator(nn.Module, ABC):
 
 
 def downmix(spectrum: Tensor) -> Tensor:
-    """The spectrum of one channel from the spectra of several channels.
+    """Mix the spectra of several channels into one spectrum.
 
-    Magnitude: root mean square over the channels, so that nothing cancels (a singer with inverted
-    polarity on one side is as loud as without). Phase: that of the sum of the channels, or that of
-    the loudest channel where the channels cancel. A single channel is unchanged.
+    The magnitude is the root mean square over the channels. So a voice whose polarity is inverted
+    in one channel is as loud as any other. The phase is the phase of the sum of the channels. Where
+    the channels cancel each other, it is the phase of the loudest channel. The spectrum of a single
+    channel is unchanged.
 
     Args:
         spectrum: complex64 [batch, channels, bins, frames].

@@ -1,4 +1,4 @@
-"""The spectra that our separators mask. A chunk of a mixture has the same frames as the whole."""
+"""Spectra of mixtures. A chunk of a recording has the same frames as the whole recording."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch.nn import functional as F
 class MixtureStft(nn.Module):
     """Short-time Fourier transform of mixtures, and its inverse.
 
-    Both have the root of a Hann window. The mixture is padded with zeros, so that every sample
-    lies in as many frames as in an endless signal. So a chunk with enough context equals the same
-    part of the whole.
+    Both apply the square root of a Hann window. The mixture is padded with zeros, so that every
+    sample lies in as many frames as in an endless signal. So a chunk with enough context has the
+    same result as the same part of the whole recording.
 
     Args:
         num_fft: length of a frame in samples, a multiple of two hops.
@@ -34,12 +34,19 @@ class MixtureStft(nn.Module):
     def __init__(self, num_fft: int, hop: int, frames_multiple: int = 1) -> None:
         super().__init__()
         self.num_fft, self.hop, self.frames_multiple = num_fft, hop, frames_multiple
-        # On the CPU although the network may be built on the meta device: no file holds it.
+        # It is on the CPU even if the network is built on the meta device: no file holds it.
         window = torch.hann_window(num_fft, device="cpu").sqrt()
         self.register_buffer("window", window, persistent=False)
 
     def forward(self, mixture: Tensor) -> Tensor:
-        """Mixtures [batch, channels, samples] to complex64 [batch, channels, bins, frames]."""
+        """Compute the spectra of mixtures.
+
+        Args:
+            mixture: float32 [batch, channels, samples].
+
+        Returns:
+            complex64 [batch, channels, bins, frames].
+        """
         channels, num_samples = mixture.shape[1:]
         left = self.num_fft - self.hop
         num_frames = (num_samples - 1 + left) // self.hop + 1
@@ -52,13 +59,13 @@ class MixtureStft(nn.Module):
         return spectra.view(-1, channels, *spectra.shape[1:])
 
     def inverse(self, spectrum: Tensor, num_samples: int) -> Tensor:
-        """Waveforms of spectra, by overlap-add.
+        """Compute the waveforms of spectra by overlap-add.
 
         Shifted blocks of one hop are added, which is far cheaper than ``fold``.
 
         Args:
             spectrum: complex64 [batch, channels, bins, frames].
-            num_samples: length of the result.
+            num_samples: length of the waveforms.
 
         Returns:
             float32 [batch, channels, samples].
@@ -75,16 +82,18 @@ class MixtureStft(nn.Module):
         return (signal[:, start : start + num_samples] / gain).view(-1, channels, num_samples)
 
     def masked(self, spectrum: Tensor, maps: Tensor, num_samples: int) -> Tensor:
-        """Apply a complex mask of magnitude below one. It is zero in the top bin.
+        """Apply a complex mask to a spectrum, and compute the waveforms.
+
+        The magnitude of the mask is below one. The mask is zero in the top bin.
 
         Args:
             spectrum: complex64 [batch, channels, bins, frames].
-            maps: float32 [queries * batch, 2, bins - 1, frames], real and imaginary part of the
-                mask before its magnitude is bounded.
+            maps: float32 [queries * batch, 2, bins - 1, frames], the real and the imaginary part of
+                the mask before its magnitude is bounded.
             num_samples: length of the mixture.
 
         Returns:
-            [queries * batch, channels, samples].
+            Targets, [queries * batch, channels, samples].
         """
         real, imaginary = maps[:, 0], maps[:, 1]
         norm = (real.square() + imaginary.square() + 1e-8).sqrt()
@@ -95,10 +104,10 @@ class MixtureStft(nn.Module):
 
 
 def compressed(spectrum: Tensor) -> Tensor:
-    """The input of a network from a spectrum, of about unit variance.
+    """Compress a spectrum into three maps of about unit variance, the input of a network.
 
-    It has three maps: real and imaginary part with the magnitude raised to the power 0.3, and the
-    logarithm of the magnitude.
+    The first two are the real and the imaginary part of the spectrum, with its magnitude raised to
+    the power 0.3. The third is the logarithm of the magnitude.
 
     Args:
         spectrum: complex64 [batch, bins, frames].

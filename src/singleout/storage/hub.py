@@ -134,6 +134,11 @@ def upload(folder: Path, identifier: str, private: bool, card: str) -> str:
     Raises:
         MissingExtraError: huggingface-hub is not installed.
         ModelError: the hub cannot be reached, or it refuses.
+
+    Example:
+        >>> upload(Path("run/model"), "not/a/name", private=True, card="# A model")
+        Traceback (most recent call last):
+        singleout.errors.ModelError: not/a/name: cannot be uploaded to the hub: ...
     """
     _require_hub()
     from huggingface_hub import HfApi

@@ -1,4 +1,4 @@
-"""AudioSep's separator: its layers, its checkpoints, and its faster copy for inference."""
+"""The separator of AudioSep: its layers, its checkpoints, and a faster copy for inference."""
 
 from singleout.separators.resunet30.network import ResUNet30, ResUNet30Config
 

@@ -30,7 +30,8 @@ def landmark(names: Iterable[str]) -> str | None:
 def holds_checkpoint(folder: Path) -> bool:
     """Whether a folder holds a checkpoint of ``ResUNet30``.
 
-    Only the names of the tensors are read from safetensors. Any other checkpoint counts.
+    Only the names of the tensors are read from safetensors. A checkpoint in another format always
+    counts.
 
     Example:
         >>> import tempfile
@@ -58,7 +59,7 @@ def separator_tensors(path: Path) -> tuple[Path, dict[str, Tensor]]:
         The file, and the tensors under the names of ``ResUNet30``.
 
     Raises:
-        ModelError: the file cannot be read, or it holds no such separator.
+        ModelError: the file cannot be read, or it does not hold this separator.
 
     Example:
         >>> import tempfile, torch

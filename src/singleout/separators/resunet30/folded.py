@@ -3,7 +3,7 @@
 Norms are constant at inference. So the second norm of every block is folded into the convolution
 before it, and the first norm with its query term becomes one affine map. The memory layout is
 channels-last, in which the CPU's convolutions are fastest. The items of a batch are computed one by
-one, because their queries differ and smaller maps fit into the CPU's caches.
+one. Their queries differ, and smaller maps fit into the caches of the CPU.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """A norm in evaluation mode as scale and shift, [channels] each.
+    """The scale and the shift of a norm in evaluation mode, each [channels].
 
     Example:
         >>> from torch import nn
@@ -56,7 +56,7 @@ def activated(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 
 @dataclass
 class FoldedBlock:
-    """A residual block with its norms folded; the terms of the query are given with every call.
+    """A residual block with folded norms. Every call gets the terms of the query.
 
     Attributes:
         scale1, shift1: the first norm, [channels].
@@ -84,7 +84,7 @@ class FoldedBlock:
 
     @classmethod
     def of(cls, block: ResidualBlock, dtype: torch.dtype) -> FoldedBlock:
-        """Fold a block, with its maps in the precision ``dtype``."""
+        """Fold a block that computes its maps in the precision ``dtype``."""
         scale1, shift1 = affine(block.bn1)
         scale2, shift2 = affine(block.bn2)
         shortcut = None
@@ -100,7 +100,16 @@ class FoldedBlock:
         )
 
     def __call__(self, x: Tensor, beta1: Tensor, beta2: Tensor) -> Tensor:
-        """Maps [1, channels, frames, bins]; betas [channels]."""
+        """Apply the block.
+
+        Args:
+            x: [1, in_channels, frames, bins].
+            beta1: term of the query before the first activation, [in_channels].
+            beta2: term of the query before the second activation, [out_channels].
+
+        Returns:
+            [1, out_channels, frames, bins].
+        """
         y = activated(x, self.scale1, self.shift1 + beta1)
         y = F.conv2d(y, self.weight1, (self.bias1 + beta2).to(y.dtype), padding=1)
         y = F.conv2d(F.leaky_relu_(y, SLOPE), self.weight2, padding=1)
@@ -138,7 +147,7 @@ class InferenceNetwork:
 
     Args:
         model: its weights are copied.
-        dtype: of maps and kernels.
+        dtype: precision of maps and kernels.
 
     Example:
         >>> import torch
@@ -175,7 +184,7 @@ class InferenceNetwork:
         self.after_conv = packed(base.after_conv.weight, dtype), vector(base.after_conv.bias, dtype)
 
     def maps(self, magnitude: Tensor, embedding: Tensor) -> Tensor:
-        """The maps of ``ResUNet30.maps``.
+        """Run the network, as ``ResUNet30.maps`` does.
 
         Args:
             magnitude: float32 [batch, frames, bins].

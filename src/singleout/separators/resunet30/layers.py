@@ -22,7 +22,7 @@ class ResidualBlock(nn.Module):
     If the widths differ, a 1x1 convolution is the shortcut.
 
     Args:
-        in_channels, out_channels: widths.
+        in_channels, out_channels: widths of input and output.
 
     Example:
         >>> import torch
@@ -45,8 +45,8 @@ class ResidualBlock(nn.Module):
 
         Args:
             x: float32 [batch, in_channels, frames, bins].
-            beta1: term of the query, [batch, in_channels, 1, 1].
-            beta2: term of the query, [batch, out_channels, 1, 1].
+            beta1: term of the query before the first activation, [batch, in_channels, 1, 1].
+            beta2: term of the query before the second activation, [batch, out_channels, 1, 1].
 
         Returns:
             float32 [batch, out_channels, frames, bins].
@@ -57,10 +57,10 @@ class ResidualBlock(nn.Module):
 
 
 class EncoderBlock(nn.Module):
-    """Holds a residual block under its published name; ``ResUNet30.maps`` pools after it.
+    """Holds a residual block under its published name. ``ResUNet30.maps`` pools its output.
 
     Args:
-        in_channels, out_channels: widths.
+        in_channels, out_channels: widths of input and output.
 
     Example:
         >>> [name for name, layer in EncoderBlock(4, 8).named_children()]
@@ -75,12 +75,13 @@ class EncoderBlock(nn.Module):
 class DecoderBlock(nn.Module):
     """Holds the layers of a decoder block; ``ResUNet30.maps`` applies them.
 
-    These are a transposed convolution and, after the features of the encoder are joined, a residual
-    block. ``bn2`` is in the published checkpoints but is not used.
+    The layers are a transposed convolution and a residual block. Before the residual block, the
+    features of the encoder are concatenated. ``bn2`` is in the published checkpoints but is
+    not used.
 
     Args:
-        in_channels, out_channels: widths.
-        stride: of the transposed convolution, in (frames, bins).
+        in_channels, out_channels: widths of input and output.
+        stride: stride of the transposed convolution, (frames, bins).
 
     Example:
         >>> [name for name, layer in DecoderBlock(8, 4, (2, 2)).named_children()]
@@ -99,7 +100,7 @@ class Layers(nn.Module):
     """The layers of the network without its conditioning, under their published names.
 
     Args:
-        num_fft: of the STFT, in samples.
+        num_fft: frame length of the STFT, in samples.
 
     Example:
         >>> [name for name, block, pooling in Layers(num_fft=128).encoders()][-2:]
@@ -120,14 +121,19 @@ class Layers(nn.Module):
         self.after_conv = nn.Conv2d(CHANNELS[0], 3, 1)
 
     def encoders(self) -> Iterator[tuple[str, EncoderBlock, tuple[int, int] | None]]:
-        """Name, block and the (time, frequency) pooling after it; None after the bottleneck."""
+        """Iterate over the encoder blocks and the bottleneck, from the highest resolution.
+
+        Returns:
+            Name, block, and the (time, frequency) pooling after it. It is None for the
+            bottleneck.
+        """
         for i in range(1, 7):
             name = f"encoder_block{i}"
             yield name, getattr(self, name), (1, 2) if i == 6 else (2, 2)
         yield "conv_block7a", self.conv_block7a, None
 
     def decoders(self) -> Iterator[tuple[str, DecoderBlock]]:
-        """Name and block, from the lowest resolution to the highest."""
+        """Iterate over names and decoder blocks, from the lowest resolution to the highest."""
         for i in range(1, 7):
             name = f"decoder_block{i}"
             yield name, getattr(self, name)
@@ -149,6 +155,6 @@ def beta_sizes(base: Layers) -> dict[str, int]:
     for name, encoder, _ in base.encoders():
         add(f"{name}->conv_block1", encoder.conv_block1)
     for name, decoder in base.decoders():
-        add(name, decoder)  # beta2 is not used, nor is bn2
+        add(name, decoder)  # beta2 and bn2 are not used
         add(f"{name}->conv_block2", decoder.conv_block2)
     return sizes

@@ -1,8 +1,8 @@
-"""AudioSep's separator: a spectrogram U-Net of 30 layers. The query is added before activations.
+"""The separator of AudioSep: a spectrogram U-Net of 30 layers.
 
-After Liu et al., "Separate Anything You Describe", 2023. The baseline of DCASE 2024 Task 9 is the
-same network at 16 kHz. Modules have the names of the published checkpoints, so that checkpoints can
-be exchanged in both directions.
+It follows "Separate Anything You Describe" (Liu et al., 2023). The query is added before
+activations. The baseline of DCASE 2024 Task 9 is the same network at 16 kHz. Modules have the names
+of the published checkpoints, so that checkpoints can be exchanged in both directions.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Precision = Literal["auto", "float32", "bfloat16"]
 
 @dataclass
 class Spectrum:
-    """The part of the result that does not depend on the query: the spectrum of the mixture.
+    """An encoded mixture: its spectrum, because the whole network depends on the query.
 
     Attributes:
         spectrum: complex64 [batch, channels, bins, frames].
@@ -52,9 +52,9 @@ class ResUNet30Config(StrictConfig):
 
     Args:
         sample_rate: Hz.
-        num_fft, hop: of the STFT, in samples (AudioSep: 2048 and 320 at 32 kHz, DCASE: 1024 and
-            160 at 16 kHz).
-        inference_precision: of the folded copy at inference, see ``ResUNet30``.
+        num_fft, hop: frame length and hop of the STFT, in samples. AudioSep has 2048 and 320 at
+            32 kHz, DCASE has 1024 and 160 at 16 kHz.
+        inference_precision: precision of the folded copy at inference, see ``ResUNet30``.
 
     Example:
         >>> ResUNet30Config(sample_rate=16_000, num_fft=1_024, hop=160).inference_precision
@@ -74,7 +74,11 @@ class ResUNet30Config(StrictConfig):
         return self
 
     def build(self, embedding_dim: int) -> ResUNet30:
-        """The network, with new weights, for query embeddings of length ``embedding_dim``."""
+        """Build the network with new weights.
+
+        Args:
+            embedding_dim: length of the query embedding.
+        """
         return ResUNet30(embedding_dim, self)
 
 
@@ -126,16 +130,16 @@ class ResUNet30(Separator):
         """Load a checkpoint of AudioSep or of DCASE, in evaluation mode.
 
         Reads Lightning checkpoints, plain state dicts, safetensors and hub folders, with or without
-        a query encoder inside. The number of bins tells the variant: 1,025 bins are 32 kHz, 513
-        bins are 16 kHz.
+        a query encoder inside. The number of bins tells the variant. 1,025 bins mean 32 kHz, 513
+        bins mean 16 kHz.
 
         Args:
             path: a file, or a folder with one checkpoint.
             inference_precision: see ``ResUNet30``.
 
         Raises:
-            ModelError: the file is no such checkpoint: names the tensors that are missing,
-                unexpected or of another shape.
+            ModelError: the file is not such a checkpoint. The message names the tensors that are
+                missing, unexpected or of another shape.
         """
         file, tensors = separator_tensors(Path(path))
         # If these are missing or of another shape, ``fill`` names them with all others.
@@ -158,12 +162,12 @@ class ResUNet30(Separator):
 
     @property
     def stride_samples(self) -> int:
-        """A chunk that starts at a multiple of this has the same frames as the whole."""
+        """Chunks start at multiples of this: their frames are then those of the recording."""
         return self.hop * TIME_STRIDE
 
     @property
     def context_samples(self) -> int:
-        """Samples to either side that an output sample may depend on."""
+        """How many samples before and after it an output sample may depend on."""
         # Two 3x3 convolutions per block reach two positions, in encoder and decoder at each level.
         # The bottleneck and the pooled grid are added.
         levels = [1, 2, 4, 8, 16, 32]
@@ -175,7 +179,7 @@ class ResUNet30(Separator):
         return (self.base.after_conv,)
 
     def encode(self, mixture: Tensor) -> Spectrum:
-        """Spectrum of a mixture [batch, channels, samples]; the whole network needs the query."""
+        """Compute the spectrum of a mixture [batch, channels, samples]."""
         channels, num_samples = mixture.shape[1:]
         x = mixture.flatten(0, 1)
         pad = self.num_fft // 2
@@ -188,10 +192,10 @@ class ResUNet30(Separator):
         return Spectrum(spectrum.view(-1, channels, *spectrum.shape[1:]), num_samples)
 
     def decode(self, encoded: Spectrum, embedding: Tensor) -> Tensor:
-        """Targets [queries * batch, channels, samples] for embeddings [queries * batch, dim].
+        """Estimate the targets in an encoded mixture, see ``Separator.decode``.
 
-        The input of the network is the magnitude only: the root mean square over the channels.
-        Embeddings have unit norm.
+        The network gets only the magnitude: the root mean square over the channels. Embeddings have
+        unit norm.
         """
         spectrum = encoded.spectrum
         num_queries = len(embedding) // len(spectrum)
@@ -213,8 +217,8 @@ class ResUNet30(Separator):
             embedding: float32 [batch, dim].
 
         Returns:
-            float32 [batch, 3, frames, bins - 1]: of the mask its magnitude, and real and imaginary
-            part of its direction, each before its range is bounded.
+            float32 [batch, 3, frames, bins - 1]: the magnitude of the mask, and the real and the
+            imaginary part of its direction. Their ranges are not yet bounded.
         """
         beta = {name: layer(embedding)[:, :, None, None] for name, layer in self.film.items()}
         frames = magnitude.shape[1]
@@ -234,7 +238,7 @@ class ResUNet30(Separator):
         return self.base.after_conv(x)[:, :, :frames]  # type: ignore[no-any-return]
 
     def masked(self, spectrum: Tensor, maps: Tensor) -> Tensor:
-        """The spectrum of the target. Its top bin is silent.
+        """Apply the mask to a spectrum. The top bin of the target is silent.
 
         Args:
             spectrum: complex64 [batch, channels, bins, frames].
@@ -247,13 +251,21 @@ class ResUNet30(Separator):
         gain = torch.sigmoid(maps[:, 0])
         real, imaginary = torch.tanh(maps[:, 1]), torch.tanh(maps[:, 2])
         # |Y| = gain |X|; the angle of (real, imaginary) is added to the angle of the mixture.
-        # The published code clamps the length at 1e-10, where it has no gradient; this one has.
+        # The published code clamps the length at 1e-10, where it has no gradient. Ours has one.
         gain = gain * (real.square() + imaginary.square() + 1e-20).rsqrt()
         rotation = torch.complex(real * gain, imaginary * gain)
         return spectrum * F.pad(rotation, (0, 0, 0, 1)).unsqueeze(1)
 
     def inverse(self, spectrum: Tensor, num_samples: int) -> Tensor:
-        """Inverse STFT, [batch, channels, bins, frames] to [batch, channels, samples]."""
+        """Compute the waveforms of spectra by the inverse STFT.
+
+        Args:
+            spectrum: complex64 [batch, channels, bins, frames].
+            num_samples: length of the waveforms.
+
+        Returns:
+            float32 [batch, channels, samples].
+        """
         channels = spectrum.shape[1]
         spectrum = spectrum.flatten(0, 1)
         # Like torch.istft, but faster: windows are cut into blocks of the common divisor of hop and
@@ -277,7 +289,7 @@ class ResUNet30(Separator):
         return result.view(-1, channels, num_samples)
 
     def inference_network(self) -> InferenceNetwork:
-        """The folded copy; it is made when it is first needed."""
+        """The folded copy. It is made when it is first needed."""
         precision = self.inference_precision
         if precision == "auto":
             precision = "bfloat16" if has_fast_bfloat16() else "float32"
@@ -307,4 +319,4 @@ class ResUNet30(Separator):
 
 
 VARIANTS = {1_025: (32_000, 2_048, 320), 513: (16_000, 1_024, 160)}
-"""Bins of the spectrum to (sample rate, num_fft, hop) of the published checkpoints."""
+"""(sample rate, num_fft, hop) of the published checkpoints, by the bins of their spectra."""
