@@ -126,7 +126,7 @@ class Oracle(Identity):
         has_positive, has_negative = condition.mask[0].tolist()
         if not has_positive:
             assert has_negative
-            target = encoded[0, 0] - by_clip.get(self._clip(negative), silence)  # type: ignore[arg-type]
+            target = encoded[0, 0] - by_clip.get(self._clip(negative), silence)
         elif (clip := self._clip(positive)) is None:  # a sound, with text or without
             target = sources[0]
         else:
