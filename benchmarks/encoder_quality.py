@@ -1,9 +1,11 @@
 """Quality of the built-in joint embedding on packages that no part of it was trained on.
 
-Pair accuracy: over all ordered pairs of test clips of different families, how often the caption of
-the first is nearer to the first's sound than to the second's; it bounds what an extractor can do
-with text. Hit@k: for the first caption of every class, whether one of the k nearest sounds is of
-that class. Run: ``python benchmarks/encoder_quality.py`` after ``make sounds``.
+Command: ``python benchmarks/encoder_quality.py``, after ``make sounds``.
+
+Pair accuracy is the share of ordered pairs of test clips, of different families, in which the
+caption of the first clip is nearer to the first sound than to the second. It bounds the quality of
+an extractor with text queries. Hit@k is the share of classes whose first caption has a sound of the
+class among its k nearest sounds.
 """
 
 from __future__ import annotations
@@ -24,18 +26,23 @@ from singleout.evaluate.gap.measure import embed_pairs, pair_accuracy
 
 
 def quality(sounds: torch.Tensor, captions: torch.Tensor, clips: list[Clip]) -> dict[str, Any]:
-    """All scores of one split."""
+    """All scores of one split.
+
+    Args:
+        sounds, captions: embeddings, [clips, dim].
+        clips: with their classes.
+    """
     labels = [clip.label for clip in clips]
     families = [name.split("/")[0] for name in labels]
     label = np.array(labels)
     similarity = (captions @ sounds.T).numpy()
     matched = np.diag(similarity)
-    hits = {1: [], 5: []}  # type: dict[int, list[bool]]
+    hits: dict[int, list[bool]] = {1: [], 5: []}
     for name in np.unique(label):
         query = np.flatnonzero(label == name)[0]
         nearest = label[np.argsort(-similarity[query])]
-        for k, found in hits.items():
-            found.append(bool((nearest[:k] == name).any()))
+        for k, is_hit in hits.items():
+            is_hit.append(bool((nearest[:k] == name).any()))
     return {
         "pair_accuracy_families": pair_accuracy(sounds, captions, families)["estimate"],
         "pair_accuracy_classes": pair_accuracy(sounds, captions, labels)["estimate"],
@@ -48,7 +55,7 @@ def quality(sounds: torch.Tensor, captions: torch.Tensor, clips: list[Clip]) -> 
 
 
 def main() -> None:
-    """Print and write ``results/encoder_quality.json``."""
+    """Measure, print and write the result."""
     parser = argparse.ArgumentParser(description=__doc__)
     home = os.environ.get("SINGLEOUT_SOUNDS", "~/.cache/singleout/sounds")
     parser.add_argument("--manifest", type=Path, default=Path(home).expanduser() / "manifest.jsonl")

@@ -1,16 +1,17 @@
-"""How fast and how large is extraction? Prints a table and writes ``results/extract_speed.json``.
+"""Speed and memory of extraction. Prints a table and writes ``results/extract_speed.json``.
 
     python benchmarks/extract_speed.py [--model FOLDER] [--runs 5]
 
-The command line is measured from outside, start-up included: wall time and peak memory of
-``singleout extract`` on 10 s at 48 kHz. The parts are measured in this process: the separator on
-one and two threads, for one sound and for words, then all of an extraction; embedding words and a
-sound on one. Medians; run it on an idle machine.
+The command is measured as a process with its start: wall time and peak memory of ``singleout
+extract`` on 10 s at 48 kHz. The parts are measured in this process: on one and two threads the
+separator for one condition, the separator for a text query, and a whole extraction; on one thread
+the embedding of a text and of a sound. All values are medians. Run it on an idle machine.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import platform
@@ -28,6 +29,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from singleout.audio import write_wav
+from singleout.condition import Condition
 from singleout.extract import Extractor
 from singleout.types import Query
 
@@ -38,25 +40,30 @@ COMMAND = [sys.executable, "-c", "from singleout.cli import main; main()", "extr
 
 
 def noise(channels: int, rate: int) -> np.ndarray:
-    """Pink-ish noise, float32 [channels, samples]: no part of it is silent or trivial."""
+    """Coloured noise, float32 [channels, samples], without silent parts."""
     white = np.random.default_rng(0).normal(0, 0.02, (channels, SECONDS * rate))
     return (white + 0.3 * np.roll(white, 1, axis=1)).astype(np.float32)
 
 
 def run_once(command: list[str]) -> tuple[float, float]:
-    """Wall seconds and peak megabytes of a process that must succeed."""
+    """Wall seconds and peak megabytes of a process.
+
+    Raises:
+        SystemExit: the process failed.
+    """
     started = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     wall_seconds = time.perf_counter() - started
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        raise SystemExit(f"failed with exit code {process.returncode}: {' '.join(command)}")
+        raise SystemExit(f"error: exit code {process.returncode} of: {' '.join(command)}")
     kilobytes = usage.ru_maxrss / (1024 if sys.platform == "darwin" else 1)
     return wall_seconds, kilobytes / 1024
 
 
 def measure_command(channels: int, model: str | None, runs: int) -> dict[str, float]:
+    """Wall time and peak memory of the command, start included."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "mixture.wav"
         write_wav(path, noise(channels, CLI_RATE), CLI_RATE)
@@ -72,6 +79,7 @@ def measure_command(channels: int, model: str | None, runs: int) -> dict[str, fl
 
 
 def median_seconds(work: Callable[[], Any], runs: int) -> float:
+    """Median time of a call, after one that does not count."""
     work()
     durations = []
     for _ in range(runs):
@@ -83,36 +91,51 @@ def median_seconds(work: Callable[[], Any], runs: int) -> float:
 
 @torch.inference_mode()
 def measure_parts(extractor: Extractor, runs: int) -> dict[str, float]:
+    """Times, operations and parameters of the separator, of a text query and of the encoder."""
     model, encoder = extractor.model, extractor.model.encoder
     audio = noise(1, model.sample_rate)
     mixture = torch.from_numpy(audio).unsqueeze(0)
-    asked = model.embed(Query(QUERY))
-    condition = asked.embeddings[:, 0]  # several sounds may stand for words: a decoding each
-    found: dict[str, float] = {"text_query_decodings": asked.weights.shape[1]}
+    text_query = model.embed(Query((QUERY,)))
+    # A text query may have several parts. Each of them is decoded.
+    one_part = Condition.single(text_query.embeddings[:, 0])
+    one_part = dataclasses.replace(one_part, mask=text_query.mask)
+    result: dict[str, float] = {"text_query_decodings": text_query.weights.shape[1]}
     for num_threads in (1, 2):
         torch.set_num_threads(num_threads)
         works: dict[str, Callable[[], Any]] = {
-            "separator": lambda: model(mixture, condition),
-            "text_query": lambda: model(mixture, asked),
-            # Whether it is there, and its level, as well; the words are known by then.
+            "separator": lambda: model(mixture, one_part),
+            "text_query": lambda: model(mixture, text_query),
+            # With presence and level gate; the embedding of the text is in memory by then.
             "extract": lambda: extractor.extract(audio, QUERY, model.sample_rate),
         }
         for name, work in works.items():
             seconds = median_seconds(work, runs)
-            found[f"{name}_real_time_factor_{num_threads}_threads"] = seconds / SECONDS
+            result[f"{name}_real_time_factor_{num_threads}_threads"] = seconds / SECONDS
     torch.set_num_threads(1)
-    found["text_query_ms"] = 1e3 * median_seconds(lambda: encoder.embed_text(QUERY), 4 * runs)
-    found["audio_query_10s_ms"] = 1e3 * median_seconds(
+    result["text_query_ms"] = 1e3 * median_seconds(lambda: encoder.embed_text(QUERY), 4 * runs)
+    result["audio_query_10s_ms"] = 1e3 * median_seconds(
         lambda: encoder.embed_audio(audio, model.sample_rate), runs
     )
     with FlopCounterMode(display=False) as counter:
-        model(mixture, condition)
-    found["separator_gflop_per_second"] = counter.get_total_flops() / SECONDS / 1e9
-    found["separator_parameters"] = sum(p.numel() for p in model.parameters())
-    return found
+        model(mixture, one_part)
+    result["separator_gflop_per_second"] = counter.get_total_flops() / SECONDS / 1e9
+    result["separator_parameters"] = sum(p.numel() for p in model.parameters())
+    return result
+
+
+def machine() -> dict[str, Any]:
+    """Description of this machine, for results."""
+    return {
+        "cpu": cpu_model(),
+        "cores": os.cpu_count(),
+        "load_before": os.getloadavg()[0],
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
 
 
 def cpu_model() -> str:
+    """Name of the processor."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
         for line in cpuinfo.read_text().splitlines():
@@ -122,20 +145,15 @@ def cpu_model() -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", help="folder of a model; the one in the package by default")
+    """Measure, print and write the report."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--model", help="the packaged model by default")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--output", type=Path, default=Path("results/extract_speed.json"))
     arguments = parser.parse_args()
 
-    report = {
-        "machine": {
-            "cpu": cpu_model(),
-            "cores": os.cpu_count(),
-            "load_before": os.getloadavg()[0],
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-        },
+    report: dict[str, Any] = {
+        "machine": machine(),
         "model": arguments.model or "packaged",
         "runs": arguments.runs,
         "command_10s_stereo": measure_command(2, arguments.model, arguments.runs),

@@ -1,10 +1,11 @@
-"""The larger size at small batch on the CPU: memory, speed, and whether its loss falls.
+"""The larger separator with a small batch on the CPU: memory, speed, and loss of a short training.
 
-``configs/large.yaml`` is meant for a GPU and a CLAP that no registry carries. Here its separator
-trains a few steps on the real corpus, conditioned on the built-in encoder's embeddings: run
-``python -m benchmarks.large_size`` after ``python -m recipes.builtin.embed``. It takes an hour or
-more; started again, it goes on where it was stopped. So few steps of new mixtures show little;
-``--one-mixture`` steps on the same mixture, asked for two of its sounds, again and again.
+Command: ``python -m benchmarks.large_size``, after ``python -m recipes.builtin.embed``.
+
+``configs/large.yaml`` needs a GPU and a CLAP that no package registry has. Here its separator
+trains for a few steps on the real corpus, conditioned on embeddings of the built-in encoder. That
+takes an hour or more. A repeated command continues an interrupted one. So few steps with new
+mixtures show little: ``--one-mixture`` repeats the same mixture with queries for two of its sounds.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from recipes.builtin.experiment import seconds_per_step
+from singleout.condition import Condition
 from singleout.config import load_config
 from singleout.data.dataset import MixtureDataset
 from singleout.data.embeddings import given_embeddings
@@ -30,21 +32,22 @@ from singleout.encoders import load_encoder
 from singleout.model import QueriedSeparator
 from singleout.progress import track
 from singleout.train.config import TrainConfig
+from singleout.train.corpus import split_clips
 from singleout.train.losses import separation_loss_db
 from singleout.train.module import TrainingModule
-from singleout.train.run import split_clips, train
+from singleout.train.run import train
 
 CLIP_SECONDS = 4
 
 
 def _mean(values: list[float]) -> dict[str, float]:
-    """With its standard error: every step has mixtures of its own."""
+    """Mean with its standard error; every step has other mixtures."""
     error = float(np.std(values, ddof=1)) / len(values) ** 0.5
     return {"mean": round(float(np.mean(values)), 2), "standard_error": round(error, 2)}
 
 
 def meta(config: TrainConfig, command: str, num_threads: int) -> dict[str, Any]:
-    """What a result must say about how it came about."""
+    """Command, machine, version and seed of a result."""
     return {
         "command": command,
         "machine": f"{platform.machine()}, {num_threads} threads",
@@ -54,25 +57,27 @@ def meta(config: TrainConfig, command: str, num_threads: int) -> dict[str, Any]:
 
 
 def write(path: Path, result: dict[str, Any]) -> None:
-    """As JSON, to a file and the screen."""
+    """Write a result as JSON and print it."""
     path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(result, indent=2))
 
 
 def losses_of(run: Path) -> list[float]:
-    """Of all steps that were logged; a run that went on has a log for each of its parts, and may
-    have taken the steps since its last checkpoint again."""
-    found: dict[int, float] = {}
+    """Loss of every step of a run.
+
+    A resumed run has a log for each session, and repeats the steps after the last checkpoint.
+    """
+    losses: dict[int, float] = {}
     parts = sorted(run.glob("logs/version_*/metrics.csv"), key=lambda path: path.stat().st_mtime)
     for part in parts:
         with part.open(newline="") as file:
             rows = [row for row in csv.DictReader(file) if row["loss"]]
-        found |= {int(row["step"]): float(row["loss"]) for row in rows}
-    return [found[step] for step in sorted(found)]
+        losses |= {int(row["step"]): float(row["loss"]) for row in rows}
+    return [losses[step] for step in sorted(losses)]
 
 
 def on_one_mixture(config: TrainConfig, steps: int) -> list[float]:
-    """Loss at every step, in dB, where all are on one mixture and its two questions."""
+    """Loss of every step in dB, with the same mixture and its two queries in all steps."""
     encoder = load_encoder(config.model.encoder.name)
     assert config.embeddings is not None
     clips = split_clips(config)[0]
@@ -85,17 +90,17 @@ def on_one_mixture(config: TrainConfig, steps: int) -> list[float]:
     torch.manual_seed(config.seed)
     model = QueriedSeparator(config.model, encoder)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    model.separator.train()  # type: ignore[attr-defined]
+    model.separator.train()
     optimizer = TrainingModule(model, config).configure_optimizers()
     mixture, targets = example["mixture"][None], example["targets"]
-    condition = model.joined(example["audio"], torch.zeros_like(example["audio"]))
+    condition = model.combine(Condition.single(example["audio_embedding"]))
     losses = []
     for _ in track(range(steps), "stepping", steps):
         with torch.autocast("cpu", torch.bfloat16):
             estimate = model(mixture, condition)
         loss = separation_loss_db(estimate.float(), targets, mixture.expand_as(targets)).mean()
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
         optimizer.step()
         losses.append(round(loss.item(), 3))
@@ -103,8 +108,7 @@ def on_one_mixture(config: TrainConfig, steps: int) -> list[float]:
 
 
 def main() -> None:
-    """Train, print and write ``results/large_size.json``, or of one mixture
-    ``results/large_size_one_mixture.json``."""
+    """Train and write ``large_size.json``, or ``large_size_one_mixture.json`` of one mixture."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", type=Path, default=Path("configs/large.yaml"))
     parser.add_argument("--steps", type=int, default=120)
@@ -138,36 +142,40 @@ def main() -> None:
             {"meta": meta(config, command, args.jobs), "loss_db": losses},
         )
         return
+    write(args.output, train_and_measure(config, args.jobs))
+
+
+def train_and_measure(config: TrainConfig, num_threads: int) -> dict[str, Any]:
+    """Train to the end, then measure the speed and memory of the separator."""
     train(config)
     losses = losses_of(config.output)
     part = max(2, len(losses) // 4)
     step_s = seconds_per_step(config)
     model = QueriedSeparator(config.model, load_encoder(config.model.encoder.name)).eval()
     clip = torch.randn(1, 1, CLIP_SECONDS * model.sample_rate) * 0.1
-    condition = torch.randn(1, model.condition_dim)
+    condition = model.combine(Condition.single(torch.randn(1, model.manipulator.dim)))
     with torch.inference_mode():
         started = time.perf_counter()
         model(clip, condition)
-        inference = time.perf_counter() - started
+        inference_s = time.perf_counter() - started
         with FlopCounterMode(display=False) as counter:
             model(clip, condition)
-    command = f"python -m benchmarks.large_size --steps {args.steps}"
-    command += f" --batch-size {args.batch_size} --jobs {args.jobs}"
-    result = {
-        "meta": meta(config, command, args.jobs),
+    command = f"python -m benchmarks.large_size --steps {config.steps}"
+    command += f" --batch-size {config.batch_size} --jobs {num_threads}"
+    return {
+        "meta": meta(config, command, num_threads),
         "parameters_millions": round(sum(p.numel() for p in model.parameters()) / 1e6, 2),
         "gflop_per_second": round(counter.get_total_flops() / CLIP_SECONDS / 1e9, 1),
-        "real_time_factor": round(inference / CLIP_SECONDS, 3),
+        "real_time_factor": round(inference_s / CLIP_SECONDS, 3),
         "seconds_per_training_step": round(step_s, 2),
         "peak_memory_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
-        "steps": args.steps,
-        "batch_size": args.batch_size,
+        "steps": config.steps,
+        "batch_size": config.batch_size,
         "loss": {
             "first quarter": _mean(losses[:part]),
             "last quarter": _mean(losses[-part:]),
         },
     }
-    write(args.output, result)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""What the level of a recording does to an extraction. Writes ``results/levels.json``.
+"""Quality of extraction at several levels of the recording. Writes ``results/levels.json``.
 
     python -m benchmarks.levels [--mixtures 60] [--model FOLDER]
 
-Mixtures of two validation sounds, asked in words and scaled to several levels: SI-SDRi of what an
-``Extractor`` gives, with quiet recordings heard at the model's level (as always) and as they are.
+Mixtures of two validation sounds are scaled to several levels and extracted by text queries. Quiet
+recordings are amplified to the level of the model, as always, or not amplified at all.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import argparse
 import json
 import platform
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,25 +22,25 @@ from singleout.data.manifest import read_manifest
 from singleout.data.plan import SCORED_MIXTURES, Planner
 from singleout.data.render import render
 from singleout.evaluate.metrics import score
-from singleout.evaluate.statistics import Interval, bootstrap_interval
+from singleout.evaluate.statistics import bootstrap_interval
 from singleout.extract import Extractor
 from singleout.model import QueriedSeparator
 
 LEVELS_DB = (-20.0, -40.0, -50.0, -60.0, -70.0)
-"""RMS of the mixtures, over full scale."""
+"""RMS of the mixtures relative to full scale."""
 SEED = 7
 
 
 def improvements(
     extractor: Extractor, manifest: Path, num_mixtures: int
 ) -> dict[str, dict[str, list[float]]]:
-    """SI-SDRi in dB per level, heard at the model's level or as it is; and the targets."""
+    """SI-SDRi in dB of all mixtures, by amplification and by level."""
     clips = read_manifest(manifest, "validation")
     mixtures = SCORED_MIXTURES.model_copy(update={"num_sources": (2, 2)})
     planner = Planner(clips, mixtures, SEED)
     plain = extractor.model.config.model_copy(update={"quietest_db": None})
     configs = {"lifted": extractor.model.config, "as it is": plain}
-    found: dict[str, dict[str, list[float]]] = {
+    result: dict[str, dict[str, list[float]]] = {
         name: {f"{level:g}": [] for level in LEVELS_DB} for name in configs
     }
     for index in track(range(num_mixtures), "extracting"):
@@ -48,22 +49,22 @@ def improvements(
         rendered = render(spec, clips, mixtures, rate)
         caption = clips[spec.sources[0].clip].caption
         assert caption is not None
-        now_db = 20 * np.log10(np.sqrt(np.square(rendered.mixture).mean()))
+        mixture_db = 20 * np.log10(np.sqrt(np.square(rendered.mixture).mean()))
         for name, config in configs.items():
             extractor.model.config = config
             for level_db in LEVELS_DB:
-                gain = np.float32(10 ** ((level_db - now_db) / 20))
+                gain = np.float32(10 ** ((level_db - mixture_db) / 20))
                 mixture = rendered.mixture * gain
                 target = extractor.extract(mixture, caption, rate).target[0]
-                own, both = (torch.from_numpy(x) for x in (rendered.sources[0], rendered.mixture))
-                scores = score(torch.from_numpy(target / gain), own, both)
-                found[name][f"{level_db:g}"].append(float(scores.si_sdr_improvement))
+                signals = (target / gain, rendered.sources[0], rendered.mixture)
+                scores = score(*(torch.from_numpy(signal) for signal in signals))
+                result[name][f"{level_db:g}"].append(float(scores.si_sdr_improvement))
         extractor.model.config = configs["lifted"]
-    return found
+    return result
 
 
 def main() -> None:
-    """Measure, print and write."""
+    """Measure, print and write the result."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--mixtures", type=int, default=60)
     parser.add_argument("--model", type=Path)
@@ -74,13 +75,9 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     extractor = Extractor(QueriedSeparator.from_pretrained(args.model))
-    found = improvements(extractor, args.manifest.expanduser(), args.mixtures)
+    by_name = improvements(extractor, args.manifest.expanduser(), args.mixtures)
     loudest = f"{LEVELS_DB[0]:g}"
-
-    def interval(values: list[float]) -> Interval:
-        return bootstrap_interval(values)
-
-    result = {
+    result: dict[str, Any] = {
         "meta": {
             "command": f"python -m benchmarks.levels --mixtures {args.mixtures}",
             "seed": SEED,
@@ -90,15 +87,15 @@ def main() -> None:
             "torch": torch.__version__,
         },
         "si_sdri_db": {
-            name: {level: interval(values) for level, values in by_level.items()}
-            for name, by_level in found.items()
+            name: {level: bootstrap_interval(values) for level, values in by_level.items()}
+            for name, by_level in by_name.items()
         },
         "over_the_loudest_db": {
             name: {
-                level: interval(list(np.subtract(values, by_level[loudest])))
+                level: bootstrap_interval(np.subtract(values, by_level[loudest]))
                 for level, values in by_level.items()
             }
-            for name, by_level in found.items()
+            for name, by_level in by_name.items()
         },
     }
     args.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

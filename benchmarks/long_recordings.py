@@ -1,15 +1,16 @@
-"""Long recordings, many questions, many files. Writes ``results/long_recordings.json``.
+"""Long recordings, several queries, many files. Writes ``results/long_recordings.json``.
 
     python -m benchmarks.long_recordings [--minutes 60] [--clips 500] [--model FOLDER]
 
-Everything is measured from outside, by the command line as users run it, start-up included:
+The command is measured as a process with its start, as users run it:
 
-- peak memory (kernel's count), real-time factor and the time until the first samples are in the
-  output file, for 10 and for 60 minutes of stereo at 44.1 kHz (16-bit WAV);
-- three queries on the 10 minutes against one;
-- a folder of 500 clips of 1 to 3 seconds: clips per second with one and two jobs, against one
-  process per clip (of which 20 are enough); memory after 100 and after all clips;
-- and in this process: chunks against one long pass on 60 s.
+- 10 and 60 minutes of stereo at 44.1 kHz (16-bit WAV): peak memory as the kernel counts it,
+  real-time factor, and time until the first samples are in the output file;
+- three queries on the 10 minutes, compared with one;
+- a folder of 500 clips of 1 to 3 seconds: clips per second with one and two jobs, compared with
+  one process per clip (for 20 clips); memory in the second and in the last quarter of the run.
+
+In this process, chunks are compared with one long pass over 60 s.
 
 Run it on an idle machine.
 """
@@ -42,17 +43,25 @@ def write_noise(path: Path, seconds: float, channels: int, seed: int) -> None:
     """Bursts of coloured noise, written minute by minute."""
     rng = np.random.default_rng(seed)
     with soundfile.SoundFile(path, "w", RATE, channels, "PCM_16") as file:
-        left = round(seconds * RATE)
-        while left:
-            num_frames = min(left, 60 * RATE)
+        remaining = round(seconds * RATE)
+        while remaining:
+            num_frames = min(remaining, 60 * RATE)
             white = rng.normal(0, 0.05, (num_frames, channels))
             envelope = np.repeat(rng.uniform(0, 1, num_frames // 4_410 + 1), 4_410)[:num_frames]
             file.write((white + 0.7 * np.roll(white, 1, axis=0)) * envelope[:, None])
-            left -= num_frames
+            remaining -= num_frames
 
 
 def measured(command: list[str], output: Path) -> dict[str, float]:
-    """Wall time, peak memory and the time of the first samples of a command that must succeed."""
+    """Wall time, memory, and time until the first samples, of a command.
+
+    Args:
+        command: the arguments of the process.
+        output: folder that the command writes to.
+
+    Raises:
+        SystemExit: the command failed.
+    """
     started = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     first_s = None
@@ -61,13 +70,13 @@ def measured(command: list[str], output: Path) -> dict[str, float]:
     while os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
         if first_s is None and any(p.stat().st_size > 1_000 for p in output.glob(".*.partial")):
             first_s = time.perf_counter() - started
-        # Of the process itself; wait4's count holds what its parent had when it was forked.
+        # Counts of the process itself: that of wait4 contains the memory of its parent.
         resident, peak = (kilobytes(process.pid, name) for name in ("VmRSS", "VmHWM"))
         memory.append(resident / 1024)
         peak_megabytes = max(peak_megabytes, peak / 1024)
         time.sleep(POLL_SECONDS)
     if process.wait():
-        raise SystemExit(f"failed with exit code {process.returncode}: {' '.join(command)}")
+        raise SystemExit(f"error: exit code {process.returncode} of: {' '.join(command)}")
     wall_s = time.perf_counter() - started
     middle = memory[len(memory) // 4 : len(memory) // 2]
     return {
@@ -80,7 +89,7 @@ def measured(command: list[str], output: Path) -> dict[str, float]:
 
 
 def kilobytes(pid: int, name: str) -> int:
-    """A count of the kernel's about a process; 0 once it has ended."""
+    """A value in the kernel's status of a process; 0 after its end."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
         return int(status.partition(f"{name}:")[2].split(maxsplit=1)[0])
@@ -89,64 +98,63 @@ def kilobytes(pid: int, name: str) -> int:
 
 
 def extract(recordings: Path | list[Path], *options: str) -> dict[str, float]:
-    """The command, into a folder that is thrown away."""
-    places = [recordings] if isinstance(recordings, Path) else recordings
+    """Measure ``singleout extract`` with a temporary output folder."""
+    paths = [recordings] if isinstance(recordings, Path) else recordings
     with tempfile.TemporaryDirectory() as folder:
-        arguments = [str(p) for p in places]
+        arguments = [str(p) for p in paths]
         return measured([*COMMAND, *arguments, *options, "-o", folder], Path(folder))
 
 
 def long_recordings(folder: Path, minutes: int, model: list[str]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    """Measure recordings of 10 and of ``minutes`` minutes, and three queries on the first."""
+    result: dict[str, Any] = {}
     for length in (10, minutes):
         path = folder / f"{length}.wav"
         write_noise(path, 60 * length, 2, seed=length)
         one = extract(path, "-q", QUERY, *model)
-        found[f"{length}_minutes"] = {**one, "real_time_factor": one["wall_s"] / 60 / length}
-    found["peak_growth"] = (
-        found[f"{minutes}_minutes"]["peak_megabytes"] / found["10_minutes"]["peak_megabytes"] - 1
-    )
-    asked = [part for query in QUERIES for part in ("-q", query)]
-    three = extract(folder / "10.wav", *asked, *model)
-    found["three_queries_10_minutes"] = {
-        **three,
-        "times_one_query": three["wall_s"] / found["10_minutes"]["wall_s"],
-    }
-    return found
+        result[f"{length}_minutes"] = {**one, "real_time_factor": one["wall_s"] / 60 / length}
+    short, long = (result[f"{length}_minutes"] for length in (10, minutes))
+    result["peak_growth"] = long["peak_megabytes"] / short["peak_megabytes"] - 1
+    queries = [part for query in QUERIES for part in ("-q", query)]
+    three = extract(folder / "10.wav", *queries, *model)
+    times = three["wall_s"] / short["wall_s"]
+    result["three_queries_10_minutes"] = {**three, "times_one_query": times}
+    return result
 
 
-def many_clips(folder: Path, num_clips: int, num_alone: int, model: list[str]) -> dict[str, Any]:
+def many_clips(folder: Path, num_clips: int, num_single: int, model: list[str]) -> dict[str, Any]:
+    """Measure a folder of clips, and ``num_single`` clips with a process each."""
     clips = folder / "clips"
     clips.mkdir()
     lengths = np.random.default_rng(1).uniform(1, 3, num_clips)
     paths = [clips / f"{number:04d}.wav" for number in range(num_clips)]
     for number, (path, seconds) in enumerate(zip(paths, lengths, strict=True)):
         write_noise(path, seconds, 1, seed=number)
-    found: dict[str, Any] = {"clips": num_clips, "seconds_of_sound": float(lengths.sum())}
+    result: dict[str, Any] = {"clips": num_clips, "seconds_of_sound": float(lengths.sum())}
     for jobs in (1, 2):
         whole = extract(clips, "-q", QUERY, "--jobs", str(jobs), *model)
-        found[f"{jobs}_jobs"] = {**whole, "clips_per_second": num_clips / whole["wall_s"]}
+        result[f"{jobs}_jobs"] = {**whole, "clips_per_second": num_clips / whole["wall_s"]}
     started = time.perf_counter()
-    for path in paths[:num_alone]:
+    for path in paths[:num_single]:
         extract(path, "-q", QUERY, *model)
-    alone = num_alone / (time.perf_counter() - started)
-    found["process_per_clip"] = {"clips": num_alone, "clips_per_second": alone}
-    return found
+    per_second = num_single / (time.perf_counter() - started)
+    result["process_per_clip"] = {"clips": num_single, "clips_per_second": per_second}
+    return result
 
 
 def agreement_db(model: str | None) -> float:
-    """Level of the target of one long pass over its difference from chunks of 5 s."""
+    """Level of the target of one long pass relative to its difference from chunks of 5 s."""
     mixture = np.random.default_rng(0).normal(0, 0.1, (1, 60 * 32_000)).astype(np.float32)
     extractor = Extractor.from_pretrained(model)
     whole, chunked = (
-        Extractor(extractor.model, seconds).extract(mixture, QUERY, 32_000).target
+        Extractor(extractor.model, chunk_seconds=seconds).extract(mixture, QUERY, 32_000).target
         for seconds in (1e4, 5.0)
     )
     return float(10 * np.log10(np.mean(whole**2) / np.mean((whole - chunked) ** 2)))
 
 
 def table(report: dict[str, Any]) -> str:
-    """The report as Markdown."""
+    """The report as a Markdown table with sentences."""
     long, many = report["long"], report["many"]
     lengths = [name for name in long if name.endswith("_minutes")]
     columns = ("", "wall time", "real-time factor", "peak memory", "first samples written")
@@ -162,14 +170,14 @@ def table(report: dict[str, Any]) -> str:
     memory = many["1_jobs"]
     by_jobs = (f"{many[f'{n}_jobs']['clips_per_second']:.1f} with `--jobs {n}`" for n in (1, 2))
     sentences = (
-        "Stereo, 44.1 kHz, 16 bits, start-up included; "
-        f"the longer recording's peak is {long['peak_growth']:+.1%} over the shorter's.",
-        f"Three queries cost {times:.2f} times one.",
+        "Stereo, 44.1 kHz, 16 bits, start included; the peak memory of the longer recording "
+        f"differs by {long['peak_growth']:+.1%} from that of the shorter one.",
+        f"Three queries take {times:.2f} times as long as one.",
         f"A folder of {many['clips']} clips of 1 to 3 s, clips per second: {', '.join(by_jobs)},",
         f"{many['process_per_clip']['clips_per_second']:.2f} with a process per clip;",
         f"resident memory {memory['megabytes_second_quarter']:.0f} MiB in the second quarter of",
         f"the run, {memory['megabytes_last_quarter']:.0f} in the last.",
-        "Chunks of 5 s against one pass over 60 s:",
+        "Chunks of 5 s agree with one pass over 60 s to",
         f"{report['chunks_against_one_pass_60s_db']:.0f} dB.",
         f"{report['machine']['cpu']}, {report['machine']['cores']} cores",
         "(`results/long_recordings.json`).",
@@ -178,11 +186,14 @@ def table(report: dict[str, Any]) -> str:
 
 
 def main() -> None:
+    """Measure, write the report, and fill in the document."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--model", help="folder of a model; the one in the package by default")
+    parser.add_argument("--model", help="the packaged model by default")
     parser.add_argument("--minutes", type=int, default=60)
     parser.add_argument("--clips", type=int, default=500)
-    parser.add_argument("--alone", type=int, default=20, help="clips in a process each")
+    parser.add_argument(
+        "--alone", dest="single", type=int, default=20, help="number of clips with a process each"
+    )
     parser.add_argument("--output", type=Path, default=Path("results/long_recordings.json"))
     parser.add_argument("--document", type=Path, default=Path("docs/recordings.md"))
     arguments = parser.parse_args()
@@ -199,7 +210,7 @@ def main() -> None:
     }
     with tempfile.TemporaryDirectory() as folder:
         report["long"] = long_recordings(Path(folder), arguments.minutes, model)
-        report["many"] = many_clips(Path(folder), arguments.clips, arguments.alone, model)
+        report["many"] = many_clips(Path(folder), arguments.clips, arguments.single, model)
     report["chunks_against_one_pass_60s_db"] = agreement_db(arguments.model)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

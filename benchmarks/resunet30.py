@@ -1,13 +1,15 @@
-"""Our ``ResUNet30`` beside AudioSep's code: the same output, how fast, how much memory.
+"""Compare our ``ResUNet30`` with the code of AudioSep: output, speed and memory.
 
-Ours alone: ``python benchmarks/resunet30.py``. Beside theirs, which is MIT-licensed and not part of
-this repository: check out github.com/Audio-AGI/AudioSep, ``pip install torchlibrosa``, and add
-``--theirs PATH_OF_THE_CHECKOUT``. Both get the same random weights (with random norm statistics)
-and the same noise; runs alternate; times are medians. Peak memory is that of a process of its own
-that loads the model and runs it once, less what the process held before.
+Our network only: ``python benchmarks/resunet30.py``. For the comparison, check out
+github.com/Audio-AGI/AudioSep (MIT-licensed, not part of this repository), ``pip install
+torchlibrosa``, and add ``--theirs PATH_OF_THE_CHECKOUT``.
 
-``--theirs`` also checks equality at both variants and at lengths that are awkward for the STFT;
-with ``--golden`` it writes their output for ``tests/test_resunet30.py`` instead.
+Both networks have the same random weights and norm statistics, and the same noise as input. Runs
+alternate, and times are medians. Peak memory is measured in a new process that loads the model and
+runs it once, without the memory of the process before.
+
+``--theirs`` also checks equality of both variants at lengths that are difficult for the STFT. With
+``--golden`` it only writes their output for ``tests/separators/test_resunet30.py``.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from singleout.condition import Condition
 from singleout.separators import ResUNet30, ResUNet30Config
 
 Forward = Callable[[Tensor, Tensor], Tensor]
@@ -38,10 +41,11 @@ LENGTHS = (1_025, 5_000, 31_999, 32_000, 96_017, 160_000)
 
 
 def randomise(module: torch.nn.Module, seed: int) -> None:
-    """Norms with statistics and weights of a trained network's kind, small query terms."""
+    """Give norms statistics and weights like those of a trained network, and small query terms."""
     generator = torch.Generator().manual_seed(seed)
 
-    def uniform(tensor: Tensor, low: float, high: float) -> None:
+    def uniform(tensor: Tensor | None, low: float, high: float) -> None:
+        assert tensor is not None
         tensor.copy_(torch.rand(tensor.shape, generator=generator) * (high - low) + low)
 
     with torch.no_grad():
@@ -56,11 +60,11 @@ def randomise(module: torch.nn.Module, seed: int) -> None:
 
 
 def theirs(checkpoint: Path, rate: int, dtype: torch.dtype) -> Forward:
-    """AudioSep's own network, from a checkout that is on ``sys.path``."""
+    """The network of AudioSep, from a checkout on ``sys.path``."""
     from models import resunet  # type: ignore[import-not-found]
 
     num_fft, hop = VARIANTS[rate]
-    if rate != 32_000:  # the DCASE baseline's file differs from AudioSep's in these numbers alone
+    if rate != 32_000:  # the file of the DCASE baseline differs only in these numbers
         source = Path(resunet.__file__).read_text()
         source = source.replace("window_size = 2048", f"window_size = {num_fft}")
         source = source.replace("hop_size = 320", f"hop_size = {hop}")
@@ -71,7 +75,7 @@ def theirs(checkpoint: Path, rate: int, dtype: torch.dtype) -> Forward:
     missing, unexpected = model.load_state_dict(state, strict=False)
     assert not unexpected
     assert all("stft" in name for name in missing), missing
-    if dtype == torch.bfloat16:  # what its users can do in one line
+    if dtype == torch.bfloat16:  # users can do this in one line
         model.base.to(memory_format=torch.channels_last)
 
     def forward(mixture: Tensor, embedding: Tensor) -> Tensor:
@@ -83,26 +87,27 @@ def theirs(checkpoint: Path, rate: int, dtype: torch.dtype) -> Forward:
 
 
 def ours(checkpoint: Path, precision: str) -> Forward:
-    """This package's, from the same file."""
+    """The network of this package, from the same file."""
     model = ResUNet30.from_checkpoint(checkpoint, precision)  # type: ignore[arg-type]
 
     def forward(mixture: Tensor, embedding: Tensor) -> Tensor:
         with torch.inference_mode():
-            return model(mixture, embedding)
+            target: Tensor = model(mixture, Condition.single(embedding))
+            return target
 
     return forward
 
 
 def load(system: str, checkpoint: Path, rate: int) -> Forward:
-    """One of ``SYSTEMS``."""
-    who, precision = system.split()
-    if who == "ours":
+    """Load one of ``SYSTEMS``."""
+    name, precision = system.split()
+    if name == "ours":
         return ours(checkpoint, precision)
     return theirs(checkpoint, rate, getattr(torch, precision))
 
 
 def save_checkpoint(rate: int, path: Path, seed: int) -> None:
-    """Random weights as a Lightning checkpoint of AudioSep's layout."""
+    """Write random weights as a Lightning checkpoint in the layout of AudioSep."""
     torch.manual_seed(seed)
     model = ResUNet30Config(
         sample_rate=rate,
@@ -124,33 +129,33 @@ def inputs(num_samples: int, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def agreement_db(estimate: Tensor, reference: Tensor) -> float:
-    """Power of the reference over that of the difference."""
+    """Power of the reference relative to that of the difference, in dB."""
     error = (estimate - reference).square().mean()
     return float(10 * (reference.square().mean() / error.clamp_min(1e-20)).log10())
 
 
 def peak_mebibytes(arguments: list[str]) -> float:
-    """Of a process of its own."""
+    """Peak memory of this script in a new process."""
     command = [sys.executable, "-W", "ignore", __file__, *arguments]
     out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return float(out.splitlines()[-1])
 
 
 def measure_memory(system: str, checkpoint: Path, seconds: float) -> None:
-    """Print what this process needed beyond the libraries, in MiB."""
+    """Print the peak memory of this process beyond that of the libraries, in MiB."""
     if system.startswith("theirs"):
         from models import resunet  # noqa: F401
     torch.nn.functional.conv2d(torch.zeros(1, 1, 9, 9), torch.zeros(1, 1, 3, 3))
     before = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     load(system, checkpoint, 32_000)(*inputs(round(seconds * 32_000), 1))
-    # Not getrusage: its peak outlives exec, so a child starts with its parent's.
+    # getrusage would count the peak of the parent process, too.
     status = Path("/proc/self/status").read_text()
     peak = 1024 * int(next(x for x in status.splitlines() if x.startswith("VmHWM")).split()[1])
     print((peak - before) / 2**20)
 
 
 def compare(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """All that goes into the results file."""
+    """Speed, memory and agreement of the systems, for the file of results."""
     checkpoint = folder / "32k.ckpt"
     save_checkpoint(32_000, checkpoint, args.seed)
     systems = [s for s in SYSTEMS if args.theirs or s.startswith("ours")]
@@ -190,7 +195,7 @@ def compare(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def equality(folder: Path, seed: int) -> list[dict[str, Any]]:
-    """Largest difference in float32, of both variants, at every length."""
+    """Largest difference of the outputs in float32, for both variants and every length."""
     rows = []
     for rate in VARIANTS:
         checkpoint = folder / f"{rate}.ckpt"
@@ -206,8 +211,8 @@ def equality(folder: Path, seed: int) -> list[dict[str, Any]]:
 
 
 def write_golden(path: Path, seed: int) -> None:
-    """Their output for 0.15 s, both variants."""
-    golden = {}
+    """Write the output of AudioSep's network for 0.15 s, for both variants."""
+    golden: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         for rate in VARIANTS:
             checkpoint = Path(folder) / f"{rate}.ckpt"
@@ -219,7 +224,7 @@ def write_golden(path: Path, seed: int) -> None:
 
 
 def main() -> None:
-    """Measure, print, write ``results/resunet30.json``."""
+    """Measure, print and write ``results/resunet30.json``."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--theirs", type=Path, help="a checkout of AudioSep")
     parser.add_argument("--seconds", type=float, default=10.0)

@@ -1,8 +1,9 @@
-"""The short comparison behind the default separator: equal training time, then validation.
+"""Compare variants of the default separator after equal training time.
 
-Every variant trains from scratch for the same wall time on one thread, conditioned like the
-built-in model, and is scored on the same 200 validation mixtures. Run
-``python -m benchmarks.separator_choice`` after ``python -m recipes.builtin.embed``.
+Command: ``python -m benchmarks.separator_choice``, after ``python -m recipes.builtin.embed``.
+
+Every variant trains from nothing for the same wall time on one thread, conditioned like the
+built-in model. All are scored on the same 200 validation mixtures.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def main() -> None:
-    """Train all variants, print and write ``results/separator_choice.json``."""
+    """Train all variants, print and write the result."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", type=Path, default=Path("configs/builtin.yaml"))
     parser.add_argument("--minutes", type=float, default=4.0, help="training time of each variant")

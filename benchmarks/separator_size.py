@@ -1,7 +1,9 @@
-"""Parameters and operations of every separator: ``results/separator_size.json``, in a minute.
+"""Parameters and operations of every separator. Writes ``results/separator_size.json``.
 
-Of one query on one channel, with the sizes that are their defaults and an embedding of the built-in
-encoder's length (twice that with negative prompts). Run ``python -m benchmarks.separator_size``.
+Command: ``python -m benchmarks.separator_size`` (one minute).
+
+The operations are those of one query on one channel. The separators have their default sizes and an
+embedding as long as that of the built-in encoder. Negative prompts would double that length.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ SEPARATORS = (BandSplitConfig(), ConditionedUNetConfig(), LocoformerConfig(), Re
 
 
 def main() -> None:
-    """Count, print and write."""
+    """Count, print and write the result."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("results/separator_size.json"))
     args = parser.parse_args()

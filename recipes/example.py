@@ -14,16 +14,18 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
+from numpy.typing import NDArray
 
 RATE = 32_000
 SECONDS = 8.0
 
 
-def repeated(path: Path) -> np.ndarray:
+def repeated(path: Path) -> NDArray[np.float64]:
     """The sound repeated at intervals of 0.3 s, at an RMS of 0.1; float64 [samples]."""
     sound, _ = soundfile.read(path)
     endless = np.resize(np.pad(sound, (0, round(0.3 * RATE))), round(SECONDS * RATE))
-    return 0.1 * endless / np.sqrt(np.square(endless).mean())
+    scaled: NDArray[np.float64] = 0.1 * endless / np.sqrt(np.square(endless).mean())
+    return scaled
 
 
 def main() -> None:

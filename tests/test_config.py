@@ -24,7 +24,7 @@ class Inner(StrictConfig):
 
 
 class Outer(StrictConfig):
-    steps: int = Field(10, gt=0)
+    steps: int = Field(default=10, gt=0)
     inner: Inner = Inner()
 
 
@@ -59,7 +59,7 @@ def test_json_needs_no_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_configs_are_frozen() -> None:
     with pytest.raises(ValidationError, match="frozen"):
-        Outer().steps = 5  # type: ignore[misc]
+        Outer().steps = 5
 
 
 @pytest.mark.parametrize(
@@ -122,9 +122,9 @@ def test_bad_overrides_are_one_line(override: str, message: str, tmp_path: Path)
 )
 def test_bad_files_are_one_line(text: str, message: str, tmp_path: Path) -> None:
     path = write(tmp_path, text)
-    found = refused(path)
-    assert message in found
-    assert str(path) in found
+    error = refused(path)
+    assert message in error
+    assert str(path) in error
 
 
 def test_files_that_cannot_be_read_are_one_line(tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_files_that_cannot_be_read_are_one_line(tmp_path: Path) -> None:
 
 
 def files(folder: Path, **texts: str) -> Path:
-    """YAML files by name; the last one's path."""
+    """Write YAML files by name; the path of the last one."""
     for name, text in texts.items():
         path = folder / f"{name}.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -170,7 +170,7 @@ def test_mappings_are_merged_at_any_depth_and_all_else_is_replaced(tmp_path: Pat
     assert load_config(Deep, tmp_path / "base.yaml").outer.inner.names == ("a", "b")
 
 
-def test_a_mapping_gives_way_to_a_value_and_the_other_way_round(tmp_path: Path) -> None:
+def test_a_value_replaces_a_mapping_and_a_mapping_a_value(tmp_path: Path) -> None:
     path = files(
         tmp_path,
         base="values: {x: {one: {a: 1}, two: 5}}",
@@ -179,7 +179,7 @@ def test_a_mapping_gives_way_to_a_value_and_the_other_way_round(tmp_path: Path) 
     assert load_config(Deep, path).values == {"x": {"one": 5, "two": {"a": 1}}}
 
 
-def test_a_base_is_found_beside_the_file_that_names_it(
+def test_a_base_is_relative_to_the_file_that_names_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "elsewhere").mkdir()
@@ -194,7 +194,7 @@ def test_a_base_is_found_beside_the_file_that_names_it(
     assert load_config(Outer, path).steps == 7
 
 
-def test_overrides_stand_above_what_is_extended(tmp_path: Path) -> None:
+def test_overrides_replace_extended_values(tmp_path: Path) -> None:
     path = files(
         tmp_path, base="inner: {rate: 2, names: [a]}", over="extends: base.yaml\ninner: {rate: 3}"
     )
@@ -202,14 +202,14 @@ def test_overrides_stand_above_what_is_extended(tmp_path: Path) -> None:
     assert config == Outer(steps=2, inner=Inner(rate=4, names=("a",)))
 
 
-def test_a_file_that_extends_nothing_else_is_its_base(tmp_path: Path) -> None:
+def test_a_file_with_only_extends_equals_its_base(tmp_path: Path) -> None:
     path = files(tmp_path, base="steps: 3", over="extends: base.yaml")
     assert load_config(Outer, path) == Outer(steps=3)
     path.write_text("extends: null\nsteps: 4")
     assert load_config(Outer, path) == Outer(steps=4)
 
 
-def test_circles_of_files_are_refused(tmp_path: Path) -> None:
+def test_files_that_extend_each_other_are_refused(tmp_path: Path) -> None:
     path = files(tmp_path, a="extends: b.yaml", b="extends: ./c.yaml", c="extends: a.yaml")
     for start in ("a", "b", "c"):
         assert "'extends': name another config file" in refused(tmp_path / f"{start}.yaml")
@@ -256,7 +256,7 @@ def test_every_shipped_config_is_valid(path: Path) -> None:
     assert TrainConfig.model_validate(again) == config
 
 
-# Fields that came later.
+# Fields that were added later.
 
 
 class Later(StrictConfig):
@@ -265,7 +265,7 @@ class Later(StrictConfig):
     inner: Inner = added(Inner())
 
 
-def test_a_field_that_came_later_is_dumped_only_where_it_is_used() -> None:
+def test_a_later_field_is_dumped_only_if_it_is_used() -> None:
     assert Later().model_dump() == {"steps": 10}
     assert Later().model_dump_json() == '{"steps":10}'
     assert Later(rate=1.0, inner=Inner(rate=1.0)).model_dump() == {"steps": 10}
@@ -311,9 +311,9 @@ def run_of(**changes: Any) -> TrainConfig:
     return TrainConfig.model_validate({**values, **changes})
 
 
-def test_what_came_later_is_not_in_the_config_of_a_run_without_it() -> None:
+def test_a_later_field_is_not_in_the_config_of_a_run_without_it() -> None:
     plain = run_of()
-    parts = {
+    parts: dict[str, tuple[StrictConfig, type[StrictConfig]]] = {
         "mixtures": (plain.mixtures, MixtureConfig),
         "model": (plain.model, ModelConfig),
         "run": (plain, TrainConfig),
@@ -325,7 +325,7 @@ def test_what_came_later_is_not_in_the_config_of_a_run_without_it() -> None:
             changed = kind.model_validate({**known, key: value})
             assert changed.model_dump() == {**known, key: value}
             assert kind.model_validate_json(changed.model_dump_json()) == changed
-            # Said to be what it is anyway, it is not dumped either.
+            # A default that is given explicitly is not dumped either.
             default = kind.model_validate({**known, key: getattr(part, key)})
             assert default.model_dump() == known
 
@@ -347,10 +347,10 @@ def test_what_came_later_is_not_in_the_config_of_a_run_without_it() -> None:
         ),
     ],
 )
-def test_runs_of_before_keep_their_hashes(changes: dict[str, Any], expected: str) -> None:
-    """Else none of them could be resumed: as the code before questions of every kind dumped them.
+def test_old_runs_keep_their_hashes(changes: dict[str, Any], expected: str) -> None:
+    """The hashes are of dumps by older code. With another hash an old run could not be resumed.
 
-    A new key belongs behind ``added``; a default that changes changes these hashes.
+    A new key must be declared by ``added``. A changed default changes these hashes.
     """
     text = run_of(**changes).model_dump_json(indent=2, exclude={"output", "num_workers", "device"})
     assert hashlib.sha256(text.encode()).hexdigest()[:16] == expected

@@ -110,7 +110,7 @@ def test_a_path_is_an_example() -> None:
         assert isinstance(example, Example)
         assert example.audio == Path("a/bark.wav")
         assert str(query) == "like bark.wav"
-    (example,) = Query("a dog", negative=Path("hum.wav")).negative  # type: ignore[arg-type]
+    (example,) = Query("a dog", negative=Path("hum.wav")).negative
     assert isinstance(example, Example)
     assert Query("bark.wav").positive == ("bark.wav",)  # text is never a path
 

@@ -155,8 +155,10 @@ def distil(
             wave = torch.from_numpy(audio[rows].astype(np.float32) / 32_767)
             # A random cut, so that the second pass over a shard has other inputs.
             cut = int(rng.integers(0, 3_200))
-            targets = (torch.from_numpy(x[rows].astype(np.float32)) for x in (target, logits))
-            cosines.append(training.step(wave[:, cut:], *targets, rng))
+            embedding, scores = (
+                torch.from_numpy(x[rows].astype(np.float32)) for x in (target, logits)
+            )
+            cosines.append(training.step(wave[:, cut:], embedding, scores, rng))
         print(f"shard {turn + 1}/{num_turns}: cosine {np.mean(cosines):.3f}", flush=True)
         training.save(resume, turn + 1)
     encoder.network.audio.eval().requires_grad_(False)

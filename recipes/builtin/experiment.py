@@ -34,7 +34,8 @@ from singleout.model import QueriedSeparator
 from singleout.separators import AnySeparator, Separator
 from singleout.storage.atomic import replacing
 from singleout.train.config import TrainConfig
-from singleout.train.run import calibrate, split_clips, train
+from singleout.train.corpus import split_clips
+from singleout.train.run import calibrate, train
 
 FROM_NOTHING = ("init=null", "learning_rate=1e-3")
 """Overrides for configs that continue from an earlier model, with a lower rate."""
@@ -78,7 +79,7 @@ def cost(config: AnySeparator, embedding_dim: int) -> dict[str, float]:
         started = time.perf_counter()
         with torch.autocast("cpu", torch.bfloat16):
             loss = separator(batch, embedding).float().square().mean()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         steps.append(time.perf_counter() - started)
     separator.eval()
     with torch.inference_mode():

@@ -18,7 +18,8 @@ from singleout.encoders import BuiltinEncoder
 from singleout.manipulations import Manipulator
 from singleout.model import EncoderReference, QueriedSeparator
 from singleout.train.config import TrainConfig
-from singleout.train.run import calibrate, quietest_db, split_clips
+from singleout.train.corpus import split_clips
+from singleout.train.run import calibrate, quietest_db
 
 PACKAGE = Path("src/singleout/builtin")
 

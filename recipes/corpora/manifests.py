@@ -1,4 +1,4 @@
-"""Manifests of the corpora, and those of the full-size study."""
+"""Manifests of the corpora, and the three manifests of the full-size study."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from recipes.corpora.readers import READERS, Found, Row
+from recipes.corpora.readers import READERS, Corpus, Row
 from recipes.paper.corpus import CAPTIONED_SHARE, HIDDEN
 from singleout.data.manifest import share_of
 from singleout.errors import ManifestError
@@ -14,53 +14,62 @@ from singleout.storage.atomic import replacing
 
 
 def write_manifest(path: Path, rows: Iterable[Row]) -> None:
-    """Whole or not at all.
+    """Write a manifest; an interrupted call leaves the old file.
 
     Raises:
-        ManifestError: there is no row.
+        ManifestError: the manifest would be empty.
     """
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     if not text:
-        raise ManifestError(f"{path}: not written: no sounds were found")
+        raise ManifestError(f"{path}: not written: the corpus has no sounds")
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
-def corpus_manifest(corpus: str, folder: Path) -> Found:
+def corpus_manifest(corpus: str, folder: Path) -> Corpus:
     """Write ``manifest.jsonl`` into a downloaded corpus.
 
     Raises:
-        ManifestError: a table is missing or of another format, or no sound was found.
+        ManifestError: a table is missing or of another format, or the corpus has no sounds.
     """
-    found = READERS[corpus](folder)
-    write_manifest(folder / "manifest.jsonl", found.rows)
-    return found
+    contents = READERS[corpus](folder)
+    write_manifest(folder / "manifest.jsonl", contents.rows)
+    return contents
 
 
 def read_rows(corpus: Path) -> list[Row]:
-    """Rows of a corpus's manifest, paths absolute."""
+    """Rows of the manifest of a corpus, with absolute paths."""
     path = corpus / "manifest.jsonl"
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except OSError as error:
-        raise ManifestError(f"{path}: make it first: {error}") from None
+        raise ManifestError(
+            f"{path}: cannot be read: write it first with recipes.corpora: {error}"
+        ) from None
     rows = [json.loads(line) for line in lines if line]
     return [{**row, "path": str((corpus / row["path"]).resolve())} for row in rows]
 
 
 def study_manifests(audiocaps: Path, clotho: Path, uncaptioned: Path, output: Path) -> int:
-    """``manifest.jsonl``, ``captioned.jsonl`` and ``uncaptioned.jsonl`` of the full-size study.
+    """Write the three manifests of the full-size study.
 
-    AudioCaps is trained on, chosen on and scored on in its own splits; Clotho's test is the
-    unseen domain. The uncaptioned sounds are the recordings of AudioCaps that ``captioned`` leaves
-    out, and all of a third corpus. No recording that is chosen or scored on is trained on.
+    They are ``manifest.jsonl``, ``captioned.jsonl`` and ``uncaptioned.jsonl``.
+
+    AudioCaps gives the training, validation and test sounds in domain, in its official splits. The
+    test split of Clotho is the test set out of domain. The uncaptioned sounds are the recordings
+    of AudioCaps that ``captioned.jsonl`` leaves out, and all of a third corpus. No recording of a
+    validation or test set is in a training set.
+
+    Args:
+        audiocaps, clotho, uncaptioned: folders of the corpora, with their manifests.
+        output: folder for the three manifests.
 
     Returns:
-        How many sounds were left out for that reason.
+        Number of sounds that were left out of the training for that reason.
     """
     renamed = {"test": "test_in_domain"}
-    told = [
+    in_domain = [
         {**row, "split": renamed.get(row["split"], row["split"])} for row in read_rows(audiocaps)
     ]
     unseen = [
@@ -68,9 +77,9 @@ def study_manifests(audiocaps: Path, clotho: Path, uncaptioned: Path, output: Pa
         for row in read_rows(clotho)
         if row["split"] == "test"
     ]
-    scored = [row for row in [*told, *unseen] if row["split"] != "train"]
+    scored = [row for row in [*in_domain, *unseen] if row["split"] != "train"]
     taken = {row["group"] for row in scored}
-    everything = [row for row in told if row["split"] == "train"]
+    everything = [row for row in in_domain if row["split"] == "train"]
     train = [row for row in everything if row["group"] not in taken]
     more = read_rows(uncaptioned)
     free = [row for row in more if row["group"] not in taken]

@@ -1,8 +1,8 @@
 """Downloaded corpora as manifest rows: AudioCaps, Clotho and FSD50K in their official layouts.
 
-What a table names and the folder lacks is counted, not fatal: of AudioCaps nobody has everything.
-``group`` says where a recording is from (``youtube/…``, ``freesound/…``), so that it is known again
-in another corpus. Recordings are not checked to be what their tables say.
+Sounds of a table that the folder lacks are counted and are no error, because no copy of AudioCaps
+is complete. ``group`` is the origin of a recording (``youtube/…``, ``freesound/…``), so that the
+same recording is recognised in another corpus. The content of the recordings is not checked.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ Row = dict[str, Any]
 
 
 @dataclass
-class Found:
-    """What a corpus holds.
+class Corpus:
+    """The sounds of a corpus.
 
     Attributes:
         rows: of the manifest; paths are relative to the corpus.
-        missing: sounds that the tables name and the folder lacks.
-        unreadable: files that are no audio, or empty.
+        missing: number of sounds that the tables name and the folder lacks.
+        unreadable: number of files that are empty or not audio.
     """
 
     rows: list[Row] = field(default_factory=list)
@@ -37,7 +37,13 @@ class Found:
     unreadable: int = 0
 
     def add(self, folder: Path, audio: Path | None, **keys: Any) -> None:
-        """A row for a file, unless there is none."""
+        """Add a row for a file, or count it as missing or unreadable.
+
+        Args:
+            folder: of the corpus.
+            audio: the file; None if the folder lacks it.
+            keys: of the row; empty values are left out.
+        """
         if audio is None or not audio.is_file():
             self.missing += 1
             return
@@ -49,15 +55,15 @@ class Found:
             self.unreadable += 1
             return
         path = audio.relative_to(folder).as_posix()
-        given = {key: value for key, value in keys.items() if value}
-        self.rows.append({"path": path, "seconds": seconds, **given})
+        row = {key: value for key, value in keys.items() if value}
+        self.rows.append({"path": path, "seconds": seconds, **row})
 
 
 def table(path: Path, *columns: str, encoding: str = "utf-8-sig") -> Iterator[dict[str, str]]:
     """Rows of a CSV file.
 
     Raises:
-        ManifestError: it cannot be read, or lacks one of the columns.
+        ManifestError: the file cannot be read, or lacks one of the columns.
     """
     try:
         with path.open(encoding=encoding, newline="") as file:
@@ -73,15 +79,15 @@ def table(path: Path, *columns: str, encoding: str = "utf-8-sig") -> Iterator[di
         raise ManifestError(f"{path}: cannot be read as a table: {error}") from None
 
 
-def audiocaps(folder: Path) -> Found:
-    """``{train,val,test}.csv`` of 1.0 or 2.0, the audio in folders ``train``, ``val``, ``test``.
+def audiocaps(folder: Path) -> Corpus:
+    """AudioCaps 1.0 or 2.0: ``{train,val,test}.csv`` and folders ``train``, ``val``, ``test``.
 
-    Audio has no official names; downloaders write ``<youtube_id>_<start_time>``, ``<youtube_id>``
-    or ``Y<youtube_id>``. Classes are the sets of AudioSet's labels, if its ``*_segments.csv`` lie
-    in the folder.
+    The audio files have no official names. Download tools write ``<youtube_id>_<start_time>``,
+    ``<youtube_id>`` or ``Y<youtube_id>``. Classes are the sets of AudioSet's
+    labels, if the folder holds its ``*_segments.csv``.
     """
     labels = audioset_labels(folder)
-    found = Found()
+    corpus = Corpus()
     for name, split in (("train", "train"), ("val", "validation"), ("test", "test")):
         audio = {
             path.stem: path
@@ -92,24 +98,24 @@ def audiocaps(folder: Path) -> Found:
         for row in table(folder / f"{name}.csv", "youtube_id", "start_time", "caption"):
             key = row["youtube_id"], row["start_time"]
             captions.setdefault(key, []).append(row["caption"].strip())
-        for (video, start), said in captions.items():
+        for (video, start), texts in captions.items():
             stems = (f"{video}_{start}", video, f"Y{video}")
-            found.add(
+            corpus.add(
                 folder,
                 next((audio[stem] for stem in stems if stem in audio), None),
-                caption=said[0],
-                alternatives=said[1:],
+                caption=texts[0],
+                alternatives=texts[1:],
                 **{"class": labels.get(video)},
                 group=f"youtube/{video}",
                 split=split,
                 license="of the video's owner",
                 origin={"corpus": "audiocaps", "youtube_id": video, "start_time": start},
             )
-    return found
+    return corpus
 
 
 def audioset_labels(folder: Path) -> dict[str, str]:
-    """The sorted labels of every video in AudioSet's lists; none where there are none."""
+    """The sorted labels of every video in the AudioSet lists of a folder."""
     labels = {}
     for path in sorted(folder.glob("*_segments.csv")):
         with path.open(encoding="utf-8", newline="") as file:
@@ -121,10 +127,12 @@ def audioset_labels(folder: Path) -> dict[str, str]:
     return labels
 
 
-def clotho(folder: Path) -> Found:
-    """Version 2.1: folders ``development``, ``validation``, ``evaluation``, and for each its
-    ``clotho_captions_*.csv`` and ``clotho_metadata_*.csv``."""
-    found = Found()
+def clotho(folder: Path) -> Corpus:
+    """Clotho 2.1: folders ``development``, ``validation`` and ``evaluation``.
+
+    Each has its ``clotho_captions_*.csv`` and ``clotho_metadata_*.csv``.
+    """
+    corpus = Corpus()
     names = [f"caption_{number}" for number in range(1, 6)]
     splits = {"development": "train", "validation": "validation", "evaluation": "test"}
     for name, split in splits.items():
@@ -140,7 +148,7 @@ def clotho(folder: Path) -> Found:
             about = metadata.get(row["file_name"], {})
             number = about.get("sound_id", "").strip()
             known = number.isdecimal()  # some are "Not found"
-            found.add(
+            corpus.add(
                 folder,
                 folder / name / row["file_name"],
                 caption=row[names[0]].strip(),
@@ -150,20 +158,22 @@ def clotho(folder: Path) -> Found:
                 license=about.get("license", "").strip(),
                 origin={"corpus": "clotho", "freesound_id": number if known else None},
             )
-    return found
+    return corpus
 
 
-def fsd50k(folder: Path) -> Found:
-    """Version 1.0 as unpacked: ``FSD50K.{dev,eval}_audio``, ``FSD50K.ground_truth`` and
-    ``FSD50K.metadata``. A class is a clip's first label, the most specific one."""
-    found = Found()
+def fsd50k(folder: Path) -> Corpus:
+    """FSD50K 1.0: ``FSD50K.{dev,eval}_audio``, ``FSD50K.ground_truth`` and ``FSD50K.metadata``.
+
+    The class of a clip is its first label, the most specific one.
+    """
+    corpus = Corpus()
     for part in ("dev", "eval"):
         about = clips_info(folder / f"FSD50K.metadata/{part}_clips_info_FSD50K.json")
         columns = ("fname", "labels", *(("split",) if part == "dev" else ()))
         for row in table(folder / f"FSD50K.ground_truth/{part}.csv", *columns):
             split = {"train": "train", "val": "validation"}.get(row.get("split", "test"), "test")
             info = about.get(row["fname"], {})
-            found.add(
+            corpus.add(
                 folder,
                 folder / f"FSD50K.{part}_audio/{row['fname']}.wav",
                 **{"class": row["labels"].split(",")[0]},
@@ -172,11 +182,11 @@ def fsd50k(folder: Path) -> Found:
                 license=info.get("license"),
                 origin={"corpus": "fsd50k", "uploader": info.get("uploader")},
             )
-    return found
+    return corpus
 
 
 def clips_info(path: Path) -> Mapping[str, dict[str, Any]]:
-    """FSD50K's metadata by Freesound number."""
+    """Metadata of FSD50K by Freesound number."""
     try:
         info = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -186,7 +196,7 @@ def clips_info(path: Path) -> Mapping[str, dict[str, Any]]:
     return info
 
 
-READERS: Mapping[str, Callable[[Path], Found]] = {
+READERS: Mapping[str, Callable[[Path], Corpus]] = {
     "audiocaps": audiocaps,
     "clotho": clotho,
     "fsd50k": fsd50k,

@@ -14,7 +14,7 @@ from singleout.data.manifest import read_manifest
 from singleout.encoders import QueryEncoder
 from singleout.evaluate.gap.measure import embed_pairs, modality_gap
 from singleout.manipulations import FitEmbeddings, Manipulator
-from singleout.train.run import caption_embeddings, examples_of
+from singleout.train.corpus import caption_embeddings, fit_embeddings
 
 DRAWN = {
     "matched_cosine": "matched cosine",
@@ -33,7 +33,7 @@ def write_gap(study: Study, encoder: QueryEncoder, results: Path) -> None:
     config = study.reference
     clips = read_manifest(study.manifest, "train")
     sounds = embeddings_of(clips, config.mixtures, encoder)
-    examples = examples_of(sounds, caption_embeddings(clips, encoder))
+    examples = fit_embeddings(sounds, caption_embeddings(clips, encoder))
     reports: dict[str, dict[str, Any]] = {}
     for scored in study.config.sets.values():
         test = read_manifest(study.manifest, scored.split)

@@ -169,7 +169,7 @@ def scaling_points(entries: Iterable[Entry]) -> list[tuple[float, Entry]]:
 
 def _db(interval: Interval) -> str:
     """Signed hundredths with the interval, for Markdown."""
-    estimate, low, high = (interval[key] for key in ("estimate", "low", "high"))  # type: ignore[literal-required]
+    estimate, low, high = (interval[key] for key in ("estimate", "low", "high"))
     return f"{estimate:+.2f} [{low:+.2f}, {high:+.2f}]"
 
 

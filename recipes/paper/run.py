@@ -71,7 +71,7 @@ def run_one(study: Study, run: Run, encoder: QueryEncoder) -> Line:
         "git": " ".join(sorted({session["git"] for session in sessions})),
         "machine": machine(),
         "steps": config.steps,
-        "parameters": sum(p.numel() for p in model.separator.parameters()),  # type: ignore[attr-defined]
+        "parameters": sum(p.numel() for p in model.separator.parameters()),
         "embedding_dim": model.manipulator.dim,
         "training_s": round(sum(session["ended"] - session["started"] for session in sessions), 1),
         "evaluation_s": round(time.monotonic() - started, 1),

@@ -1,4 +1,7 @@
-"""Turn Debian packages into captioned training sounds: manifest.jsonl and the audio it lists."""
+"""Turn Debian packages into captioned training sounds: a manifest and its audio files.
+
+Command: ``python -m recipes.sounds [--tier core|full] [--unlabelled]``, or ``make sounds``.
+"""
 
 import argparse
 import os
@@ -9,12 +12,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from recipes.sounds.build import Recipe, build_all, sole_run, write_manifests
+from recipes.sounds.build import Recipe, build_all, locked, write_manifests
 from recipes.sounds.fetch import RecipeError
 
 
 def default_output_dir() -> Path:
-    """Where the sounds go unless said otherwise."""
+    """The default folder of the sounds: ``$SINGLEOUT_SOUNDS`` or ``~/.cache/singleout/sounds``."""
     return Path(os.environ.get("SINGLEOUT_SOUNDS") or Path.home() / ".cache/singleout/sounds")
 
 
@@ -35,16 +38,20 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         help="also prepare the other audio of train packages, and packages without captions "
         "(1.1 GB more)",
     )
-    found = parser.parse_args(arguments)
-    if found.jobs < 1:
+    options = parser.parse_args(arguments)
+    if options.jobs < 1:
         parser.error("--jobs is at least 1")
-    return found
+    return options
 
 
 def choose_packages(
     recipe: Recipe, tier: str, names: str | None, unlabelled: bool = False
 ) -> list[str]:
-    """Packages of the tier, or those named."""
+    """Packages of the tier, or the named ones.
+
+    Raises:
+        RecipeError: a name is unknown.
+    """
     if names is None:
         return recipe.packages(tier, unlabelled)
     packages = recipe.packages("full", unlabelled)
@@ -56,7 +63,11 @@ def choose_packages(
 def build_with_progress(
     recipe: Recipe, packages: list[str], unlabelled: bool, jobs: int
 ) -> dict[str, str]:
-    """Build the packages, with a progress bar on a terminal; the error of each that failed."""
+    """Build the packages, with a progress bar on a terminal.
+
+    Returns:
+        The error message of each package that failed.
+    """
     failures: dict[str, str] = {}
     console = Console(stderr=True)
     with Progress(
@@ -78,13 +89,17 @@ def build_with_progress(
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the recipe: 1 if a package failed as a whole, 2 if nothing could be done."""
+    """Run the recipe.
+
+    Returns:
+        The exit code: 1 if a package failed, 2 if the recipe could not start.
+    """
     options = parse_arguments(arguments)
     started_s = time.monotonic()
     recipe = Recipe(options.output.expanduser().resolve())
     try:
         packages = choose_packages(recipe, options.tier, options.packages, options.unlabelled)
-        with sole_run(recipe.output_dir):
+        with locked(recipe.output_dir):
             failures = build_with_progress(recipe, packages, options.unlabelled, options.jobs)
             report = write_manifests(recipe, failures, options.unlabelled)
     except RecipeError as error:

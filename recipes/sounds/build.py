@@ -33,40 +33,51 @@ UNLABELLED_FILES_PER_PACKAGE = 150
 
 @dataclass(frozen=True)
 class Recipe:
-    """The committed tables, and the folder that the sounds go to."""
+    """The tables of the repository, and the folder of the sounds.
+
+    Attributes:
+        output_dir: of sounds, manifests and downloads.
+        recipe_dir: of the tables.
+    """
 
     output_dir: Path
     recipe_dir: Path = RECIPE_DIR
 
     @cached_property
     def captions(self) -> dict[str, list[CaptionRow]]:
+        """Caption rows by package."""
         return manifest.read_captions(self.recipe_dir / "captions.csv")
 
     @cached_property
     def programs(self) -> list[render.Program]:
+        """The General MIDI programs."""
         return render.read_programs(self.recipe_dir / "gm_programs.csv")
 
     @cached_property
     def held_out(self) -> dict[str, str]:
+        """Split of each held-out package."""
         return manifest.read_splits(self.recipe_dir / "splits.json")
 
     @cached_property
     def same_recordings(self) -> dict[str, str]:
+        """Name of each group that another group repeats."""
         return manifest.read_same_recordings(self.recipe_dir / "same_recordings.json")
 
     @cached_property
     def package_facts(self) -> dict[str, dict[str, Any]]:
+        """Tier and size of each package."""
         text = (self.recipe_dir / "packages.json").read_text(encoding="utf-8")
         facts: dict[str, dict[str, Any]] = json.loads(text)
         return facts
 
     def split(self, package: str) -> str:
+        """Split of a package."""
         return self.held_out.get(package, "train")
 
     def packages(self, tier: str, uncaptioned: bool = False) -> list[str]:
-        """Packages of a tier, the largest first, as they decide when the last one is done.
+        """Packages of a tier, the largest first, because they take the longest.
 
-        Those of the tier ``uncaptioned`` have no captioned sounds at all.
+        Packages of the tier ``uncaptioned`` have no captioned sounds.
         """
         facts = self.package_facts
         tiers = {"core"} if tier == "core" else {"core", "full"}
@@ -76,28 +87,31 @@ class Recipe:
         return sorted(chosen, key=lambda name: -facts[name]["download_bytes"])
 
     def fingerprint(self, package: str, unlabelled: bool) -> str:
+        """Changes when the rows of a package or the preparation change."""
         if package == SOUNDFONT_PACKAGE:
             return manifest.fingerprint(VERSION, self.programs)
         rows = self.captions.get(package, [])
         return manifest.fingerprint(VERSION, rows, unlabelled)
 
     def record_path(self, package: str, unlabelled: bool) -> Path:
+        """File of the record of a package."""
         return self.output_dir / ("unlabelled" if unlabelled else "packages") / f"{package}.json"
 
-    def wants(self, package: str, unlabelled: bool) -> bool:
-        """Whether the package has sounds of this kind."""
+    def has_kind(self, package: str, unlabelled: bool) -> bool:
+        """Whether a package has captioned, or unlabelled, sounds."""
         if unlabelled:
             return package != SOUNDFONT_PACKAGE and self.split(package) == "train"
         return package in self.captions or package == SOUNDFONT_PACKAGE
 
     def is_done(self, package: str, unlabelled: bool) -> bool:
+        """Whether a package is finished."""
         path = self.record_path(package, unlabelled)
         return manifest.read_record(path, self.fingerprint(package, unlabelled)) is not None
 
 
 @dataclass(frozen=True)
 class Source:
-    """A sound to prepare, and what the manifest says of it."""
+    """A sound to prepare, with its facts for the manifest."""
 
     source_path: str
     file: Path
@@ -107,7 +121,7 @@ class Source:
 
 
 def clip_id(package: str, source_path: str, segment: int) -> str:
-    """Readable and stable: does not depend on the other files of the package."""
+    """A readable name of a clip, which does not depend on other files of the package."""
     stem = posixpath.splitext(posixpath.basename(source_path))[0]
     slug = re.sub(r"[^a-z0-9]+", "-", stem.lower()).strip("-")[:40] or "clip"
     digest = hashlib.sha256(f"{package}/{source_path}/{segment}".encode()).hexdigest()
@@ -115,7 +129,7 @@ def clip_id(package: str, source_path: str, segment: int) -> str:
 
 
 def add_source(recipe: Recipe, record: Record, source: Source, folder: str) -> None:
-    """Prepare a sound, write its clips, and note in the record what became of it."""
+    """Prepare a sound, write its clips, and add them or the failure to the record."""
     record.files += 1
     try:
         prepared = prepare.prepare_file(source.file, source.max_segments)
@@ -133,7 +147,7 @@ def add_source(recipe: Recipe, record: Record, source: Source, folder: str) -> N
             {
                 "path": path,
                 **source.facts,
-                "split": None,  # set, as groups are joined, when the manifest is made
+                "split": None,  # set by read_records
                 "seconds": round(clip.seconds, 4),
                 "sample_rate": prepare.SAMPLE_RATE_HZ,
                 "bandwidth_hz": source.bandwidth_hz or clip.bandwidth_hz,
@@ -150,7 +164,7 @@ def add_source(recipe: Recipe, record: Record, source: Source, folder: str) -> N
 
 
 def add_captioned(recipe: Recipe, record: Record, tree: unpack.AudioTree) -> None:
-    """Every row of captions.csv of the package."""
+    """Add the sounds of all rows that captions.csv has for the package."""
     rows = recipe.captions[record.package]
     matches = unpack.match_paths([row.source_path for row in rows], set(tree.files))
     record.broken_archives = tree.broken_archives
@@ -174,7 +188,7 @@ def add_captioned(recipe: Recipe, record: Record, tree: unpack.AudioTree) -> Non
 
 
 def add_unlabelled(recipe: Recipe, record: Record, tree: unpack.AudioTree) -> None:
-    """Other audio of the package, music included; a fixed choice where there is much of it."""
+    """Add the other audio of the package, also music; a fixed choice of it if there is much."""
     rows = recipe.captions.get(record.package, [])
     captioned = unpack.match_paths([row.source_path for row in rows], set(tree.files))
     others = set(tree.files) - set(captioned.values())
@@ -194,7 +208,7 @@ def add_unlabelled(recipe: Recipe, record: Record, tree: unpack.AudioTree) -> No
 
 
 def add_renders(recipe: Recipe, record: Record, soundfont: Path, scratch_dir: Path) -> None:
-    """Phrases of the General MIDI programs."""
+    """Add rendered phrases of the General MIDI programs."""
     for program, phrase, file in render.render_all(recipe.programs, soundfont, scratch_dir):
         facts: Entry = {
             "caption": program.caption,
@@ -210,13 +224,16 @@ def add_renders(recipe: Recipe, record: Record, soundfont: Path, scratch_dir: Pa
 
 
 def build_package(recipe: Recipe, package: str, unlabelled: bool = False) -> None:
-    """Make what is missing of a package: its captioned sounds, and others if asked for.
+    """Make the missing sounds of a package: captioned ones, and optionally unlabelled ones.
 
-    Raises RecipeError where the package as a whole cannot be used.
+    Raises:
+        RecipeError: the whole package cannot be used.
     """
     kinds = [False, True] if unlabelled else [False]
     kinds = [
-        kind for kind in kinds if recipe.wants(package, kind) and not recipe.is_done(package, kind)
+        kind
+        for kind in kinds
+        if recipe.has_kind(package, kind) and not recipe.is_done(package, kind)
     ]
     if not kinds:
         return
@@ -243,7 +260,7 @@ def build_package(recipe: Recipe, package: str, unlabelled: bool = False) -> Non
 
 
 def try_package(recipe: Recipe, package: str, unlabelled: bool) -> str | None:
-    """Build a package; the error line if that failed, so that the others go on."""
+    """Build a package; returns the error message if that failed."""
     try:
         build_package(recipe, package, unlabelled)
     except (RecipeError, OSError) as error:
@@ -255,7 +272,7 @@ def try_package(recipe: Recipe, package: str, unlabelled: bool) -> str | None:
 def build_all(
     recipe: Recipe, packages: list[str], unlabelled: bool, jobs: int
 ) -> Iterator[tuple[str, str | None]]:
-    """Build packages side by side; yield each with its error as it ends."""
+    """Build packages in parallel; yields each package at its end, with its error if it failed."""
     if jobs == 1:
         yield from ((package, try_package(recipe, package, unlabelled)) for package in packages)
         return
@@ -280,7 +297,7 @@ def read_records(recipe: Recipe, unlabelled: bool) -> list[Record]:
     for package in sorted({*recipe.captions, *recipe.package_facts}):
         path = recipe.record_path(package, unlabelled)
         record = manifest.read_record(path, recipe.fingerprint(package, unlabelled))
-        if record and recipe.wants(package, unlabelled):
+        if record and recipe.has_kind(package, unlabelled):
             for entry in record.entries:
                 entry["split"] = recipe.split(package)
                 entry["group"] = recipe.same_recordings.get(entry["group"], entry["group"])
@@ -289,11 +306,14 @@ def read_records(recipe: Recipe, unlabelled: bool) -> list[Record]:
 
 
 def write_manifests(recipe: Recipe, failures: dict[str, str], unlabelled: bool) -> dict[str, Any]:
-    """Write manifest.jsonl, permissive.jsonl, report.json and, if asked for, unlabelled.jsonl;
-    return the report.
+    """Write the manifests and ``report.json``.
 
-    ``permissive.jsonl`` has the training sounds alone whose licences let a model of them be passed
-    on without conditions (``redistributable``), and all held-out ones.
+    ``manifest.jsonl`` has all captioned sounds. ``permissive.jsonl`` has the training sounds whose
+    licences allow to pass on a model of them without conditions (``redistributable``), and all
+    held-out sounds. ``unlabelled.jsonl`` is written only with ``unlabelled``.
+
+    Returns:
+        The report.
     """
     records = read_records(recipe, unlabelled=False)
     entries, leaking = manifest.settle(entry for record in records for entry in record.entries)
@@ -333,14 +353,20 @@ def _report(records: list[Record], entries: list[Entry], leaking: Counter[str]) 
 
 
 @contextmanager
-def sole_run(output_dir: Path) -> Iterator[None]:
-    """Keep other runs out of the folder, and clear away what a killed one left behind."""
+def locked(output_dir: Path) -> Iterator[None]:
+    """Lock the folder against other runs, and delete temporary files of killed runs.
+
+    Raises:
+        RecipeError: another run has locked it.
+    """
     output_dir.mkdir(parents=True, exist_ok=True)
     with (output_dir / ".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise RecipeError(f"another run is at work in {output_dir}") from None
+            raise RecipeError(
+                f"{output_dir}: another run works in this folder: wait for it, or end it"
+            ) from None
         for path in [*output_dir.glob(".scratch-*"), *(output_dir / "debs").glob(".partial-*")]:
             shutil.rmtree(path, ignore_errors=True)
         for path in output_dir.rglob(".*.partial"):

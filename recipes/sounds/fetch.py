@@ -1,4 +1,4 @@
-"""Get .deb files with apt, which checks their hashes; one already there is never fetched again."""
+"""Download .deb files with apt, which checks their hashes; existing files are kept."""
 
 import subprocess
 import tempfile
@@ -8,7 +8,7 @@ from urllib.parse import unquote
 
 
 class RecipeError(Exception):
-    """The run or a whole package cannot go on; one line that says why and names the package."""
+    """The run or a whole package cannot continue; the message names the package and the reason."""
 
 
 @dataclass(frozen=True)
@@ -25,19 +25,23 @@ class Deb:
 
 
 def last_line(text: str) -> str:
-    """The line that says what went wrong: the last that is not empty."""
+    """The last line that is not empty, which in the output of a command is the error."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1] if lines else "no message"
 
 
 def find_deb(package: str, debs_dir: Path) -> Deb | None:
-    """The newest file of the package that is already there."""
+    """The newest file of a package in a folder."""
     paths = sorted(debs_dir.glob(f"{package}_*.deb"), key=lambda path: path.stat().st_mtime)
     return Deb(package, paths[-1]) if paths else None
 
 
 def fetch_deb(package: str, debs_dir: Path) -> Deb:
-    """Download a package unless it is there; it appears under its name only when complete."""
+    """Download a package, unless its file exists; an interrupted download leaves no file.
+
+    Raises:
+        RecipeError: apt-get is missing or fails.
+    """
     if deb := find_deb(package, debs_dir):
         return deb
     debs_dir.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
-"""What is known of the clips: caption rows, splits, finished packages, and the manifest files.
+"""Facts of the clips: caption rows, splits, records of finished packages, and manifests.
 
-Each finished package leaves a record next to the audio; a manifest is made from the records alone,
-so that a rerun only prepares what is missing and leakage is judged over all packages at once.
+Each finished package has a record next to the audio, and manifests are made only from records. So a
+second run only prepares the missing packages, and leakage is checked over all packages together.
 """
 
 import csv
@@ -36,7 +36,7 @@ class CaptionRow:
 
 @dataclass
 class Record:
-    """What one package gave. Entries carry `audio_hash` besides the keys of the manifest."""
+    """The sounds of one package. Entries have `audio_hash` in addition to the manifest's keys."""
 
     package: str
     version: str
@@ -79,18 +79,18 @@ def read_splits(path: Path) -> dict[str, str]:
 
 
 def read_same_recordings(path: Path) -> dict[str, str]:
-    """Name to use for groups that turned out to be one: group -> first group of its list."""
+    """For groups that have the same recording: the name of the first group of each list."""
     groups = json.loads(path.read_text(encoding="utf-8"))["groups"]
     return {name: names[0] for names in groups for name in names}
 
 
 def fingerprint(*parts: object) -> str:
-    """Changes when the rows or the code version that a record was made from change."""
+    """A hash of the rows and the code version that a record was made from."""
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a file that is whole or not there."""
+    """Write a file; an interrupted call leaves the old file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{uuid.uuid4().hex}.partial")
     try:
@@ -101,7 +101,7 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def write_record(path: Path, record: Record) -> None:
-    """Mark a package as finished; only once all its audio is written."""
+    """Mark a package as finished, after all its audio has been written."""
     write_atomically(path, json.dumps(asdict(record), indent=0))
 
 
@@ -118,18 +118,23 @@ def settle(
 ) -> tuple[list[Entry], Counter[str]]:
     """Drop exact duplicates, and clips whose recording or group is also in a higher split.
 
-    `taken` are audio hashes and groups of sounds outside `entries`, which none may repeat.
+    Args:
+        entries: of all packages.
+        taken: audio hashes and groups of other sounds; entries that repeat one are dropped.
+
+    Returns:
+        The entries that are kept, and the number of dropped ones by reason.
     """
     entries = sorted(entries, key=_place)
     rank = {split: i for i, split in enumerate(SPLITS)}
     highest: dict[tuple[str, str], str] = {}
 
-    def claim(key: tuple[str, str], split: str) -> None:
+    def raise_split(key: tuple[str, str], split: str) -> None:
         highest[key] = max(highest.get(key, split), split, key=rank.__getitem__)
 
     for entry in entries:
-        claim(("hash", entry["audio_hash"]), entry["split"])
-        claim(("group", entry["group"]), entry["split"])
+        raise_split(("hash", entry["audio_hash"]), entry["split"])
+        raise_split(("group", entry["group"]), entry["split"])
 
     kept: list[Entry] = []
     dropped: Counter[str] = Counter()
@@ -156,7 +161,7 @@ def _place(entry: Entry) -> tuple[str, str, int]:
 
 
 def write_manifest(path: Path, entries: Iterable[Entry]) -> None:
-    """One JSON object per line."""
+    """Write a manifest, one JSON object per line."""
     lines = (
         json.dumps({key: value for key, value in entry.items() if key != "audio_hash"})
         for entry in entries

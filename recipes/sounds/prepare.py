@@ -39,12 +39,13 @@ class Clip:
 
     @property
     def seconds(self) -> float:
+        """Length of the clip."""
         return self.samples.size / SAMPLE_RATE_HZ
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Clips of a file, the hash of its decoded audio, or why it gave no clips."""
+    """Clips of a file, the hash of its decoded audio, and the reason if there are no clips."""
 
     clips: list[Clip]
     audio_hash: str
@@ -53,9 +54,13 @@ class Prepared:
 
 
 def decode(path: Path) -> tuple[Signal, int]:
-    """Samples (frames, channels) and rate; libsndfile first, FFmpeg for what it does not know.
+    """Samples [frames, channels] and sample rate of a file.
 
-    MPEG audio goes to FFmpeg as well: libsndfile's decoder prints its complaints.
+    libsndfile reads it, or FFmpeg if the format is unknown or MPEG: the MPEG decoder of libsndfile
+    prints warnings.
+
+    Raises:
+        DecodeError: neither can read the file.
     """
     try:
         with soundfile.SoundFile(path) as file:
@@ -89,7 +94,7 @@ def _decode_with_av(path: Path) -> tuple[Signal, int]:
                 if frames > MAX_DECODED_SECONDS * rate_hz:
                     break
         except av.error.FFmpegError:
-            if not blocks:  # else only the end is broken
+            if not blocks:  # otherwise only the end is broken
                 raise
     if not blocks:
         raise ValueError("no audio frames")
@@ -106,7 +111,7 @@ def to_mono(samples: Signal) -> Signal:
 
 
 def hash_audio(mono: Signal, rate_hz: int) -> str:
-    """Hash of the audio at 16 bits without its silent ends, so that a container does not matter."""
+    """Hash of the audio at 16 bits without its silent ends; the container makes no difference."""
     pcm = np.round(np.clip(mono, -1, 1) * 32767).astype("<i2")
     sounding = np.flatnonzero(pcm)
     if sounding.size:
@@ -115,7 +120,7 @@ def hash_audio(mono: Signal, rate_hz: int) -> str:
 
 
 def high_pass(mono: Signal, rate_hz: int) -> Signal:
-    """Remove offset and rumble: fourth-order Butterworth magnitude, zero phase, by FFT."""
+    """Remove offset and rumble by FFT: fourth-order Butterworth magnitude, zero phase."""
     padded = _fast_length(mono.size + rate_hz // 4)  # silence, so that the end does not wrap around
     spectrum = np.fft.rfft(mono, padded)
     freqs_hz = np.fft.rfftfreq(padded, 1 / rate_hz).astype(np.float32)
@@ -131,6 +136,7 @@ def _fast_length(length: int) -> int:
 
 
 def to_db(amplitude: float) -> float:
+    """An amplitude relative to 1 in dB, at least -180."""
     return 20 * float(np.log10(max(amplitude, 1e-9)))
 
 
@@ -155,7 +161,7 @@ def segment_starts(length: int, segment_length: int, max_segments: int) -> list[
 
 
 def bandwidth_hz(samples: Signal) -> int:
-    """Highest frequency of the mean spectrum that is less than 60 dB under its strongest."""
+    """Highest frequency of the mean spectrum that is less than 60 dB below its maximum."""
     size = 1024
     blocks = np.pad(samples, (0, -samples.size % size)).reshape(-1, size)
     power = np.square(np.abs(np.fft.rfft(blocks * np.hanning(size), axis=1))).mean(axis=0)
@@ -164,7 +170,7 @@ def bandwidth_hz(samples: Signal) -> int:
 
 
 def prepare_samples(samples: Signal, rate_hz: int, max_segments: int) -> Prepared:
-    """Clips of decoded audio; segments are resampled one by one, as music may last minutes."""
+    """Clips of decoded audio; each segment is resampled by itself, as music may last minutes."""
     seconds = len(samples) / rate_hz
     if not len(samples) or not np.isfinite(samples).all():
         return Prepared([], hash_audio(np.zeros(0, np.float32), rate_hz), seconds, "empty")
@@ -194,7 +200,7 @@ def prepare_file(path: Path, max_segments: int) -> Prepared:
 
 
 def write_clip(path: Path, samples: Signal) -> None:
-    """Write 16-bit WAV; a reader or a killed run never sees half a file under the final name."""
+    """Write a 16-bit WAV file; an interrupted call leaves no file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{uuid.uuid4().hex}.partial")
     try:

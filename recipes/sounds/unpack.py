@@ -1,7 +1,7 @@
-"""Stream a .deb and keep its audio, also the audio inside archives that games carry.
+"""Read a .deb as a stream and copy its audio, also that inside the archives of games.
 
-Packages of a gigabyte hold a few megabytes of sounds, so the tar is never unpacked as a whole:
-audio files are copied out as they pass, archives are spooled and searched, the rest is skipped.
+Packages of a gigabyte have a few megabytes of sounds, so the tar is never unpacked as a whole.
+Audio files are copied, archives are searched in a temporary file, and all other files are skipped.
 """
 
 import posixpath
@@ -101,7 +101,7 @@ def _c4group_walk(data: bytes, folder: str) -> Iterator[Member]:
 
 
 def archive_reader(name: str, head: bytes) -> Callable[[IO[bytes]], Iterator[Member]] | None:
-    """How to read an archive, told by its first bytes (games use many suffixes for a zip)."""
+    """The reader of an archive, by its first bytes: games use many suffixes for zip files."""
     if head.startswith(ZIP_MAGIC):
         return zip_members
     if head.startswith(RCC_MAGIC):
@@ -121,7 +121,7 @@ class AudioTree:
         self._scratch_dir = scratch_dir
 
     def add(self, path: str, content: IO[bytes] | bytes) -> None:
-        """Copy an audio file out; numbered names, as paths differing in case must not clash."""
+        """Copy an audio file. Its new name is a number, because paths may differ only in case."""
         target = self._scratch_dir / f"{len(self.files)}{posixpath.splitext(path)[1].lower()}"
         with target.open("wb") as file:
             if isinstance(content, bytes):
@@ -131,7 +131,7 @@ class AudioTree:
         self.files[path] = target
 
     def add_archive(self, path: str, content: IO[bytes], head: bytes) -> None:
-        """Copy the audio of an archive out, if the file is one; note an archive that is broken."""
+        """Copy the audio of a file if it is an archive; a broken archive is recorded."""
         if (reader := archive_reader(path, head)) is None:
             return
         with tempfile.TemporaryFile(dir=self._scratch_dir) as spool:
@@ -145,7 +145,7 @@ class AudioTree:
                 self.broken_archives.append(f"{path}: {error}")
 
     def resolve_links(self) -> None:
-        """Let links to audio files stand for the files (after the stream: targets may follow)."""
+        """Add links to audio files, after the stream, because a target may follow its link."""
         for path, target in self.links.items():
             for _ in range(8):
                 if target in self.files:
@@ -156,7 +156,11 @@ class AudioTree:
 
 @contextmanager
 def open_deb(deb_path: Path) -> Iterator[tarfile.TarFile]:
-    """The files of a .deb as a stream; RecipeError where it cannot be read to its end."""
+    """The files of a .deb as a stream.
+
+    Raises:
+        RecipeError: the file cannot be read to its end.
+    """
     package = deb_path.name.split("_")[0]
     if not deb_path.is_file():
         raise RecipeError(f"{package}: no such file: {deb_path}")
@@ -188,15 +192,19 @@ def unpack_audio(deb_path: Path, scratch_dir: Path) -> AudioTree:
     return tree
 
 
-def unpack_file(deb_path: Path, wanted: str, target: Path) -> None:
-    """Copy one file out of a .deb."""
+def unpack_file(deb_path: Path, path: str, target: Path) -> None:
+    """Copy one file of a .deb.
+
+    Raises:
+        RecipeError: the package does not contain it.
+    """
     with open_deb(deb_path) as tar:
         for member in tar:
-            if posixpath.normpath(member.name) == wanted and (content := tar.extractfile(member)):
+            if posixpath.normpath(member.name) == path and (content := tar.extractfile(member)):
                 with target.open("wb") as file:
                     shutil.copyfileobj(content, file, 1 << 20)
     if not target.is_file():
-        raise RecipeError(f"{deb_path.name.split('_')[0]}: {deb_path.name} holds no {wanted}")
+        raise RecipeError(f"{deb_path.name.split('_')[0]}: {deb_path.name} holds no {path}")
 
 
 def _add_member(tree: AudioTree, tar: tarfile.TarFile, member: tarfile.TarInfo) -> None:
@@ -213,26 +221,32 @@ def _add_member(tree: AudioTree, tar: tarfile.TarFile, member: tarfile.TarInfo) 
             tree.add_archive(path, content, content.read(4))
 
 
-def match_tail(wanted: str, paths_by_name: dict[str, list[str]], paths: set[str]) -> str | None:
-    """The path that `wanted` means: itself, or the one that shares the longest tail with it.
+def match_tail(path: str, paths_by_name: dict[str, list[str]], paths: set[str]) -> str | None:
+    """The path of a package that a path of the captions stands for.
 
-    Paths of the captions start below an archive or below `usr/share`, so only tails compare.
+    It is the same path, or the path that shares the longest tail with it: paths of the captions
+    begin below an archive or below `usr/share`, so only tails compare.
+
+    Args:
+        path: of the captions.
+        paths_by_name: paths of the package by file name.
+        paths: of the package.
     """
-    if wanted in paths:
-        return wanted
-    parts = PurePosixPath(wanted).parts[::-1]
+    if path in paths:
+        return path
+    parts = PurePosixPath(path).parts[::-1]
 
-    def shared(path: str) -> int:
-        pairs = zip(parts, PurePosixPath(path).parts[::-1], strict=False)
+    def shared_parts(other: str) -> int:
+        pairs = zip(parts, PurePosixPath(other).parts[::-1], strict=False)
         return next((i for i, (a, b) in enumerate(pairs) if a != b), len(parts))
 
     candidates = paths_by_name.get(parts[0], [])
-    return max(sorted(candidates), key=shared, default=None)
+    return max(sorted(candidates), key=shared_parts, default=None)
 
 
-def match_paths(wanted: list[str], paths: set[str]) -> dict[str, str | None]:
+def match_paths(captioned: list[str], paths: set[str]) -> dict[str, str | None]:
     """`match_tail` for many paths."""
     by_name: dict[str, list[str]] = {}
     for path in paths:
         by_name.setdefault(posixpath.basename(path), []).append(path)
-    return {path: match_tail(path, by_name, paths) for path in wanted}
+    return {path: match_tail(path, by_name, paths) for path in captioned}

@@ -14,7 +14,7 @@ def track(items: Sequence[T] | Iterable[T], what: str, total: int | None = None)
 
     Args:
         items: they are given unchanged.
-        what: text beside the bar.
+        what: text next to the bar.
         total: number of items, if ``len(items)`` is not known.
 
     Example:

@@ -97,6 +97,14 @@ class Query:
     positive: tuple[Prompt, ...] = ()
     negative: tuple[Prompt, ...] = ()
 
+    if TYPE_CHECKING:  # the arguments may be single prompts, the attributes are always tuples
+
+        def __init__(
+            self,
+            positive: Prompt | Path | Sequence[Prompt | Path] = (),
+            negative: Prompt | Path | Sequence[Prompt | Path] = (),
+        ) -> None: ...
+
     def __post_init__(self) -> None:
         for name in ("positive", "negative"):
             prompts = getattr(self, name)

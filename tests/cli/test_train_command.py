@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -18,8 +19,11 @@ from typer.testing import CliRunner
 from singleout import Extractor
 from singleout.audio import write_wav
 from singleout.cli import app
-from singleout.model import QueriedSeparator
+from singleout.model import QueriedSeparator, read_config
+from singleout.storage.models import resolve_model
+from singleout.train import TrainConfig, train
 from tests.conftest import TINY_SEPARATOR
+from tests.train.runs import cache_model
 
 RATE = 32_000
 
@@ -66,10 +70,18 @@ def test_trains_and_the_model_extracts(config: Path) -> None:
     assert np.abs(result.target).max() > 0
 
 
-def test_a_folder_of_sounds_goes_on_from_a_model(
-    calibrated_model_folder: Path, tmp_path: Path
+def test_a_folder_of_sounds_continues_from_a_model(
+    calibrated_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever that is: with its sizes, its manipulation and its kinds of queries."""
+    """The new model has the sizes, the manipulation and the kinds of queries of the old one."""
+
+    def train_briefly(settings: TrainConfig) -> Path:
+        short = {"segment_seconds": 0.5, "crop_hop_seconds": 0.25}
+        mixtures = settings.mixtures.model_copy(update=short)
+        changes = {"batch_size": 2, "num_workers": 0, "mixtures": mixtures}
+        return train(settings.model_copy(update=changes))
+
+    monkeypatch.setattr("singleout.train.run.train", train_briefly)
     for i in range(4):
         noise = np.random.default_rng(i).normal(0, 0.1, (1, RATE // 2)).astype(np.float32)
         (tmp_path / "sounds").mkdir(exist_ok=True)
@@ -84,20 +96,20 @@ def test_a_folder_of_sounds_goes_on_from_a_model(
         for folder in (calibrated_model_folder, tmp_path / "run" / "model")
     )
     assert after.config.quietest_db == -41.02  # 15 dB below an RMS of 0.05
-    changed = {"sha256": None, "quietest_db": None}
-    assert after.config.model_copy(update=changed) == before.config.model_copy(update=changed)
+    new = {"sha256": None, "quietest_db": None}
+    assert after.config.model_copy(update=new) == before.config.model_copy(update=new)
     changed = [
         not torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True)
     ]
     assert any(changed)
 
 
-def test_what_training_cannot_read_is_told(config: Path) -> None:
+def test_files_that_training_cannot_read_are_named(config: Path) -> None:
     folder = config.parent / "sounds"
     (folder / "phone").mkdir()
     for name in ("phone/a.m4a", "phone/b.M4A", "c.mp4", "phone/._d.m4a", "notes.txt"):
         (folder / name).write_bytes(b"")
-    (folder / "broken.WAV").write_bytes(b"")  # so that nothing is trained
+    (folder / "broken.WAV").write_bytes(b"")  # stops the run before its first step
     for arguments in (["--audio", str(folder), "-o", str(config.parent / "run")], [str(config)]):
         run = CliRunner().invoke(app, ["train", *arguments])
         assert run.exit_code == 1
@@ -106,7 +118,7 @@ def test_what_training_cannot_read_is_told(config: Path) -> None:
         assert error.startswith(f"error: {folder / 'broken.WAV'}: cannot be read as audio")
 
 
-def test_a_folder_may_be_called_as_a_date(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_may_be_named_like_a_date(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(config.parent)
     run = CliRunner().invoke(app, ["train", str(config), "-o", "2024-07-30", "--steps", "1"])
     assert run.exit_code == 0, run.output
@@ -114,21 +126,21 @@ def test_a_folder_may_be_called_as_a_date(config: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
-def test_ctrl_c_says_how_to_go_on(config: Path, command: list[str]) -> None:
+def test_ctrl_c_names_the_way_to_resume(config: Path, command: list[str]) -> None:
     arguments = ["train", str(config), "steps=100000", "checkpoint_every=1"]
     with subprocess.Popen([*command, *arguments], stderr=subprocess.PIPE, text=True) as run:
         checkpoint = config.parent / "run" / "checkpoint.safetensors"
         while not checkpoint.exists() and run.poll() is None:
-            time.sleep(0.1)
+            time.sleep(0.02)
         run.send_signal(signal.SIGINT)
-        _, said = run.communicate(timeout=120)
+        _, stderr = run.communicate(timeout=120)
     assert run.returncode == 130
-    assert "the same command goes on from the last checkpoint in" in said
-    assert said.endswith("interrupted\n")
-    assert "Traceback" not in said
+    assert "repeat the command to resume from the last checkpoint in" in stderr
+    assert stderr.endswith("interrupted\n")
+    assert "Traceback" not in stderr
 
 
-def test_standard_output_is_the_model_and_progress_goes_to_the_other(
+def test_the_model_is_on_stdout_and_the_progress_on_stderr(
     config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("singleout.train.progress.SECONDS_PER_LINE", 0.0)
@@ -138,6 +150,68 @@ def test_standard_output_is_the_model_and_progress_goes_to_the_other(
     lines = [line for line in run.stderr.splitlines() if line.startswith("step ")]
     assert [line.split(":")[0] for line in lines] == ["step 1 of 2", "step 2 of 2"]
     assert all(re.search(r" steps/s, .*loss -?\d", line) for line in lines)
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> list[TrainConfig]:
+    """Configs of the runs that the command starts; nothing is trained."""
+    started: list[TrainConfig] = []
+
+    def record(settings: TrainConfig) -> Path:
+        started.append(settings)
+        return settings.output / "model"
+
+    monkeypatch.setattr("singleout.train.run.train", record)
+    return started
+
+
+def test_init_may_be_the_packaged_model(config: Path, runs: list[TrainConfig]) -> None:
+    sounds, output = config.parent / "sounds", config.parent / "run"
+    for arguments in ([str(config)], ["--audio", str(sounds), "-o", str(output)]):
+        run = CliRunner().invoke(app, ["train", *arguments, "--init", "builtin"])
+        assert run.exit_code == 0, run.output
+    packaged = resolve_model("builtin")
+    assert [settings.init for settings in runs] == [packaged, packaged]
+    assert runs[1].model == read_config(packaged).model_copy(update={"sha256": None})
+
+
+def test_init_may_be_a_model_on_a_hub(
+    config: Path,
+    runs: list[TrainConfig],
+    debug_model_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    snapshot = cache_model(config.parent / "hub", debug_model_folder, monkeypatch)
+    run = CliRunner().invoke(app, ["train", str(config), "--init", "someone/debug"])
+    assert run.exit_code == 0, run.output
+    assert runs[0].init == snapshot
+    run = CliRunner().invoke(app, ["train", str(config), "init=someone/debug"])
+    assert run.exit_code == 0, run.output
+    assert runs[1].init is not None
+    assert resolve_model(runs[1].init) == snapshot
+
+
+def test_init_may_be_a_folder_called_builtin(
+    config: Path,
+    runs: list[TrainConfig],
+    debug_model_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = shutil.copytree(debug_model_folder, config.parent / "builtin")
+    monkeypatch.chdir(config.parent)
+    for arguments in (["--init", "./builtin"], ["init=./builtin"]):
+        run = CliRunner().invoke(app, ["train", str(config), *arguments])
+        assert run.exit_code == 0, run.output
+    assert [settings.init for settings in runs] == [folder, folder]
+
+
+def test_without_init_a_new_model_is_trained(config: Path, runs: list[TrainConfig]) -> None:
+    where = ["--audio", str(config.parent / "sounds"), "-o", str(config.parent / "run")]
+    run = CliRunner().invoke(app, ["train", *where, "--steps", "50"])
+    assert run.exit_code == 0, run.output
+    assert (runs[0].init, runs[0].steps, runs[0].warmup_steps) == (None, 50, 5)
+    assert runs[0].model.separator.type == "conditioned_unet"
+    assert [step.type for step in runs[0].model.manipulation.steps] == ["neighbours", "dropout"]
 
 
 @pytest.mark.parametrize(
@@ -157,8 +231,8 @@ def test_standard_output_is_the_model_and_progress_goes_to_the_other(
     ],
 )
 def test_bad_input_is_one_line(config: Path, arguments: list[str], message: str) -> None:
-    given = [argument.format(config=config) for argument in arguments]
-    run = CliRunner().invoke(app, ["train", *given])
+    command = ["train", *(argument.format(config=config) for argument in arguments)]
+    run = CliRunner().invoke(app, command)
     assert run.exit_code == 1, run.output
     assert message in run.stderr
     assert run.stderr.count("\n") == 1

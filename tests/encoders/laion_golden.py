@@ -1,9 +1,9 @@
-"""Embeddings by LAION's own code, for ``tests/test_laion.py``, with weights that both sides make.
+"""Embeddings by LAION's code for ``tests/encoders/test_laion.py``, with the same weights as ours.
 
-LAION's package needs torchvision, librosa, webdataset, wandb and more, too much for the tests, so
-its embeddings are kept in ``laion.json``. HTS-AT is of full size (tiny, base, fused tiny);
-RoBERTa, which on both sides is transformers', has two layers and 261 words. To make them anew, in
-an environment of its own, without the packages that the model's code does not need:
+LAION's package needs torchvision, librosa, webdataset, wandb and more, which is too much for the
+tests. So its embeddings are kept in ``laion.json``. HTS-AT has its full size (tiny, base, fused
+tiny). RoBERTa, for which both use transformers, has two layers and 261 words. To make the file
+again, use a separate environment without the packages that the model's code does not need:
 
     pip install -c constraints.txt -e '.[dev]' torchlibrosa h5py
     pip install --no-deps laion-clap
@@ -43,17 +43,17 @@ TEXT_WIDTH, TEXT_LAYERS, TEXT_HIDDEN, VOCABULARY = 768, 2, 256, 261
 
 def shapes(dim: int, depths: tuple[int, ...], fused: bool) -> dict[str, tuple[int, ...]]:
     """Names and shapes of a LAION-CLAP's tensors, as far as embeddings depend on them."""
-    found: dict[str, tuple[int, ...]] = {"logit_scale_a": (), "logit_scale_t": ()}
+    result: dict[str, tuple[int, ...]] = {"logit_scale_a": (), "logit_scale_t": ()}
 
     def affine(name: str, width: int) -> None:
-        found[f"{name}.weight"] = found[f"{name}.bias"] = (width,)
+        result[f"{name}.weight"] = result[f"{name}.bias"] = (width,)
 
     def batch_norm(name: str, width: int) -> None:
         affine(name, width)
-        found[f"{name}.running_mean"] = found[f"{name}.running_var"] = (width,)
+        result[f"{name}.running_mean"] = result[f"{name}.running_var"] = (width,)
 
     def linear(name: str, c_in: int, c_out: int, *kernel: int) -> None:
-        found[f"{name}.weight"], found[f"{name}.bias"] = (c_out, c_in, *kernel), (c_out,)
+        result[f"{name}.weight"], result[f"{name}.bias"] = (c_out, c_in, *kernel), (c_out,)
 
     audio = "audio_branch."
     batch_norm(f"{audio}bn0", 64)
@@ -77,16 +77,16 @@ def shapes(dim: int, depths: tuple[int, ...], fused: bool) -> dict[str, tuple[in
             linear(f"{name}attn.proj", width, width)
             linear(f"{name}mlp.fc1", width, 4 * width)
             linear(f"{name}mlp.fc2", 4 * width, width)
-            found[f"{name}attn.relative_position_bias_table"] = (15 * 15, 4 * 2**i)
+            result[f"{name}attn.relative_position_bias_table"] = (15 * 15, 4 * 2**i)
         if i + 1 < len(depths):
             affine(f"{audio}layers.{i}.downsample.norm", 4 * width)
-            found[f"{audio}layers.{i}.downsample.reduction.weight"] = (2 * width, 4 * width)
+            result[f"{audio}layers.{i}.downsample.reduction.weight"] = (2 * width, 4 * width)
     affine(f"{audio}norm", 8 * dim)
 
     text = "text_branch.embeddings."
-    found[f"{text}word_embeddings.weight"] = (VOCABULARY, TEXT_WIDTH)
-    found[f"{text}position_embeddings.weight"] = (514, TEXT_WIDTH)
-    found[f"{text}token_type_embeddings.weight"] = (1, TEXT_WIDTH)
+    result[f"{text}word_embeddings.weight"] = (VOCABULARY, TEXT_WIDTH)
+    result[f"{text}position_embeddings.weight"] = (514, TEXT_WIDTH)
+    result[f"{text}token_type_embeddings.weight"] = (1, TEXT_WIDTH)
     affine(f"{text}LayerNorm", TEXT_WIDTH)
     for i in range(TEXT_LAYERS):
         name = f"text_branch.encoder.layer.{i}."
@@ -101,7 +101,7 @@ def shapes(dim: int, depths: tuple[int, ...], fused: bool) -> dict[str, tuple[in
     for name, width in (("audio", 8 * dim), ("text", TEXT_WIDTH)):
         linear(f"{name}_projection.0", width, 512)
         linear(f"{name}_projection.2", 512, 512)
-    return found
+    return result
 
 
 def drawn(name: str, shape: tuple[int, ...]) -> Tensor:
@@ -229,14 +229,14 @@ def main() -> None:
     for case, size in CASES.items():
         model = _laion_model(case)
         given = weights(case)
-        own = model.state_dict()
-        missing = own.keys() - given.keys()
+        state = model.state_dict()
+        missing = state.keys() - given.keys()
         prefixes = ("audio_branch.spectrogram_extractor.", "audio_branch.logmel_extractor.",
                     "audio_branch.tscam_conv.", "audio_branch.head.", "audio_transform.",
                     "text_transform.")  # fmt: skip
         rest = [n for n in missing if not n.startswith(prefixes) and not n.endswith(unused)]
         assert not rest, rest
-        assert given.keys() <= own.keys(), given.keys() - own.keys()
+        assert given.keys() <= state.keys(), given.keys() - state.keys()
         model.load_state_dict(given, strict=False)
         audio, text = _inputs(bool(size["fused"]))
         embeddings = {
@@ -247,8 +247,8 @@ def main() -> None:
             k: np.round(v.numpy().astype(float), 6).tolist() for k, v in embeddings.items()
         }
         print(case, {k: list(v.shape) for k, v in embeddings.items()}, "left out:", len(missing))
-    text = json.dumps(golden, separators=(",", ":"))
-    GOLDEN.write_text(text.replace('},"', '},\n"') + "\n", encoding="utf-8")
+    lines = json.dumps(golden, separators=(",", ":"))
+    GOLDEN.write_text(lines.replace('},"', '},\n"') + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -55,8 +55,8 @@ def test_audio_embeddings_are_those_of_transformers(encoder: ClapEncoder) -> Non
         ).pooler_output
         expected = F.normalize(encoder.model.audio_projection(hidden), dim=-1)[0]
         torch.testing.assert_close(embedding, expected, atol=1e-5, rtol=0)
-        alone = encoder.embed_audio(clip.numpy(), RATE)[0]
-        torch.testing.assert_close(embedding, alone, atol=1e-5, rtol=0)
+        single = encoder.embed_audio(clip.numpy(), RATE)[0]
+        torch.testing.assert_close(embedding, single, atol=1e-5, rtol=0)
     assert (ours[0] - ours[1]).abs().max() > 1e-3
 
 

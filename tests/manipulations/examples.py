@@ -7,9 +7,9 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from singleout.manipulations import (
+    AnyManipulation,
     Chain,
     FitEmbeddings,
-    Manipulation,
     Manipulator,
     MeanShift,
     Pca,
@@ -44,13 +44,13 @@ def corpus(sounds: int = 80, captions: int = 60, dim: int = DIM, seed: int = 3) 
 EXAMPLES = corpus()
 
 
-def fitted(*steps: Manipulation, examples: FitEmbeddings = EXAMPLES) -> Manipulator:
+def fitted(*steps: AnyManipulation, examples: FitEmbeddings = EXAMPLES) -> Manipulator:
     manipulator = Manipulator(Chain(steps=steps), examples.audio.shape[1])
     manipulator.fit(examples)
     return manipulator
 
 
-def trained(step: Manipulation, given_: Tensor, seed: int = 0) -> Tensor:
+def trained(step: AnyManipulation, given_: Tensor, seed: int = 0) -> Tensor:
     """Of audio, by a step that learns nothing."""
     return Manipulator(Chain(steps=(step,)), given_.shape[1]).for_training(
         given_, False, seeded(seed)

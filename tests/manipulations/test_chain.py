@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from singleout.errors import ModelError
 from singleout.manipulations import (
+    AnyManipulation,
     Chain,
     Dropout,
     FitEmbeddings,
-    Manipulation,
     Manipulator,
     MeanShift,
     Neighbours,
@@ -73,7 +73,7 @@ MAPS = st.one_of(
 )
 
 
-def leaves_captions(chosen: list[Manipulation]) -> bool:
+def leaves_captions(chosen: list[AnyManipulation]) -> bool:
     """Whether no step puts few sounds in the place of all captions before several are retrieved."""
     collapsed = False
     for step in chosen:
@@ -85,7 +85,7 @@ def leaves_captions(chosen: list[Manipulation]) -> bool:
     return True
 
 
-def chains(steps: st.SearchStrategy[Manipulation], longest: int = 4) -> st.SearchStrategy[Chain]:
+def chains(steps: st.SearchStrategy[AnyManipulation], longest: int = 4) -> st.SearchStrategy[Chain]:
     """With one step at most that shortens, so that enough dimensions are left for it."""
     lists = st.lists(steps, max_size=longest)
     few = lists.filter(lambda chosen: sum(isinstance(step, Pca | Pls) for step in chosen) <= 1)
@@ -202,7 +202,11 @@ def test_a_chain_runs_in_order_from_one_generator() -> None:
 
 
 def test_later_steps_learn_from_the_results_of_earlier_steps() -> None:
-    steps = (MeanShift(), Pca(k=10, renormalise=False), Pls(k=4, renormalise=False))
+    steps: tuple[AnyManipulation, ...] = (
+        MeanShift(),
+        Pca(k=10, renormalise=False),
+        Pls(k=4, renormalise=False),
+    )
     manipulator = fitted(*steps)
     assert manipulator.dim == 4
     assert manipulator.state is not None
@@ -248,7 +252,7 @@ CHAINS = [
 
 
 @pytest.mark.parametrize("steps", CHAINS)
-def test_a_manipulator_works_on_another_device(steps: tuple[Manipulation, ...]) -> None:
+def test_a_manipulator_works_on_another_device(steps: tuple[AnyManipulation, ...]) -> None:
     """The meta device refuses tensors of the CPU, like a GPU does."""
     manipulator = fitted(*steps).to(torch.device("meta"))
     given_ = torch.empty(4, DIM, device="meta")
@@ -271,7 +275,7 @@ def test_a_manipulator_works_on_another_device(steps: tuple[Manipulation, ...]) 
 
 @pytest.mark.parametrize("steps", CHAINS)
 def test_the_state_follows_the_module_but_is_not_in_its_state_dict(
-    steps: tuple[Manipulation, ...],
+    steps: tuple[AnyManipulation, ...],
 ) -> None:
     manipulator = fitted(*steps)
     state = manipulator.state

@@ -7,9 +7,9 @@ import torch
 from torch.nn import functional as F
 
 from singleout.manipulations import (
+    AnyManipulation,
     Chain,
     Dropout,
-    Manipulation,
     Manipulator,
     Noise,
 )
@@ -66,7 +66,7 @@ def test_an_embedding_without_any_entry_left_is_zero_and_finite() -> None:
 
 
 @pytest.mark.parametrize("step", [Dropout(), Noise(), Noise(kind="ball")])
-def test_every_call_draws_other_numbers(step: Manipulation) -> None:
+def test_every_call_draws_other_numbers(step: AnyManipulation) -> None:
     manipulator = Manipulator(Chain(steps=(step,)), 256)
     generator = seeded()
     first = manipulator.for_training(embeddings(), False, generator)
@@ -118,5 +118,5 @@ def test_ball_noise_is_uniform_in_the_ball(relative_norm: float, dim: int) -> No
         Noise(relative_norm=2, kind="ball"),
     ],
 )
-def test_renormalised_embeddings_have_unit_norm(step: Manipulation) -> None:
+def test_renormalised_embeddings_have_unit_norm(step: AnyManipulation) -> None:
     close(trained(step, embeddings()).norm(dim=-1), torch.ones(64))

@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from singleout.manipulations import (
+    AnyManipulation,
     Dropout,
     FitEmbeddings,
-    Manipulation,
     MeanShift,
     Neighbours,
     Pca,
@@ -79,7 +79,7 @@ def test_a_repeated_caption_counts_once() -> None:
     ],
 )
 def test_the_memory_is_bounded_and_drawn_with_a_fixed_seed(
-    kind: Callable[[int], Manipulation], kept_from: Tensor
+    kind: Callable[[int], AnyManipulation], kept_from: Tensor
 ) -> None:
     def kept(memory: int) -> Tensor:
         state = fitted(kind(memory)).state

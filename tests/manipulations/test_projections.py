@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from singleout.manipulations import (
+    AnyManipulation,
     FitEmbeddings,
-    Manipulation,
     MeanShift,
     Noise,
     Pca,
@@ -32,7 +32,7 @@ from tests.manipulations.examples import (
 
 
 @pytest.mark.parametrize("step", LEARNING)
-def test_steps_that_learn_give_unit_norms(step: Manipulation) -> None:
+def test_steps_that_learn_give_unit_norms(step: AnyManipulation) -> None:
     manipulator = fitted(step)
     for is_text in (False, True):
         norms = manipulator.for_inference(embeddings(20, DIM), is_text).norm(dim=-1)
@@ -130,7 +130,7 @@ def test_pca_centred_on_sounds_or_nothing_needs_no_captions() -> None:
         EXAMPLES, text=torch.zeros(0, DIM), pairs=torch.zeros(0, dtype=torch.long)
     )
     for centre in ("audio", "none"):
-        assert fitted(Pca(k=3, centre=centre), examples=no_captions).dim == 3  # type: ignore[arg-type]
+        assert fitted(Pca(k=3, centre=centre), examples=no_captions).dim == 3
 
 
 # PLS.

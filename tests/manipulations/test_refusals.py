@@ -18,7 +18,6 @@ from singleout.manipulations import (
     Chain,
     Dropout,
     FitEmbeddings,
-    Manipulation,
     Manipulator,
     MeanShift,
     Pca,
@@ -61,7 +60,7 @@ NOTHING = replace(UNCAPTIONED, audio=torch.zeros(0, DIM))
     ],
 )
 def test_examples_that_lack_something_are_refused_in_one_line(
-    step: Manipulation, examples: FitEmbeddings, message: str
+    step: AnyManipulation, examples: FitEmbeddings, message: str
 ) -> None:
     manipulator = Manipulator(Chain(steps=(step,)), DIM)
     with pytest.raises(ConfigError, match=message) as caught:
@@ -81,14 +80,14 @@ def test_examples_that_lack_something_are_refused_in_one_line(
     ],
 )
 def test_too_many_components_are_refused_before_fitting(
-    steps: tuple[Manipulation, ...], message: str
+    steps: tuple[AnyManipulation, ...], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         Manipulator(Chain(steps=steps), DIM)
 
 
 @pytest.mark.parametrize("step", LEARNING)
-def test_a_manipulator_that_is_not_fitted_is_refused(step: Manipulation) -> None:
+def test_a_manipulator_that_is_not_fitted_is_refused(step: AnyManipulation) -> None:
     manipulator = Manipulator(Chain(steps=(Dropout(), step)), DIM)
     assert manipulator.state is None
     for use in (

@@ -47,8 +47,8 @@ def audiocaps(tmp_path: Path) -> Path:
     write_sound(folder / "train/-quo_ted.wav", 41)
     (folder / "train/bad_0.wav").write_bytes(b"no audio")
     for split in ("val", "test"):
-        said = [f"{n},{split}video,20,Way {n} to say it" for n in range(5)]
-        write_table(folder / f"{split}.csv", header + "\n".join(said) + "\n")
+        lines = [f"{n},{split}video,20,Caption {n} of it" for n in range(5)]
+        write_table(folder / f"{split}.csv", header + "\n".join(lines) + "\n")
         write_sound(folder / f"{split}/Y{split}video.wav", 50)
     return folder
 
@@ -119,22 +119,24 @@ def test_clotho_becomes_a_manifest(clotho: Path) -> None:
 
 def test_fsd50k_becomes_a_manifest(fsd50k: Path) -> None:
     (fsd50k / "FSD50K.dev_audio/7.wav").unlink()
-    found = READERS["fsd50k"](fsd50k)
-    assert (found.missing, found.unreadable) == (1, 0)
-    assert [row["split"] for row in found.rows] == ["train", "validation", "test"]
-    assert found.rows[0]["class"] == "Electric_guitar"
-    assert found.rows[0]["license"] == "http://cc/102"
-    assert found.rows[0]["group"] == "freesound/102"
-    assert "caption" not in found.rows[0]
+    corpus = READERS["fsd50k"](fsd50k)
+    assert (corpus.missing, corpus.unreadable) == (1, 0)
+    assert [row["split"] for row in corpus.rows] == ["train", "validation", "test"]
+    assert corpus.rows[0]["class"] == "Electric_guitar"
+    assert corpus.rows[0]["license"] == "http://cc/102"
+    assert corpus.rows[0]["group"] == "freesound/102"
+    assert "caption" not in corpus.rows[0]
 
 
-def test_nothing_found_is_an_error(audiocaps: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_corpus_without_sounds_is_an_error(
+    audiocaps: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for name in ("train", "val", "test"):
         shutil.rmtree(audiocaps / name)
     assert corpora(["audiocaps", str(audiocaps)]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
-    assert "no sounds were found" in error
+    assert "the corpus has no sounds" in error
     assert not (audiocaps / "manifest.jsonl").exists()
 
 
@@ -168,7 +170,7 @@ def test_the_full_study_never_trains_on_what_it_is_scored_on(
     audiocaps: Path, clotho: Path, fsd50k: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "study"
-    with pytest.raises(ManifestError, match="make it first"):
+    with pytest.raises(ManifestError, match="write it first"):
         study_manifests(audiocaps, clotho, fsd50k, output)
     for name, folder in (("audiocaps", audiocaps), ("clotho", clotho), ("fsd50k", fsd50k)):
         assert corpora([name, str(folder)]) == 0
@@ -183,13 +185,15 @@ def test_the_full_study_never_trains_on_what_it_is_scored_on(
     assert {row["split"] for row in rows} == {
         *("train", "validation", "test_in_domain", "test_out_of_domain")
     }
-    told = {row["group"] for row in captioned if row["split"] == "train"}
-    untold = {row["group"] for row in uncaptioned}
-    assert 0 < len(told) < len(train)
-    assert train - told == {group for group in untold if group.startswith("youtube/")}
-    assert untold - train == {"freesound/7", "freesound/9", "freesound/11"}
+    with_captions = {row["group"] for row in captioned if row["split"] == "train"}
+    without_captions = {row["group"] for row in uncaptioned}
+    assert 0 < len(with_captions) < len(train)
+    assert train - with_captions == {
+        group for group in without_captions if group.startswith("youtube/")
+    }
+    assert without_captions - train == {"freesound/7", "freesound/9", "freesound/11"}
     assert "freesound/102" in scored
-    assert not (train | told | untold) & scored
+    assert not (train | with_captions | without_captions) & scored
     assert not any(row.keys() & {"caption", "alternatives", "class"} for row in uncaptioned)
     for name in ("manifest", "captioned", "uncaptioned"):
         assert read_manifest(output / f"{name}.jsonl")

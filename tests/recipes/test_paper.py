@@ -153,7 +153,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A home folder with the manifests that the configs name, of tiny sounds."""
     folder = tmp_path_factory.mktemp("home")
     splits = {"train": 6, "validation": 3, "test_in_domain": 3, "test_out_of_domain": 3}
-    rows = []
+    rows: list[dict[str, Any]] = []
     for split, count in splits.items():
         for i in range(count):
             name = f"{split}-{i}"

@@ -319,7 +319,8 @@ class TestModels:
         state |= {f"query_encoder.model.{name}": tensor for name, tensor in clap.items()}
         torch.save({"state_dict": state}, path)
         mixture = tmp_path / "mixture.wav"
-        write_wav(mixture, np.random.default_rng(0).normal(0, 0.1, (1, 9_000)), 16_000)
+        noise = np.random.default_rng(0).normal(0, 0.1, (1, 9_000)).astype(np.float32)
+        write_wav(mixture, noise, 16_000)
         out = tmp_path / "out"
         result = CliRunner().invoke(
             app, ["extract", str(mixture), "a dog", "--model", str(path), "-o", str(out)]

@@ -15,6 +15,12 @@ from singleout.separators.separator import downmix
 from tests.conftest import TINY_SEPARATOR
 
 DIM = 32
+
+
+def seeded(seed: int, *shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
 ABSTRACT = {"decode", "encode", "context_samples", "output_layers", "stride_samples"}
 
 
@@ -70,10 +76,6 @@ def test_the_estimate_of_several_parts_is_their_weighted_mean(separator: Any) ->
 
 
 # The downmix.
-
-
-def seeded(seed: int, *shape: int) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def spectra(*shape: int) -> torch.Tensor:

@@ -4,109 +4,126 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from singleout.cli.options import named
 
-FROM_NOTHING = {
+if TYPE_CHECKING:
+    from singleout.train import TrainConfig
+
+NEW_MODEL = {
     "separator": {"type": "conditioned_unet"},
     "manipulation": {"steps": [{"type": "neighbours"}, {"type": "dropout", "p": 0.25}]},
 }
-"""The model that a folder of sounds trains where it does not go on from another one."""
+"""The model that ``--audio`` trains without ``--init``."""
 
 
 def train(
     config: Annotated[
-        Path | None, typer.Argument(help="A run's YAML or JSON.", readable=False)
+        Path | None, typer.Argument(help="Config of the run, YAML or JSON.", readable=False)
     ] = None,
     overrides: Annotated[
-        list[str] | None, typer.Argument(help="Changes to it, such as model.separator.hop=512.")
+        list[str] | None,
+        typer.Argument(help="Changes to the config, such as model.separator.hop=512."),
     ] = None,
     audio: Annotated[
         Path | None,
-        typer.Option(help="Folder of sounds, without captions, instead of a config."),
+        typer.Option(help="Folder of sounds to train on, instead of a config."),
     ] = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Folder of the run.", parser=named, metavar="PATH"),
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="Optimiser steps.", min=1)] = None,
+    steps: Annotated[int | None, typer.Option(help="Number of optimiser steps.", min=1)] = None,
     init: Annotated[
         str | None,
-        typer.Option(help="Folder of a model to start from; 'builtin' is the one in the package."),
+        typer.Option(help="Model to start from: 'builtin', a folder, or owner/name on a hub."),
     ] = None,
 ) -> None:
-    """Train an extractor on sounds alone; it answers words all the same.
+    """Train a model on sounds alone. It extracts sounds by text queries.
 
-    A stopped run goes on where its last checkpoint stands when the same command is given again.
+    Repeat the command to resume a stopped run from its last checkpoint.
     """
-    from singleout.config import load_config, validated
-    from singleout.errors import ConfigError, MissingExtraError
+    from singleout.errors import ConfigError
+    from singleout.train import train as run
 
-    try:
-        from singleout.train.config import TrainConfig
-        from singleout.train.run import train as run
-    except ImportError as error:
-        raise MissingExtraError(
-            f"training needs the train extra ({error}): pip install 'singleout[train]'"
-        ) from None
-
-    given: list[str] = list(overrides or ())
     if config is not None and audio is not None:
         raise ConfigError(
-            "give either a config or --audio, not both: changes such as steps=100 are of a config, "
-            "with --audio there are --steps and --init"
+            "give either a config or --audio, not both; to change a config, write steps=100 or "
+            "the like; with --audio, use --steps and --init"
         )
     if config is not None:
-        options = (("output", output), ("steps", steps), ("init", _init(init)))
-        # As JSON: a folder may be called 2024-07-30, which YAML takes for a date.
-        given += [
-            f"{key}={json.dumps(value if isinstance(value, int) else str(value))}"
-            for key, value in options
-            if value is not None
-        ]
-        settings = load_config(TrainConfig, config, given)
+        settings = _from_config(config, list(overrides or ()), output, steps, init)
     elif audio is not None:
-        if output is None:
-            raise ConfigError("--audio needs --output: the folder that the run is written to")
-        values: dict[str, object] = {"audio": audio, "output": output, "model": FROM_NOTHING}
-        if steps is not None:
-            values |= {"steps": steps, "warmup_steps": min(200, steps // 10)}
-        if (start := _init(init)) is not None:
-            from singleout.model import read_config
-
-            values |= {"init": start, "model": read_config(start).model_dump(exclude={"sha256"})}
-        settings = validated(TrainConfig, values, "the options")
+        settings = _from_folder(audio, output, steps, init)
     else:
         raise ConfigError("nothing to train on: give a config, or --audio FOLDER --output DIR")
     if settings.audio is not None:
-        _tell_left_out(settings.audio)
+        _warn_of_skipped(settings.audio)
     try:
         model = run(settings)
     except KeyboardInterrupt:
         typer.echo(
-            f"stopped: the same command goes on from the last checkpoint in {settings.output}",
+            f"stopped: repeat the command to resume from the last checkpoint in {settings.output}",
             err=True,
         )
         raise
     typer.echo(f"model: {model}")
 
 
-def _tell_left_out(folder: Path) -> None:
-    from singleout.data.manifest import needing_ffmpeg
+def _from_config(
+    path: Path, overrides: list[str], output: Path | None, steps: int | None, init: str | None
+) -> TrainConfig:
+    from singleout.config import load_config
+    from singleout.train import TrainConfig
 
-    if paths := needing_ffmpeg(folder):
-        kinds = ", ".join(sorted({path.suffix.lower() for path in paths}))
-        typer.echo(
-            f"warning: {folder}: {len(paths):,} files are left out ({kinds}): convert them first, "
-            "such as with ffmpeg -i FILE FILE.flac",
-            err=True,
-        )
+    options = (("output", output), ("steps", steps), ("init", _init(init)))
+    # As JSON: a folder may be called 2024-07-30, which YAML takes for a date.
+    changes = [
+        f"{key}={json.dumps(value if isinstance(value, int) else str(value))}"
+        for key, value in options
+        if value is not None
+    ]
+    return load_config(TrainConfig, path, [*overrides, *changes])
+
+
+def _from_folder(
+    audio: Path, output: Path | None, steps: int | None, init: str | None
+) -> TrainConfig:
+    from singleout.config import validated
+    from singleout.errors import ConfigError
+    from singleout.model import read_config
+    from singleout.train import TrainConfig
+
+    if output is None:
+        raise ConfigError("--audio needs --output: the folder that the run is written to")
+    values: dict[str, object] = {"audio": audio, "output": output, "model": NEW_MODEL}
+    if steps is not None:
+        values |= {"steps": steps, "warmup_steps": min(200, steps // 10)}
+    if (start := _init(init)) is not None:
+        values |= {"init": start, "model": read_config(start).model_dump(exclude={"sha256"})}
+    return validated(TrainConfig, values, "the options")
 
 
 def _init(name: str | None) -> Path | None:
-    from singleout.storage.models import resolve_model
+    """The place of a model. The folder ./builtin is absolute: ``builtin`` names another model."""
+    from singleout.storage.models import BUILTIN, resolve_model
 
-    return None if name is None else resolve_model(name)
+    if name is None:
+        return None
+    path = resolve_model(name)
+    return path.absolute() if path == Path(BUILTIN) else path
+
+
+def _warn_of_skipped(folder: Path) -> None:
+    from singleout.data.manifest import needing_ffmpeg
+
+    if paths := needing_ffmpeg(folder):
+        suffixes = ", ".join(sorted({path.suffix.lower() for path in paths}))
+        typer.echo(
+            f"warning: {folder}: {len(paths):,} files are left out ({suffixes}): convert them "
+            "first, such as with ffmpeg -i FILE FILE.flac",
+            err=True,
+        )

@@ -33,8 +33,9 @@ class FeatureSettings:
         min_hz, max_hz: range of the bands, Hz.
         padding: of short clips. ``repeatpad`` repeats whole copies and adds zeros, ``repeat``
             repeats and cuts, any other value adds zeros.
-        fused: whether the model gets the whole of a long clip and three parts of it (four channels
-            on the HTK mel scale), or only one part (one channel on Slaney's mel scale).
+        fused: whether the model is fused. A fused model gets four channels on the HTK mel scale:
+            the whole of a long clip and three parts of it. Other models get one part, on Slaney's
+            mel scale.
 
     Example:
         >>> FeatureSettings(48_000, 480_000, 1_024, 480, 64, 50.0, 14_000.0, "repeatpad", False).hop

@@ -46,7 +46,7 @@ def embed_example(example: Example, encoder: QueryEncoder) -> Tensor:
     _refuse_long(name, audio.shape[1], rate)
     mono = audio.mean(0)
     if float(np.sqrt(np.square(mono, dtype=np.float64).mean())) < SILENT_RMS:
-        raise QueryError(f"{name}: is silent: give an example that holds the sound that is meant")
+        raise QueryError(f"{name}: is silent: give an example with the sound that is meant")
     return encoder.embed_audio(mono, rate)
 
 

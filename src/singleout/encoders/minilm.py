@@ -144,7 +144,23 @@ def for_sentences(tokenizer: Tokenizer) -> Tokenizer:
 
 
 def tokenize(tokenizer: Tokenizer, sentences: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """Token ids and mask, both int64 [sentences, tokens]; see ``for_sentences``."""
+    """Token ids and mask of sentences.
+
+    Args:
+        tokenizer: see ``for_sentences``.
+        sentences: texts.
+
+    Returns:
+        Ids and mask, both int64 [sentences, tokens]. The mask is 0 for padding.
+
+    Example:
+        >>> from tokenizers.models import WordPiece
+        >>> pieces = Tokenizer(WordPiece({"[PAD]": 0, "[UNK]": 1, "dog": 2}, unk_token="[UNK]"))
+        >>> tokenize(pieces, ["dog", "cat"])
+        (tensor([[2],
+                [1]]), tensor([[1],
+                [1]]))
+    """
     encodings = tokenizer.encode_batch(list(sentences))
     ids = torch.tensor([e.ids for e in encodings])
     return ids, torch.tensor([e.attention_mask for e in encodings])

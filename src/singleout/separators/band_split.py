@@ -89,6 +89,12 @@ class EncodedBands:
         spectrum: complex64 [batch, channels, bins, frames].
         features: float32 [batch, width, bands, frames].
         num_samples: length of the mixture.
+
+    Example:
+        >>> import torch
+        >>> config = BandSplitConfig(num_bands=8, channels=8, dilations=(1, 2), free_blocks=1)
+        >>> config.build(16).encode(torch.randn(1, 2, 8_000)).features.shape
+        torch.Size([1, 8, 8, 9])
     """
 
     spectrum: Tensor

@@ -90,8 +90,15 @@ class EncodedMixture:
 
     Attributes:
         spectrum: complex64 [batch, channels, bins, frames], frames padded to the network's stride.
-        skips: one feature map per level, highest resolution first.
+        skips: one feature map per level, from the highest resolution to the lowest.
         num_samples: length of the mixture.
+
+    Example:
+        >>> import torch
+        >>> config = ConditionedUNetConfig(channels=(8, 8), time_strides=(2,), dilations=(1, 2))
+        >>> encoded = config.build(16).encode(torch.randn(1, 2, 8_000))
+        >>> [list(skip.shape) for skip in encoded.skips]
+        [[1, 8, 128, 10], [1, 8, 64, 5]]
     """
 
     spectrum: Tensor

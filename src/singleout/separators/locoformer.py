@@ -169,6 +169,12 @@ class EncodedGrid:
         spectrum: complex64 [batch, channels, bins, frames].
         features: float32 [batch, width, bins / fold, frames].
         num_samples: length of the mixture.
+
+    Example:
+        >>> import torch
+        >>> config = LocoformerConfig(channels=8, hidden=8, heads=2, num_blocks=2, window=4)
+        >>> config.build(16).encode(torch.randn(1, 2, 8_000)).features.shape
+        torch.Size([1, 8, 64, 12])
     """
 
     spectrum: Tensor

@@ -79,6 +79,11 @@ def fetched(
     Raises:
         MissingExtraError: huggingface-hub is not installed.
         ModelError: the repository is not in the cache, and the hub does not give it.
+
+    Example:
+        >>> fetched("someone/missing", "v1", ["*.safetensors"], offline=True)
+        Traceback (most recent call last):
+        singleout.errors.ModelError: someone/missing@v1: no folder of that name, not in ...
     """
     _require_hub(f"{identifier}: there is no such folder, and ")
     from huggingface_hub import snapshot_download

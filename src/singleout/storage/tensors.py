@@ -118,7 +118,7 @@ def write_safetensors(
 def load_tensors(
     module: nn.Module, path: Path, extra_prefix: str | None = None
 ) -> dict[str, Tensor]:
-    """Fill a module from a file of ``save_tensors``; the example is there.
+    """Fill a module from a file of ``save_tensors``.
 
     Args:
         module: it may be on the meta device.
@@ -131,6 +131,14 @@ def load_tensors(
     Raises:
         ModelError: the file is missing or corrupt, or its tensors do not fit the module. Names
             every tensor that is missing, unexpected or of another shape.
+
+    Example:
+        >>> import tempfile, torch
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     file = Path(folder) / "layer.safetensors"
+        ...     save_tensors(torch.nn.Linear(2, 1), file, extra={"learned.mean": torch.ones(2)})
+        ...     load_tensors(torch.nn.Linear(2, 1), file, extra_prefix="learned.")
+        {'learned.mean': tensor([1., 1.])}
     """
     try:
         stored = safetensors.torch.load_file(path)

@@ -1,4 +1,8 @@
-"""Resumable checkpoints in safetensors: weights, averaged weights, optimiser state, step."""
+"""Resumable checkpoints in safetensors: weights, averaged weights, optimiser state, step.
+
+A checkpoint names the run that it belongs to in its metadata: the ``key`` of the run's settings,
+and the identity of its ``encoder`` and its ``sounds``.
+"""
 
 from __future__ import annotations
 
@@ -18,17 +22,38 @@ from singleout.storage.tensors import write_safetensors
 from singleout.train.module import TrainingModule
 
 FILE_NAME = "checkpoint.safetensors"
-MARKED = {
-    "encoder": "another query encoder, whose embeddings are not those of now",
-    "sounds": "other sounds than there are now",
+"""Name of the checkpoint in the folder of a run."""
+DIFFERENCES = {
+    "encoder": "another query encoder, whose embeddings are different",
+    "sounds": "a different set of sounds",
 }
+"""What it means that a part of the identity differs."""
+WAY_OUT = (
+    "choose another output folder (with init, its run can start from the model in this one), or "
+    "delete the checkpoint to start anew"
+)
 
 
 class Checkpoint(Callback):
-    """Writes ``checkpoint.safetensors`` every so many steps, and restores it at the start."""
+    """Writes ``checkpoint.safetensors`` at regular steps, and restores it at the start.
 
-    def __init__(self, folder: Path, every_steps: int, marks: Mapping[str, str]) -> None:
-        self.path, self.every_steps, self.marks = folder / FILE_NAME, every_steps, dict(marks)
+    Args:
+        folder: of the run.
+        every_steps: steps from one checkpoint to the next.
+        key: of the run's settings (``run_key``).
+        identity: of the run's ``encoder`` and ``sounds``.
+
+    Example:
+        >>> checkpoints = Checkpoint(Path("run"), 200, "key", {"encoder": "a", "sounds": "b"})
+        >>> checkpoints.path.as_posix()
+        'run/checkpoint.safetensors'
+    """
+
+    def __init__(
+        self, folder: Path, every_steps: int, key: str, identity: Mapping[str, str]
+    ) -> None:
+        self.path, self.every_steps = folder / FILE_NAME, every_steps
+        self.metadata = {"key": key, **identity}
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         if self.path.exists():
@@ -42,58 +67,75 @@ class Checkpoint(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        # Before the next step rather than after this one: callbacks run before the module's own
-        # hook, which still has to update the averaged weights.
+        # Before the next step and not after this one: Lightning calls callbacks before the hook of
+        # the module, which still has to update the averaged weights.
         assert isinstance(module, TrainingModule)
         if batch_idx and module.step_index % self.every_steps == 0:
-            save(module, trainer.optimizers[0], self.path, self.marks)
+            save(module, trainer.optimizers[0], self.path, self.metadata)
 
     def on_train_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         assert isinstance(module, TrainingModule)
-        save(module, trainer.optimizers[0], self.path, self.marks)
+        save(module, trainer.optimizers[0], self.path, self.metadata)
 
 
 def save(
     module: TrainingModule,
     optimizer: torch.optim.Optimizer,
     path: Path,
-    marks: Mapping[str, str],
+    metadata: Mapping[str, str],
 ) -> None:
-    """Everything that the next step depends on, and by which marks the run is known again.
+    """Write everything that the next step depends on.
+
+    Tensors are named ``module.…`` (weights and averaged weights), ``manipulation.…`` (what the
+    manipulation has learned) and ``optimizer.…``.
+
+    Args:
+        module: the model with its averaged weights.
+        optimizer: of the weights.
+        path: of the checkpoint. It appears whole or not at all.
+        metadata: names the run; the step is added to it.
 
     Raises:
-        TrainingError: a weight is not finite; the checkpoint that stands is kept.
+        TrainingError: a weight is not finite. The previous checkpoint is kept.
     """
     tensors: dict[str, Tensor] = {}
     for name, tensor in module.state_dict().items():
-        tensors[f"module.{name}"] = tensor.detach().clone().contiguous()
+        tensors[f"module.{name}"] = tensor
     for name, tensor in (module.model.manipulator.state or {}).items():
-        tensors[f"manipulation.{name}"] = tensor.detach().clone().contiguous()
+        tensors[f"manipulation.{name}"] = tensor
     for index, state in optimizer.state_dict()["state"].items():
         for name, tensor in state.items():
-            tensors[f"optimizer.{index}.{name}"] = tensor.detach().clone().contiguous()
+            tensors[f"optimizer.{index}.{name}"] = tensor
+    tensors = {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
     if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
         raise TrainingError(
             f"the weights are not finite at step {module.step_index}: lower the learning rate; the "
             "last checkpoint is intact"
         )
-    write_safetensors(tensors, path, {"step": str(module.step_index), **marks})
+    write_safetensors(tensors, path, {"step": str(module.step_index), **metadata})
 
 
 def saved_step(
-    path: Path, key: str, marks: Mapping[str, str] | None = None, changes: Callable[[], str] = str
+    path: Path,
+    key: str,
+    identity: Mapping[str, str] | None = None,
+    changes: Callable[[], str] = str,
 ) -> int:
-    """The step a checkpoint stands at; 0 where there is none.
+    """The step of a checkpoint; 0 if there is no checkpoint.
 
     Args:
         path: of the checkpoint.
-        key: of the run that it must be of.
-        marks: ``encoder`` and ``sounds`` that it must have begun with; a checkpoint without them,
-            of an earlier version, is not asked.
-        changes: says what is not as it was, where it is of another.
+        key: of the run that continues it.
+        identity: of that run's ``encoder`` and ``sounds``. Checkpoints of earlier versions do not
+            have them; then they are not compared.
+        changes: describes which settings differ, for the message of the error.
 
     Raises:
-        ModelError: corrupt, or of a run with another config.
+        ModelError: the file is corrupt, or belongs to another run.
+
+    Example:
+        >>> saved_step(Path("no-run/checkpoint.safetensors"), "key")
+        0
     """
     if not path.exists():
         return 0
@@ -103,40 +145,41 @@ def saved_step(
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path}: corrupt or truncated checkpoint ({error})") from None
     if metadata.get("key") != key:
-        raise ModelError(
-            f"{path}: belongs to a run with another config ({changes()}): choose another "
-            "output folder (init goes on from the model in this one) or delete it to start anew"
-        )
-    for name, mark in (marks or {}).items():
-        if metadata.get(name, mark) != mark:
-            raise ModelError(
-                f"{path}: its run began with {MARKED[name]}: choose another output folder (init "
-                "goes on from the model in this one) or delete it to start anew"
-            )
+        raise ModelError(f"{path}: belongs to a run with another config ({changes()}): {WAY_OUT}")
+    for name, value in (identity or {}).items():
+        if metadata.get(name, value) != value:
+            raise ModelError(f"{path}: this run was started with {DIFFERENCES[name]}: {WAY_OUT}")
     return int(metadata["step"])
 
 
 def restore(module: TrainingModule, optimizer: torch.optim.Optimizer | None, path: Path) -> None:
-    """Bring back what ``save`` wrote; without an optimiser, the weights alone."""
-    restored: dict[int, dict[str, Tensor]] = {}
+    """Load what ``save`` wrote.
+
+    Args:
+        module: receives the weights, the learned part of the manipulation and the step.
+        optimizer: receives its state; None loads the module only.
+        path: of the checkpoint.
+    """
     weights: dict[str, Tensor] = {}
-    learnt: dict[str, Tensor] = {}
+    learned: dict[str, Tensor] = {}
+    states: dict[int, dict[str, Tensor]] = {}
     with safetensors.safe_open(path, "pt") as file:
         for name in file.keys():  # noqa: SIM118
             part, rest = name.split(".", 1)
-            tensor = file.get_tensor(name).clone()  # not mapped: the file is to be replaced
+            # A copy, because a mapped tensor would change when the file is replaced.
+            tensor = file.get_tensor(name).clone()
             if part == "module":
                 weights[rest] = tensor
             elif part == "manipulation":
-                learnt[rest] = tensor
+                learned[rest] = tensor
             else:
                 index, entry = rest.split(".", 1)
-                restored.setdefault(int(index), {})[entry] = tensor
+                states.setdefault(int(index), {})[entry] = tensor
         module.step_index = int(file.metadata()["step"])
     module.load_state_dict(weights)
-    if learnt:  # of the sounds that the run began with
-        module.model.manipulator.state = learnt
+    if learned:  # from the sounds that the run was started with
+        module.model.manipulator.state = learned
         module.model.manipulator.to(module.device)
     if optimizer is not None:
         groups = optimizer.state_dict()["param_groups"]
-        optimizer.load_state_dict({"state": restored, "param_groups": groups})
+        optimizer.load_state_dict({"state": states, "param_groups": groups})

@@ -20,9 +20,31 @@ class Conditioning:
     without a caption is always conditioned on its sound. All draws follow from the seed of the run
     and the index of the example.
 
+    The draws of a batch follow in a fixed order: captions, the alterations of query sounds, the
+    manipulation of sounds, that of captions, mixup; then the same for negative prompts.
+
     Args:
-        model: its encoder, manipulator and sides.
+        model: its encoder, manipulator and sides are used.
         config: of the run.
+
+    Example:
+        >>> import torch
+        >>> from singleout.encoders import load_encoder
+        >>> config = TrainConfig(
+        ...     audio="sounds", output="run", model={"separator": {"type": "identity"}}, p_text=1.0
+        ... )
+        >>> encoder = load_encoder("builtin")
+        >>> condition = Conditioning(QueriedSeparator(config.model, encoder), config)
+        >>> caption = encoder.embed_text("a dog barking")
+        >>> batch = {  # one mixture with one query
+        ...     "index": torch.tensor([0]),
+        ...     "audio_embedding": torch.zeros(1, 1, encoder.dim),
+        ...     "has_positive": torch.tensor([[True]]),
+        ...     "text_embedding": caption[None],
+        ...     "has_text": torch.tensor([[True]]),
+        ... }
+        >>> bool((condition(batch).embeddings == caption).all())
+        True
     """
 
     def __init__(self, model: QueriedSeparator, config: TrainConfig) -> None:

@@ -1,29 +1,45 @@
-"""What a training run is told."""
+"""Config of a training run."""
 
 from __future__ import annotations
 
 from pathlib import Path as AnyPath
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from singleout.config import Positive, StrictConfig, added
 from singleout.data.dataset import QueryAudioConfig
 from singleout.data.plan import SCORED_MIXTURES, MixtureConfig
 from singleout.data.query_plan import QueriesConfig
 from singleout.model import ModelConfig
+from singleout.storage.models import BUILTIN
 
 Path = Annotated[AnyPath, AfterValidator(AnyPath.expanduser)]
 """A path in which ~ is the home folder."""
 
 
+def _init_place(value: object) -> object:
+    """The folder ``./builtin`` as an absolute path: a path forgets the ``./``, and ``builtin`` is
+    the name of the packaged model."""
+    is_folder = isinstance(value, str) and value != BUILTIN and AnyPath(value) == AnyPath(BUILTIN)
+    return AnyPath(BUILTIN).absolute() if is_folder else value
+
+
+ModelName = Annotated[Path, BeforeValidator(_init_place)]
+"""A model, as ``resolve_model`` takes it."""
+
+
 class ValidationConfig(StrictConfig):
-    """Fixed mixtures that are scored during training, with text and with audio queries.
+    """Fixed mixtures that are scored during training, by text and by audio queries.
 
     Args:
-        num_mixtures: how many; 0 turns validation off.
-        every_steps: how often.
-        mixtures: how they are drawn.
+        num_mixtures: number of mixtures; 0 turns validation off.
+        every_steps: training steps from one validation to the next.
+        mixtures: how the mixtures are drawn.
+
+    Example:
+        >>> ValidationConfig(num_mixtures=0).every_steps
+        500
     """
 
     num_mixtures: Annotated[int, Field(ge=0)] = 100
@@ -32,12 +48,16 @@ class ValidationConfig(StrictConfig):
 
 
 class UncaptionedConfig(StrictConfig):
-    """More sounds to train on, by their audio alone: captions that they have are not looked at.
+    """More sounds to train on, by their audio alone. Captions that they have are ignored.
 
     Args:
-        manifest: JSONL of sounds; its split ``train`` is used.
-        audio: a folder of sounds instead.
-        share: of their recordings that are used; a larger share holds every smaller one.
+        manifest: JSONL of sounds; the split ``train`` is used.
+        audio: folder of sounds, instead of a manifest.
+        share: of the recordings that is used, 0 to 1. A larger share contains every smaller one.
+
+    Example:
+        >>> UncaptionedConfig(audio="my_sounds", share=0.5).share
+        0.5
     """
 
     manifest: Path | None = None
@@ -52,44 +72,60 @@ class UncaptionedConfig(StrictConfig):
 
 
 class TrainConfig(StrictConfig):
-    """One run.
+    """One training run.
 
     Args:
-        manifest: JSONL of sounds; its split ``train`` is trained on, ``validation`` scored.
-        audio: a folder of sounds instead of a manifest; a twentieth of them is scored.
-        output: folder of the model, its checkpoint and its logs.
-        model: what is trained.
-        init: folder of a model whose weights to start from; where it has the same manipulation and
-            encoder, also with what that has learnt: sounds that it remembers stay, new ones join.
-        embeddings: file of an ``EmbeddingCache`` to condition on instead of the encoder's own
-            embeddings (the built-in model's recipe makes a cross-fitted one).
+        manifest: JSONL of sounds. The split ``train`` is trained on, ``validation`` is scored.
+        audio: folder of sounds, instead of a manifest. One sound in twenty is held out and scored.
+        output: folder of the run: the model, the checkpoint and the logs.
+        model: the model that is trained.
+        init: model to start from: ``builtin``, a folder, or a hub id such as ``owner/name``. If it
+            has the same manipulation and the same encoder, what its manipulation has learned is
+            kept: sounds in its memory stay, and those of this run are added.
+        embeddings: file of an ``EmbeddingCache`` with the embeddings of the sounds, instead of the
+            encoder's. (The recipe of the built-in model makes a cross-fitted one.)
         mixtures: how training mixtures are drawn.
-        validation: of fixed mixtures.
+        validation: fixed mixtures that are scored.
         uncaptioned: more sounds, without captions.
         query_audio: which sound is the query of an example, and how it is altered.
-        queries: what is asked: for sounds that are there or not, with negative prompts or without.
-        absent_weight: of an example whose target is silence, in the loss.
-        p_text: how often a captioned example is conditioned on its caption instead of a sound.
-        query_mixup: condition captioned examples on a random point between sound and caption, as
-            CLAPSep does (Ma et al., 2024), where ``p_text`` did not choose the caption alone.
-        steps, batch_size: optimiser steps, and mixtures in each (two queries per mixture).
-        optimizer: see ``singleout.train.muon``; ``weight_decay`` is then of what Muon steps.
-        learning_rate, warmup_steps, weight_decay, clip_norm: of the optimiser; cosine decay to a
-            hundredth.
-        ema_decay: of the averaged weights that are validated and saved.
-        device: where to train; ``auto`` is CUDA where there is any. The encoder stays on the CPU.
-            Another device gives another run; on a GPU a run need not be the same to the bit.
-        precision: ``auto`` is bfloat16 where the device has the instructions, else float32.
-        checkpoint_every: steps between checkpoints.
-        num_workers: processes that render mixtures.
-        seed: of everything random.
+        queries: shares of the kinds of queries: for sounds that are present or absent, with
+            negative prompts or without.
+        absent_weight: weight, in the loss, of an example whose target is silence.
+        p_text: probability, 0 to 1, that the query of an example with a caption is the caption
+            instead of a sound.
+        query_mixup: condition examples with captions on a random point between sound and caption,
+            unless ``p_text`` chose the caption. CLAPSep does so (Ma et al., 2024).
+        steps: optimiser steps.
+        batch_size: mixtures in a step; each has two queries.
+        optimizer: ``adamw`` or ``muon`` (``singleout.train.muon``). With ``muon``, weight decay
+            applies to the weights that Muon steps.
+        learning_rate: at the end of the warm-up. It then falls along a cosine, to a hundredth.
+        warmup_steps: steps in which the learning rate rises from 0.
+        weight_decay: of the optimiser.
+        clip_norm: longer gradients are shortened to this norm.
+        ema_decay: of the averaged weights, which are validated and saved.
+        device: ``auto`` is CUDA if there is a CUDA device, else the CPU. The encoder stays on the
+            CPU. Results differ between devices, and a GPU need not repeat them to the bit.
+        precision: ``auto`` is bfloat16 if the device has instructions for it, else float32.
+        checkpoint_every: steps from one checkpoint to the next.
+        num_workers: processes that render mixtures; 0 renders in the main process.
+        seed: of all random draws.
+
+    Example:
+        >>> config = TrainConfig(
+        ...     audio="my_sounds",
+        ...     output="run",
+        ...     model={"separator": {"type": "conditioned_unet"}},
+        ... )
+        >>> config.steps, config.batch_size, config.mixtures.segment_seconds
+        (4000, 8, 4.0)
     """
 
     manifest: Path | None = None
     audio: Path | None = None
     output: Path
     model: ModelConfig
-    init: Path | None = None
+    init: ModelName | None = None
     embeddings: Path | None = None
     mixtures: MixtureConfig = MixtureConfig()
     validation: ValidationConfig = ValidationConfig()
@@ -120,13 +156,13 @@ class TrainConfig(StrictConfig):
         return self
 
     @model_validator(mode="after")
-    def _as_many_questions(self) -> TrainConfig:
+    def _equal_numbers_of_queries(self) -> TrainConfig:
         for name, mixtures in (("", self.mixtures), ("validation.", self.validation.mixtures)):
             fewest, most = mixtures.num_sources
             if fewest == 1 < most:
                 raise ValueError(
-                    f"{name}mixtures.num_sources is [1, {most}]: mixtures of one sound are asked "
-                    "one question, others two, which makes no batch: begin at 2"
+                    f"{name}mixtures.num_sources is [1, {most}]: a mixture of one sound has one "
+                    "query, other mixtures have two, and these make no batch: start at 2"
                 )
         return self
 
@@ -139,9 +175,11 @@ class TrainConfig(StrictConfig):
         return self
 
     @model_validator(mode="after")
-    def _answers_what_is_asked(self) -> TrainConfig:
+    def _model_takes_the_queries(self) -> TrainConfig:
         if self.queries.has_negative and not self.model.negative:
             raise ValueError("negative prompts need a model that takes them: model.negative")
         if self.queries.has_negative and self.query_audio.is_embedded_on_the_fly:
-            raise ValueError("negative prompts do not go with mixup and SpecAugment of the queries")
+            raise ValueError(
+                "negative prompts cannot be combined with mixup or SpecAugment of the queries"
+            )
         return self

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import lightning
@@ -23,15 +24,43 @@ from singleout.train.muon import MuonAdamW
 
 
 def learning_rate_factor(step: int, config: TrainConfig) -> float:
-    """Linear warm-up, then a cosine down to a hundredth; 1 at the peak."""
+    """Learning rate of a step, relative to ``config.learning_rate``.
+
+    It rises linearly during ``config.warmup_steps``. Then it falls along a cosine, to a hundredth
+    at the last step.
+
+    Example:
+        >>> model = {"separator": {"type": "identity"}}
+        >>> config = TrainConfig(
+        ...     audio="sounds", output="run", model=model, warmup_steps=10, steps=100
+        ... )
+        >>> [round(learning_rate_factor(step, config), 3) for step in (0, 9, 10, 55, 100)]
+        [0.1, 1.0, 1.0, 0.505, 0.01]
+    """
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps
     done = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
     return 0.01 + 0.99 * (0.5 + 0.5 * math.cos(math.pi * min(1.0, done)))
 
 
-def ema_update(decay: float) -> Any:
-    """Average that forgets its start quickly: after n updates the decay is at most n / (n + 10)."""
+def ema_update(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
+    """The update of an exponential moving average of weights, for ``AveragedModel``.
+
+    After n updates the decay is at most n / (n + 10), so that the average soon forgets the random
+    weights of the start.
+
+    Args:
+        decay: weight of the old average, 0 to 1, after many updates.
+
+    Returns:
+        A function of the average, the current weight and the number of updates.
+
+    Example:
+        >>> import torch
+        >>> update = ema_update(0.9)
+        >>> [update(torch.zeros(1), torch.ones(1), n).item() for n in (0, 10)]
+        [1.0, 0.5]
+    """
 
     def update(averaged: Tensor, current: Tensor, num_averaged: Tensor | int) -> Tensor:
         n = int(num_averaged)
@@ -43,8 +72,24 @@ def ema_update(decay: float) -> Any:
 class TrainingModule(lightning.LightningModule):
     """Loss, optimiser and averaged weights of a ``QueriedSeparator``.
 
-    ``step_index`` counts optimiser steps over all sessions of a resumed run; everything random is
-    drawn from the seed and it.
+    Args:
+        model: what is trained.
+        config: of the run.
+
+    Attributes:
+        step_index: number of optimiser steps over all sessions of a resumed run.
+        condition: from a batch to the condition of its queries.
+        averaged: the separator with averaged weights, which is validated and saved.
+
+    Example:
+        >>> from singleout.encoders import load_encoder
+        >>> model = {"separator": {"type": "identity"}}
+        >>> config = TrainConfig(audio="sounds", output="run", model=model)
+        >>> module = TrainingModule(
+        ...     QueriedSeparator(config.model, load_encoder("builtin")), config
+        ... )
+        >>> module.step_index
+        0
     """
 
     def __init__(self, model: QueriedSeparator, config: TrainConfig) -> None:
@@ -55,10 +100,12 @@ class TrainingModule(lightning.LightningModule):
         self.condition = Conditioning(model, config)
         self.averaged = AveragedModel(model.separator, avg_fn=ema_update(config.ema_decay))
 
-    def on_fit_start(self) -> None:
-        self.model.manipulator.to(self.device)
-
     def training_step(self, batch: TrainingExample, index: int) -> Tensor:
+        """The loss of a batch: the mean of ``separation_loss_db`` over all queries.
+
+        Raises:
+            TrainingError: the loss is not finite.
+        """
         with torch.autocast(self.device.type, enabled=False):  # as exact as at inference
             condition = self.condition(batch)
         estimate = self.model(batch["mixture"], condition)
@@ -73,22 +120,27 @@ class TrainingModule(lightning.LightningModule):
                 "look for broken sounds; the last checkpoint is intact"
             )
         self.log("loss", loss, prog_bar=True)
-        self.log(
-            "step", float(self.step_index)
-        )  # of the whole run, where Lightning has a session's
+        self.log("step", float(self.step_index))  # of the whole run; Lightning's is of a session
         return loss
 
     def on_train_batch_start(self, batch: Any, index: int) -> None:
+        """Set the learning rate of the step."""
         factor = learning_rate_factor(self.step_index, self.run)
         for group in self.trainer.optimizers[0].param_groups:
             group["lr"] = self.run.learning_rate * factor
         self.log("learning_rate", self.run.learning_rate * factor)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, index: int) -> None:
+        """Update the averaged weights and count the step."""
         self.averaged.update_parameters(self.model.separator)
         self.step_index += 1
 
     def validation_step(self, batch: TrainingExample, index: int) -> None:
+        """Log the scores of the averaged weights, by sounds and by captions.
+
+        ``…_si_sdri`` is the improvement of SI-SDR in dB, ``…_improved`` the share of targets that
+        are better than the mixture. Only queries whose sound is present are scored.
+        """
         self.log("step", float(self.step_index), on_epoch=True, batch_size=1)
         mixture = batch["mixture"].repeat(batch["targets"].shape[1], 1, 1)
         target = by_query(batch["targets"])
@@ -115,6 +167,7 @@ class TrainingModule(lightning.LightningModule):
             self.log(f"{kind}_improved", improved, **options)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
+        """The optimiser that the config names. Vectors, such as biases, have no weight decay."""
         if self.run.optimizer == "muon":
             layers = self.model.separator.output_layers
             return MuonAdamW(

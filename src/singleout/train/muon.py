@@ -1,9 +1,9 @@
-"""Muon: gradients of weight matrices are made orthogonal, so that no direction of them dominates.
+"""Muon: steps of weight matrices are made orthogonal, so that no direction dominates.
 
-After "Muon: an optimizer for hidden layers in neural networks" (Jordan et al., 2024); the step is
-scaled so that a weight moves about as far as AdamW's would, as in "Muon is scalable for LLM
-training" (Liu et al., 2025), and one learning rate serves both. ``torch.optim.Muon`` takes two
-dimensions alone, while our weights are those of convolutions.
+"Muon: an optimizer for hidden layers in neural networks" (Jordan et al., 2024). The step is scaled
+to the size of AdamW's step, as in "Muon is scalable for LLM training" (Liu et al., 2025), so that
+one learning rate serves both. ``torch.optim.Muon`` takes matrices only; the weights of convolutions
+have more dimensions.
 """
 
 from __future__ import annotations
@@ -16,15 +16,27 @@ from torch import Tensor
 
 MOMENTUM = 0.95
 ITERATIONS, COEFFICIENTS = 5, (3.4445, -4.7750, 2.0315)
-"""Of the Newton-Schulz iteration: singular values come to about 0.7 to 1.2."""
+"""Of the Newton-Schulz iteration, which brings singular values to about 0.7 to 1.2."""
 RMS_OF_ADAMW = 0.2
-"""Of an entry of AdamW's step, at a learning rate of one."""
+"""Typical root mean square of AdamW's step at a learning rate of one."""
 
 
 def orthogonalised(matrix: Tensor) -> Tensor:
-    """[rows, columns], about ``U @ V.T`` of its singular value decomposition ``U @ S @ V.T``.
+    """Roughly ``U @ V.T`` of the singular value decomposition ``U @ S @ V.T``.
 
-    In bfloat16, which is exact enough for it.
+    The iteration runs in bfloat16, which is exact enough for it.
+
+    Args:
+        matrix: [rows, columns].
+
+    Returns:
+        [rows, columns], of the type of ``matrix``.
+
+    Example:
+        >>> import torch
+        >>> step = orthogonalised(torch.diag(torch.tensor([100.0, 1.0])))
+        >>> bool((step.diagonal() > 0.5).all())
+        True
     """
     a, b, c = COEFFICIENTS
     x = matrix.bfloat16()
@@ -39,33 +51,53 @@ def orthogonalised(matrix: Tensor) -> Tensor:
 
 
 class MuonAdamW(torch.optim.AdamW):
-    """Muon for weights of two and more dimensions, of which all but the first are taken as one;
-    AdamW for vectors and for what the network ends with.
+    """Muon for weights of two or more dimensions; AdamW for vectors and for the output layers.
+
+    Muon flattens all dimensions of a weight but the first.
 
     Args:
-        weights: all.
-        outputs: those of them that AdamW steps whatever their shape.
-        lr: of both.
-        weight_decay: of what Muon steps.
+        weights: all weights of the network.
+        outputs: weights of the output layers. AdamW steps them, whatever their shape.
+        lr: learning rate of both.
+        weight_decay: of the weights that Muon steps; the others have none.
+
+    Example:
+        >>> import torch
+        >>> layer = torch.nn.Linear(4, 4)
+        >>> optimizer = MuonAdamW(layer.parameters(), [], lr=0.1, weight_decay=0.0)
+        >>> layer(torch.ones(1, 4)).sum().backward()
+        >>> before = layer.weight.detach().clone()
+        >>> optimizer.step()
+        >>> bool((layer.weight != before).any())
+        True
     """
 
     def __init__(
         self, weights: Iterable[Tensor], outputs: Iterable[Tensor], lr: float, weight_decay: float
     ) -> None:
-        last = {id(weight) for weight in outputs}
+        output_ids = {id(weight) for weight in outputs}
         matrices: list[Tensor] = []
         others: list[Tensor] = []
         for weight in weights:
-            (matrices if weight.ndim > 1 and id(weight) not in last else others).append(weight)
+            (matrices if weight.ndim > 1 and id(weight) not in output_ids else others).append(
+                weight
+            )
         groups: list[dict[str, Any]] = [
-            {"params": own, "weight_decay": decay, "is_orthogonal": is_orthogonal}
-            for own, decay, is_orthogonal in ((matrices, weight_decay, True), (others, 0.0, False))
+            {"params": matrices, "weight_decay": weight_decay, "is_orthogonal": True},
+            {"params": others, "weight_decay": 0.0, "is_orthogonal": False},
         ]
         super().__init__(groups, lr=lr)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step; of the gradients that are there."""
+        """Step every weight that has a gradient.
+
+        Args:
+            closure: computes the loss and its gradients; optional.
+
+        Returns:
+            The loss of ``closure``.
+        """
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -82,7 +114,7 @@ class MuonAdamW(torch.optim.AdamW):
             return
         state = self.state[weight]
         if "momentum" not in state:
-            # AdamW looks for steps where a state is loaded.
+            # AdamW expects a step when a state is loaded.
             state |= {"momentum": torch.zeros_like(weight), "step": torch.zeros(())}
         state["step"] += 1
         state["momentum"].lerp_(weight.grad, 1 - MOMENTUM)
@@ -91,4 +123,4 @@ class MuonAdamW(torch.optim.AdamW):
         weight.mul_(1 - lr * weight_decay)
         length = lr * RMS_OF_ADAMW * max(matrix.shape) ** 0.5
         weight.add_(matrix.view(ahead.shape), alpha=-length)
-        weight.grad = None  # nothing is left to AdamW's own step
+        weight.grad = None  # so that AdamW skips this weight

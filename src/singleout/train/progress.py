@@ -1,4 +1,4 @@
-"""How far a run is: a bar on a terminal, else a line a minute; on stderr, as of all commands."""
+"""Progress of a run on stderr: a bar on a terminal, else one line a minute."""
 
 from __future__ import annotations
 
@@ -10,48 +10,53 @@ from lightning.pytorch.callbacks import Callback
 
 SECONDS_PER_LINE = 60.0
 SECONDS_PER_DRAWING = 0.5
-"""Of the bar: its figures have to come from the device."""
+"""The bar is drawn no more often, because its figures have to be copied from the device."""
 
 
 class RunProgress(Callback):
-    """Tells steps, speed, loss and the last validation's scores.
+    """Shows steps, speed, loss and the scores of the last validation.
 
     Args:
-        start: steps that were taken before this session.
+        start: steps that earlier sessions have taken.
         steps: of the whole run.
+
+    Example:
+        >>> progress = RunProgress(start=100, steps=1_000)  # a callback of a Trainer
+        >>> progress.steps
+        1000
     """
 
     def __init__(self, start: int, steps: int) -> None:
         self.start, self.steps = start, steps
         self._bar: Any = None
-        self._began = self._told = 0.0
+        self._start_time = self._last_time = 0.0
 
     def on_train_start(self, *_: Any) -> None:
-        self._began = self._told = monotonic()
+        self._start_time = self._last_time = monotonic()
         if not sys.stderr.isatty():
             return
         from rich.console import Console
         from rich.progress import Progress, TextColumn
 
-        columns = (*Progress.get_default_columns(), TextColumn("{task.fields[said]}"))
+        columns = (*Progress.get_default_columns(), TextColumn("{task.fields[figures]}"))
         self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
-        self._bar.add_task("training", total=self.steps, completed=self.start, said="")
+        self._bar.add_task("training", total=self.steps, completed=self.start, figures="")
         self._bar.start()
 
     def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
         done = self.start + trainer.global_step
         now = monotonic()
         pause = SECONDS_PER_LINE if self._bar is None else SECONDS_PER_DRAWING
-        if now - self._told < pause:
+        if now - self._last_time < pause:
             return
-        self._told = now
-        speed = trainer.global_step / max(now - self._began, 1e-9)
+        self._last_time = now
+        speed = trainer.global_step / max(now - self._start_time, 1e-9)
         scores = (f"{name} {float(v):.2f}" for name, v in trainer.progress_bar_metrics.items())
-        said = ", ".join([f"{speed:.2f} steps/s", *scores])
+        figures = ", ".join([f"{speed:.2f} steps/s", *scores])
         if self._bar is not None:
-            self._bar.update(0, completed=done, said=said)
+            self._bar.update(0, completed=done, figures=figures)
         else:
-            print(f"step {done:,} of {self.steps:,}: {said}", file=sys.stderr, flush=True)
+            print(f"step {done:,} of {self.steps:,}: {figures}", file=sys.stderr, flush=True)
 
     def on_train_end(self, *_: Any) -> None:
         self._stop()

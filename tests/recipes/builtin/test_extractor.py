@@ -31,9 +31,9 @@ from singleout.data.manifest import read_manifest
 from singleout.encoders import BuiltinEncoder
 from singleout.manipulations import Chain, FitEmbeddings, Manipulator, Neighbours
 from singleout.model import ModelConfig, QueriedSeparator
-from singleout.separators import ConditionedUNet
 from singleout.train.config import TrainConfig
-from singleout.train.run import calibrate, split_clips, train
+from singleout.train.corpus import split_clips
+from singleout.train.run import calibrate, train
 from singleout.types import Query
 from tests.conftest import TINY_SEPARATOR
 from tests.recipes.builtin.corpora import tiny_config, write_corpus
@@ -50,7 +50,7 @@ def test_the_time_of_a_step_is_that_of_additional_steps(monkeypatch: pytest.Monk
         assert config.validation.num_mixtures == 0
 
     monkeypatch.setattr(experiment, "train", train_for)
-    monkeypatch.setattr(experiment.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
     config = TrainConfig(
         manifest=Path("unused"), output=Path("unused"), model=ModelConfig(separator=TINY_SEPARATOR)
     )
@@ -238,9 +238,8 @@ def test_the_next_extractor_gives_the_targets_of_the_one_before(
     def only_negative(embeddings: Tensor) -> Condition:
         return Condition.combine(Condition.missing(32, batch=2), Condition.single(embeddings))
 
-    assert isinstance(model.separator, ConditionedUNet)
     with torch.no_grad():  # now negative prompts have an effect
-        model.separator.query[0].weight[:, 32:] = torch.randn(32)
+        model.separator.state_dict()["query.0.weight"][:, 32:] = torch.randn(32)
     back = warm_start.with_query_map(config, debug_encoder, model, rotation).eval()
     torch.testing.assert_close(
         back(mixture, only_negative(old[2:4])),
@@ -296,20 +295,20 @@ def test_text_embeddings_show_whether_two_encoders_have_the_same_space(
     assert warm_start.text_difference(debug_encoder, again) == float("inf")
 
 
-def test_the_card_tells_questions_and_families_apart() -> None:
+def test_the_card_has_a_row_for_each_kind_of_query_and_family() -> None:
     interval = {"estimate": 0.5, "low": 0.4, "high": 0.6}
-    own = {"mean": interval, "share_improved": interval}
-    asked = {
-        "text": {"si_sdri_db": own, "level_within_3_db": interval, "suppression_db": interval},
+    scores = {"mean": interval, "share_improved": interval}
+    queries = {
+        "text": {"si_sdri_db": scores, "level_within_3_db": interval, "suppression_db": interval},
         "absent": {"suppression_db": {"estimate": 21.0, "low": 20.0, "high": 22.0}},
     }
-    lines = card.questions_table({"2 sounds": {"questions": asked}}).splitlines()
+    lines = card.questions_table({"2 sounds": {"questions": queries}}).splitlines()
     assert lines[2].startswith("| 2 sounds | text | 0.50 [0.40, 0.60] | 50 % [40, 60] | 50 %")
     assert lines[3] == "| 2 sounds | absent |  |  |  | 21.00 [20.00, 22.00] |"
-    own["median"] = interval
+    scores["median"] = interval
     short = card.short_table(
-        {"systems": {kind: {"si_sdri_db": own} for kind in ("text", "audio")}},
-        {"3 sounds": {"questions": {"text": {"si_sdri_db": own}}}},
+        {"systems": {kind: {"si_sdri_db": scores} for kind in ("text", "audio")}},
+        {"3 sounds": {"questions": {"text": {"si_sdri_db": scores}}}},
     )
     assert short.splitlines()[2] == "| text | 0.50 [0.40, 0.60] dB | 0.50 dB | 50 % |"
     assert len(short.splitlines()) == 5

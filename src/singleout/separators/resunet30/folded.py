@@ -139,6 +139,14 @@ class InferenceNetwork:
     Args:
         model: its weights are copied.
         dtype: of maps and kernels.
+
+    Example:
+        >>> import torch
+        >>> from singleout.separators import ResUNet30Config
+        >>> with torch.device("meta"):  # a real one has 26 million weights
+        ...     model = ResUNet30Config(num_fft=256, hop=80).build(embedding_dim=8).eval()
+        >>> len(InferenceNetwork(model, torch.bfloat16).encoders)
+        7
     """
 
     def __init__(self, model: ResUNet30, dtype: torch.dtype) -> None:

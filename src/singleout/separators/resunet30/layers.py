@@ -57,7 +57,15 @@ class ResidualBlock(nn.Module):
 
 
 class EncoderBlock(nn.Module):
-    """Holds a residual block under its published name; ``ResUNet30.maps`` pools after it."""
+    """Holds a residual block under its published name; ``ResUNet30.maps`` pools after it.
+
+    Args:
+        in_channels, out_channels: widths.
+
+    Example:
+        >>> [name for name, layer in EncoderBlock(4, 8).named_children()]
+        ['conv_block1']
+    """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -69,6 +77,14 @@ class DecoderBlock(nn.Module):
 
     These are a transposed convolution and, after the features of the encoder are joined, a residual
     block. ``bn2`` is in the published checkpoints but is not used.
+
+    Args:
+        in_channels, out_channels: widths.
+        stride: of the transposed convolution, in (frames, bins).
+
+    Example:
+        >>> [name for name, layer in DecoderBlock(8, 4, (2, 2)).named_children()]
+        ['conv1', 'bn1', 'conv_block2', 'bn2']
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: tuple[int, int]) -> None:

@@ -36,6 +36,11 @@ class Spectrum:
     Attributes:
         spectrum: complex64 [batch, channels, bins, frames].
         num_samples: length of the mixture.
+
+    Example:
+        >>> import torch
+        >>> Spectrum(torch.zeros(1, 2, 1_025, 9, dtype=torch.complex64), num_samples=2_560)
+        Spectrum(spectrum=tensor(...), num_samples=2560)
     """
 
     spectrum: Tensor

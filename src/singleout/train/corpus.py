@@ -1,0 +1,300 @@
+"""The sounds of a run: which clips train and validate, their embeddings, their mixtures."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from singleout.data.dataset import MixtureDataset
+from singleout.data.embeddings import EmbeddingTable, embeddings_of, given_embeddings
+from singleout.data.manifest import (
+    Clip,
+    check_splits,
+    held_out,
+    read_manifest,
+    scan_folder,
+    share_of,
+)
+from singleout.data.plan import MixtureConfig
+from singleout.encoders import QueryEncoder
+from singleout.errors import ManifestError
+from singleout.manipulations import FitEmbeddings, Manipulator
+from singleout.train.config import TrainConfig, UncaptionedConfig
+
+VALIDATION_SEED = 1_000_000
+"""Seed of the validation mixtures, the same in every run."""
+VALIDATION_FRACTION = 20
+"""One sound in so many of a folder is held out for validation."""
+CAPTION_BATCH = 64
+"""Captions that are embedded at once."""
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """The clips of a run.
+
+    Attributes:
+        training: clips to train on, those without captions last.
+        validation: clips to validate with; may be empty.
+    """
+
+    training: list[Clip]
+    validation: list[Clip]
+
+    @property
+    def digest(self) -> str:
+        """Hash of the clips. With other clips a run would not continue with the same mixtures."""
+        digest = hashlib.sha256()
+        for clip in [*self.training, *self.validation]:
+            row = (clip.path.as_posix(), clip.seconds, clip.label, clip.group, clip.captions)
+            digest.update(repr(row).encode(errors="surrogateescape"))
+        return digest.hexdigest()[:16]
+
+
+def read_corpus(config: TrainConfig) -> Corpus:
+    """Find the clips of a run.
+
+    Raises:
+        ManifestError: a manifest or a folder cannot be used.
+
+    Example:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> from singleout.audio import write_wav
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for name in ("dog.wav", "rain.wav"):
+        ...         write_wav(Path(folder) / name, np.zeros((1, 800), np.float32), 8_000)
+        ...     model = {"separator": {"type": "identity"}}
+        ...     corpus = read_corpus(TrainConfig(audio=folder, output="run", model=model))
+        >>> [clip.path.name for clip in corpus.training]
+        ['dog.wav', 'rain.wav']
+        >>> corpus.validation
+        []
+    """
+    training, validation = split_clips(config)
+    if config.uncaptioned is not None:
+        excluded = ((), ()) if config.manifest is None else held_out(config.manifest)
+        known = [*training, *validation]
+        training = training + uncaptioned_clips(config.uncaptioned, known, excluded)
+    return Corpus(training, validation)
+
+
+def split_clips(config: TrainConfig) -> tuple[list[Clip], list[Clip]]:
+    """Clips to train on and clips to validate with; the latter may be empty.
+
+    A manifest names its splits. One sound in twenty of a folder is held out, unless that is too
+    few for one mixture. ``config.uncaptioned`` is not part of the result.
+
+    Raises:
+        ManifestError: the manifest or the folder cannot be used.
+
+    Example:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> from singleout.audio import write_wav
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for number in range(60):
+        ...         path = Path(folder) / f"{number}.wav"
+        ...         write_wav(path, np.zeros((1, 800), np.float32), 8_000)
+        ...     model = {"separator": {"type": "identity"}}
+        ...     splits = split_clips(TrainConfig(audio=folder, output="run", model=model))
+        >>> [len(clips) for clips in splits]
+        [57, 3]
+    """
+    if config.manifest is not None:
+        training = read_manifest(config.manifest, "train")
+        check_splits(config.manifest)
+        return training, read_manifest(config.manifest, "validation", may_be_empty=True)
+    assert config.audio is not None
+    clips = scan_folder(config.audio)
+    count = len(clips) // VALIDATION_FRACTION
+    if count < config.validation.mixtures.num_sources[1]:
+        count = 0  # too few for one mixture
+    numbers = set(np.random.default_rng([config.seed]).permutation(len(clips))[:count])
+    return (
+        [clip for i, clip in enumerate(clips) if i not in numbers],
+        [clip for i, clip in enumerate(clips) if i in numbers],
+    )
+
+
+def uncaptioned_clips(
+    config: UncaptionedConfig,
+    known: Sequence[Clip] = (),
+    excluded: tuple[Collection[Path], Collection[str]] = ((), ()),
+) -> list[Clip]:
+    """The configured share of more recordings, without their captions.
+
+    Args:
+        config: where the recordings are, and which share of them is used.
+        known: clips that already train or validate. Their files are left out.
+        excluded: files and groups to leave out. Groups count in manifests only: in a folder, a
+            group is the name of a file, which another folder may have, too.
+
+    Raises:
+        ManifestError: the manifest or the folder cannot be used.
+
+    Example:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> from singleout.audio import write_wav
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_wav(Path(folder) / "rain.wav", np.zeros((1, 800), np.float32), 8_000)
+        ...     clips = uncaptioned_clips(UncaptionedConfig(audio=folder))
+        ...     others = uncaptioned_clips(UncaptionedConfig(audio=folder), known=clips)
+        >>> [clip.path.name for clip in clips]
+        ['rain.wav']
+        >>> others
+        []
+    """
+    if config.manifest is not None:
+        clips = read_manifest(config.manifest, "train")
+    else:
+        assert config.audio is not None
+        clips = scan_folder(config.audio)
+    files = {clip.path.resolve() for clip in known} | set(excluded[0])
+    groups = excluded[1] if config.manifest is not None else ()
+    return [
+        dataclasses.replace(clip, caption=None, alternatives=())
+        for clip in clips
+        if share_of(clip.group) < config.share
+        and clip.group not in groups
+        and clip.path.resolve() not in files
+    ]
+
+
+def caption_embeddings(clips: list[Clip], encoder: QueryEncoder) -> EmbeddingTable | None:
+    """Embeddings of all captions of all clips; None if no clip has a caption.
+
+    Equal captions are embedded once.
+
+    Example:
+        >>> from singleout.encoders import load_encoder
+        >>> captions = ["a dog barking", "rain"]
+        >>> clips = [
+        ...     Clip(Path("0.wav"), 1.0, caption, (), "class", "group", "train")
+        ...     for caption in captions
+        ... ]
+        >>> caption_embeddings(clips, load_encoder("builtin")).embeddings.shape
+        torch.Size([2, 96])
+    """
+    captions = [caption for clip in clips for caption in clip.captions]
+    if not captions:
+        return None
+    unique = sorted(set(captions))
+    rows = torch.cat(
+        [
+            encoder.embed_text(unique[first : first + CAPTION_BATCH])
+            for first in range(0, len(unique), CAPTION_BATCH)
+        ]
+    )
+    index = {caption: i for i, caption in enumerate(unique)}
+    offsets = np.cumsum([0, *(len(clip.captions) for clip in clips)])
+    return EmbeddingTable(
+        rows[[index[caption] for caption in captions]].clone(), tuple(offsets.tolist())
+    )
+
+
+def fit_embeddings(sounds: EmbeddingTable, captions: EmbeddingTable | None) -> FitEmbeddings:
+    """What a manipulation learns from: the first crop of every sound, and every caption.
+
+    Each sound counts once, because training draws all sounds equally often, whatever their length.
+
+    Args:
+        sounds: embeddings of the crops of every clip.
+        captions: embeddings of the captions of the same clips; None if no clip has a caption.
+
+    Example:
+        >>> import torch
+        >>> sounds = EmbeddingTable(torch.randn(3, 8), (0, 2, 3))  # two crops and one crop
+        >>> captions = EmbeddingTable(torch.randn(1, 8), (0, 0, 1))  # of the second sound
+        >>> examples = fit_embeddings(sounds, captions)
+        >>> len(examples.audio), len(examples.text), examples.pairs
+        (2, 1, tensor([1]))
+    """
+    audio = sounds.embeddings[torch.tensor(sounds.offsets[:-1])]
+    if captions is None:
+        none = torch.zeros(0, audio.shape[-1])
+        return FitEmbeddings(audio, none, torch.zeros(0, dtype=torch.long))
+    counts = torch.tensor(captions.offsets).diff()
+    pairs = torch.arange(len(audio)).repeat_interleave(counts)
+    return FitEmbeddings(audio, captions.embeddings, pairs)
+
+
+def training_dataset(
+    config: TrainConfig, clips: list[Clip], encoder: QueryEncoder, start_step: int = 0
+) -> MixtureDataset:
+    """The mixtures of a run from ``start_step`` to its last step.
+
+    Args:
+        config: of the run.
+        clips: to train on.
+        encoder: embeds the sounds and their captions.
+        start_step: steps that earlier sessions have taken.
+
+    Raises:
+        ManifestError: training uses text, and no clip has a caption.
+        ModelError: ``config.embeddings`` lacks a crop.
+    """
+    uses_text = bool(config.p_text or config.query_mixup)
+    learns = Manipulator(config.model.manipulation, encoder.dim).state is None
+    table = _sound_embeddings(config, clips, config.mixtures, encoder)
+    # Training by sounds has no use for captions, of which a corpus may have very many.
+    captions = caption_embeddings(clips, encoder) if uses_text or learns else None
+    if captions is None and uses_text:
+        raise ManifestError(
+            "training by text (p_text, query_mixup) needs captions, and no training sound has one"
+        )
+    return MixtureDataset(
+        clips,
+        config.mixtures,
+        config.model.separator.sample_rate,
+        table,
+        captions,
+        config.seed,
+        first=start_step * config.batch_size,
+        length=(config.steps - start_step) * config.batch_size,
+        query_audio=config.query_audio,
+        all_captions=True,
+        queries=config.queries,
+    )
+
+
+def validation_dataset(
+    config: TrainConfig, clips: list[Clip], encoder: QueryEncoder
+) -> MixtureDataset:
+    """The fixed mixtures that are scored during training.
+
+    Args:
+        config: of the run.
+        clips: to validate with.
+        encoder: embeds the sounds and their captions.
+
+    Raises:
+        ModelError: ``config.embeddings`` lacks a crop.
+    """
+    mixtures = config.validation.mixtures
+    return MixtureDataset(
+        clips,
+        mixtures,
+        config.model.separator.sample_rate,
+        _sound_embeddings(config, clips, mixtures, encoder),
+        caption_embeddings(clips, encoder),
+        VALIDATION_SEED,
+        first=0,
+        length=config.validation.num_mixtures,
+    )
+
+
+def _sound_embeddings(
+    config: TrainConfig, clips: list[Clip], mixtures: MixtureConfig, encoder: QueryEncoder
+) -> EmbeddingTable:
+    """Embeddings of all crops: of the file that the config names, else of the encoder."""
+    if config.embeddings is None:
+        return embeddings_of(clips, mixtures, encoder)
+    return given_embeddings(clips, mixtures, encoder.fingerprint, encoder.dim, config.embeddings)

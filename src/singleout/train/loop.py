@@ -1,0 +1,150 @@
+"""The loop of a run: Lightning's trainer, with logs, progress, checkpoints and clear errors."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import warnings
+from typing import Any, Literal
+
+import lightning
+import torch
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from torch.utils.data import DataLoader
+
+from singleout.data.dataset import MixtureDataset
+from singleout.errors import ConfigError, SingleoutError, TrainingError, one_line
+from singleout.storage.tensors import has_fast_bfloat16
+from singleout.train.checkpoint import Checkpoint
+from singleout.train.config import TrainConfig
+from singleout.train.module import TrainingModule
+from singleout.train.progress import RunProgress
+
+Device = Literal["cpu", "cuda"]
+
+
+def chosen_device(config: TrainConfig) -> Device:
+    """The device of a run; ``auto`` is CUDA if there is a CUDA device, else the CPU.
+
+    Lightning's own choice would be a GPU of Apple, which lacks operations that scoring needs.
+
+    Raises:
+        ConfigError: the config names CUDA, and this machine has no CUDA device.
+
+    Example:
+        >>> model = {"separator": {"type": "identity"}}
+        >>> chosen_device(TrainConfig(audio="sounds", output="run", model=model, device="cpu"))
+        'cpu'
+    """
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device: this machine has no CUDA device: take 'cpu' or 'auto'")
+    if config.device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return config.device
+
+
+def run_loop(
+    module: TrainingModule,
+    training: MixtureDataset,
+    validation: MixtureDataset | None,
+    start: int,
+    device: Device,
+    checkpoints: Checkpoint,
+) -> None:
+    """Take the steps of a run that are left.
+
+    Args:
+        module: the model with its optimiser. Weights of a checkpoint are restored into it.
+        training: the mixtures of the steps that are left.
+        validation: mixtures to score; None without validation.
+        start: steps that earlier sessions have taken.
+        device: where to train.
+        checkpoints: restores the run and saves it.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C.
+        SingleoutError: a sound cannot be read, or the loss is not finite.
+    """
+    config = module.run
+    workers = config.num_workers
+    batches = DataLoader(
+        training, config.batch_size, num_workers=workers, persistent_workers=workers > 0
+    )
+    scored = None if validation is None else DataLoader(validation, config.batch_size)
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        # Hints about the number of workers and the intervals of logs, which the config sets.
+        warnings.filterwarnings("ignore", module="lightning")
+        trainer = _trainer(config, start, device, checkpoints, validates=validation is not None)
+        _fit(trainer, module, batches, scored)
+
+
+def _trainer(
+    config: TrainConfig, start: int, device: Device, checkpoints: Checkpoint, validates: bool
+) -> lightning.Trainer:
+    steps = config.steps - start
+    uses_bfloat16 = config.precision == "bfloat16" or (
+        config.precision == "auto" and _has_bfloat16(device)
+    )
+    return lightning.Trainer(
+        accelerator=device,
+        devices=1,
+        precision="bf16-mixed" if uses_bfloat16 else "32-true",
+        max_steps=steps,
+        gradient_clip_val=config.clip_norm,
+        logger=[
+            CSVLogger(config.output, name="logs", flush_logs_every_n_steps=20),
+            TensorBoardLogger(config.output, name="tensorboard"),
+        ],
+        callbacks=[checkpoints, RunProgress(start, config.steps)],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        log_every_n_steps=max(1, min(20, config.steps // 100)),
+        num_sanity_val_steps=0,
+        val_check_interval=min(config.validation.every_steps, steps) if validates else None,
+        limit_val_batches=None if validates else 0,
+    )
+
+
+def _has_bfloat16(device: Device) -> bool:
+    if device == "cuda":
+        return bool(torch.cuda.is_bf16_supported())
+    return has_fast_bfloat16()
+
+
+def _fit(
+    trainer: lightning.Trainer,
+    module: TrainingModule,
+    batches: DataLoader[Any],
+    scored: DataLoader[Any] | None,
+) -> None:
+    """``trainer.fit``, with clear errors.
+
+    Lightning turns Ctrl-C into exit code 1. An error in a process that renders mixtures has a
+    whole traceback as its message.
+    """
+    is_main = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        trainer.fit(module, batches, scored)
+    except SystemExit as error:
+        if error.code != 1 or not trainer.interrupted:  # such as SIGTERM
+            raise
+        raise KeyboardInterrupt from None
+    except SingleoutError as error:
+        if "in DataLoader worker process" not in str(error):
+            raise
+        last = str(error).strip().splitlines()[-1]
+        raise type(error)(last.split(f"{type(error).__name__}: ", 1)[-1]) from None
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise TrainingError(
+            f"a process that renders mixtures died ({one_line(error)[:120]}): check that there is "
+            "enough memory; num_workers=0 renders in the main process"
+        ) from None
+    finally:
+        if is_main and handler is not None:
+            signal.signal(signal.SIGINT, handler)
