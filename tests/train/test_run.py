@@ -253,9 +253,9 @@ def test_missing_devices_and_impossible_embeddings_are_refused(
 
 
 def test_presence_is_calibrated_if_all_validation_sounds_have_captions(
-    telling_model_folder: Path, sounds: Path
+    calibrated_model_folder: Path, sounds: Path
 ) -> None:
-    model = QueriedSeparator.from_pretrained(telling_model_folder)
+    model = QueriedSeparator.from_pretrained(calibrated_model_folder)
     clips = [
         dataclasses.replace(clip, caption=f"sound {i}", label=f"a/{i}")
         for i, clip in enumerate(scan_folder(sounds))
