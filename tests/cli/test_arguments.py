@@ -44,22 +44,22 @@ def test_options_and_arguments_make_queries(
     options = ("-o", out, "--model", calibrated_model_folder, "--json")
     like, hum = ("--like", bark), write_recording(tmp_path / "hum.wav", noise(9_000, seed=2))
     for arguments, expected in (
-        ((street, *like), [Query(bark)]),  # type: ignore[arg-type]
-        ((street, *like, "--like", hum), [Query((bark, hum))]),  # type: ignore[arg-type]
+        ((street, *like), [Query(bark)]),
+        ((street, *like, "--like", hum), [Query((bark, hum))]),
         ((street, "--not", "rain"), [Query((), "rain")]),
         ((street, "--not", "rain", "--not", "wind"), [Query((), ("rain", "wind"))]),
-        ((street, *like, "--not", "rain"), [Query(bark, "rain")]),  # type: ignore[arg-type]
+        ((street, *like, "--not", "rain"), [Query(bark, "rain")]),
         ((street, "a dog", "--not", "rain"), [Query("a dog", "rain")]),
-        ((street, "a dog", *like), [Query(("a dog", bark))]),  # type: ignore[arg-type]
-        ((street, "a dog", "--not-like", hum), [Query("a dog", Path(hum))]),  # type: ignore[arg-type]
-        ((street, "--not-like", hum), [Query((), Path(hum))]),  # type: ignore[arg-type]
+        ((street, "a dog", *like), [Query(("a dog", bark))]),
+        ((street, "a dog", "--not-like", hum), [Query("a dog", Path(hum))]),
+        ((street, "--not-like", hum), [Query((), Path(hum))]),
         (
             (street, "a dog", *like, "--not", "rain"),
-            [Query(("a dog", bark), "rain")],  # type: ignore[arg-type]
+            [Query(("a dog", bark), "rain")],
         ),
         (
             (street, "-q", "a dog", "-q", "a cat", *like, "--not", "rain"),
-            [Query(("a dog", bark), "rain"), Query(("a cat", bark), "rain")],  # type: ignore[arg-type]
+            [Query(("a dog", bark), "rain"), Query(("a cat", bark), "rain")],
         ),
         ((street, "-q", "a dog", "-q", "a cat"), [Query("a dog"), Query("a cat")]),
     ):

@@ -58,7 +58,7 @@ def test_queries_of_the_same_name_have_different_files(
 def test_names_of_queries_are_never_the_same(kinds: list[str]) -> None:
     examples = {"one": Example("in/x"), "two": Example("out/x")}
     queries = [Query.of(examples.get(kind, kind)) for kind in kinds]
-    queries += [Query(("a", "b")), Query(Example("elsewhere/x"))]  # type: ignore[arg-type]
+    queries += [Query(("a", "b")), Query(Example("elsewhere/x"))]
     slugs = query_slugs(queries)
     assert len(set(slugs)) == len(queries)
     assert slugs == query_slugs(queries)
@@ -103,7 +103,7 @@ def test_queries_that_read_alike_have_different_names() -> None:
 
 @given(st.text(st.characters(codec="utf-8"), max_size=150).filter(lambda text: text.strip()))
 def test_slugs_are_safe_file_names(text: str) -> None:
-    query = Query(text)  # type: ignore[arg-type]
+    query = Query(text)
     slug = query_slug(query)
     assert 1 <= len(slug) <= 60
     assert set(slug) <= set("abcdefghijklmnopqrstuvwxyz0123456789-")

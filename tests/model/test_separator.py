@@ -96,7 +96,7 @@ def test_texts_and_examples_are_weighted_by_their_number(
 
 
 def test_the_order_of_prompts_does_not_matter(calibrated_model: QueriedSeparator) -> None:
-    prompts = ("a dog", BARK, "a puppy", HUM)
+    prompts: tuple[str | Example, ...] = ("a dog", BARK, "a puppy", HUM)
     first, *others = (
         calibrated_model.embed(Query(order, order[:2][::-1] + order[2:]))
         for order in permutations(prompts)
@@ -208,7 +208,7 @@ def test_a_model_without_negative_prompts_refuses_them(
     for query, named in (
         (Query("a dog", ("traffic", BARK)), r"\(traffic, like an example\)"),
         (Query((), "traffic"), r"\(traffic\)"),
-        (Query((), Path("no.wav")), r"\(like no\.wav\)"),  # type: ignore[arg-type]
+        (Query((), Path("no.wav")), r"\(like no\.wav\)"),
     ):
         for use in (debug_model.embed, lambda query: extractor.extract(noise(), query, RATE)):
             with pytest.raises(QueryError, match=f"cannot answer negative prompts {named}: leave"):
@@ -221,9 +221,9 @@ def test_negative_prompts_change_the_target(calibrated_extractor: Extractor) -> 
         for query in (
             Query("a dog"),
             Query("a dog", "rain"),
-            Query("a dog", BARK),  # type: ignore[arg-type]
+            Query("a dog", BARK),
             Query((), "rain"),
-            Query(BARK),  # type: ignore[arg-type]
+            Query(BARK),
             Query(("a dog", BARK)),
         )
     ]
@@ -240,7 +240,7 @@ def test_a_file_and_its_samples_are_the_same_example(
         path = write_recording(tmp_path / f"{channels}.wav", audio, rate, "FLOAT")
         expected = calibrated_model.embed(Query(Example(audio, rate)))
         for example in (Example(path), Example(str(path)), path):
-            assert_same_condition(calibrated_model.embed(Query(example)), expected)  # type: ignore[arg-type]
+            assert_same_condition(calibrated_model.embed(Query(example)), expected)
         mean = calibrated_model.encoder.embed_audio(torch.from_numpy(audio.mean(0)), rate)
         assert_close(expected.embeddings[0, :, :DIM], mean)
 
@@ -290,7 +290,7 @@ def test_all_kinds_of_arrays(calibrated_model: QueriedSeparator) -> None:
 def test_arrays_that_cannot_be_examples(
     calibrated_extractor: Extractor, audio: Any, rate: Any, error: type[SingleoutError], reason: str
 ) -> None:
-    for query in (Query(Example(audio, rate)), Query("a dog", (Example(audio, rate),))):  # type: ignore[arg-type]
+    for query in (Query(Example(audio, rate)), Query("a dog", (Example(audio, rate),))):
         with pytest.raises(error, match=reason) as raised:
             calibrated_extractor.extract(noise(), query, RATE)
         assert "\n" not in str(raised.value)
@@ -325,7 +325,7 @@ def test_a_long_example_is_refused_before_it_is_read(
     audio[0, -1] = np.nan
     path = write_recording(tmp_path / "long.wav", audio, 8_000, "FLOAT")
     with pytest.raises(QueryError, match=r"long\.wav: lasts 61 s, an example may last 60 s: cut"):
-        calibrated_model.embed(Query(path))  # type: ignore[arg-type]
+        calibrated_model.embed(Query(path))
 
 
 def test_an_example_may_be_as_short_as_a_sample(calibrated_model: QueriedSeparator) -> None:
