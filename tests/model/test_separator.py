@@ -306,7 +306,7 @@ def test_files_that_cannot_be_examples(calibrated_extractor: Extractor, tmp_path
         (tmp_path / "no.wav", AudioError, "no such file"),
         (tmp_path, AudioError, "is a folder"),
         (damaged, AudioError, "cannot be read as audio"),
-        (silent, QueryError, "is silent: give an example with"),
+        (silent, QueryError, "is silent: give an example with the"),
     ):
         with pytest.raises(error) as raised:
             calibrated_extractor.extract_file(recording, ["a dog", path], tmp_path / "out")
