@@ -97,6 +97,21 @@ def save(
 
     Raises:
         TrainingError: a weight is not finite. The previous checkpoint is kept.
+
+    Example:
+        >>> import tempfile
+        >>> from singleout.encoders import load_encoder
+        >>> from singleout.model import QueriedSeparator
+        >>> from singleout.train.config import TrainConfig
+        >>> small = {"channels": [4, 4], "time_strides": [2], "bottleneck": 8, "dilations": [1]}
+        >>> model = {"separator": {"type": "conditioned_unet", **small}}
+        >>> config = TrainConfig(audio="sounds", output="run", model=model)
+        >>> module = TrainingModule(QueriedSeparator(config.model, load_encoder()), config)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / FILE_NAME
+        ...     save(module, module.configure_optimizers(), path, {"key": "0123"})
+        ...     saved_step(path, "0123")
+        0
     """
     tensors: dict[str, Tensor] = {}
     for name, tensor in module.state_dict().items():
@@ -159,6 +174,23 @@ def restore(module: TrainingModule, optimizer: torch.optim.Optimizer | None, pat
         module: receives the weights, the learned part of the manipulation and the step.
         optimizer: receives its state; None loads the module only.
         path: of the checkpoint.
+
+    Example:
+        >>> import tempfile
+        >>> from singleout.encoders import load_encoder
+        >>> from singleout.model import QueriedSeparator
+        >>> from singleout.train.config import TrainConfig
+        >>> small = {"channels": [4, 4], "time_strides": [2], "bottleneck": 8, "dilations": [1]}
+        >>> model = {"separator": {"type": "conditioned_unet", **small}}
+        >>> config = TrainConfig(audio="sounds", output="run", model=model)
+        >>> module = TrainingModule(QueriedSeparator(config.model, load_encoder()), config)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path, module.step_index = Path(folder) / FILE_NAME, 7
+        ...     save(module, module.configure_optimizers(), path, {"key": "0123"})
+        ...     module.step_index = 0
+        ...     restore(module, None, path)
+        >>> module.step_index
+        7
     """
     weights: dict[str, Tensor] = {}
     learned: dict[str, Tensor] = {}

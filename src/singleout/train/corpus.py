@@ -42,6 +42,10 @@ class Corpus:
     Attributes:
         training: clips to train on, those without captions last.
         validation: clips to validate with; may be empty.
+
+    Example:
+        >>> Corpus(training=[], validation=[]).digest
+        'e3b0c44298fc1c14'
     """
 
     training: list[Clip]
@@ -240,6 +244,25 @@ def training_dataset(
     Raises:
         ManifestError: training uses text, and no clip has a caption.
         ModelError: ``config.embeddings`` lacks a crop.
+
+    Example:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> from singleout.audio import write_wav
+        >>> from singleout.data.manifest import scan_folder
+        >>> from singleout.encoders import load_encoder
+        >>> short = {"segment_seconds": 0.5, "crop_hop_seconds": 0.5}
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for name in ("dog.wav", "rain.wav", "car.wav"):
+        ...         noise = np.random.default_rng(len(name)).normal(0, 0.1, (1, 3_200))
+        ...         write_wav(Path(folder) / name, noise.astype(np.float32), 32_000)
+        ...     model = {"separator": {"type": "identity"}}
+        ...     config = TrainConfig(
+        ...         audio=folder, output="run", model=model, mixtures=short, steps=10
+        ...     )
+        ...     dataset = training_dataset(config, scan_folder(Path(folder)), load_encoder())
+        ...     len(dataset), dataset[0]["mixture"].shape
+        (80, torch.Size([1, 16000]))
     """
     uses_text = bool(config.p_text or config.query_mixup)
     learns = Manipulator(config.model.manipulation, encoder.dim).state is None
@@ -277,6 +300,25 @@ def validation_dataset(
 
     Raises:
         ModelError: ``config.embeddings`` lacks a crop.
+
+    Example:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> from singleout.audio import write_wav
+        >>> from singleout.data.manifest import scan_folder
+        >>> from singleout.encoders import load_encoder
+        >>> short = {"segment_seconds": 0.5, "crop_hop_seconds": 0.5}
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for name in ("dog.wav", "rain.wav", "car.wav"):
+        ...         noise = np.random.default_rng(len(name)).normal(0, 0.1, (1, 3_200))
+        ...         write_wav(Path(folder) / name, noise.astype(np.float32), 32_000)
+        ...     model = {"separator": {"type": "identity"}}
+        ...     validation = {"num_mixtures": 4, "mixtures": short}
+        ...     config = TrainConfig(
+        ...         audio=folder, output="run", model=model, validation=validation
+        ...     )
+        ...     len(validation_dataset(config, scan_folder(Path(folder)), load_encoder()))
+        4
     """
     mixtures = config.validation.mixtures
     return MixtureDataset(

@@ -209,6 +209,15 @@ def calibrate(model: QueriedSeparator, clips: list[Clip], config: ValidationConf
         model: in evaluation mode; its config is replaced.
         clips: the validation sounds.
         config: how many mixtures, and how they are drawn.
+
+    Example:
+        >>> from singleout.data.manifest import Clip
+        >>> model = QueriedSeparator.from_pretrained("builtin")
+        >>> before = model.config
+        >>> sound = Clip(Path("dog.wav"), 1.0, None, (), "animal/dog", "dog", "validation")
+        >>> calibrate(model, [sound], ValidationConfig())  # it has no caption
+        >>> model.config == before
+        True
     """
     if any(clip.caption is None for clip in clips):
         return
