@@ -91,8 +91,8 @@ class EncodedMixture:
     """An encoded mixture: all that the network computes without the query.
 
     Attributes:
-        spectrum: complex64 [batch, channels, bins, frames]. The number of frames is a multiple of the
-            network's stride.
+        spectrum: complex64 [batch, channels, bins, frames]. The number of frames is a multiple of
+            the network's stride.
         skips: one feature map per level, from the highest resolution to the lowest.
         num_samples: length of the mixture.
 
