@@ -68,23 +68,16 @@ class ScenarioQuery(NamedTuple):
 class ScenarioResult(NamedTuple):
     """The output of a model for a query.
 
-        Attributes:
-            query: the query.
-            estimate: estimated target, float32 [samples].
-            similarity: between the separator's output, before its level is set, and the positive side
-                of the query; None if the query has no positive side.
+    Attributes:
+        query: the query.
+        estimate: estimated target, float32 [samples].
+        similarity: between the separator's output, before its level is set, and the positive side
+            of the query; None if the query has no positive side.
 
-        Example:
-    <<<<<<< HEAD
-            >>> query = ScenarioQuery("text", Condition.missing(4), Condition.missing(4), torch.ones(8))
-            >>> ScenarioResult(query, torch.ones(8), similarity=None).query.scenario
-            'text'
-    =======
-            >>> dog, no_negative = Condition.single(torch.ones(1, 4)), Condition.missing(4)
-            >>> query = ScenarioQuery("absent", dog, no_negative, target=torch.zeros(2))
-            >>> ScenarioResult(query, estimate=torch.zeros(2), similarity=-0.1).query.scenario
-            'absent'
-    >>>>>>> h-examples
+    Example:
+        >>> query = ScenarioQuery("text", Condition.missing(4), Condition.missing(4), torch.ones(8))
+        >>> ScenarioResult(query, torch.ones(8), similarity=None).query.scenario
+        'text'
     """
 
     query: ScenarioQuery
@@ -180,7 +173,8 @@ def calibration_of(
         ...         write_wav(path, samples, 8_000)
         ...         clips.append(Clip(path, 1.0, name, (), name, name, "validation"))
         ...     calibration = calibration_of(model, clips, EvaluationConfig(num_mixtures=2))
-        >>> config.model_copy(update=calibration._asdict()).presence is not None
+        >>> model.config = config.model_copy(update=calibration._asdict())
+        >>> model.config.presence is not None
         True
     """
     runner = _ScenarioRunner(model, clips, config)
