@@ -43,8 +43,11 @@ WITHOUT_EXAMPLE = {
     "cli/train.py": {"train": "its docstring is the help text of the command"},
     "cli/evaluate.py": {"evaluate": "its docstring is the help text of the command"},
     "cli/benchmark.py": {"benchmark": "its docstring is the help text of the command"},
-    "train/loop.py": {"run_loop": "the example of `train` runs it"},
-    "train/run.py": {"initial_model": "the example of `train` runs it"},
+    "train/loop.py": {"run_loop": "the example of `singleout.train` runs it"},
+    "train/run.py": {
+        "train": "the example of `singleout.train` runs it",
+        "initial_model": "the example of `singleout.train` runs it",
+    },
     "cli/gap.py": {"gap": "its docstring is the help text of the command"},
 }
 """Public names whose docstrings have no example, by file, each with the reason."""

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from threading import Event
 from time import perf_counter
@@ -238,7 +239,7 @@ def _run_job(
     queries: Sequence[Query],
     outputs: OutputOptions,
     skip_existing: bool,
-    report: Callable[[float], None],
+    progress: Callable[[float], None] | None,
     cancel: Event,
     **options: Unpack[OptionChanges],
 ) -> JobResult:
@@ -247,6 +248,7 @@ def _run_job(
     remaining = list(queries)
     written: list[WrittenFiles] = []
     reason: str | None = None
+    report = progress or (lambda share: None)
     try:
         report(0.0)
         if skip_existing:
@@ -288,13 +290,12 @@ def run_jobs(
     """Run all jobs. A job that fails gives a result with an error, and the others continue.
 
     Args:
-        extractor: shared by all jobs.
-        jobs: see ``plan_jobs``.
-        queries: of every recording.
-        outputs: its folder is replaced by that of each job.
+        extractor, queries: the same for all jobs.
+        jobs: see ``plan_jobs``; their folders replace that of ``outputs``.
+        outputs: which files are written.
         skip_existing: leave out queries whose files exist.
         num_jobs: recordings at a time, in threads that share the model.
-        progress: called from those threads with a job and the share of it that is done.
+        progress: called there with a job and the share of it that is done.
         **options: see ``ExtractOptions``.
 
     Yields:
@@ -325,10 +326,8 @@ def run_jobs(
         queue = iter(jobs)
         running: set[Future[JobResult]] = set()
         while True:
-            for job in queue:
+            for job in islice(queue, num_jobs + 1 - len(running)):
                 running.add(pool.submit(run, job))
-                if len(running) > num_jobs:
-                    break
             if not running:
                 return
             done, running = wait(running, return_when=FIRST_COMPLETED)

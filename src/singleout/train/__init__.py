@@ -26,7 +26,41 @@ keys as in a YAML file:
     ...     load_config(TrainConfig, path, ["steps=100"]).steps
     100
 
-See ``train`` for a whole run.
+Two steps of a tiny model on three synthetic sounds:
+
+    >>> import os, tempfile
+    >>> from pathlib import Path
+    >>> from unittest.mock import patch
+    >>> import numpy as np
+    >>> from singleout import Extractor
+    >>> from singleout.audio import write_wav
+    >>> from singleout.train import TrainConfig, train
+    >>> separator = {
+    ...     "type": "conditioned_unet", "num_fft": 256, "hop": 64,
+    ...     "channels": [4, 4], "time_strides": [2], "bottleneck": 8, "dilations": [1],
+    ... }
+    >>> rng = np.random.default_rng(0)
+    >>> with (
+    ...     tempfile.TemporaryDirectory() as folder,
+    ...     patch.dict(os.environ, SINGLEOUT_CACHE=folder),  # of the sounds' embeddings
+    ... ):
+    ...     sounds = Path(folder) / "sounds"
+    ...     sounds.mkdir()
+    ...     for number in range(3):
+    ...         noise = rng.normal(0, 0.1, (1, 16_000)).astype(np.float32)
+    ...         write_wav(sounds / f"{number}.wav", noise, 32_000)
+    ...     config = TrainConfig(
+    ...         audio=sounds, output=Path(folder) / "run", model={"separator": separator},
+    ...         mixtures={"segment_seconds": 0.5, "crop_hop_seconds": 0.25},
+    ...         steps=2, batch_size=2, num_workers=0, device="cpu",
+    ...     )
+    ...     model = train(config)
+    ...     extractor = Extractor.from_pretrained(model)
+    >>> model.name
+    'model'
+    >>> mixture = rng.normal(0, 0.1, 8_000).astype(np.float32)
+    >>> extractor.extract(mixture, "a dog barking", 32_000).target.shape
+    (1, 8000)
 """
 
 from __future__ import annotations
