@@ -41,7 +41,7 @@ def batch_of(batch: int, uncaptioned: tuple[int, ...] = (), dim: int = 32) -> Tr
     for row in uncaptioned:
         text[row % batch, row // batch] = 0
         has_text[row % batch, row // batch] = False
-    return TrainingExample(  # type: ignore[typeddict-item]
+    return TrainingExample(
         index=torch.arange(batch),
         mixture=torch.zeros(batch, 1, 10),
         targets=torch.zeros(batch, 2, 1, 10),
