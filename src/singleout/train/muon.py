@@ -14,20 +14,29 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from singleout.weights import has_fast_bfloat16
+
 MOMENTUM = 0.95
 ITERATIONS, COEFFICIENTS = 5, (3.4445, -4.7750, 2.0315)
 """Of the Newton-Schulz iteration: singular values come to about 0.7 to 1.2."""
 RMS_OF_ADAMW = 0.2
 """Of an entry of AdamW's step, at a learning rate of one."""
+FAST_BFLOAT16 = has_fast_bfloat16()
+
+
+def kind_for(device: torch.device) -> torch.dtype:
+    """The faster kind of number: without instructions of its own, bfloat16 takes several times as
+    long as float32, with them a third of it."""
+    return torch.float32 if device.type == "cpu" and not FAST_BFLOAT16 else torch.bfloat16
 
 
 def orthogonalised(matrix: Tensor) -> Tensor:
     """[rows, columns], about ``U @ V.T`` of its singular value decomposition ``U @ S @ V.T``.
 
-    In bfloat16, which is exact enough for it.
+    In bfloat16, which is exact enough for it, or in float32 where that is faster.
     """
     a, b, c = COEFFICIENTS
-    x = matrix.bfloat16()
+    x = matrix.to(kind_for(matrix.device))
     is_tall = len(x) > x.shape[1]
     x = x.T if is_tall else x
     x = x / (x.norm() + 1e-7)
