@@ -555,6 +555,12 @@ def test_examples_are_two_questions_about_one_mixture(clips: list[Clip]) -> None
         assert example["audio"].tolist() == [[s.clip, s.crop] for s in targets]
         assert example["text"].tolist() == [[s.clip, 1] for s in targets]
         assert example["clips"].tolist() == [s.clip for s in targets]
+        everyone = [[s.clip, s.crop] for s in spec.sources]
+        padding = [[0, 0]] * (SHORT.num_sources[1] - len(everyone) + 1)
+        for asked_for in range(2):
+            beside = [row for i, row in enumerate(everyone) if i != asked_for]
+            assert example["others"][asked_for].tolist() == beside + padding
+        assert not example["not_audio"].any()
         assert example["query_audio"].shape == (2, 0)
         assert example["query_samples"].tolist() == [0, 0]
 

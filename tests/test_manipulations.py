@@ -729,6 +729,53 @@ def test_a_share_of_the_sounds_is_replaced_by_near_ones(p: float) -> None:
     assert float((rank == 0).float().mean()) == pytest.approx(0.01 ** (1 / 3), abs=0.04)
 
 
+def test_on_condition_a_sound_stays_nearer_to_its_own_than_to_the_others() -> None:
+    """Of the memory's near sounds those that are, by the same rank; without others, as ever."""
+    generator = seeded()
+    memory = F.normalize(torch.randn(400, DIM, generator=generator), dim=-1)
+    examples = Examples(memory, torch.zeros(0, DIM), torch.zeros(0, dtype=torch.long))
+    asked = embeddings(1_000, DIM)
+    others = torch.stack([embeddings(1_000, DIM, seed=8), torch.zeros_like(asked)], 1)
+    others[:500, 1] = F.normalize(asked[:500] + 0.5 * others[:500, 0], dim=-1)  # hardly another
+    others[0, 1] = asked[0]
+    plain = fitted(Neighbours(p=1.0, reach=0.5), examples=examples)
+    chosen = fitted(Neighbours(p=1.0, reach=0.5, conditional=True), examples=examples)
+
+    def nearer(found: Tensor) -> Tensor:
+        most = (others @ found[:, :, None])[:, :, 0].masked_fill(~others.any(-1), -2).amax(1)
+        return (found * asked).sum(-1) > most
+
+    drawn = plain.train(asked, False, seeded(), others)
+    assert torch.equal(drawn, chosen.train(asked, False, seeded()))
+    assert float(nearer(drawn).float().mean()) < 0.8
+    found = chosen.train(asked, False, seeded(), others)
+    assert torch.equal(found[0], asked[0])  # where no sound fits
+    assert nearer(found)[1:].all()
+    rank = (asked @ memory.T > (asked * found).sum(-1)[:, None] + 1e-6).sum(-1)
+    assert int(rank.max()) < 200
+    assert float(rank[500:].float().mean()) > 20  # of one other alone, whom few are nearer to
+    for row in (3, 700):  # rows do not depend on each other, and a padding of zeros is nobody
+        fits = [
+            place
+            for place in (asked[row] @ memory.T).topk(200).indices.tolist()
+            if all(memory[place] @ asked[row] > memory[place] @ o for o in others[row] if o.any())
+        ]
+        place = torch.rand((2, 1_000), generator=seeded())[1, row]
+        assert torch.equal(found[row], memory[fits[int(len(fits) * place**3)]])
+
+
+def test_the_other_sounds_are_mapped_as_the_asked_one_is() -> None:
+    """So that they are compared in the space of the step that compares."""
+    chain = (Pca(k=6), Neighbours(p=1.0, reach=0.5, conditional=True))
+    manipulator = fitted(*chain)
+    asked = EXAMPLES.audio[:20]
+    others = EXAMPLES.audio[20:40, None].repeat(1, 2, 1)
+    others[:, 1] = 0
+    found = manipulator.train(asked, False, seeded(), others)
+    own, other = (fitted(*chain).infer(rows, False) for rows in (asked, others[:, 0]))
+    assert ((found * own).sum(-1) > (found * other).sum(-1)).all()
+
+
 @pytest.mark.parametrize("room", [500, 100])
 def test_new_sounds_join_a_memory(room: int) -> None:
     """Those that are not in it already, however they were rounded."""

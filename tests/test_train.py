@@ -54,7 +54,7 @@ from singleout.query.manipulations import (
 from singleout.separators import IdentityConfig
 from singleout.train.checkpoint import FILE_NAME, saved_step
 from singleout.train.config import TrainConfig, UncaptionedConfig, ValidationConfig
-from singleout.train.losses import negative_snr_db, separation_loss_db
+from singleout.train.losses import negative_si_sdr_db, negative_snr_db, separation_loss_db
 from singleout.train.module import TrainingModule, ema_update, learning_rate_factor
 from singleout.train.run import (
     VALIDATION_SEED,
@@ -604,6 +604,8 @@ def batch_of(batch: int, mute: tuple[int, ...] = (), dim: int = 32) -> Example:
         text=text,
         not_audio=torch.zeros_like(audio),
         not_text=torch.zeros_like(text),
+        others=torch.zeros(batch, 2, 3, dim),
+        not_others=torch.zeros(batch, 2, 3, dim),
         clips=torch.zeros(batch, 2, dtype=torch.long),
         query_audio=torch.zeros(batch, 2, 0),
         query_samples=torch.zeros(batch, 2, dtype=torch.long),
@@ -664,6 +666,29 @@ def test_both_sides_are_manipulated_and_text_is_never_corrupted(
         )
         assert 0.2 < (dropped == 0).float().mean() < 0.8
     assert 0 < sum(asked) < 100
+
+
+def test_both_sides_are_asked_by_what_is_nearer_than_the_other_sounds(
+    configure: Callable[..., TrainConfig], debug_encoder: BuiltinEncoder, tmp_path: Path
+) -> None:
+    nearer = Neighbours(p=1.0, reach=1.0, conditional=True)
+    config = taking_negatives(configure(tmp_path), nearer)
+    module = module_of(config, debug_encoder)
+    batch = batch_of(6)
+    for side, generator in (("not_audio", 1), ("others", 2), ("not_others", 3)):
+        drawn = torch.randn(batch[side].shape, generator=torch.Generator().manual_seed(generator))  # type: ignore[literal-required]
+        batch[side] = torch.nn.functional.normalize(drawn, dim=-1)  # type: ignore[literal-required]
+    for module.step_index in range(5):
+        sides = module.condition(batch).split(debug_encoder.dim, -1)
+        for found, asked, others in zip(
+            sides, ("audio", "not_audio"), ("others", "not_others"), strict=True
+        ):
+            own = flat(batch[asked])  # type: ignore[literal-required]
+            beside = flat(batch[others])  # type: ignore[literal-required]
+            assert not torch.equal(found, own)
+            likeness = (beside @ found[:, :, None])[:, :, 0].amax(-1)
+            kept = (found == own).all(-1)
+            assert (kept | ((found * own).sum(-1) > likeness)).all()
 
 
 def test_another_seed_or_step_asks_otherwise(
@@ -1561,6 +1586,9 @@ def test_the_step_weighs_silence(
         found = loss_of(absent_weight=weight)
         assert found == pytest.approx(expected, abs=1e-5)
         assert logged["loss"] == pytest.approx(found, abs=1e-6)
+    direction = negative_si_sdr_db(estimate, target)[:, 0]
+    added = torch.where(silent, 0.5 * losses, losses + 0.3 * direction).mean()
+    assert loss_of(absent_weight=0.5, si_sdr_weight=0.3) == pytest.approx(float(added), abs=1e-5)
 
 
 def test_the_loss_is_that_of_the_estimates(
@@ -1675,6 +1703,27 @@ def test_the_loss_is_the_negative_snr_with_a_ceiling() -> None:
     )
 
 
+def test_si_sdr_counts_the_direction_alone_and_is_bounded() -> None:
+    target, noise = torch.randn(2, 6, 4_000, generator=torch.Generator().manual_seed(0))
+    noise -= (noise * target).sum(-1, keepdim=True) / target.square().sum(-1, keepdim=True) * target
+    noise *= target.norm(dim=-1, keepdim=True) / noise.norm(dim=-1, keepdim=True)
+    for level in (0.5, 1.0, 20.0):
+        for wrong in (0.3, 1.0, 3.0):
+            loss = negative_si_sdr_db(level * (target + wrong * noise), target)
+            expected = torch.full((6,), 20 * math.log10(wrong))
+            torch.testing.assert_close(loss, expected, atol=0.3, rtol=0)
+    for estimate in (noise, torch.zeros_like(target)):
+        nothing = negative_si_sdr_db(estimate, target)
+        torch.testing.assert_close(nothing, torch.full((6,), 30.0), atol=0.1, rtol=0)
+    assert (negative_si_sdr_db(target, target) < -26.9).all()
+    for estimate in (torch.zeros(6, 4_000), 1e-6 * noise, target.clone()):
+        estimate.requires_grad_()
+        negative_si_sdr_db(estimate, target).sum().backward()
+        assert estimate.grad is not None
+        assert torch.isfinite(estimate.grad).all()
+        assert estimate.grad.norm(dim=-1).max() * target.norm(dim=-1).max() < 3_000
+
+
 @given(level=st.floats(1e-2, 1e2))
 def test_the_loss_does_not_depend_on_the_level(level: float) -> None:
     generator = torch.Generator().manual_seed(0)
@@ -1770,6 +1819,24 @@ def test_the_learning_rate_warms_up_then_falls(warmup: int, more: int) -> None:
     assert factors[warmup] == 1
     assert factors[warmup:] == sorted(factors[warmup:], reverse=True)
     assert factors[-1] == pytest.approx(0.01)
+
+
+def test_a_flat_schedule_warms_up_and_stays() -> None:
+    config = TrainConfig.model_validate(
+        {
+            "audio": "a",
+            "output": "b",
+            "model": {"separator": {"type": "identity"}},
+            "schedule": "flat",
+            "warmup_steps": 4,
+            "steps": 20,
+        }
+    )
+    factors = [learning_rate_factor(step, config) for step in range(20)]
+    assert factors == [0.25, 0.5, 0.75, *[1.0] * 17]
+    plain = config.model_copy(update={"schedule": "cosine"})
+    assert "schedule" not in plain.model_dump()  # configs of earlier runs stay what they were
+    assert "si_sdr_weight" not in plain.model_dump()
 
 
 def test_the_average_forgets_its_start() -> None:

@@ -64,6 +64,9 @@ class Example(TypedDict):
         text: [queries, dim], of their captions; zeros where there is no caption.
         not_audio, not_text: [queries, dim], of the sounds that are not wanted; zeros where nothing
             negative is asked.
+        others, not_others: [queries, most, dim] for mixtures of at most ``most`` sounds, embeddings
+            of those that are in the mixture but for the one that ``audio`` or ``not_audio`` asks
+            for; zeros where there are fewer.
         clips: [queries], index of the clip that is asked for, else of the one that is not wanted.
         query_audio: [queries, samples], query sounds that are to be embedded on the fly, at the
             rate of cached ones (``embeddings.SAMPLE_RATE``), padded with zeros; else [queries, 0].
@@ -76,6 +79,8 @@ class Example(TypedDict):
     text: Tensor
     not_audio: Tensor
     not_text: Tensor
+    others: Tensor
+    not_others: Tensor
     clips: Tensor
     query_audio: Tensor
     query_samples: Tensor
@@ -155,6 +160,8 @@ class MixtureDataset(Dataset[Example]):
             text=text,
             not_audio=self._sounds(negatives),
             not_text=torch.stack([self._caption(place, kinds) for place in unwanted]),
+            others=self._others(spec, [query.positive for query in asked]),
+            not_others=self._others(spec, [query.negative for query in asked]),
             clips=torch.tensor([place[0] for place in named if place is not None]),
             query_audio=torch.from_numpy(padded),
             query_samples=torch.tensor([min(len(sound), longest) for sound in samples]),
@@ -171,6 +178,15 @@ class MixtureDataset(Dataset[Example]):
         """[places, dim], zeros for want of one."""
         none = torch.zeros(self.table.embeddings.shape[-1])
         return torch.stack([none if place is None else self.table.of(*place) for place in places])
+
+    def _others(self, spec: MixtureSpec, asked: Sequence[int | None]) -> Tensor:
+        """[asked, most, dim] of the sources but for the one that is asked for."""
+        most = self.config.num_sources[1]
+        rows = []
+        for number in asked:
+            beside = [_source(spec, i) for i in range(len(spec.sources)) if i != number]
+            rows.append(self._sounds([*beside, *[None] * (most - len(beside))]))
+        return torch.stack(rows)
 
     def _sound_alike(self, clip: int, other: int) -> bool:
         """By their first crops."""

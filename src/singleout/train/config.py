@@ -74,9 +74,11 @@ class TrainConfig(StrictConfig):
         query_mixup: condition captioned examples on a random point between sound and caption, as
             CLAPSep does (Ma et al., 2024), where ``p_text`` did not choose the caption alone.
         steps, batch_size: optimiser steps, and mixtures in each (two queries per mixture).
+        si_sdr_weight: of the SI-SDR of what is there, which is added to the loss.
         optimizer: see ``singleout.train.muon``; ``weight_decay`` is then of what Muon steps.
-        learning_rate, warmup_steps, weight_decay, clip_norm: of the optimiser; cosine decay to a
-            hundredth.
+        learning_rate, warmup_steps, weight_decay, clip_norm: of the optimiser.
+        schedule: after the warm-up; a ``cosine`` falls to a hundredth at the last step, ``flat``
+            stays: a second run, whose ``init`` is the model of the first, makes the decay.
         ema_decay: of the averaged weights that are validated and saved.
         device: where to train; ``auto`` is CUDA where there is any. The encoder stays on the CPU.
             Another device gives another run; on a GPU a run need not be the same to the bit.
@@ -100,10 +102,12 @@ class TrainConfig(StrictConfig):
     query_mixup: bool = False
     queries: QueriesConfig = added(QueriesConfig())
     absent_weight: Annotated[float, Field(ge=0)] = added(1.0)
+    si_sdr_weight: Annotated[float, Field(ge=0)] = added(0.0)
     optimizer: Literal["adamw", "muon"] = added("adamw")
     steps: Positive = 4_000
     batch_size: Positive = 8
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    schedule: Literal["cosine", "flat"] = added("cosine")
     warmup_steps: Annotated[int, Field(ge=0)] = 200
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     clip_norm: Annotated[float, Field(gt=0)] = 5.0

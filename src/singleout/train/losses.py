@@ -24,6 +24,21 @@ def negative_snr_db(estimate: Tensor, target: Tensor) -> Tensor:
     return 10 * ((error + CEILING * power) / power).log10()
 
 
+def negative_si_sdr_db(estimate: Tensor, target: Tensor) -> Tensor:
+    """Negative SI-SDR in dB of [..., samples], one value per item, between -27 and 30.
+
+    With the squared cosine r of the two, 10 log10((1 - r + 0.001 r) / (r + 0.001 (1 - r))):
+    thresholded as ``negative_snr_db``, and likewise where an estimate has nothing of the target,
+    which would else outweigh all others. An estimate 30 dB below the target counts as none: there a
+    small step turns it anywhere.
+    """
+    power = target.square().sum(-1) + 1e-7
+    size = estimate.square().sum(-1) + CEILING * power
+    right = (estimate * target).sum(-1).square() / (size * power)
+    wrong = 1 - right
+    return 10 * ((wrong + CEILING * right) / (right + CEILING * wrong)).log10()
+
+
 def separation_loss_db(estimate: Tensor, target: Tensor, mixture: Tensor) -> Tensor:
     """``negative_snr_db`` of a target; where it is silence, the level of what is left.
 

@@ -17,14 +17,16 @@ from singleout.evaluate.metrics import score
 from singleout.model import QueriedSeparator
 from singleout.separators import Separator, averaged
 from singleout.train.config import TrainConfig
-from singleout.train.losses import SILENT_POWER, separation_loss_db
+from singleout.train.losses import SILENT_POWER, negative_si_sdr_db, separation_loss_db
 from singleout.train.muon import MuonAdamW
 
 
 def learning_rate_factor(step: int, config: TrainConfig) -> float:
-    """Linear warm-up, then a cosine down to a hundredth; 1 at the peak."""
+    """Linear warm-up, then a cosine down to a hundredth, or no change; 1 at the peak."""
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps
+    if config.schedule == "flat":
+        return 1.0
     done = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
     return 0.01 + 0.99 * (0.5 + 0.5 * math.cos(math.pi * min(1.0, done)))
 
@@ -69,7 +71,10 @@ class TrainingModule(lightning.LightningModule):
             audio = self.embedded(batch, generator)
         else:
             audio = batch["audio"].transpose(0, 1).flatten(0, 1)
-        positive = manipulate(audio, False, generator)
+        others, not_others = (
+            batch[side].transpose(0, 1).flatten(0, 1) for side in ("others", "not_others")
+        )
+        positive = manipulate(audio, False, generator, others)
         if self.run.p_text or self.run.query_mixup:
             said = manipulate(text, True, generator)
             if self.run.query_mixup:
@@ -82,7 +87,7 @@ class TrainingModule(lightning.LightningModule):
         not_audio, not_text = (
             batch[side].transpose(0, 1).flatten(0, 1) for side in ("not_audio", "not_text")
         )
-        negative = manipulate(not_audio, False, generator)
+        negative = manipulate(not_audio, False, generator, not_others)
         if self.run.p_text:
             by_text = torch.rand(len(text), generator=generator).to(text.device) < self.run.p_text
             said = manipulate(not_text, True, generator)
@@ -117,6 +122,9 @@ class TrainingModule(lightning.LightningModule):
         mixture = batch["mixture"].repeat(len(target) // len(batch["mixture"]), 1, 1)
         losses = separation_loss_db(estimate.float(), target, mixture)
         is_silent = target.square().sum(-1) < SILENT_POWER
+        if self.run.si_sdr_weight:
+            direction = negative_si_sdr_db(estimate.float(), target)
+            losses = torch.where(is_silent, losses, losses + self.run.si_sdr_weight * direction)
         loss = torch.where(is_silent, self.run.absent_weight * losses, losses).mean()
         if not bool(torch.isfinite(loss)):
             raise TrainingError(

@@ -87,8 +87,18 @@ class Manipulation(StrictConfig):
         """The deterministic part; ``is_text`` [batch] tells the modality."""
         return embedding
 
-    def corrupt(self, embedding: Tensor, generator: Generator, state: State) -> Tensor:
-        """The random part, in training only."""
+    def corrupt(
+        self, embedding: Tensor, generator: Generator, state: State, others: Tensor | None = None
+    ) -> Tensor:
+        """The random part, in training only.
+
+        Args:
+            embedding: [batch, dim].
+            generator: of all that is random.
+            state: what has been learnt.
+            others: [batch, others, dim], of the other sounds of each one's mixture, zeros where
+                there are fewer; None where they are not known.
+        """
         return embedding
 
     def members(self, embedding: Tensor, is_text: bool, state: State) -> Members:

@@ -92,7 +92,13 @@ class Manipulator:
         if self.state is not None:
             self.state = {name: tensor.to(device) for name, tensor in self.state.items()}
 
-    def train(self, embedding: Tensor, is_text: bool | Tensor, generator: Generator) -> Tensor:
+    def train(
+        self,
+        embedding: Tensor,
+        is_text: bool | Tensor,
+        generator: Generator,
+        others: Tensor | None = None,
+    ) -> Tensor:
         """What the separator sees in training, [batch, dim].
 
         Args:
@@ -100,14 +106,18 @@ class Manipulator:
             is_text: of all, or of each [batch]; text is mapped, but not corrupted unless the chain
                 says so.
             generator: of the random parts.
+            others: [batch, others, encoder's dim], of the other sounds of each one's mixture, zeros
+                where there are fewer; they are mapped as well, and not corrupted.
         """
         text = for_all(is_text, embedding)
         for number, step in enumerate(self.steps):
-            mapped = step.map(embedding, text, self._of(number))
+            state = self._of(number)
+            mapped = step.map(embedding, text, state)
+            if others is not None:
+                others = _mapped_sounds(step, others, state)
             spared = text[:, None] & (not self.corrupt_text)
-            embedding = torch.where(
-                spared, mapped, step.corrupt(mapped, generator, self._of(number))
-            )
+            corrupted = step.corrupt(mapped, generator, state, others)
+            embedding = torch.where(spared, mapped, corrupted)
         return embedding
 
     def infer(self, embedding: Tensor, is_text: bool | Tensor) -> Tensor:
@@ -144,6 +154,14 @@ class Manipulator:
             for name, tensor in self.state.items()
             if name.startswith(prefix)
         }
+
+
+def _mapped_sounds(step: AnyManipulation, sounds: Tensor, state: State) -> Tensor:
+    """[batch, sounds, dim] of sounds to those that ``map`` makes of them; zeros stay zeros."""
+    rows = sounds.flatten(0, 1)
+    mapped = step.map(rows, for_all(False, rows), state)
+    mapped = torch.where(rows.any(-1, keepdim=True), mapped, 0.0)
+    return mapped.reshape(*sounds.shape[:2], -1)
 
 
 def _check(state: State, wanted: Mapping[str, tuple[int, ...]]) -> None:

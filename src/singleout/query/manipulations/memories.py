@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
+from singleout.config import added
 from singleout.errors import ConfigError
 from singleout.query.manipulations.base import (
     Examples,
@@ -133,6 +134,8 @@ class Neighbours(Manipulation):
         temperature: of the softmax over the chosen ones' likeness to the words, by which their
             estimates are weighted.
         memory: sounds that are kept at most.
+        conditional: a sound is replaced by those alone that are nearer to it than to every other
+            sound of its mixture, where these are known; where there is none, it stays.
     """
 
     type: Literal["neighbours"] = "neighbours"
@@ -143,6 +146,7 @@ class Neighbours(Manipulation):
     diversity: Annotated[float, Field(ge=0)] = 0.5
     temperature: Annotated[float, Field(gt=0)] = 0.1
     memory: Positive = 32_768
+    conditional: bool = added(False)
 
     def fit(self, examples: Examples) -> dict[str, Tensor]:
         mean_of(examples.audio, "sounds", self.type)
@@ -180,13 +184,35 @@ class Neighbours(Manipulation):
         weights = (members @ embedding[:, :, None])[:, :, 0].div(self.temperature).softmax(-1)
         return Members(members, weights)
 
-    def corrupt(self, embedding: Tensor, generator: Generator, state: State) -> Tensor:
+    def corrupt(
+        self, embedding: Tensor, generator: Generator, state: State, others: Tensor | None = None
+    ) -> Tensor:
         if not self.p:
             return embedding
         memory = state["memory"]
-        is_replaced, place = torch.rand((2, len(embedding)), generator=generator)
+        is_replaced, place = (
+            drawn.to(embedding.device)
+            for drawn in torch.rand((2, len(embedding)), generator=generator)
+        )
         reach = math.ceil(self.reach * len(memory))
-        nearest = (embedding @ memory.T).topk(reach, dim=-1).indices
-        drawn = (reach * place**3).long().clamp(max=reach - 1).to(embedding.device)
+        likeness, nearest = (embedding @ memory.T).topk(reach, dim=-1)
+        is_replaced = is_replaced < self.p
+        if self.conditional and others is not None:
+            fits = likeness > _most_like(others, memory).gather(1, nearest)
+            count = fits.sum(1)
+            is_replaced &= count > 0
+            drawn = (count * place**3).long().clamp(max=(count - 1).clamp(min=0))
+            # The place of the fitting one that has so many before it.
+            drawn = ((fits.cumsum(1) == drawn[:, None] + 1) & fits).long().argmax(1)
+        else:
+            drawn = (reach * place**3).long().clamp(max=reach - 1)
         near = memory[nearest.gather(1, drawn[:, None])[:, 0]]
-        return torch.where((is_replaced < self.p).to(embedding.device)[:, None], near, embedding)
+        return torch.where(is_replaced[:, None], near, embedding)
+
+
+def _most_like(others: Tensor, memory: Tensor) -> Tensor:
+    """[batch, memory]: how like each is to the one of [batch, others, dim] that it is most like;
+    rows of zeros are nobody's."""
+    likeness = others @ memory.T
+    likeness = likeness.masked_fill(~others.any(-1, keepdim=True), -torch.inf)
+    return likeness.amax(1)
