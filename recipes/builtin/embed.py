@@ -7,6 +7,10 @@ of the packages and used on that fifth, all against one fixed text head, hence i
 
 The alignment (``alignment.py``) is fitted on these embeddings and applied to them: what is kept is
 in the space in which the extractor is queried, under the fingerprint of the encoder saved here.
+
+With ``--space builtin`` no encoder is made: the text head and the alignment are those of the
+encoder in the package, and audio heads alone are trained, so that an extractor trained on these
+embeddings takes the place of the one that ships.
 """
 
 from __future__ import annotations
@@ -172,15 +176,49 @@ def without_fold(left_out: int) -> SideBySide:
     return train_heads(clips, crops, words, train[fold != left_out], recipe, text)[0]
 
 
+def text_heads_of(encoder: BuiltinEncoder) -> SideBySide:
+    """What audio heads are trained against to be in the encoder's space."""
+    heads = encoder.network.text_head
+    assert isinstance(heads, SideBySide)
+    return heads
+
+
+def new_encoder(text: SideBySide, recipe: Recipe, splits: dict[str, Split]) -> BuiltinEncoder:
+    """An encoder with this text head and the alignment of these splits; its audio tower is still
+    untrained."""
+    sizes = {
+        "dim": recipe.dim,
+        "text_hidden": recipe.hidden,
+        "text_heads": recipe.members,
+        "sentence": {},
+        "audio_channels": [32, 64, 128, 256, 448],
+        "rank": RANK,
+    }
+    network = BuiltinNetwork(sizes)
+    sentence, tokenizer = teachers.minilm()
+    network.sentence.load_state_dict(sentence.state_dict())
+    network.text_head.load_state_dict(text.state_dict())
+    report(splits["train"], splits["validation"])
+    network.alignment = fit(splits["train"])
+    return BuiltinEncoder(network, tokenizer.to_str(), sizes)
+
+
 def main() -> None:
     """Features, heads, cross-fitted tables, and an encoder whose audio tower is still untrained."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--config", type=Path, default=Path("configs/builtin.yaml"))
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument(
+        "--space",
+        choices=("new", "builtin"),
+        default="new",
+        help="of a new encoder, or of the one in the package",
+    )
     args = parser.parse_args()
     config = load_config(TrainConfig, args.config)
     assert config.manifest is not None
     assert config.embeddings is not None
+    shipped = BuiltinEncoder.from_pretrained() if args.space == "builtin" else None
     work = config.output.parent
     work.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)  # or forked processes would wait for threads that are not there
@@ -203,7 +241,8 @@ def main() -> None:
     crops = random_crops(features.of(range(len(captioned))), view, seed=0)
     recipe = Recipe()
     learning = train[train < len(captioned)]  # not from the others: see heads.py
-    full, text = train_heads(clips, crops, words, learning, recipe)
+    fixed = None if shipped is None else text_heads_of(shipped)
+    full, text = train_heads(clips, crops, words, learning, recipe, fixed)
     fold = fold_of([clips[i] for i in train])
     _given[:] = [clips, crops, words, learning, fold[: len(learning)], recipe, text]
     fork = get_context("fork")  # the sounds' features are gigabytes: processes share them
@@ -212,19 +251,6 @@ def main() -> None:
     state = {f"head.{k}": v for k, v in full.state_dict().items()}
     state |= {f"view.{k}": v for k, v in view.state_dict().items()}
     write_safetensors(state, work / "teacher.safetensors")
-
-    sizes = {
-        "dim": recipe.dim,
-        "text_hidden": recipe.hidden,
-        "text_heads": recipe.members,
-        "sentence": {},
-        "audio_channels": [32, 64, 128, 256, 448],
-        "rank": RANK,
-    }
-    network = BuiltinNetwork(sizes)
-    sentence, tokenizer = teachers.minilm()
-    network.sentence.load_state_dict(sentence.state_dict())
-    network.text_head.load_state_dict(text.state_dict())
 
     plans = {"train": config.mixtures, "validation": config.validation.mixtures}
     tables = {
@@ -240,11 +266,10 @@ def main() -> None:
         with torch.inference_mode():
             said = text(captions).clone()
         splits[name] = Split([clips[i] for i in rows], tables[name], said)
-    report(splits["train"], splits["validation"])
-    network.alignment = fit(splits["train"])
-    encoder = BuiltinEncoder(network, tokenizer.to_str(), sizes)
-    encoder.save_pretrained(work / "encoder")  # its fingerprint exists from here on
-    keep(splits, plans, encoder, config.embeddings)
+    if shipped is None:
+        shipped = new_encoder(text, recipe, splits)
+        shipped.save_pretrained(work / "encoder")  # its fingerprint exists from here on
+    keep(splits, plans, shipped, config.embeddings)
 
 
 if __name__ == "__main__":
