@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
+from recipes.builtin.snapshot import snapshot
 from singleout import Example as Sound
 from singleout import Extractor, Query
 from singleout.audio import write_wav
@@ -245,6 +246,20 @@ def test_a_run_leaves_its_config_logs_and_no_partial_files(
     assert TrainConfig.model_validate(written) == config
     assert list(config.output.glob("tensorboard/*/events*"))
     assert not list(config.output.rglob("*.partial"))
+
+
+def test_a_snapshot_of_a_run_is_its_averaged_model(
+    trained: tuple[TrainConfig, Path], configure: Callable[..., TrainConfig], tmp_path: Path
+) -> None:
+    whole, stopped = trained
+    model, step = snapshot(whole)
+    model.save_pretrained(tmp_path / "model")
+    assert step == 4
+    assert_same(tensors_below(tmp_path), tensors_below(whole.output))
+    earlier, step = snapshot(configure(stopped))
+    assert step == 2
+    ours, theirs = (m.separator.state_dict() for m in (model, earlier))  # type: ignore[attr-defined]
+    assert any(not torch.equal(weight, theirs[name]) for name, weight in ours.items())
 
 
 def test_the_last_checkpoint_is_of_the_last_step(trained: tuple[TrainConfig, Path]) -> None:
