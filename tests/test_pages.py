@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import tomllib
@@ -137,6 +138,8 @@ def test_commands_of_the_pages_are_right(words: list[str]) -> None:
             check_script(arguments)
         case ["pip", "install", *arguments]:
             check_install(arguments)
+        case [script] if script.endswith(".sh"):
+            assert os.access(ROOT / script, os.X_OK)
         case [tool, *_]:
             assert tool in TOOLS
 

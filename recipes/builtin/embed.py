@@ -1,6 +1,7 @@
 """Train the joint space and embed every training crop with heads that never saw its package.
 
-Command: ``python -m recipes.builtin.embed [--config FILE] [--jobs N]``, a step of ``make builtin``.
+Command: ``python -m recipes.builtin.embed [--config FILE] [--jobs N] [--space SPACE]``, a step of
+``make builtin``.
 
 An audio head places the clips that it was fitted on closer to their captions than the recordings of
 users. So the heads that embed the crops of the extractor are cross-fitted: five heads, each trained
@@ -9,6 +10,10 @@ space.
 
 The alignment (``alignment.py``) is fitted on these embeddings and applied to them. So they are
 stored in the space of the extractor's queries, under the fingerprint of the saved encoder.
+
+With ``--space builtin`` the recipe makes no encoder. It takes the text heads and the alignment of
+the packaged encoder, and trains only audio heads. So an extractor that is trained on these
+embeddings works with the packaged encoder.
 """
 
 from __future__ import annotations
@@ -208,10 +213,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--config", type=Path, default=Path("configs/builtin.yaml"))
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument(
+        "--space",
+        choices=("new", "builtin"),
+        default="new",
+        help="embed in the space of a new encoder, or of the packaged encoder",
+    )
     args = parser.parse_args()
     config = load_config(TrainConfig, args.config)
     assert config.manifest is not None
     assert config.embeddings is not None
+    packaged = BuiltinEncoder.from_pretrained() if args.space == "builtin" else None
     work = config.output.parent
     work.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)  # forked processes would wait for threads that do not exist in them
@@ -237,7 +249,8 @@ def main() -> None:
     crops = random_crops(features.of(range(len(captioned))), view, seed=0)
     recipe = Recipe()
     captioned_train = train[train < len(captioned)]  # without the others: see heads.py
-    full, text = train_heads(clips, crops, words, captioned_train, recipe)
+    fixed_text = None if packaged is None else text_heads_of(packaged)
+    full, text = train_heads(clips, crops, words, captioned_train, recipe, fixed_text)
     fold = fold_of([clips[i] for i in train])
     _shared[:] = [clips, crops, words, captioned_train, fold[: len(captioned_train)], recipe, text]
     fork = get_context("fork")  # the features are gigabytes, which forked processes share
@@ -259,9 +272,11 @@ def main() -> None:
         name: split_of(clips, rows, tables[name], words, text)
         for name, rows in (("train", train), ("validation", validation))
     }
-    report(splits["train"], splits["validation"])
-    encoder = untrained_encoder(recipe, text, fit(splits["train"]))
-    encoder.save_pretrained(work / "encoder")  # gives the encoder its fingerprint
+    encoder = packaged
+    if encoder is None:
+        report(splits["train"], splits["validation"])
+        encoder = untrained_encoder(recipe, text, fit(splits["train"]))
+        encoder.save_pretrained(work / "encoder")  # gives the encoder its fingerprint
     keep(splits, plans, encoder, config.embeddings)
 
 
@@ -276,6 +291,13 @@ def split_of(
     """The clips ``rows`` with the embeddings of their crops and of their first captions."""
     captions = torch.cat([words.captions[i][:1] for i in rows])
     return Split([clips[i] for i in rows], table, text(captions).clone())
+
+
+def text_heads_of(encoder: BuiltinEncoder) -> SideBySide:
+    """The text heads of an encoder. Audio heads that are trained with them share their space."""
+    heads = encoder.network.text_head
+    assert isinstance(heads, SideBySide)
+    return heads
 
 
 def untrained_encoder(recipe: Recipe, text: SideBySide, alignment: Alignment) -> BuiltinEncoder:

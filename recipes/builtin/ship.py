@@ -5,6 +5,9 @@ Command: ``python -m recipes.builtin.ship [--config FILE]``, the last step of ``
 The manipulation is that of the config, which may have changed since the training: its settings for
 text queries are chosen on validation mixtures afterwards. Presence is calibrated again, with the
 shipped encoder.
+
+Version 4 ships without this recipe, because it is trained in the space of the shipped encoder.
+``python -m recipes.builtin.snapshot src/singleout/builtin/extractor --calibrate`` saves it there.
 """
 
 from __future__ import annotations

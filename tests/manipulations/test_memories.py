@@ -19,6 +19,7 @@ from singleout.manipulations import (
     FitEmbeddings,
     MeanShift,
     Neighbours,
+    OtherSounds,
     Pca,
     Projection,
     Retrieval,
@@ -223,6 +224,61 @@ def test_a_share_of_the_sounds_is_replaced_by_near_ones(p: float) -> None:
     uniform = (rank.float() / 100) ** (1 / 3)
     assert float(uniform.mean()) == pytest.approx(0.5, abs=0.06)  # ranks are whole numbers
     assert float((rank == 0).float().mean()) == pytest.approx(0.01 ** (1 / 3), abs=0.04)
+
+
+def test_a_conditional_neighbour_is_nearer_to_its_sound_than_to_the_other_sounds() -> None:
+    """Only fitting sounds are drawn, by their rank. Unknown other sounds change nothing."""
+    generator = seeded()
+    memory = F.normalize(torch.randn(400, DIM, generator=generator), dim=-1)
+    examples = FitEmbeddings(memory, torch.zeros(0, DIM), torch.zeros(0, dtype=torch.long))
+    audio = embeddings(1_000, DIM)
+    # Of the first 500 mixtures, the second other sound is very similar to the query. The others
+    # have one other sound: what the mask leaves out must not count, even the query itself.
+    rows = torch.stack([embeddings(1_000, DIM, seed=8), audio], 1)
+    rows[:500, 1] = F.normalize(audio[:500] + 0.5 * rows[:500, 0], dim=-1)
+    rows[0, 1] = audio[0]
+    mask = torch.ones(1_000, 2, dtype=torch.bool)
+    mask[500:, 1] = False
+    others = OtherSounds(rows, mask)
+    plain = fitted(Neighbours(p=1.0, reach=0.5), examples=examples)
+    conditional = fitted(Neighbours(p=1.0, reach=0.5, conditional=True), examples=examples)
+
+    def is_nearer(result: Tensor) -> Tensor:
+        to_others = (rows @ result[:, :, None])[:, :, 0].masked_fill(~mask, -2).amax(1)
+        return (result * audio).sum(-1) > to_others
+
+    unconditional = plain.for_training(audio, False, seeded(), others)
+    assert torch.equal(unconditional, conditional.for_training(audio, False, seeded()))
+    assert float(is_nearer(unconditional).float().mean()) < 0.8
+    result = conditional.for_training(audio, False, seeded(), others)
+    assert torch.equal(result[0], audio[0])  # no sound fits
+    assert is_nearer(result)[1:].all()
+    rank = (audio @ memory.T > (audio * result).sum(-1)[:, None] + 1e-6).sum(-1)
+    assert int(rank.max()) < 200
+    assert float(rank[500:].float().mean()) > 20  # a single other sound excludes few
+    uniform = torch.rand((2, 1_000), generator=seeded())[1]
+    for row in (3, 700):  # rows do not depend on each other
+        known = rows[row][mask[row]]
+        fits = [
+            place
+            for place in (audio[row] @ memory.T).topk(200).indices.tolist()
+            if all(memory[place] @ audio[row] > memory[place] @ other for other in known)
+        ]
+        assert torch.equal(result[row], memory[fits[int(len(fits) * uniform[row] ** 3)]])
+
+
+def test_the_other_sounds_are_mapped_like_the_query() -> None:
+    """They are compared in the space of the step that compares."""
+    chain = (Pca(k=6), Neighbours(p=1.0, reach=0.5, conditional=True))
+    manipulator = fitted(*chain)
+    audio, other = EXAMPLES.audio[:20], EXAMPLES.audio[20:40]
+    rows = torch.stack([other, torch.zeros_like(other)], 1)
+    mask = torch.tensor([[True, False]]).expand(20, -1)
+    result = manipulator.for_training(audio, False, seeded(), OtherSounds(rows, mask))
+    to_query, to_other = (
+        (result * manipulator.for_inference(sounds, False)).sum(-1) for sounds in (audio, other)
+    )
+    assert (to_query > to_other).all()
 
 
 @pytest.mark.parametrize("size", [500, 100])

@@ -41,7 +41,7 @@ def batch_of(batch: int, uncaptioned: tuple[int, ...] = (), dim: int = 32) -> Tr
     for row in uncaptioned:
         text[row % batch, row // batch] = 0
         has_text[row % batch, row // batch] = False
-    return TrainingExample(  # type: ignore[typeddict-item]
+    return TrainingExample(
         index=torch.arange(batch),
         mixture=torch.zeros(batch, 1, 10),
         targets=torch.zeros(batch, 2, 1, 10),
@@ -53,6 +53,10 @@ def batch_of(batch: int, uncaptioned: tuple[int, ...] = (), dim: int = 32) -> Tr
         has_negative=torch.zeros(batch, 2, dtype=torch.bool),
         negative_text_embedding=torch.zeros_like(text),
         has_negative_text=torch.zeros(batch, 2, dtype=torch.bool),
+        other_embeddings=torch.zeros(batch, 2, 3, dim),
+        has_other=torch.zeros(batch, 2, 3, dtype=torch.bool),
+        negative_other_embeddings=torch.zeros(batch, 2, 3, dim),
+        has_negative_other=torch.zeros(batch, 2, 3, dtype=torch.bool),
         clips=torch.zeros(batch, 2, dtype=torch.long),
         query_audio=torch.zeros(batch, 2, 0),
         query_samples=torch.zeros(batch, 2, dtype=torch.long),

@@ -16,7 +16,7 @@ from singleout.data.dataset import MixtureDataset, QueryAudioConfig, TrainingExa
 from singleout.data.embeddings import embeddings_of
 from singleout.data.manifest import Clip, scan_folder
 from singleout.encoders import BuiltinEncoder
-from singleout.manipulations import Dropout, MeanShift, Noise, Pca
+from singleout.manipulations import Dropout, MeanShift, Neighbours, Noise, Pca
 from singleout.manipulations.audio import Mixup, SpecAugment
 from singleout.train.config import TrainConfig
 from tests.train.batches import batch_of, embeddings_at, module_of, negative_batch_of
@@ -75,6 +75,29 @@ def test_sounds_and_captions_are_manipulated_and_captions_are_not_corrupted(
         )
         assert 0.2 < (dropped == 0).float().mean() < 0.8
     assert 0 < sum(counts) < 100
+
+
+def test_both_sides_stay_nearer_to_their_sound_than_to_the_other_sounds(
+    configure: Callable[..., TrainConfig], debug_encoder: BuiltinEncoder, tmp_path: Path
+) -> None:
+    conditional = Neighbours(p=1.0, reach=1.0, conditional=True)
+    module = module_of(taking_negatives(configure(tmp_path), conditional), debug_encoder)
+    batch = batch_of(6)
+    batch["has_negative"][:] = True
+    batch["has_other"][..., :2] = batch["has_negative_other"][..., :2] = True
+    names = ("negative_audio_embedding", "other_embeddings", "negative_other_embeddings")
+    for seed, name in enumerate(names, 1):
+        drawn = torch.randn(batch[name].shape, generator=torch.Generator().manual_seed(seed))  # type: ignore[literal-required]
+        batch[name] = torch.nn.functional.normalize(drawn, dim=-1)  # type: ignore[literal-required]
+    for step in range(5):
+        sides = embeddings_at(module, batch, step).split(debug_encoder.dim, -1)
+        for side, prefix in zip(sides, ("", "negative_"), strict=True):
+            audio = flat(batch[f"{prefix}audio_embedding"])  # type: ignore[literal-required]
+            others = flat(batch[f"{prefix}other_embeddings"])[:, :2]  # type: ignore[literal-required]
+            assert not torch.equal(side, audio)
+            to_others = (others @ side[:, :, None])[:, :, 0].amax(-1)
+            stays = (side == audio).all(-1)
+            assert (stays | ((side * audio).sum(-1) > to_others)).all()
 
 
 def test_another_seed_or_step_gives_other_conditions(

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from singleout.train.losses import negative_snr_db, separation_loss_db
+from singleout.train.losses import negative_si_sdr_db, negative_snr_db, separation_loss_db
 
 
 def test_the_loss_is_the_negative_snr_with_a_ceiling() -> None:
@@ -27,6 +27,27 @@ def test_the_loss_is_the_negative_snr_with_a_ceiling() -> None:
         atol=1e-3,
         rtol=0,
     )
+
+
+def test_si_sdr_depends_on_the_direction_only_and_is_bounded() -> None:
+    target, noise = torch.randn(2, 6, 4_000, generator=torch.Generator().manual_seed(0))
+    noise -= (noise * target).sum(-1, keepdim=True) / target.square().sum(-1, keepdim=True) * target
+    noise *= target.norm(dim=-1, keepdim=True) / noise.norm(dim=-1, keepdim=True)
+    for level in (0.5, 1.0, 20.0):
+        for share in (0.3, 1.0, 3.0):
+            loss = negative_si_sdr_db(level * (target + share * noise), target)
+            expected = torch.full((6,), 20 * math.log10(share))
+            torch.testing.assert_close(loss, expected, atol=0.3, rtol=0)
+    for estimate in (noise, torch.zeros_like(target)):
+        loss = negative_si_sdr_db(estimate, target)
+        torch.testing.assert_close(loss, torch.full((6,), 30.0), atol=0.1, rtol=0)
+    assert (negative_si_sdr_db(target, target) < -26.9).all()
+    for estimate in (torch.zeros(6, 4_000), 1e-6 * noise, target.clone()):
+        estimate.requires_grad_()
+        negative_si_sdr_db(estimate, target).sum().backward()
+        assert estimate.grad is not None
+        assert torch.isfinite(estimate.grad).all()
+        assert estimate.grad.norm(dim=-1).max() * target.norm(dim=-1).max() < 3_000
 
 
 @given(level=st.floats(1e-2, 1e2))

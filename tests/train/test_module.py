@@ -17,7 +17,7 @@ from singleout.evaluate.metrics import score
 from singleout.manipulations import Dropout, MeanShift, Pca
 from singleout.model import QueriedSeparator
 from singleout.train.config import TrainConfig
-from singleout.train.losses import negative_snr_db, separation_loss_db
+from singleout.train.losses import negative_si_sdr_db, negative_snr_db, separation_loss_db
 from singleout.train.module import TrainingModule, ema_update, learning_rate_factor
 from tests.train.batches import batch_of, module_of
 from tests.train.runs import flat, with_steps
@@ -56,7 +56,7 @@ def test_validation_scores_captions_where_targets_have_them(
     assert logged["audio_improved"][1] == 6
 
 
-def test_absent_weight_weighs_silent_targets(
+def test_the_parts_of_the_loss_are_weighted(
     configure: Callable[..., TrainConfig], debug_encoder: BuiltinEncoder, tmp_path: Path
 ) -> None:
     batch = batch_of(3)
@@ -94,6 +94,9 @@ def test_absent_weight_weighs_silent_targets(
         loss = loss_of(absent_weight=weight)
         assert loss == pytest.approx(expected, abs=1e-5)
         assert logged["loss"] == pytest.approx(loss, abs=1e-6)
+    si_sdr = negative_si_sdr_db(estimate, target)[:, 0]
+    total = torch.where(silent, 0.5 * losses, losses + 0.3 * si_sdr).mean()
+    assert loss_of(absent_weight=0.5, si_sdr_weight=0.3) == pytest.approx(float(total), abs=1e-5)
 
 
 def test_the_loss_of_a_step_is_the_loss_of_its_estimates(
@@ -130,6 +133,25 @@ def test_the_learning_rate_warms_up_then_falls(warmup: int, more: int) -> None:
     assert factors[warmup] == 1
     assert factors[warmup:] == sorted(factors[warmup:], reverse=True)
     assert factors[-1] == pytest.approx(0.01)
+
+
+def test_a_flat_schedule_warms_up_and_stays() -> None:
+    config = TrainConfig.model_validate(
+        {
+            "audio": "a",
+            "output": "b",
+            "model": {"separator": {"type": "identity"}},
+            "schedule": "flat",
+            "warmup_steps": 4,
+            "steps": 20,
+        }
+    )
+    factors = [learning_rate_factor(step, config) for step in range(20)]
+    assert factors == [0.25, 0.5, 0.75, *[1.0] * 17]
+    # Old run keys stay valid: at their defaults, the new settings are not dumped.
+    cosine = config.model_copy(update={"schedule": "cosine"})
+    assert "schedule" not in cosine.model_dump()
+    assert "si_sdr_weight" not in cosine.model_dump()
 
 
 def test_the_average_forgets_its_start() -> None:

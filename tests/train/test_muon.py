@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from singleout.train import muon
 from singleout.train.muon import MuonAdamW, orthogonalised
 
 
@@ -40,6 +41,21 @@ def test_the_size_of_a_gradient_does_not_count(scale: float) -> None:
     torch.testing.assert_close(
         orthogonalised(gradient * scale), orthogonalised(gradient), atol=0.05, rtol=0
     )
+
+
+@pytest.mark.parametrize("is_fast", [True, False])
+def test_either_number_type_makes_a_gradient_orthogonal(
+    is_fast: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without instructions for bfloat16 the CPU uses float32; the results differ by rounding."""
+    gradient = torch.randn(9, 30, generator=torch.Generator().manual_seed(4))
+    monkeypatch.setattr(muon, "FAST_BFLOAT16", is_fast)
+    assert muon.number_type(torch.device("cuda")) is torch.bfloat16
+    ours = orthogonalised(gradient)
+    assert ours.dtype is torch.float32
+    assert torch.equal(ours, ours.bfloat16().float()) == is_fast
+    monkeypatch.setattr(muon, "FAST_BFLOAT16", not is_fast)
+    torch.testing.assert_close(ours, orthogonalised(gradient), atol=0.05, rtol=0)
 
 
 def test_a_gradient_of_zeros_is_no_step() -> None:

@@ -16,6 +16,7 @@ import pytest
 import soundfile
 import torch
 
+from recipes.builtin.snapshot import snapshot
 from singleout import Extractor
 from singleout.audio import write_wav
 from singleout.config import validated
@@ -86,6 +87,21 @@ def test_a_run_leaves_its_config_logs_and_no_partial_files(
     assert TrainConfig.model_validate(written) == config
     assert list(config.output.glob("tensorboard/*/events*"))
     assert not list(config.output.rglob("*.partial"))
+
+
+def test_a_snapshot_is_the_averaged_model_of_a_run(
+    trained: tuple[TrainConfig, Path], configure: Callable[..., TrainConfig], tmp_path: Path
+) -> None:
+    config, stopped = trained
+    model, step = snapshot(config)
+    model.save_pretrained(tmp_path / "model")
+    assert step == 4
+    assert_same(tensors_below(tmp_path), tensors_below(config.output))
+    earlier, step = snapshot(configure(stopped))
+    assert step == 2
+    weights = earlier.separator.state_dict()
+    pairs = [(tensor, weights[name]) for name, tensor in model.separator.state_dict().items()]
+    assert not all(torch.equal(*pair) for pair in pairs)
 
 
 @pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad")

@@ -8,7 +8,8 @@ changes the embeddings, in training or at inference or both, to close this gap.
 
 - ``for_training`` gives the embeddings that condition training. Every step first applies ``map``,
   which is deterministic and may treat the modalities differently. On audio it then applies
-  ``corrupt``, which is random. All random numbers come from the generator that the caller passes,
+  ``corrupt``, which is random and may consider the other sounds of the mixture
+  (``OtherSounds``). All random numbers come from the generator that the caller passes,
   so that a run can be repeated to the bit.
 - ``for_inference`` gives the embeddings at inference: ``map`` without ``corrupt``.
 - ``condition`` gives a ``Condition`` at inference, in which several embeddings may stand for one.
@@ -35,7 +36,7 @@ Example:
 
 from __future__ import annotations
 
-from singleout.manipulations.base import FitEmbeddings, Manipulation, State
+from singleout.manipulations.base import FitEmbeddings, Manipulation, OtherSounds, State
 from singleout.manipulations.chain import AnyManipulation, Chain, Manipulator
 from singleout.manipulations.corruptions import Dropout, Noise, NoManipulation
 from singleout.manipulations.memories import Neighbours, Projection, Retrieval
@@ -52,6 +53,7 @@ __all__ = [
     "Neighbours",
     "NoManipulation",
     "Noise",
+    "OtherSounds",
     "Pca",
     "Pls",
     "Projection",

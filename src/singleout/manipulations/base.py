@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Generator, Tensor
@@ -37,6 +38,26 @@ class FitEmbeddings:
     audio: Tensor
     text: Tensor
     pairs: Tensor
+
+
+class OtherSounds(NamedTuple):
+    """The other sounds of each query's mixture: every source but the one that the query names.
+
+    Attributes:
+        embeddings: float32 [batch, others, dim].
+        mask: bool [batch, others]; False where a mixture has fewer sounds. There the embedding has
+            no meaning.
+
+    Example:
+        >>> import torch
+        >>> others = OtherSounds(torch.eye(3)[None], torch.tensor([[True, True, False]]))
+        >>> others.embeddings[others.mask]
+        tensor([[1., 0., 0.],
+                [0., 1., 0.]])
+    """
+
+    embeddings: Tensor
+    mask: Tensor
 
 
 class Manipulation(StrictConfig):
@@ -97,13 +118,20 @@ class Manipulation(StrictConfig):
         """
         return embedding
 
-    def corrupt(self, embedding: Tensor, generator: Generator, state: State) -> Tensor:
+    def corrupt(
+        self,
+        embedding: Tensor,
+        generator: Generator,
+        state: State,
+        others: OtherSounds | None = None,
+    ) -> Tensor:
         """The random part, in training only.
 
         Args:
             embedding: float32 [batch, dim_out], the result of ``map``.
             generator: source of all random numbers.
             state: the result of ``fit``.
+            others: the other sounds of each mixture, mapped as well; None where they are unknown.
 
         Returns:
             float32 [batch, dim_out].

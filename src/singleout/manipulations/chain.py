@@ -12,7 +12,7 @@ from torch import Generator, Tensor, nn
 from singleout.condition import Condition
 from singleout.config import StrictConfig
 from singleout.errors import ModelError
-from singleout.manipulations.base import FitEmbeddings, State, for_all
+from singleout.manipulations.base import FitEmbeddings, OtherSounds, State, for_all
 from singleout.manipulations.corruptions import Dropout, Noise, NoManipulation
 from singleout.manipulations.memories import Neighbours, Projection, Retrieval
 from singleout.manipulations.projections import MeanShift, Pca, Pls
@@ -149,7 +149,11 @@ class Manipulator(nn.Module):
         self.state = state
 
     def for_training(
-        self, embedding: Tensor, is_text: bool | Tensor, generator: Generator
+        self,
+        embedding: Tensor,
+        is_text: bool | Tensor,
+        generator: Generator,
+        others: OtherSounds | None = None,
     ) -> Tensor:
         """Embeddings as the separator gets them in training.
 
@@ -159,6 +163,8 @@ class Manipulator(nn.Module):
             embedding: float32 [batch, encoder's dim].
             is_text: one value for all, or bool [batch].
             generator: source of all random numbers.
+            others: the other sounds of each mixture, of the encoder's dim; None where they are
+                unknown. Every step maps them like the embedding itself, without corruption.
 
         Returns:
             float32 [batch, dim].
@@ -178,9 +184,12 @@ class Manipulator(nn.Module):
         """
         text = for_all(is_text, embedding)
         for number, step in enumerate(self.steps):
-            mapped = step.map(embedding, text, self._state_of(number))
+            state = self._state_of(number)
+            mapped = step.map(embedding, text, state)
+            if others is not None:
+                others = _mapped(step, others, state)
             is_spared = text[:, None] & (not self.corrupt_text)
-            corrupted = step.corrupt(mapped, generator, self._state_of(number))
+            corrupted = step.corrupt(mapped, generator, state, others)
             embedding = torch.where(is_spared, mapped, corrupted)
         return embedding
 
@@ -256,6 +265,13 @@ class Manipulator(nn.Module):
             for name, tensor in state.items()
             if name.startswith(prefix)
         }
+
+
+def _mapped(step: AnyManipulation, others: OtherSounds, state: State) -> OtherSounds:
+    """The other sounds as a step maps them."""
+    rows = others.embeddings.flatten(0, 1)
+    mapped = step.map(rows, for_all(False, rows), state)
+    return OtherSounds(mapped.reshape(*others.mask.shape, -1), others.mask)
 
 
 def _buffer(name: str) -> str:

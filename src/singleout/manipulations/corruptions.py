@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from singleout.manipulations.base import Manipulation, State
+from singleout.manipulations.base import Manipulation, OtherSounds, State
 
 
 class NoManipulation(Manipulation):
@@ -46,7 +46,13 @@ class Dropout(Manipulation):
     p: Annotated[float, Field(ge=0, lt=1)] = 0.5
     renormalise: bool = False
 
-    def corrupt(self, embedding: Tensor, generator: Generator, state: State) -> Tensor:
+    def corrupt(
+        self,
+        embedding: Tensor,
+        generator: Generator,
+        state: State,
+        others: OtherSounds | None = None,
+    ) -> Tensor:
         drawn = torch.rand(embedding.shape, generator=generator).to(embedding.device)
         kept = embedding * (drawn >= self.p).to(embedding) / (1 - self.p)
         return F.normalize(kept, dim=-1) if self.renormalise else kept
@@ -76,7 +82,13 @@ class Noise(Manipulation):
     kind: Literal["gaussian", "ball"] = "gaussian"
     renormalise: bool = True
 
-    def corrupt(self, embedding: Tensor, generator: Generator, state: State) -> Tensor:
+    def corrupt(
+        self,
+        embedding: Tensor,
+        generator: Generator,
+        state: State,
+        others: OtherSounds | None = None,
+    ) -> Tensor:
         dim = embedding.shape[-1]
         noise = torch.randn(embedding.shape, generator=generator)
         if self.kind == "ball":

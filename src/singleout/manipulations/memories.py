@@ -11,9 +11,15 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from singleout.condition import Condition
-from singleout.config import Positive
+from singleout.config import Positive, added
 from singleout.errors import ConfigError
-from singleout.manipulations.base import FitEmbeddings, Manipulation, State, mean_of
+from singleout.manipulations.base import (
+    FitEmbeddings,
+    Manipulation,
+    OtherSounds,
+    State,
+    mean_of,
+)
 
 IDENTICAL = 0.9999
 """Two embeddings of at least this cosine are the same sound, apart from rounding."""
@@ -143,6 +149,9 @@ class Neighbours(Manipulation):
         temperature: of the softmax over the similarities of the chosen sounds to the text. It
             gives the weights of the parts.
         memory: largest number of sounds that are kept.
+        conditional: replace a sound only by sounds that are nearer to it than to every other sound
+            of its mixture. If there is none, the sound stays. Where the other sounds are unknown,
+            this changes nothing.
 
     Example:
         >>> import torch
@@ -164,6 +173,7 @@ class Neighbours(Manipulation):
     diversity: Annotated[float, Field(ge=0)] = 0.5
     temperature: Annotated[float, Field(gt=0)] = 0.1
     memory: Positive = 32_768
+    conditional: bool = added(False)
 
     def fit(self, examples: FitEmbeddings) -> dict[str, Tensor]:
         mean_of(examples.audio, "sounds", self.type)
@@ -207,13 +217,34 @@ class Neighbours(Manipulation):
         weights = (parts @ embedding[:, :, None])[:, :, 0].div(self.temperature).softmax(-1)
         return Condition(parts, weights, torch.ones_like(weights[:, :1], dtype=torch.bool))
 
-    def corrupt(self, embedding: Tensor, generator: Generator, state: State) -> Tensor:
+    def corrupt(
+        self,
+        embedding: Tensor,
+        generator: Generator,
+        state: State,
+        others: OtherSounds | None = None,
+    ) -> Tensor:
         if not self.p:
             return embedding
         memory = state["memory"]
-        is_replaced, place = torch.rand((2, len(embedding)), generator=generator)
+        uniform, place = torch.rand((2, len(embedding)), generator=generator).to(embedding.device)
+        is_replaced = uniform < self.p
         reach = math.ceil(self.reach * len(memory))
-        nearest = (embedding @ memory.T).topk(reach, dim=-1).indices
-        drawn = (reach * place**3).long().clamp(max=reach - 1).to(embedding.device)
+        similarity, nearest = (embedding @ memory.T).topk(reach, dim=-1)
+        if self.conditional and others is not None:
+            fits = similarity > _similarity_to_others(others, memory).gather(1, nearest)
+            count = fits.sum(1)
+            is_replaced &= count > 0
+            rank = (count * place**3).long().clamp(max=(count - 1).clamp(min=0))
+            # Column of the fitting sound that has ``rank`` fitting sounds before it.
+            drawn = ((fits.cumsum(1) == rank[:, None] + 1) & fits).long().argmax(1)
+        else:
+            drawn = (reach * place**3).long().clamp(max=reach - 1)
         near = memory[nearest.gather(1, drawn[:, None])[:, 0]]
-        return torch.where((is_replaced < self.p).to(embedding.device)[:, None], near, embedding)
+        return torch.where(is_replaced[:, None], near, embedding)
+
+
+def _similarity_to_others(others: OtherSounds, memory: Tensor) -> Tensor:
+    """Similarity [batch, memory] of each sound in the memory to the nearest other sound."""
+    similarity = others.embeddings @ memory.T
+    return similarity.masked_fill(~others.mask[..., None], -torch.inf).amax(1)

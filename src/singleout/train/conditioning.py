@@ -9,6 +9,7 @@ from singleout.condition import Condition
 from singleout.data.dataset import TrainingExample
 from singleout.data.embeddings import SAMPLE_RATE
 from singleout.data.seeds import batch_generator
+from singleout.manipulations import OtherSounds
 from singleout.model import QueriedSeparator
 from singleout.train.config import TrainConfig
 
@@ -42,6 +43,8 @@ class Conditioning:
         ...     "has_positive": torch.tensor([[True]]),
         ...     "text_embedding": caption[None],
         ...     "has_text": torch.tensor([[True]]),
+        ...     "other_embeddings": torch.zeros(1, 1, 1, encoder.dim),
+        ...     "has_other": torch.tensor([[[False]]]),
         ... }
         >>> bool((condition(batch).embeddings == caption).all())
         True
@@ -76,8 +79,9 @@ class Conditioning:
             audio = self._embed(batch, generator)
         else:
             audio = by_query(batch["audio_embedding"])
+        others = OtherSounds(by_query(batch["other_embeddings"]), by_query(batch["has_other"]))
         manipulate = self.model.manipulator.for_training
-        embedding = manipulate(audio, False, generator)
+        embedding = manipulate(audio, False, generator, others)
         if config.p_text or config.query_mixup:
             mapped = manipulate(text, True, generator)
             if config.query_mixup:
@@ -91,8 +95,11 @@ class Conditioning:
         audio = by_query(batch["negative_audio_embedding"])
         text = by_query(batch["negative_text_embedding"])
         has_text = by_query(batch["has_negative_text"])
+        others = OtherSounds(
+            by_query(batch["negative_other_embeddings"]), by_query(batch["has_negative_other"])
+        )
         manipulate = self.model.manipulator.for_training
-        embedding = manipulate(audio, False, generator)
+        embedding = manipulate(audio, False, generator, others)
         if self.config.p_text:
             drawn = torch.rand(len(text), generator=generator).to(text.device)
             mapped = manipulate(text, True, generator)

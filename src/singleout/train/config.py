@@ -95,11 +95,16 @@ class TrainConfig(StrictConfig):
             instead of a sound.
         query_mixup: condition examples with captions on a random point between sound and caption,
             unless ``p_text`` chose the caption. CLAPSep does so (Ma et al., 2024).
+        si_sdr_weight: weight of the negative SI-SDR, which is added to the loss of examples whose
+            target is not silence. See ``singleout.train.losses``.
         steps: optimiser steps.
         batch_size: mixtures in a step; each has two queries.
         optimizer: ``adamw`` or ``muon`` (``singleout.train.muon``). With ``muon``, weight decay
             applies to the weights that Muon steps.
-        learning_rate: at the end of the warm-up. It then falls along a cosine, to a hundredth.
+        learning_rate: at the end of the warm-up.
+        schedule: of the learning rate after the warm-up. ``cosine`` falls to a hundredth at the
+            last step. ``flat`` does not change: a second run, whose ``init`` is the model of the
+            first, then lets the rate fall.
         warmup_steps: steps in which the learning rate rises from 0.
         weight_decay: of the optimiser.
         clip_norm: longer gradients are shortened to this norm.
@@ -135,10 +140,12 @@ class TrainConfig(StrictConfig):
     query_mixup: bool = False
     queries: QueriesConfig = added(QueriesConfig())
     absent_weight: Annotated[float, Field(ge=0)] = added(1.0)
+    si_sdr_weight: Annotated[float, Field(ge=0)] = added(0.0)
     optimizer: Literal["adamw", "muon"] = added("adamw")
     steps: Positive = 4_000
     batch_size: Positive = 8
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    schedule: Literal["cosine", "flat"] = added("cosine")
     warmup_steps: Annotated[int, Field(ge=0)] = 200
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     clip_norm: Annotated[float, Field(gt=0)] = 5.0

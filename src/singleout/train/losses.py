@@ -37,6 +37,36 @@ def negative_snr_db(estimate: Tensor, target: Tensor) -> Tensor:
     return 10 * ((error + CEILING * power) / power).log10()
 
 
+def negative_si_sdr_db(estimate: Tensor, target: Tensor) -> Tensor:
+    """Soft-thresholded negative SI-SDR in dB, between -27 and 30. The level does not count.
+
+    With the squared cosine r of estimate and target, it is
+    10 log10((1 - r + 0.001 r) / (r + 0.001 (1 - r))). SI-SDR is from Le Roux et al., "SDR -
+    half-baked or well done?", 2019; the lower threshold is that of ``negative_snr_db``. The upper
+    threshold is ours. Without it, an estimate that has nothing of its target would outweigh all
+    others. An estimate 30 dB below the target also counts as such, because a small step changes its
+    direction entirely.
+
+    Args:
+        estimate, target: [..., samples].
+
+    Returns:
+        One value per item, [...].
+
+    Example:
+        >>> import torch
+        >>> target = torch.tensor([[1.0, 1.0, 1.0, 1.0]])
+        >>> error = torch.tensor([[1.0, -1.0, 1.0, -1.0]])
+        >>> negative_si_sdr_db(5 * (target + 0.1 * error), target).round().tolist()
+        [-20.0]
+    """
+    power = target.square().sum(-1) + 1e-7
+    estimate_power = estimate.square().sum(-1) + CEILING * power
+    correct = (estimate * target).sum(-1).square() / (estimate_power * power)
+    wrong = 1 - correct
+    return 10 * ((wrong + CEILING * correct) / (correct + CEILING * wrong)).log10()
+
+
 def separation_loss_db(estimate: Tensor, target: Tensor, mixture: Tensor) -> Tensor:
     """``negative_snr_db``; for a silent target, the level of the estimate relative to the mixture.
 

@@ -19,7 +19,7 @@ from singleout.model import QueriedSeparator
 from singleout.separators import Separator
 from singleout.train.conditioning import Conditioning, by_query
 from singleout.train.config import TrainConfig
-from singleout.train.losses import separation_loss_db
+from singleout.train.losses import negative_si_sdr_db, separation_loss_db
 from singleout.train.muon import MuonAdamW
 
 
@@ -27,7 +27,7 @@ def learning_rate_factor(step: int, config: TrainConfig) -> float:
     """Learning rate of a step, relative to ``config.learning_rate``.
 
     It rises linearly during ``config.warmup_steps``. Then it falls along a cosine, to a hundredth
-    at the last step.
+    at the last step, or it stays if ``config.schedule`` is ``flat``.
 
     Example:
         >>> model = {"separator": {"type": "identity"}}
@@ -36,9 +36,13 @@ def learning_rate_factor(step: int, config: TrainConfig) -> float:
         ... )
         >>> [round(learning_rate_factor(step, config), 3) for step in (0, 9, 10, 55, 100)]
         [0.1, 1.0, 1.0, 0.505, 0.01]
+        >>> learning_rate_factor(55, config.model_copy(update={"schedule": "flat"}))
+        1.0
     """
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps
+    if config.schedule == "flat":
+        return 1.0
     done = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
     return 0.01 + 0.99 * (0.5 + 0.5 * math.cos(math.pi * min(1.0, done)))
 
@@ -103,6 +107,9 @@ class TrainingModule(lightning.LightningModule):
     def training_step(self, batch: TrainingExample, index: int) -> Tensor:
         """The loss of a batch: the mean of ``separation_loss_db`` over all queries.
 
+        Where the target is not silence, ``negative_si_sdr_db`` is added with the weight
+        ``config.si_sdr_weight``.
+
         Raises:
             TrainingError: the loss is not finite.
         """
@@ -113,6 +120,9 @@ class TrainingModule(lightning.LightningModule):
         mixture = batch["mixture"].repeat(len(target) // len(batch["mixture"]), 1, 1)
         losses = separation_loss_db(estimate.float(), target, mixture)
         is_silent = target.square().sum(-1) < SILENT_ENERGY
+        if self.run.si_sdr_weight:
+            si_sdr = negative_si_sdr_db(estimate.float(), target)
+            losses = torch.where(is_silent, losses, losses + self.run.si_sdr_weight * si_sdr)
         loss = torch.where(is_silent, self.run.absent_weight * losses, losses).mean()
         if not bool(torch.isfinite(loss)):
             raise TrainingError(

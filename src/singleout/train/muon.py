@@ -14,17 +14,35 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from singleout.storage.tensors import has_fast_bfloat16
+
 MOMENTUM = 0.95
 ITERATIONS, COEFFICIENTS = 5, (3.4445, -4.7750, 2.0315)
 """Of the Newton-Schulz iteration, which brings singular values to about 0.7 to 1.2."""
 RMS_OF_ADAMW = 0.2
 """Typical root mean square of AdamW's step at a learning rate of one."""
+FAST_BFLOAT16 = has_fast_bfloat16()
+"""Whether this CPU has instructions for bfloat16."""
+
+
+def number_type(device: torch.device) -> torch.dtype:
+    """The faster number type for the iteration on a device.
+
+    Without instructions for bfloat16, a CPU needs several times as long for it as for float32. With
+    them it needs a third of the time.
+
+    Example:
+        >>> number_type(torch.device("cuda"))
+        torch.bfloat16
+    """
+    return torch.float32 if device.type == "cpu" and not FAST_BFLOAT16 else torch.bfloat16
 
 
 def orthogonalised(matrix: Tensor) -> Tensor:
     """Roughly ``U @ V.T`` of the singular value decomposition ``U @ S @ V.T``.
 
-    The iteration runs in bfloat16, which is exact enough for it.
+    The iteration runs in bfloat16, which is exact enough for it, or in float32 where that is
+    faster (``number_type``).
 
     Args:
         matrix: [rows, columns].
@@ -39,7 +57,7 @@ def orthogonalised(matrix: Tensor) -> Tensor:
         True
     """
     a, b, c = COEFFICIENTS
-    x = matrix.bfloat16()
+    x = matrix.to(number_type(matrix.device))
     is_tall = len(x) > x.shape[1]
     x = x.T if is_tall else x
     x = x / (x.norm() + 1e-7)
