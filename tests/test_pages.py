@@ -24,6 +24,8 @@ from singleout.config import validated
 from singleout.data.manifest import read_manifest
 from singleout.train.config import TrainConfig
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 PAGES = [
     *sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("*.md")),

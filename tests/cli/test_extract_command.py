@@ -18,6 +18,8 @@ from tests.audio.test_reading import BAD, write_bad
 from tests.cli.commands import check_refused, extract, file_size_limit, posix, run
 from tests.recordings import file_names, files_below
 
+pytestmark = pytest.mark.slow
+
 RATE = 48_000
 
 

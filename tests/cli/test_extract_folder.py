@@ -17,6 +17,8 @@ from tests.cli.commands import extract, file_size_limit, posix
 from tests.conftest import ACCEPT_SIGNALS
 from tests.recordings import SHORT_RATE, files_below, noise, write_short_recording
 
+pytestmark = pytest.mark.slow
+
 
 def write_video_without_sound(path: Path) -> None:
     """A video of five black frames and no sound."""

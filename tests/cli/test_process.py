@@ -13,6 +13,8 @@ import pytest
 from singleout.audio import write_wav
 from tests.recordings import file_names, noise
 
+pytestmark = pytest.mark.slow
+
 RATE = 48_000
 
 

@@ -25,6 +25,8 @@ from singleout.train import TrainConfig, train
 from tests.conftest import TINY_SEPARATOR
 from tests.train.runs import cache_model
 
+pytestmark = pytest.mark.slow
+
 RATE = 32_000
 
 

@@ -28,6 +28,8 @@ from tests.encoders.clap_models import (
     varied,
 )
 
+pytestmark = pytest.mark.slow
+
 
 def test_text_embeddings_are_those_of_transformers(encoder: ClapEncoder) -> None:
     sentences = ["a dog barking", "rain", "Ünïcode 犬 and 🐕, " * 3]

@@ -26,6 +26,8 @@ from tests.encoders.clap_models import (
     tiny_model,
 )
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_saved_encoder_gives_the_same_embeddings(encoder: ClapEncoder, tmp_path: Path) -> None:
     encoder.save_pretrained(tmp_path / "saved")

@@ -17,6 +17,8 @@ from singleout.errors import ModelError
 from tests.encoders.clap_models import write_tokenizer
 from tests.encoders.laion_golden import CASES, GOLDEN, SECONDS, TEXTS, drawn, shapes, sound, weights
 
+pytestmark = pytest.mark.slow
+
 RATE = 48_000
 
 

@@ -25,6 +25,8 @@ from singleout.evaluate.gap.measure import GapReport, modality_gap, pair_accurac
 from singleout.evaluate.gap.picture import save_picture
 from singleout.evaluate.statistics import bootstrap_interval
 
+pytestmark = pytest.mark.slow
+
 RATE = 32_000
 
 

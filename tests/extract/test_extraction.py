@@ -16,6 +16,8 @@ from singleout import Extractor
 from singleout.model import QueriedSeparator
 from tests.recordings import noise
 
+pytestmark = pytest.mark.slow
+
 AUDIO = re.compile(r'<audio controls src="data:audio/wav;base64,([^"]+)"></audio>')
 
 

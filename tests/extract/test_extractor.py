@@ -52,6 +52,7 @@ def test_the_target_depends_on_the_query_and_is_not_silent(extractor: Extractor)
     np.testing.assert_array_equal(dog, extractor.extract(mixture, "a dog", RATE).target)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk_seconds", [0.05, 0.1, 0.4, 0.77])
 @pytest.mark.parametrize("num_samples", [RATE * 3, RATE * 2 + 4_321])
 def test_chunks_equal_the_whole(

@@ -21,6 +21,8 @@ from singleout.extract.outputs import PartFiles
 from singleout.model import QueriedSeparator
 from tests.recordings import file_names, noise, read_samples, write_recording
 
+pytestmark = pytest.mark.slow
+
 RATE = 44_100
 """Not the rate of the model: targets are resampled."""
 BLOCK_FRAMES = "singleout.audio.reading.BLOCK_FRAMES"

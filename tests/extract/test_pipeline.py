@@ -55,6 +55,7 @@ def joined(blocks: list[Block]) -> Block:
     return Block(mixture, np.concatenate([block.targets for block in full], axis=2))
 
 
+@pytest.mark.slow
 @settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     lengths=st.lists(st.integers(0, 40_000), min_size=1, max_size=5),
@@ -98,6 +99,7 @@ def test_resamplers_hold_back_no_more_than_their_latency(rate: int, is_back: boo
         assert stage.latency_samples == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", [16_000, 44_100])
 def test_a_target_depends_on_no_sample_beyond_the_look_ahead(
     gated_model: QueriedSeparator, rate: int

@@ -19,6 +19,8 @@ from singleout.errors import ConfigError
 from singleout.manipulations.audio import Mixup, SpecAugment
 from tests.encoders.clap_models import tiny_encoder
 
+pytestmark = pytest.mark.slow
+
 Wave = NDArray[np.float32]
 
 

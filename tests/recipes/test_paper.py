@@ -29,6 +29,8 @@ from singleout.train.checkpoint import FILE_NAME
 from tests.conftest import TINY_SEPARATOR, tiny_tokenizer
 from tests.encoders.clap_models import tiny_encoder
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs/paper"
 SIZES = ("small", "full")

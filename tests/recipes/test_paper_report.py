@@ -26,6 +26,8 @@ from recipes.paper.study import Line, Run, Study
 from singleout.errors import ConfigError
 from singleout.evaluate.statistics import Interval
 
+pytestmark = pytest.mark.slow
+
 SMALL = Path(__file__).parents[2] / "configs/paper/small.yaml"
 NUM_MIXTURES = 60
 TARGETS: dict[str, dict[str, Any]] = {

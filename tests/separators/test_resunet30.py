@@ -28,6 +28,8 @@ from tests.encoders.clap_models import write_tokenizer
 from tests.encoders.test_laion import small_weights
 from tests.extract.chunks import separate_in_chunks
 
+pytestmark = pytest.mark.slow
+
 GOLDEN = Path(__file__).parents[1] / "golden" / "resunet30.npz"
 """AudioSep's own output: ``benchmarks/resunet30.py --theirs CHECKOUT --golden FILE``."""
 

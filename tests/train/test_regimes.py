@@ -44,6 +44,8 @@ from tests.train.runs import (
     write_rows,
 )
 
+pytestmark = pytest.mark.slow
+
 ALL_KINDS = QueriesConfig(absent_share=0.25, removal_share=0.25, contrast_share=0.25)
 
 

@@ -45,6 +45,8 @@ from tests.train.runs import (
     with_steps,
 )
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_same_run_gives_the_same_model(
     trained: tuple[TrainConfig, Path], configure: Callable[..., TrainConfig], tmp_path: Path

@@ -38,6 +38,8 @@ from singleout.types import Query
 from tests.conftest import TINY_SEPARATOR
 from tests.recipes.builtin.corpora import tiny_config, write_corpus
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_time_of_a_step_is_that_of_additional_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """A start of 10 s does not count. Trials end where the additional steps take long enough."""

@@ -30,6 +30,8 @@ from singleout.data.embeddings import EmbeddingTable
 from singleout.data.manifest import Clip
 from tests.recipes.builtin.corpora import clip
 
+pytestmark = pytest.mark.slow
+
 
 def test_alignment_removes_a_modality_gap() -> None:
     generator = torch.Generator().manual_seed(0)

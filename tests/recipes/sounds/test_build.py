@@ -18,6 +18,8 @@ from recipes.sounds.__main__ import main
 from recipes.sounds.fetch import RecipeError, fetch_deb
 from tests.recipes.sounds.archives import make_deb, make_zip, noise, wav_bytes
 
+pytestmark = pytest.mark.slow
+
 COLUMNS = (
     "package,source_path,caption,alternatives,class,license,redistributable,loopable,group,"
     "seconds,rate_hz,bandwidth_hz,speech_share,rms_dbfs"
