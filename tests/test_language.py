@@ -183,14 +183,12 @@ def without_example(source: str) -> list[str]:
 def long_functions(source: str) -> list[str]:
     """Functions of more than ``MAX_FUNCTION_LINES`` lines, each as ``line: name``.
 
-    The lines of a function are those of its body. Its docstring, which describes every argument and
-    shows an example, does not count; nor do the declarations of its arguments.
+    All lines count, those of the docstring and of the arguments among them.
     """
     complaints = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            body = node.body[1:] if ast.get_docstring(node) is not None else node.body
-            length = (body[-1].end_lineno or 0) - body[0].lineno + 1 if body else 0
+            length = (node.end_lineno or node.lineno) - node.lineno + 1
             if length > MAX_FUNCTION_LINES:
                 complaints.append(f"{node.lineno}: {node.name} has {length} lines")
     return complaints
@@ -290,8 +288,9 @@ def test_a_long_function_is_refused() -> None:
         text = '    """' + "Line.\n" * docstring + '    """\n' if docstring else ""
         return "def f():\n" + text + "    x = 1\n" * body
 
-    assert long_functions(function(0, 61)) == ["1: f has 61 lines"]
-    assert long_functions(function(50, 60)) == []
+    assert long_functions(function(0, 60)) == ["1: f has 61 lines"]
+    assert long_functions(function(50, 20)) == ["1: f has 72 lines"]
+    assert long_functions(function(0, 59)) == []
 
 
 # The project has nothing wrong
