@@ -46,7 +46,7 @@ class QueriedSeparator(nn.Module):
 
     @property
     def sample_rate(self) -> int:
-        """Of mixtures and targets, Hz."""
+        """Sample rate of mixtures and targets, Hz."""
         return self.separator.sample_rate
 
     @property
