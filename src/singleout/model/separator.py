@@ -246,4 +246,4 @@ class QueriedSeparator(nn.Module):
         """
         from singleout.model.loading import load_model
 
-        return load_model(name_or_path, encoder, revision)
+        return load_model(cls, name_or_path, encoder, revision)
