@@ -16,6 +16,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = sorted(ROOT.glob("src/singleout/**/*.py"))
 CODE = [*PACKAGE, *sorted(ROOT.glob("recipes/**/*.py")), *sorted(ROOT.glob("benchmarks/*.py"))]
+TESTS = [ROOT / "conftest.py", *sorted(ROOT.glob("tests/**/*.py"))]
 PAGES = [
     *sorted(ROOT.glob("*.md")),
     *sorted(ROOT.glob("docs/**/*.md")),
@@ -300,7 +301,7 @@ def _name(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
-@pytest.mark.parametrize("path", CODE, ids=_name)
+@pytest.mark.parametrize("path", [*CODE, *TESTS], ids=_name)
 def test_identifiers_are_plain(path: Path) -> None:
     assert private_identifiers(path.read_text(encoding="utf-8")) == []
 
@@ -319,7 +320,7 @@ def test_public_names_have_examples(path: Path) -> None:
     assert sorted(missing) == sorted(exceptions)
 
 
-@pytest.mark.parametrize("path", PACKAGE, ids=_name)
+@pytest.mark.parametrize("path", CODE, ids=_name)
 def test_files_and_functions_are_short(path: Path) -> None:
     source = path.read_text(encoding="utf-8")
     assert len(source.splitlines()) <= MAX_FILE_LINES

@@ -6,6 +6,7 @@ import io
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from singleout import (
     Extraction,
     ExtractOptions,
     Extractor,
+    InputError,
     ModelError,
     Presence,
     Query,
@@ -139,6 +141,14 @@ def test_options_are_given_at_construction_or_for_one_call(debug_model_folder: P
     assert separate == other.extract(mixture, "a dog", RATE, gate=False)
     with pytest.raises(TypeError, match="unexpected keyword"):
         extractor.extract(mixture, "a dog", RATE, no_such_option=True)  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize("seconds", [0, -5.0, float("nan"), float("inf"), "5", None])
+def test_an_impossible_chunk_length_is_refused(extractor: Extractor, seconds: Any) -> None:
+    with pytest.raises(InputError, match="chunk_seconds must be a positive number, not"):
+        Extractor(extractor.model, chunk_seconds=seconds)
+    with pytest.raises(InputError, match="chunk_seconds must be a positive number, not"):
+        extractor.extract(noise(), "a dog", RATE, chunk_seconds=seconds)
 
 
 def test_an_extraction_compares_hashes_and_prints(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -82,3 +83,36 @@ def test_every_room_is_in_the_table() -> None:
     modules = {path.stem for path in package.glob("*.py")} - {"__init__", "__main__"}
     folders = {path.parent.name for path in package.glob("*/__init__.py")} | {"builtin"}
     assert set().union(*rooms()) == modules | folders
+
+
+def module_imports(package: Path) -> dict[str, set[str]]:
+    """Modules of the package that each module imports, in functions too.
+
+    Imports for type checkers alone do not run, and do not count.
+    """
+    paths = {
+        ".".join(path.relative_to(package.parent).with_suffix("").parts): path
+        for path in package.glob("**/*.py")
+    }
+    paths = {name.removesuffix(".__init__"): path for name, path in paths.items()}
+
+    def imported(node: ast.AST) -> Iterator[str]:
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            return
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        if isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}"
+                yield name if name in paths else str(node.module)
+        for child in ast.iter_child_nodes(node):
+            yield from imported(child)
+
+    trees = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in paths.items()}
+    return {name: {*imported(tree)} & paths.keys() - {name} for name, tree in trees.items()}
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    graph = module_imports(Path(singleout.__file__).parent)
+    assert len(graph) > 100
+    TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle

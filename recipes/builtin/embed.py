@@ -208,8 +208,8 @@ def without_fold(left_out: int) -> SideBySide:
     return train_heads(clips, crops, words, train[fold != left_out], recipe, text)[0]
 
 
-def main() -> None:
-    """Write features, cross-fitted embeddings, and an encoder whose audio tower is untrained."""
+def parse_arguments() -> tuple[argparse.Namespace, TrainConfig]:
+    """Arguments of the command, and the config that they name."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--config", type=Path, default=Path("configs/builtin.yaml"))
     parser.add_argument("--jobs", type=int, default=2)
@@ -221,6 +221,20 @@ def main() -> None:
     )
     args = parser.parse_args()
     config = load_config(TrainConfig, args.config)
+    assert config.manifest is not None
+    if config.uncaptioned is not None:
+        assert config.uncaptioned.manifest is not None
+        if config.uncaptioned.manifest.parent == config.manifest.parent:
+            parser.error(
+                f"{config.uncaptioned.manifest}: this folder holds the corpus: name a manifest "
+                "in another folder"
+            )
+    return args, config
+
+
+def main() -> None:
+    """Write features, cross-fitted embeddings, and an encoder whose audio tower is untrained."""
+    args, config = parse_arguments()
     assert config.manifest is not None
     assert config.embeddings is not None
     packaged = BuiltinEncoder.from_pretrained() if args.space == "builtin" else None
@@ -235,11 +249,6 @@ def main() -> None:
     others = tagged(others, len(captioned), features, class_names)
     if config.uncaptioned is not None:
         assert config.uncaptioned.manifest is not None
-        if config.uncaptioned.manifest.parent == config.manifest.parent:
-            parser.error(
-                f"{config.uncaptioned.manifest}: this folder holds the corpus: name a manifest "
-                "in another folder"
-            )
         write_uncaptioned(others, config.uncaptioned.manifest)
     clips = captioned + others
     split = np.array([clip.split for clip in clips])

@@ -25,7 +25,7 @@ class Example:
 
     Args:
         audio: path of a recording, or floats [samples] or [channels, samples] with full scale 1.
-            It should hold only the sound that is meant, and last at most a minute.
+            It should hold only the sound to extract, and last at most a minute.
         sample_rate: of an array, Hz. A file has its own.
 
     Example:

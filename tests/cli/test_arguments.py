@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,8 @@ import pytest
 import soundfile
 from typer.testing import Result
 
-from singleout import Extractor, Query
+from singleout import ExtractOptions, Extractor, Query
+from singleout.cli.extract import extract as command
 from tests.cli.commands import check_refused, extract, run
 from tests.recordings import file_names, noise, write_recording
 
@@ -20,6 +23,12 @@ from tests.recordings import file_names, noise, write_recording
 def bark(tmp_path: Path) -> Path:
     """A recording that serves as an example."""
     return write_recording(tmp_path / "sounds" / "bark.wav", noise(9_000, seed=1))
+
+
+def test_the_command_has_the_defaults_of_python() -> None:
+    parameters = inspect.signature(command).parameters
+    options = asdict(ExtractOptions())
+    assert {name: parameters[name].default for name in options} == options
 
 
 def successful_queries(result: Result) -> list[str]:

@@ -141,7 +141,7 @@ def test_an_oracle_has_perfect_scores(debug_encoder: BuiltinEncoder, clips: list
     rows = evaluate_scenarios(model, clips, SHORT)
     grouped = by_scenario(rows)
     present = (*POSITIVE_SCENARIOS, "text, not the other", "not the other")
-    counts = {name: len(own) for name, own in grouped.items()}
+    counts = {name: len(scenario) for name, scenario in grouped.items()}
     assert counts == dict.fromkeys((*present, *ABSENT_SCENARIOS), 12)
     for name in present:
         assert all(row["improved"] and row["si_sdri_db"] > 40 for row in grouped[name])

@@ -68,7 +68,7 @@ def build_queries(
 
     Args:
         texts: positive texts, each a query; may be empty.
-        like: recordings of such a sound.
+        like: example recordings of the sound.
         unwanted: negative texts.
         unlike: recordings of a sound to exclude.
 

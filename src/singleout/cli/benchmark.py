@@ -33,9 +33,9 @@ Data = Annotated[
     typer.Option(help="Folder of the benchmark; for mix a JSONL manifest.", readable=False),
 ]
 ClapScore = Annotated[
-    str | None, typer.Option(help="Also CLAPScore, by this encoder (name or path).")
+    str | None, typer.Option(help="Also compute CLAPScore, with this encoder (name or path).")
 ]
-BssEval = Annotated[bool, typer.Option("--bss-eval", help="Also BSS-eval SDR.")]
+BssEval = Annotated[bool, typer.Option("--bss-eval", help="Also compute BSS-eval SDR.")]
 References = Annotated[
     bool,
     typer.Option(

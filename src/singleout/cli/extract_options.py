@@ -28,7 +28,7 @@ QueryTexts = Annotated[
 ]
 Like = Annotated[
     list[Path] | None,
-    typer.Option(help="Recording of such a sound, instead of a text or in addition to it."),
+    typer.Option(help="Example recording of the sound, instead of a text or in addition to it."),
 ]
 Unwanted = Annotated[
     list[str] | None,
@@ -55,7 +55,7 @@ Residual = Annotated[bool, typer.Option(help="Write the residual as well.")]
 Format = Annotated[
     str, typer.Option(help="Container of the results: auto, wav, flac, aiff, ogg, mp3.")
 ]
-Device = Annotated[str, typer.Option(help="Such as cpu or cuda.")]
+Device = Annotated[str, typer.Option(help="Device of the separator, such as cpu or cuda.")]
 LinkChannels = Annotated[
     bool,
     typer.Option(

@@ -31,7 +31,7 @@ Manifest = Annotated[
 Model = Annotated[
     str | None,
     typer.Option(
-        help="Folder of a model, hub id, or checkpoint of AudioSep.",
+        help="'builtin', folder of a model, hub id, or checkpoint of AudioSep.",
         show_default="the one in the package",
     ),
 ]

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 PATIENCE_SECONDS = 2.0
 """The progress bar appears after this time."""
 LIKELY = 0.35
-"""A lower presence is worth a word: there a gate is half closed. Most of what people ask for is
-present, while calibration has as many sounds that are absent."""
+"""A lower presence is reported as *probably not in this recording*. The limit is below one half,
+because most queries are for present sounds, while calibration has as many absent ones."""
 
 
 def result_lines(result: JobResult) -> Iterator[dict[str, Any]]:
@@ -180,5 +180,5 @@ def _level(level_db: float | None) -> str:
 
 
 def _printable(text: object) -> str:
-    """On one line, whatever characters the name of a file has."""
+    """The text with all control characters escaped, so that it stays on one line."""
     return "".join(c if c.isprintable() or c == " " else ascii(c)[1:-1] for c in str(text))

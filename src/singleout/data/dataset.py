@@ -21,10 +21,10 @@ from singleout.data.seeds import Stream, random_stream
 from singleout.manipulations.audio import Mixup, SpecAugment
 
 ALIKE_SHARE = 0.03
-"""Share of all pairs of sounds, those with the closest embeddings, that count as alike: the same
-words may well describe both. It is a share because encoders differ in their similarities."""
+"""Share of all pairs of sounds, those with the closest embeddings, that count as alike: one
+text may describe both. It is a share because encoders differ in their similarities."""
 MAX_COMPARED = 1_000
-"""Sounds that are compared with each other for that share."""
+"""Largest number of sounds whose pairs are compared to find the limit of alike pairs."""
 
 
 Place = tuple[int, int]

@@ -243,8 +243,8 @@ class Planner:
         if min(len(labels), len(groups)) < needed or not _has_mixture(clips, needed):
             raise ManifestError(
                 f"mixtures of {needed} sounds need {needed} sounds of different classes and "
-                f"different groups (without a manifest, {needed} files). There are {len(clips)} "
-                f"sounds of {len(labels)} classes in {len(groups)} groups: add sounds"
+                f"different groups (without a manifest, {needed} files). Add sounds "
+                f"(now: sounds {len(clips)}, classes {len(labels)}, groups {len(groups)})"
             )
         weight = clip_weights(clips, config.class_balance)
         self._cumulative = np.cumsum(weight / weight.sum())

@@ -15,7 +15,7 @@ from singleout.errors import QueryError
 from singleout.types import Example
 
 MAX_EXAMPLE_SECONDS = 60
-"""Longer examples are refused: an example holds only the sound that is meant."""
+"""Longer examples are refused: an example should hold one sound and nothing else."""
 
 
 def embed_example(example: Example, encoder: QueryEncoder) -> Tensor:

@@ -201,13 +201,13 @@ def _config_of(tensors: Mapping[str, Tensor], origin: str) -> dict[str, Any]:
 
 
 Shape = Callable[[str], tuple[int, ...]]
-"""From the name of a tensor to its shape."""
+"""Gives the shape of a tensor by its name."""
 Count = Callable[[str], int]
-"""From a pattern to the number of different matches of its group."""
+"""Gives the number of different matches of a pattern's group."""
 
 
 def _audio_config(shape: Shape, count: Count, fused: bool) -> dict[str, Any]:
-    """Of HTS-AT."""
+    """Config of the audio encoder, HTS-AT."""
     audio = "audio_branch."
     dim, _, patch, *_ = shape(f"{audio}patch_embed.proj.weight")
     num_stages = count(r"audio_branch\.layers\.(\d+)\.")
@@ -236,7 +236,7 @@ def _audio_config(shape: Shape, count: Count, fused: bool) -> dict[str, Any]:
 
 
 def _text_config(shape: Shape, count: Count) -> dict[str, Any]:
-    """Of RoBERTa."""
+    """Config of the text encoder, RoBERTa."""
     text = "text_branch."
     vocabulary, width = shape(f"{text}embeddings.word_embeddings.weight")
     return {

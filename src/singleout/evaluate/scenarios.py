@@ -378,7 +378,7 @@ def _entry(scenario: str, rows: Sequence[Row]) -> dict[str, Any]:
 def _auroc_interval(
     present: Sequence[Row], absent: Sequence[Row], num_resamples: int = 500
 ) -> Interval:
-    """Resampled over the recordings of the mixtures' targets, which both kinds of rows have."""
+    """Interval by resampling the recordings of the targets, which both kinds of rows have."""
     names = sorted({row["recording"] for row in [*present, *absent]})
     numbers = {name: number for number, name in enumerate(names)}
     sides = []

@@ -145,7 +145,7 @@ def _is_recording(path: Path, folder: Path) -> bool:
 
 
 def _folded(name: str | Path) -> str:
-    """The same for all names of one file, on systems that do not tell case or accents apart."""
+    """The name in one case and one encoding of accents, as some file systems compare names."""
     return unicodedata.normalize("NFC", str(name)).casefold()
 
 

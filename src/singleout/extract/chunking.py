@@ -1,4 +1,7 @@
-"""Separation of mixtures of any length, chunk by chunk, with the result of the whole."""
+"""Separation of mixtures of any length, chunk by chunk, with the result of the whole.
+
+``ExtractOptions.chunk_seconds`` sets the length of the chunks.
+"""
 
 from __future__ import annotations
 

@@ -254,7 +254,7 @@ class Extractor:
                 yield from results
 
     def prepare(self, queries: AnyQuery | Sequence[AnyQuery]) -> None:
-        """Embed queries ahead of time, so that one that cannot be used is refused now."""
+        """Embed queries ahead of time, so that an unusable query is refused at once."""
         for query in _queries(queries):
             self._condition(query)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import TypedDict
 
 from singleout.audio import OutputFormat
+from singleout.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,10 @@ class ExtractOptions:
         gate: set targets to the level of the sound, and nearly to silence where it seems absent,
             if the model has a gate. False: targets have the level that the separator gives them.
         chunk_seconds: longer recordings are separated in chunks of this length, so that the memory
-            is bounded. The result does not depend on it.
+            is bounded. Any positive number; the result does not depend on it.
+
+    Raises:
+        InputError: ``chunk_seconds`` is not a positive number.
 
     Example:
         >>> ExtractOptions(chunk_seconds=5.0)
@@ -29,6 +34,11 @@ class ExtractOptions:
     link_channels: bool = True
     gate: bool = True
     chunk_seconds: float = 20.0
+
+    def __post_init__(self) -> None:
+        seconds = self.chunk_seconds
+        if not isinstance(seconds, int | float) or not 0 < seconds < inf:
+            raise InputError(f"chunk_seconds must be a positive number, not {seconds!r}")
 
 
 class OptionChanges(TypedDict, total=False):

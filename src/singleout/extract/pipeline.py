@@ -31,7 +31,7 @@ from singleout.model.level_gate import LevelGate
 MIN_CHUNK_SECONDS = 2.0
 FEW_CHANNELS = 2
 RESAMPLER_SAMPLES = 1_500
-"""At the lower of the two rates: more than any resampler holds back."""
+"""Upper bound of what a resampler holds back, in samples at the lower of its two rates."""
 
 In = TypeVar("In", contravariant=True)
 Out = TypeVar("Out", covariant=True)
@@ -41,16 +41,18 @@ class Stage(Protocol[In, Out]):
     """One step of the pipeline; see the module."""
 
     @property
-    def look_ahead_samples(self) -> int: ...
+    def look_ahead_samples(self) -> int:
+        """Samples after a sample that its output depends on, at most."""
 
     @property
-    def latency_samples(self) -> int: ...
+    def latency_samples(self) -> int:
+        """Samples that the stage may hold back."""
 
     def push(self, block: In) -> Sequence[Out]:
-        """Append a block; the blocks that it completes."""
+        """Append a block, and return the blocks that it completes."""
 
     def finish(self) -> Sequence[Out]:
-        """The rest; no more blocks may follow."""
+        """Return the remaining blocks. No block may be pushed after that."""
 
 
 class Resample:
@@ -74,11 +76,11 @@ class Resample:
         self.look_ahead_samples = self.latency_samples
 
     def push(self, block: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-        """Append a block; what is certain by now at the other rate."""
+        """Append a block, and return the samples that are final at the other rate."""
         return [self._stream.push(block)]
 
     def finish(self) -> list[NDArray[np.float32]]:
-        """The rest."""
+        """Return the remaining samples."""
         return [self._stream.finish()]
 
 
@@ -105,20 +107,20 @@ class Level:
 
     @property
     def look_ahead_samples(self) -> int:
-        """Windows of the query encoder that take part in the level of a sample."""
+        """Samples of the later windows that the level of a sample depends on."""
         return self._gate.look_ahead_samples
 
     @property
     def latency_samples(self) -> int:
-        """As many."""
+        """The same number: a target waits until all these windows are measured."""
         return self._gate.look_ahead_samples
 
     def push(self, block: Block) -> list[NDArray[np.float32]]:
-        """Append a block; the targets whose level is known by now."""
+        """Append a block, and return the targets whose level is known."""
         return [self._gate.push(block.targets, block.mixture.astype(np.float32, copy=False))]
 
     def finish(self) -> list[NDArray[np.float32]]:
-        """The rest."""
+        """Return the remaining samples."""
         targets = self._gate.finish()
         return [targets] if targets.size else []
 
@@ -136,11 +138,11 @@ class TargetsOnly:
     look_ahead_samples = latency_samples = 0
 
     def push(self, block: Block) -> list[NDArray[np.float32]]:
-        """The targets of a block."""
+        """Return the targets of a block."""
         return [block.targets]
 
     def finish(self) -> list[NDArray[np.float32]]:
-        """Nothing is held back."""
+        """Return nothing, because no block is held back."""
         return []
 
 
@@ -165,12 +167,12 @@ class ResampleTargets:
         self.look_ahead_samples = self.latency_samples
 
     def push(self, block: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-        """Append a block; what is certain by now at the other rate."""
+        """Append a block, and return the samples that are final at the other rate."""
         pairs = zip(self._streams, block, strict=True)
         return [np.stack([stream.push(target) for stream, target in pairs])]
 
     def finish(self) -> list[NDArray[np.float32]]:
-        """The rest."""
+        """Return the remaining samples."""
         return [np.stack([stream.finish() for stream in self._streams])]
 
 
@@ -268,7 +270,7 @@ class Pipeline:
         return self._aligned(blocks)
 
     def finish(self) -> Block:
-        """The rest of the recording with its targets; no more blocks may follow.
+        """Return the rest of the recording with its targets. No block may be pushed after that.
 
         Raises:
             ModelError, Cancelled: see ``push``.
@@ -298,7 +300,7 @@ class Pipeline:
 
 
 def _chunk_seconds(options: ExtractOptions, channels: int) -> float:
-    """Of a recording: many linked channels share the memory of two."""
+    """Length of the chunks. Many linked channels use shorter chunks, to need no more memory."""
     seconds = options.chunk_seconds
     if not options.link_channels:
         return seconds

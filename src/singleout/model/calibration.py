@@ -24,7 +24,7 @@ sounds that users query, most are."""
 FLOOR_DB = -20.0
 """Gain of a closed gate."""
 GAINS_DB = tuple(float(gain) for gain in np.arange(0.0, 6.01, 0.25))
-"""Gains of an open gate, from which one is chosen."""
+"""Candidates for the gain of an open gate."""
 LEVEL_TOLERANCE_DB = 3.0
 """A target has the right level if it differs by no more than this."""
 PRIOR = 1e-3

@@ -128,7 +128,7 @@ class LevelGate:
         return self._release(max(0, known * self._hop - self._num_done))
 
     def finish(self) -> NDArray[np.float32]:
-        """The rest of the targets; no more blocks may follow."""
+        """Return the rest of the targets. No block may be pushed after that."""
         self.meter.finish()
         self._mixture_power += [_power(window) for window in self._windows.finish()]
         if self._pending is None:
@@ -138,7 +138,7 @@ class LevelGate:
     def whole(
         self, targets: NDArray[np.float32], mixture: NDArray[np.float32]
     ) -> NDArray[np.float32]:
-        """``push`` and ``finish`` in one call."""
+        """Set the level of whole targets: ``push`` and ``finish`` in one call."""
         first, rest = self.push(targets, mixture), self.finish()
         return np.concatenate([first, rest], axis=2) if rest.size else first
 
@@ -152,7 +152,7 @@ class LevelGate:
         return levelled
 
     def _set_level(self, targets: NDArray[np.float32]) -> None:
-        """In place, of the next samples."""
+        """Set the level of the next samples, in place."""
         start = self._num_done
         self._num_done += targets.shape[2]
         first = max(0, start // self._hop - 1)

@@ -35,6 +35,7 @@ LEARNED = "manipulation."
 
 
 def load_model(
+    kind: type[QueriedSeparator],
     name: str | Path | None = None,
     encoder: str | QueryEncoder | None = None,
     revision: str | None = None,
@@ -42,23 +43,25 @@ def load_model(
     """Load a model in evaluation mode; see ``QueriedSeparator.from_pretrained``.
 
     Example:
-        >>> load_model("builtin").sample_rate
+        >>> from singleout.model import QueriedSeparator
+        >>> load_model(QueriedSeparator, "builtin").sample_rate
         32000
     """
     if isinstance(encoder, str):
         encoder = load_encoder(encoder)
     path = resolve_model(name, revision)
     if path.is_file() or (path.is_dir() and not _is_ours(path)):
-        return _from_checkpoint(path, encoder)
-    return _from_folder(path, encoder)
+        return _from_checkpoint(kind, path, encoder)
+    return _from_folder(kind, path, encoder)
 
 
 def save_model(model: QueriedSeparator, folder: Path) -> None:
     """Save a model; see ``QueriedSeparator.save_pretrained``.
 
     Example:
+        >>> from singleout.model import QueriedSeparator
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     save_model(load_model("builtin"), Path(folder))
+        ...     save_model(QueriedSeparator.from_pretrained("builtin"), Path(folder))
         ...     sorted(path.name for path in Path(folder).iterdir())
         ['config.json', 'model.safetensors']
     """
@@ -85,7 +88,8 @@ def push_model(model: QueriedSeparator, identifier: str, private: bool) -> str:
     """Put a model on the hub; see ``QueriedSeparator.push_to_hub``.
 
     Example:
-        >>> model = load_model("builtin", encoder="builtin")
+        >>> from singleout.model import QueriedSeparator
+        >>> model = QueriedSeparator.from_pretrained("builtin", encoder="builtin")
         >>> reference = model.config.encoder.model_copy(update={"name": "/srv/encoder"})
         >>> model.config = model.config.model_copy(update={"encoder": reference})
         >>> try:
@@ -129,9 +133,9 @@ The training data, the licence and the measured quality are for the author to ad
 """
 
 
-def _from_folder(path: Path, encoder: QueryEncoder | None) -> QueriedSeparator:
-    from singleout.model.separator import QueriedSeparator
-
+def _from_folder(
+    kind: type[QueriedSeparator], path: Path, encoder: QueryEncoder | None
+) -> QueriedSeparator:
     config = read_config(path)
     if encoder is None:
         encoder = load_encoder(config.encoder.name, config.encoder.fingerprint)
@@ -150,7 +154,7 @@ def _from_folder(path: Path, encoder: QueryEncoder | None) -> QueriedSeparator:
             )
     try:
         with torch.device("meta"):
-            model = QueriedSeparator(config, encoder)
+            model = kind(config, encoder)
     except ConfigError as error:  # its embeddings are too short for the manipulation
         raise ModelError(f"{path}: query encoder '{encoder.name}': {error}") from None
     learned = load_tensors(model.separator, weights, extra_prefix=LEARNED)
@@ -162,9 +166,9 @@ def _from_folder(path: Path, encoder: QueryEncoder | None) -> QueriedSeparator:
     return model.eval().requires_grad_(False)
 
 
-def _from_checkpoint(path: Path, encoder: QueryEncoder | None) -> QueriedSeparator:
-    from singleout.model.separator import QueriedSeparator
-
+def _from_checkpoint(
+    kind: type[QueriedSeparator], path: Path, encoder: QueryEncoder | None
+) -> QueriedSeparator:
     separator = ResUNet30.from_checkpoint(path, inference_precision="auto")
     if encoder is None:
         from singleout.encoders.laion import encoder_inside
@@ -182,7 +186,7 @@ def _from_checkpoint(path: Path, encoder: QueryEncoder | None) -> QueriedSeparat
         encoder=EncoderReference(name=encoder.name, fingerprint=encoder.fingerprint),
     )
     with torch.device("meta"):
-        model = QueriedSeparator(config, encoder)
+        model = kind(config, encoder)
     model.separator = separator
     return model.eval()
 

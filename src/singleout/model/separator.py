@@ -46,7 +46,7 @@ class QueriedSeparator(nn.Module):
 
     @property
     def sample_rate(self) -> int:
-        """Of mixtures and targets, Hz."""
+        """Sample rate of mixtures and targets, Hz."""
         return self.separator.sample_rate
 
     @property
@@ -246,4 +246,4 @@ class QueriedSeparator(nn.Module):
         """
         from singleout.model.loading import load_model
 
-        return load_model(name_or_path, encoder, revision)
+        return load_model(cls, name_or_path, encoder, revision)

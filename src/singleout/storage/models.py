@@ -1,4 +1,4 @@
-"""The names of models. Every part of the package turns a name into files here."""
+"""The names of models, and the files behind them. ``load_encoder`` resolves query encoders."""
 
 from __future__ import annotations
 

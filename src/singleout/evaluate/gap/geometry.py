@@ -14,7 +14,7 @@ from torch import Tensor
 
 NUM_FOLDS = 5
 RIDGE = 1e-3
-"""Of the linear classifier, relative to the mean variance of a dimension."""
+"""Ridge penalty of the linear classifier, relative to the mean variance of a dimension."""
 
 
 def as_codes(names: Sequence[str] | Sequence[int] | NDArray[np.int64]) -> Tensor:
