@@ -15,7 +15,7 @@ import torch
 from singleout.audio import OutputFormat, open_audio
 from singleout.condition import Condition
 from singleout.encoders import QueryEncoder
-from singleout.errors import QueryError, SingleoutError
+from singleout.errors import AudioError, QueryError, SingleoutError
 from singleout.extract.chunking import Block
 from singleout.extract.device import find_device
 from singleout.extract.extraction import Extraction
@@ -27,7 +27,7 @@ from singleout.model import QueriedSeparator
 from singleout.types import Example, Query
 
 NUM_CONDITIONS = 64
-"""Queries whose conditions are kept: a batch has the same ones for every recording."""
+"""Conditions that are kept: all recordings of a batch have the same queries."""
 
 AnyQuery = str | Path | Example | Query
 """One query: a description, an example (a ``Path`` is one), or a ``Query`` of several prompts."""
@@ -95,8 +95,7 @@ class Extractor:
             device, options: see ``Extractor``.
 
         Raises:
-            ModelError: there is no such model, encoder or device, or the files of the model are
-                corrupt or of another architecture.
+            ModelError: there is no such model, encoder or device, or the model is corrupt.
 
         Example:
             >>> from singleout import Extractor
@@ -229,8 +228,7 @@ class Extractor:
             All queries of the first recording, then of the second, and so on.
 
         Raises:
-            QueryError: see ``extract``.
-            AudioError, ModelError: see ``extract``; without ``on_error``.
+            QueryError, AudioError, ModelError: see ``extract`` and ``on_error``.
 
         Example:
             >>> import numpy as np
@@ -297,8 +295,9 @@ class Extractor:
         prompts = _queries(queries)
         changed = replace(self.options, **options)
         outputs = OutputOptions(Path(folder), format, residual, plot)
-        path = Path(path)
-        with open_audio(path) as reader:
+        if not isinstance(path, str | Path):
+            raise AudioError(f"extract_file takes a path, not {type(path).__name__}: use extract")
+        with open_audio(path := Path(path)) as reader:
             checked(reader)
             session = Session(self.model, reader, self._conditions(prompts), changed, cancel)
             files = PartFiles(outputs, name or path.stem, prompts, reader.info, path)
@@ -391,7 +390,11 @@ class Extractor:
 
 
 def _queries(queries: AnyQuery | Sequence[AnyQuery]) -> list[Query]:
-    several = [queries] if isinstance(queries, str | Path | Example | Query) else list(queries)
+    if isinstance(queries, str | Path | Example | Query):
+        return [Query.of(queries)]
+    if not isinstance(queries, Iterable):
+        raise QueryError(f"a query must be text or an example, not {type(queries).__name__}")
+    several = [Query.of(query) for query in queries]
     if not several:
         raise QueryError("no query: describe a sound, such as 'a dog barking'")
-    return [Query.of(query) for query in several]
+    return several
