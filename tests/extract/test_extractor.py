@@ -259,3 +259,8 @@ def test_packaged_model_answers_the_query_and_keeps_silence(packaged: Extractor)
     silence = packaged.extract(np.zeros((2, RATE), np.float32), "rain", RATE)
     assert not silence.target.any()
     assert not silence.residual.any()
+
+
+def test_extract_many_takes_one_array_with_its_rate(extractor: Extractor) -> None:
+    audio = (np.zeros(800, np.float32), 8_000)
+    assert len(list(extractor.extract_many(audio, "rain"))) == 1

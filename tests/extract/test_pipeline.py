@@ -161,3 +161,14 @@ def test_a_run_is_cancelled_half_way_and_leaves_no_files(
         )
     assert len(shares) == 1
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_kept_block_does_not_keep_the_samples_that_still_wait(
+    gated_model: QueriedSeparator,
+) -> None:
+    pipeline = pipeline_of(gated_model, RATE)
+    samples = np.zeros((1, 40 * RATE), np.float32)
+    block = pipeline.push(samples)
+    assert 0 < block.mixture.shape[1] < samples.shape[1]
+    base = block.mixture if block.mixture.base is None else block.mixture.base
+    assert base.nbytes == block.mixture.nbytes

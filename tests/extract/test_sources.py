@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import pytest
@@ -12,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from singleout import Extractor
+from singleout import Cancelled, Extractor
 from singleout.audio import AudioInfo
 from singleout.extract.sources import _gain as gain_of
+from singleout.extract.sources import input_gain, open_source
 from singleout.model import QueriedSeparator
 
 RATE = 32_000
@@ -120,3 +123,26 @@ def test_files_and_blocks_have_the_same_input_level(levelled: Extractor, tmp_pat
     np.testing.assert_array_equal(soundfile.read(written.target, dtype="float32")[0].T, whole)
     blocks = [targets[0] for _, targets in levelled.extract_blocks(path, "a dog")]
     np.testing.assert_array_equal(np.concatenate(blocks, axis=1), whole)
+
+
+def test_reading_the_gain_can_be_cancelled() -> None:
+    cancel = Event()
+    cancel.set()
+    with (
+        open_source((np.full(8_000, 1e-3, np.float32), 8_000)) as reader,
+        pytest.raises(Cancelled, match="audio: cancelled"),
+    ):
+        input_gain(reader, -40.0, cancel)
+
+
+def test_any_error_names_a_file_object_audio_and_not_a_temporary_file() -> None:
+    file = io.BytesIO()
+    soundfile.write(file, np.zeros(800), 8_000, format="WAV")
+    file.seek(0)
+    with pytest.raises(Cancelled, match=r"^audio: cancelled$"), open_source(file) as reader:
+        raise Cancelled(f"{reader.name}: cancelled")
+
+
+def test_the_rate_next_to_an_array_may_be_a_float() -> None:
+    with open_source((np.zeros(800, np.float32), 8_000.0)) as reader:  # type: ignore[arg-type]
+        assert reader.info.sample_rate == 8_000

@@ -322,3 +322,12 @@ def test_text_is_corrupted_only_as_a_control() -> None:
         trained = Manipulator(chain, DIM).for_training(given_, is_text, seeded())
         assert bool((trained[1::2] == 0).any(-1).all())
         assert torch.equal(trained[::2], given_[::2]) is not control
+
+
+def test_a_model_may_be_elsewhere_than_its_embeddings() -> None:
+    manipulator = Manipulator(Chain(steps=(Neighbours(sounds=2),)), dim=4)
+    manipulator.fit(FitEmbeddings(torch.eye(4), torch.eye(4), torch.arange(4)))
+    before = manipulator.condition(torch.ones(1, 4), is_text=True)
+    manipulator.double()  # stands for another device, which this machine may not have
+    after = manipulator.condition(torch.ones(1, 4), is_text=True)
+    assert torch.equal(after.embeddings, before.embeddings)

@@ -22,7 +22,7 @@ from singleout.extract.extraction import Extraction
 from singleout.extract.options import ExtractOptions, OptionChanges, OutputOptions
 from singleout.extract.outputs import PartFiles, WrittenFiles
 from singleout.extract.session import Session
-from singleout.extract.sources import Recording, checked, open_source, path_of
+from singleout.extract.sources import Recording, checked, open_source, path_of, several
 from singleout.model import QueriedSeparator
 from singleout.types import Example, Query
 
@@ -207,7 +207,7 @@ class Extractor:
 
     def extract_many(
         self,
-        recordings: str | Path | Iterable[Recording],
+        recordings: Recording | Iterable[Recording],
         queries: AnyQuery | Sequence[AnyQuery],
         sample_rate: int | None = None,
         *,
@@ -217,7 +217,8 @@ class Extractor:
         """Extract every query from every recording.
 
         Args:
-            recordings: as in ``extract``; one is read at a time. A single path is one recording.
+            recordings: as in ``extract``; one is read at a time. A path, a file object or
+                ``(array, rate)`` is one recording.
             queries: one or several, which share the work on a mixture.
             sample_rate: of arrays, Hz.
             on_error: called with a recording that cannot be used; the others follow. Without it,
@@ -241,7 +242,7 @@ class Extractor:
         prompts = _queries(queries)
         changed = replace(self.options, **options)
         self.prepare(prompts)  # a query that fails is not the fault of a recording
-        for recording in [recordings] if isinstance(recordings, str | Path) else recordings:
+        for recording in several(recordings):
             try:
                 results = self._extract_all(recording, prompts, sample_rate, changed, None, None)
             except SingleoutError as error:

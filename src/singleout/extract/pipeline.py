@@ -293,10 +293,12 @@ class Pipeline:
             targets = np.pad(targets, ((0, 0), (0, 0), (0, missing)))
         known = min(recording.shape[1], targets.shape[2])
         self._recording, self._targets = [recording[:, known:]], [targets[:, :, known:]]
+        # A copy: a caller who keeps the block must not keep the samples that still wait.
+        mixture = recording[:, :known].copy()
         known_targets = (targets[:, :, :known] / np.float32(self._gain)).astype(
             np.float32, copy=False
         )
-        return Block(recording[:, :known], known_targets)
+        return Block(mixture, known_targets)
 
 
 def _chunk_seconds(options: ExtractOptions, channels: int) -> float:

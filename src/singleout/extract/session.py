@@ -31,6 +31,7 @@ class Session:
 
     Raises:
         AudioError: the recording cannot be read.
+        Cancelled: ``cancel`` is set.
 
     Example:
         >>> import numpy as np, torch
@@ -69,7 +70,7 @@ class Session:
             reader.info.channels,
             options,
             gate=self._gate,
-            gain=input_gain(reader, model.config.quietest_db),
+            gain=input_gain(reader, model.config.quietest_db, cancel),
             name=reader.name,
             cancel=cancel,
         )

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Event
 from typing import Any, BinaryIO, TypeGuard
 
 import numpy as np
@@ -15,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from singleout.audio import MAX_CHANNELS, AudioInfo, AudioReader, checked_array, open_audio
 from singleout.audio.silence import MIN_AMPLIFIED_RMS
-from singleout.errors import AudioError
+from singleout.errors import AudioError, Cancelled, SingleoutError
 
 MAX_HOURS = 24
 
@@ -80,16 +81,32 @@ def path_of(recording: Recording) -> Path | None:
     return Path(recording) if isinstance(recording, str | Path) else None
 
 
-def _is_array_with_rate(recording: Recording) -> TypeGuard[tuple[ArrayLike, int]]:
+def several(recordings: Recording | Iterable[Recording]) -> Iterable[Recording]:
+    """Recordings one by one. A path, a file object or an array with its rate is one recording.
+
+    Example:
+        >>> several("street.wav"), several(["street.wav", "park.wav"])
+        (['street.wav'], ['street.wav', 'park.wav'])
+    """
+    if (
+        isinstance(recordings, str | Path)
+        or _is_file_object(recordings)
+        or _is_array_with_rate(recordings)
+    ):
+        return [recordings]
+    return recordings  # type: ignore[return-value]
+
+
+def _is_array_with_rate(recording: object) -> TypeGuard[tuple[ArrayLike, int]]:
     return (
         isinstance(recording, tuple)
         and len(recording) == 2
-        and isinstance(recording[1], int | np.integer)
+        and isinstance(recording[1], int | float | np.number)
         and not np.isscalar(recording[0])
     )
 
 
-def _is_file_object(recording: Recording) -> TypeGuard[BinaryIO]:
+def _is_file_object(recording: object) -> TypeGuard[BinaryIO]:
     return callable(getattr(recording, "read", None))
 
 
@@ -107,8 +124,8 @@ def _file_of(source: BinaryIO) -> Iterator[Path]:
                 raise AudioError(f"audio: cannot be read: {error.strerror or error}") from None
         try:
             yield path
-        except AudioError as error:
-            raise AudioError(str(error).replace(str(path), "audio")) from None
+        except SingleoutError as error:
+            raise type(error)(str(error).replace(str(path), "audio")) from None
 
 
 def _check_rate(name: str, rate: int, expected: int | None) -> None:
@@ -160,7 +177,9 @@ def refuse_days(reader: AudioReader, num_samples: int) -> None:
         )
 
 
-def input_gain(reader: AudioReader, quietest_db: float | None) -> float:
+def input_gain(
+    reader: AudioReader, quietest_db: float | None, cancel: Event | None = None
+) -> float:
     """The gain, 1 or more, of a recording on its way to the model.
 
     A separator gets worse below the level of its training. The recording is read a first time,
@@ -170,9 +189,11 @@ def input_gain(reader: AudioReader, quietest_db: float | None) -> float:
         reader: of the recording; a file is opened again, and ``reader`` is not used up.
         quietest_db: RMS over full scale, of all samples of all channels, to amplify up to. The
             gain is less where the peak would exceed full scale. None: 1.
+        cancel: stops the reading before the next block.
 
     Raises:
         AudioError: the recording cannot be read.
+        Cancelled: ``cancel`` is set.
 
     Example:
         >>> import numpy as np
@@ -184,16 +205,18 @@ def input_gain(reader: AudioReader, quietest_db: float | None) -> float:
     if quietest_db is None:
         return 1.0
     if isinstance(reader, _ArrayReader):
-        return _gain(reader, quietest_db)
+        return _gain(reader, quietest_db, cancel)
     with open_audio(reader.name) as first_look:
-        return _gain(first_look, quietest_db)
+        return _gain(first_look, quietest_db, cancel)
 
 
-def _gain(reader: AudioReader, quietest_db: float) -> float:
+def _gain(reader: AudioReader, quietest_db: float, cancel: Event | None = None) -> float:
     power_needed = 10 ** (quietest_db / 10)
     energy, peak, count = 0.0, 0.0, 0
     block: NDArray[Any]
     for block in reader.blocks():
+        if cancel is not None and cancel.is_set():
+            raise Cancelled(f"{reader.name}: cancelled")
         count += block.shape[1]
         energy += float(np.square(block, dtype=np.float64).mean(0).sum())
         peak = max(peak, float(np.abs(block).max(initial=0)))

@@ -130,7 +130,10 @@ class Manipulator(nn.Module):
             torch.Size([4, 4])
         """
         self._learn(
-            examples, lambda number, step, mapped: step.extended(self._state_of(number), mapped)
+            examples,
+            lambda number, step, mapped: step.extended(
+                self._state_of(number, mapped.audio), mapped
+            ),
         )
 
     def _learn(
@@ -184,7 +187,7 @@ class Manipulator(nn.Module):
         """
         text = for_all(is_text, embedding)
         for number, step in enumerate(self.steps):
-            state = self._state_of(number)
+            state = self._state_of(number, embedding)
             mapped = step.map(embedding, text, state)
             if others is not None:
                 others = _mapped(step, others, state)
@@ -218,7 +221,7 @@ class Manipulator(nn.Module):
         """
         text = for_all(is_text, embedding)
         for number, step in enumerate(self.steps):
-            embedding = step.map(embedding, text, self._state_of(number))
+            embedding = step.map(embedding, text, self._state_of(number, embedding))
         return embedding
 
     def condition(self, embedding: Tensor, is_text: bool) -> Condition:
@@ -244,7 +247,7 @@ class Manipulator(nn.Module):
         condition = Condition.single(embedding)
         for number, step in enumerate(self.steps):
             parts = step.condition(
-                condition.embeddings.flatten(0, 1), is_text, self._state_of(number)
+                condition.embeddings.flatten(0, 1), is_text, self._state_of(number, embedding)
             )
             weights = condition.weights.reshape(-1, 1) * parts.weights
             condition = Condition(
@@ -254,14 +257,17 @@ class Manipulator(nn.Module):
             )
         return condition
 
-    def _state_of(self, number: int) -> State:
-        """The tensors of one step by their names in that step."""
+    def _state_of(self, number: int, like: Tensor) -> State:
+        """The tensors of one step by their names in that step, on the device of ``like``.
+
+        A model may be on another device than the encoder, whose embeddings are on the CPU.
+        """
         state = self.state
         if state is None:
             raise ModelError("the model's manipulation has not been fitted: train it first")
         prefix = f"{number}."
         return {
-            name.removeprefix(prefix): tensor
+            name.removeprefix(prefix): tensor.to(like)
             for name, tensor in state.items()
             if name.startswith(prefix)
         }
