@@ -217,8 +217,7 @@ class Extractor:
         """Extract every query from every recording.
 
         Args:
-            recordings: as in ``extract``; one is read at a time. A path, a file object or
-                ``(array, rate)`` is one recording.
+            recordings: one as in ``extract``, or several; one is read at a time.
             queries: one or several, which share the work on a mixture.
             sample_rate: of arrays, Hz.
             on_error: called with a recording that cannot be used; the others follow. Without it,
