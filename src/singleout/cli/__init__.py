@@ -28,8 +28,8 @@ from singleout.errors import SingleoutError
 INTERRUPTED = 130
 TERMINATED = 143
 HUNG_UP = 129
-M_MMAP_THRESHOLD = -3
-"""Number of the parameter in malloc.h."""
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""Numbers of the parameters in malloc.h."""
 MMAP_THRESHOLD_BYTES = 32 << 20
 
 
@@ -89,17 +89,18 @@ app.command()(benchmark)
 app.command()(gap)
 
 
-def _fix_mmap_threshold() -> None:
-    """Let the C library return blocks above 32 MiB to the system as soon as they are freed.
+def _fix_malloc_thresholds() -> None:
+    """Keep the limits fixed at which the C library returns freed memory to the system.
 
-    By default glibc moves this threshold with the blocks that it sees. The heap of a long
+    By default glibc moves them with the blocks that it sees, up to these values. The heap of a long
     extraction then fragments, and its peak memory grows with the length of the recording
-    (results/long_recordings.json). A lower threshold saves more memory and costs time: at 1 MiB,
-    page faults take half as long again as the rest.
+    (results/long_recordings.json). Lower limits save more memory and cost time for page faults.
     """
     if sys.platform == "linux" and "MALLOC_MMAP_THRESHOLD_" not in os.environ:
         with suppress(AttributeError, OSError):  # another C library
-            ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES)
+            library = ctypes.CDLL(None)
+            library.mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES)
+            library.mallopt(M_TRIM_THRESHOLD, 2 * MMAP_THRESHOLD_BYTES)
 
 
 def main() -> None:
@@ -108,7 +109,7 @@ def main() -> None:
     # pages they cost a fraction of the page faults, up to a third of the time
     # (results/resunet30*.json).
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    _fix_mmap_threshold()
+    _fix_malloc_thresholds()
     # Partial files vanish as with Ctrl-C, and when a terminal closes, unless nohup is used.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
