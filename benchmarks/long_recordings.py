@@ -68,7 +68,7 @@ def measured(command: list[str], output: Path) -> dict[str, float]:
     memory: list[float] = []
     peak_megabytes = 0.0
     while os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-        if first_s is None and any(p.stat().st_size > 1_000 for p in output.glob(".*.partial")):
+        if first_s is None and any(size_of(p) > 1_000 for p in output.glob(".*.partial")):
             first_s = time.perf_counter() - started
         # Counts of the process itself: that of wait4 contains the memory of its parent.
         resident, peak = (kilobytes(process.pid, name) for name in ("VmRSS", "VmHWM"))
@@ -86,6 +86,14 @@ def measured(command: list[str], output: Path) -> dict[str, float]:
         "megabytes_second_quarter": float(np.mean(middle)) if middle else 0.0,
         "megabytes_last_quarter": float(np.mean(memory[len(memory) * 3 // 4 : -1] or [0.0])),
     }
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file; 0 if it has been renamed meanwhile."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def kilobytes(pid: int, name: str) -> int:
