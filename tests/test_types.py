@@ -16,20 +16,6 @@ from singleout import Example, Query
 from singleout.errors import InputError, QueryError, SingleoutError
 
 
-def test_public_surface_is_locked() -> None:
-    assert singleout.__all__ == [
-        "AudioError", "Cancelled", "ConfigError", "Example", "ExtractOptions", "Extraction",
-        "Extractor", "InputError", "ManifestError", "MissingExtraError", "ModelError",
-        "OutputError", "Presence", "Query", "QueryError", "SingleoutError", "TrainingError",
-        "list_models",
-    ]  # fmt: skip
-    for name in singleout.__all__:
-        assert hasattr(singleout, name)
-        assert name in dir(singleout)
-    with pytest.raises(AttributeError, match="no attribute 'Extractr'"):
-        _ = singleout.Extractr
-
-
 def test_every_error_is_exported_and_in_the_tree() -> None:
     for name in singleout.__all__:
         if name.endswith("Error") or name == "Cancelled":
