@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from singleout.audio.info import AudioInfo
+from singleout.audio.info import AudioInfo, Note
 from singleout.errors import AudioError
 
 BLOCK_BYTES = 1 << 20
@@ -57,6 +57,7 @@ class Decoder:
 
     Attributes:
         info: describes the recording.
+        notes: what a listener should know; complete after the last block.
 
     Raises:
         AudioError: the file has no sound, is damaged or cannot be decoded.
@@ -76,6 +77,7 @@ class Decoder:
 
     def __init__(self, path: Path, sndfile_error: str) -> None:
         self._path, self._sndfile_error = path, sndfile_error
+        self.notes: list[Note] = []
         # Errors go to a file: nobody reads them from a pipe, and a full pipe blocks the process.
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115
         # The process imports this package, and no module from the current folder.

@@ -57,6 +57,25 @@ def sndfile_name(path: Path) -> bytes | Path:
 
 
 @dataclass(frozen=True)
+class Note:
+    """What a listener should know about a recording that was read.
+
+    Attributes:
+        text: one line that names the recording.
+        missing_seconds: seconds of the recording that could not be read; None if unknown.
+        is_damage: whether the recording is not whole.
+
+    Example:
+        >>> Note("rain.wav: ends 2.0 s before its stated end", 2.0, is_damage=True).missing_seconds
+        2.0
+    """
+
+    text: str
+    missing_seconds: float | None = 0.0
+    is_damage: bool = False
+
+
+@dataclass(frozen=True)
 class AudioInfo:
     """Describes a recording, as far as its file does.
 
@@ -69,6 +88,7 @@ class AudioInfo:
             integers that they hold, lossy ones that only FFmpeg decodes are ``FLOAT``.
         tags: title, artist, ... by libsndfile's names.
         channel_mask: the loudspeaker of each channel, as in the header of a WAV; 0 if not stated.
+        is_ambisonic: whether the channels are ambisonic components, and no loudspeakers.
         riff_chunks: name and content of the chunks of a WAV that describe the recording (``bext``,
             ``cue``, ``LIST``, ...).
 
@@ -84,6 +104,7 @@ class AudioInfo:
     subtype: str = "FLOAT"
     tags: dict[str, str] = field(default_factory=dict)
     channel_mask: int = 0
+    is_ambisonic: bool = False
     riff_chunks: tuple[tuple[bytes, bytes], ...] = ()
 
     @property

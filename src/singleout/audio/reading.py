@@ -6,7 +6,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,7 +15,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from singleout.audio.decoding import Decoder
-from singleout.audio.info import ALAC, AudioInfo, sndfile_name
+from singleout.audio.info import ALAC, AudioInfo, Note, sndfile_name
 from singleout.audio.riff import description
 from singleout.errors import AudioError
 
@@ -41,6 +41,7 @@ class AudioReader(Protocol):
     Attributes:
         name: the name of the recording in messages: its path, or "audio" for an array.
         info: describes the recording: rate in Hz, channels, length, kind of file.
+        notes: what a listener should know. They are complete after the last block.
 
     Example:
         >>> import tempfile
@@ -57,6 +58,10 @@ class AudioReader(Protocol):
 
     name: str
     info: AudioInfo
+    notes: list[Note]
+
+    def reopened(self) -> AbstractContextManager[AudioReader]:
+        """The same recording from its start, opened in the same way."""
 
     def blocks(self) -> Iterator[NDArray[Any]]:
         """All samples in order. They can be read once.
@@ -67,29 +72,35 @@ class AudioReader(Protocol):
             is one block.
 
         Raises:
-            AudioError: the recording is truncated, damaged or has no samples; a sample is NaN or
-                infinite; or the file changed after it was opened.
+            AudioError: the recording has no samples; a sample is NaN or infinite; the file changed
+                after it was opened; or it is damaged, and was opened with ``strict``.
         """
 
 
 @contextmanager
-def open_audio(path: str | Path) -> Iterator[AudioReader]:
+def open_audio(
+    path: str | Path, *, strict: bool = False, track: int | None = None
+) -> Iterator[AudioReader]:
     """Open a recording for reading in memory that does not grow with its length.
 
     libsndfile reads the formats that it supports (WAV, FLAC, Ogg Vorbis and Opus, MP3, AIFF, CAF,
     ...). FFmpeg reads the others (M4A, AAC, the sound of MP4, MKV, WebM, ...) in a separate
     process. Integers become floats with full scale 1. No sample is clipped or rescaled.
 
+    Of a recording that is cut or damaged, the rest is read, and a note says what is missing.
+
     Args:
         path: the file.
+        strict: refuse a recording that is cut or damaged.
+        track: number of the sound track, from 1; None takes the main one.
 
     Yields:
         A reader, which is closed at the end of the ``with`` block.
 
     Raises:
-        AudioError: the file is missing, a folder, not a regular file, empty, not readable, not
-            audio, or truncated; or its rate is impossible. Damage that only reading shows is raised
-            by ``AudioReader.blocks``.
+        AudioError: the file is missing, a folder, not a regular file, empty, not readable or not
+            audio; or its rate is impossible; or there is no such track. With ``strict``, damage
+            that only reading shows is raised by ``AudioReader.blocks``.
 
     Example:
         >>> import tempfile
@@ -113,18 +124,19 @@ def open_audio(path: str | Path) -> Iterator[AudioReader]:
             raise AudioError(f"{path}: is empty (0 bytes)")
         if not os.access(path, os.R_OK):  # libsndfile would not name the reason
             raise AudioError(f"{path}: may not be read: permission denied")
-        source = _opened(path)
+        source = _opened(path, track)
     try:
-        yield _CheckedReader(path, source, status)
+        yield _CheckedReader(path, source, status, strict, track)
     finally:
         source.close()
 
 
-def read_audio(path: str | Path) -> tuple[NDArray[np.float32], int]:
+def read_audio(path: str | Path, *, strict: bool = False) -> tuple[NDArray[np.float32], int]:
     """Read a whole recording.
 
     Args:
         path: the file; see ``open_audio`` for the formats.
+        strict: refuse a recording that is cut or damaged.
 
     Returns:
         The waveform, float32 [channels, samples] with full scale 1, and its rate in Hz.
@@ -143,7 +155,7 @@ def read_audio(path: str | Path) -> tuple[NDArray[np.float32], int]:
         >>> waveform.shape, rate
         ((2, 24000), 16000)
     """
-    with open_audio(path) as reader:
+    with open_audio(path, strict=strict) as reader:
         try:
             blocks = [block.astype(np.float32, copy=False) for block in reader.blocks()]
             return np.concatenate(blocks, axis=1), reader.info.sample_rate
@@ -177,6 +189,7 @@ def _reason(error: soundfile.LibsndfileError) -> str:
 
 class _Source(Protocol):
     info: AudioInfo
+    notes: list[Note]
 
     def read(self) -> NDArray[Any]:
         """The next block, [channels, samples]; no samples at the end."""
@@ -184,7 +197,7 @@ class _Source(Protocol):
     def close(self) -> None: ...
 
 
-def _opened(path: Path) -> _Source:
+def _opened(path: Path, track: int | None) -> _Source:
     try:
         return _SoundFile(path)
     except soundfile.LibsndfileError as error:
@@ -197,9 +210,21 @@ class _CheckedReader:
     The source must give samples, all of them finite, and the file must not change meanwhile.
     """
 
-    def __init__(self, path: Path, source: _Source, status: os.stat_result) -> None:
+    def __init__(
+        self,
+        path: Path,
+        source: _Source,
+        status: os.stat_result,
+        strict: bool,
+        track: int | None,
+    ) -> None:
         self._path, self._source, self._status = path, source, status
-        self.name, self.info = str(path), source.info
+        self._strict, self._track = strict, track
+        self.name, self.info, self.notes = str(path), source.info, source.notes
+
+    def reopened(self) -> AbstractContextManager[AudioReader]:
+        """See ``AudioReader.reopened``."""
+        return open_audio(self._path, strict=self._strict, track=self._track)
 
     def blocks(self) -> Iterator[NDArray[Any]]:
         """See ``AudioReader.blocks``."""
@@ -210,6 +235,8 @@ class _CheckedReader:
                     raise AudioError(f"{self._path}: has NaN or infinite samples")
                 num_read += block.shape[1]
                 yield block
+            if self._strict and (damage := [note for note in self.notes if note.is_damage]):
+                raise AudioError(damage[0].text)
             now, before = self._path.stat(), self._status
             if (now.st_size, now.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
                 raise AudioError(
@@ -224,6 +251,7 @@ class _SoundFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self.notes: list[Note] = []
         self._file = soundfile.SoundFile(sndfile_name(path))
         try:
             self._min_frames = self._stated_frames()

@@ -297,7 +297,8 @@ class Extractor:
         outputs = OutputOptions(Path(folder), format, residual, plot)
         if not isinstance(path, str | Path):
             raise AudioError(f"extract_file takes a path, not {type(path).__name__}: use extract")
-        with open_audio(path := Path(path)) as reader:
+        strict, track = changed.strict, changed.track
+        with open_audio(path := Path(path), strict=strict, track=track) as reader:
             checked(reader)
             session = Session(self.model, reader, self._conditions(prompts), changed, cancel)
             files = PartFiles(outputs, name or path.stem, prompts, reader.info, path)
@@ -344,7 +345,7 @@ class Extractor:
         """
         prompts = _queries(queries)
         changed = replace(self.options, **options)
-        with open_source(audio, sample_rate) as reader:
+        with open_source(audio, sample_rate, strict=changed.strict, track=changed.track) as reader:
             conditions = self._conditions(prompts)
             session = Session(self.model, reader, conditions, changed, cancel, measure=False)
             yield from session.blocks()
@@ -358,7 +359,7 @@ class Extractor:
         progress: Callable[[float], None] | None,
         cancel: Event | None,
     ) -> list[Extraction]:
-        with open_source(audio, sample_rate) as reader:
+        with open_source(audio, sample_rate, strict=options.strict, track=options.track) as reader:
             info = reader.info
             session = Session(self.model, reader, self._conditions(queries), options, cancel)
             blocks = list(session.blocks(progress))

@@ -22,23 +22,30 @@ class ExtractOptions:
             if the model has a gate. False: targets have the level that the separator gives them.
         chunk_seconds: longer recordings are separated in chunks of this length, so that the memory
             is bounded. Any positive number; the result does not depend on it.
+        strict: refuse recordings that are cut or damaged. False: the rest is extracted, with a
+            warning.
+        track: number of the sound track of a video, from 1; None takes the main one.
 
     Raises:
-        InputError: ``chunk_seconds`` is not a positive number.
+        InputError: ``chunk_seconds`` is not a positive number, or ``track`` is not a number from 1.
 
     Example:
-        >>> ExtractOptions(chunk_seconds=5.0)
-        ExtractOptions(link_channels=True, gate=True, chunk_seconds=5.0)
+        >>> ExtractOptions(chunk_seconds=5.0).strict
+        False
     """
 
     link_channels: bool = True
     gate: bool = True
     chunk_seconds: float = 20.0
+    strict: bool = False
+    track: int | None = None
 
     def __post_init__(self) -> None:
         seconds = self.chunk_seconds
         if not isinstance(seconds, int | float) or not 0 < seconds < inf:
             raise InputError(f"chunk_seconds must be a positive number, not {seconds!r}")
+        if self.track is not None and (not isinstance(self.track, int) or self.track < 1):
+            raise InputError(f"track must be a number from 1, not {self.track!r}")
 
 
 class OptionChanges(TypedDict, total=False):
@@ -47,6 +54,8 @@ class OptionChanges(TypedDict, total=False):
     link_channels: bool
     gate: bool
     chunk_seconds: float
+    strict: bool
+    track: int | None
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import math
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from threading import Event
 from typing import Any, BinaryIO, TypeGuard
@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, TypeGuard
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from singleout.audio import MAX_CHANNELS, AudioInfo, AudioReader, checked_array, open_audio
+from singleout.audio import MAX_CHANNELS, AudioInfo, AudioReader, Note, checked_array, open_audio
 from singleout.audio.silence import MIN_AMPLIFIED_RMS
 from singleout.errors import AudioError, Cancelled, SingleoutError
 
@@ -32,18 +32,29 @@ class _ArrayReader:
         self._mixture = mixture
         self.name = "audio"
         self.info = AudioInfo(sample_rate, len(mixture), mixture.shape[1])
+        self.notes: list[Note] = []
+
+    def reopened(self) -> AbstractContextManager[AudioReader]:
+        return nullcontext(self)
 
     def blocks(self) -> Iterator[NDArray[np.float32]]:
         yield self._mixture
 
 
 @contextmanager
-def open_source(recording: Recording, sample_rate: int | None = None) -> Iterator[AudioReader]:
+def open_source(
+    recording: Recording,
+    sample_rate: int | None = None,
+    *,
+    strict: bool = False,
+    track: int | None = None,
+) -> Iterator[AudioReader]:
     """Open a recording of any kind.
 
     Args:
         recording: see ``Recording``.
         sample_rate: of an array, Hz; with anything else it may be left out.
+        strict, track: see ``open_audio``.
 
     Raises:
         AudioError: the recording cannot be read, its rate is not ``sample_rate``, or it is longer
@@ -60,11 +71,14 @@ def open_source(recording: Recording, sample_rate: int | None = None) -> Iterato
         _check_rate("audio", rate, sample_rate)
         yield checked(_ArrayReader(*checked_array(array, rate)))
     elif isinstance(recording, str | Path):
-        with open_audio(recording) as reader:
+        with open_audio(recording, strict=strict, track=track) as reader:
             _check_rate(str(recording), reader.info.sample_rate, sample_rate)
             yield checked(reader)
     elif _is_file_object(recording):
-        with _file_of(recording) as path, open_audio(path) as reader:
+        with (
+            _file_of(recording) as path,
+            open_audio(path, strict=strict, track=track) as reader,
+        ):
             _check_rate("audio", reader.info.sample_rate, sample_rate)
             yield checked(reader)
     else:
@@ -204,9 +218,7 @@ def input_gain(
     """
     if quietest_db is None:
         return 1.0
-    if isinstance(reader, _ArrayReader):
-        return _gain(reader, quietest_db, cancel)
-    with open_audio(reader.name) as first_look:
+    with reader.reopened() as first_look:
         return _gain(first_look, quietest_db, cancel)
 
 
