@@ -1,6 +1,6 @@
-"""Waiting until files are on the disk, where a power cut does not lose them.
+"""Files on the disk: waiting until a power cut does not lose them, and opening them with care.
 
-On the machine of docs/reliability.md, this costs 0.7 ms for a file of 1 MB and 30 ms for one of 92 MB.
+Waiting was measured on an ext4 drive: 0.7 ms for a file of 1 MB, and 30 ms for one of 92 MB.
 """
 
 from __future__ import annotations
@@ -10,6 +10,10 @@ import sys
 from contextlib import suppress
 from errno import EINVAL, ENOTSUP
 from pathlib import Path
+from stat import S_ISREG
+from typing import BinaryIO
+
+from singleout.errors import ModelError
 
 
 def sync(descriptor: int) -> None:
@@ -50,3 +54,31 @@ def sync_names(folder: Path) -> None:
     """
     with suppress(OSError):  # Windows, and folders that may not be read
         sync_file(folder)
+
+
+def open_model_file(path: Path) -> BinaryIO:
+    """Open a file of a model for reading. A device or a pipe is refused, and never waited for.
+
+    Raises:
+        ModelError: there is no file, or it may not be read, or it is not a regular file.
+
+    Example:
+        >>> open_model_file(Path("missing.safetensors"))
+        Traceback (most recent call last):
+        singleout.errors.ModelError: missing.safetensors: no such file: give a model's folder ...
+    """
+    try:
+        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+        file = os.fdopen(os.open(path, flags), "rb")
+    except (FileNotFoundError, NotADirectoryError):
+        raise ModelError(
+            f"{path}: no such file: give a model's folder or a checkpoint of weights"
+        ) from None
+    except IsADirectoryError:
+        raise ModelError(f"{path}: is a folder, not a file of weights") from None
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {error.strerror or error}") from None
+    if not S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise ModelError(f"{path}: is a device or a pipe, not a file of weights")
+    return file
