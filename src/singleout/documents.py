@@ -112,9 +112,13 @@ def read_lines(path: Path, max_characters: int = MAX_BYTES) -> Iterator[str]:
     check_file(path, max_bytes=2**63)
     try:
         with path.open(encoding="utf-8-sig") as file:
+            number = 0
             while line := file.readline(max_characters + 1):
+                number += 1
                 if len(line) > max_characters:
-                    raise DocumentError(f"has a line of more than {max_characters:,} characters")
+                    raise DocumentError(
+                        f"line {number:,} has more than {max_characters:,} characters"
+                    )
                 yield line.removesuffix("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise DocumentError(_reason(error)) from None

@@ -252,9 +252,13 @@ def _is_file(path: Path) -> bool:
 def _check_row(row: dict[str, Any]) -> None:
     if not is_path(row["path"]):
         raise ValueError(f"path is not the name of a file: {shortened(repr(row['path']))}")
-    seconds = row["seconds"]
-    if not isinstance(seconds, (int, float)) or not 0 < seconds <= MAX_SECONDS:
-        raise ValueError(f"seconds is {shortened(repr(seconds))}: above 0, {MAX_SECONDS:,} at most")
+    try:
+        seconds = float(row["seconds"])
+    except (OverflowError, TypeError, ValueError):
+        seconds = 0.0
+    if not 0 < seconds <= MAX_SECONDS:
+        value = shortened(repr(row["seconds"]))
+        raise ValueError(f"seconds is {value}: give a number above 0, {MAX_SECONDS:,} at most")
     for key in ("caption", "class", "group", "split"):
         if not isinstance(row.get(key), TEXT_OR_NONE):
             raise ValueError(f"{key} is not text: {shortened(repr(row[key]))}")

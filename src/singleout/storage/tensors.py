@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from singleout.errors import ModelError
+from singleout.errors import ModelError, shortened
 from singleout.storage.atomic import replacing
 
 SCALE_SUFFIX = "::scale"
@@ -130,7 +130,7 @@ def load_tensors(
 
     Raises:
         ModelError: the file is missing or corrupt, or its tensors do not fit the module. Names
-            every tensor that is missing, unexpected or of another shape.
+            the tensors that are missing, unexpected or of another shape.
 
     Example:
         >>> import tempfile, torch
@@ -178,7 +178,7 @@ def fill(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
         path: the file that they come from, for the message.
 
     Raises:
-        ModelError: names every tensor that is missing, unexpected, or of another shape or kind.
+        ModelError: names the tensors that are missing, unexpected, or of another shape or kind.
 
     Example:
         >>> import torch
@@ -203,7 +203,8 @@ def fill(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
         elif tensor.is_floating_point() != target.is_floating_point():
             wrong.append(f"tensor '{name}' is {tensor.dtype}, expected {target.dtype}")
     if wrong:
-        raise ModelError(f"{path}: weights of another architecture: {'; '.join(wrong)}")
+        listed = shortened("; ".join(wrong), 1_000)
+        raise ModelError(f"{path}: weights of another architecture: {listed}")
     floats = {n: t.float() if t.is_floating_point() else t for n, t in tensors.items()}
     module.load_state_dict({n: _aligned(t) for n, t in floats.items()}, assign=True)
 
