@@ -4,6 +4,7 @@ Waveforms are [channels, samples] in floating point with full scale 1. Rates are
 """
 
 from singleout.audio.arrays import MAX_CHANNELS, checked_array
+from singleout.audio.formats import is_media
 from singleout.audio.info import (
     MEDIA_SUFFIXES,
     SOUND_SUFFIXES,
@@ -32,6 +33,7 @@ __all__ = [
     "OutputKind",
     "ResampleStream",
     "checked_array",
+    "is_media",
     "new_audio",
     "open_audio",
     "output_kind",

@@ -16,15 +16,28 @@ OutputFormat = Literal["auto", "wav", "flac", "aiff", "ogg", "mp3"]
 OUTPUT_FORMATS: tuple[str, ...] = get_args(OutputFormat)
 
 SOUND_SUFFIXES = (
-    ".wav", ".wave", ".w64", ".rf64", ".bwf", ".flac", ".aif", ".aiff", ".aifc", ".caf", ".au",
-    ".snd", ".ogg", ".oga", ".opus", ".mp3",
+    ".wav", ".wave", ".wavex", ".w64", ".rf64", ".bw64", ".bwf", ".flac", ".aif", ".aiff", ".aifc",
+    ".caf", ".au", ".snd", ".ogg", ".oga", ".opus", ".mp3", ".avr", ".htk", ".nist", ".sph", ".paf",
+    ".pvf", ".sf", ".ircam", ".voc", ".8svx", ".wve",
 )  # fmt: skip
 """Suffixes of files that libsndfile reads. Reading can start at any sample."""
 MEDIA_SUFFIXES = (
-    *SOUND_SUFFIXES, ".mp2", ".m4a", ".m4b", ".aac", ".mp4", ".m4v", ".mov", ".mkv", ".mka",
-    ".webm", ".avi", ".3gp", ".wma", ".wv", ".ape", ".tta", ".amr", ".ac3",
+    *SOUND_SUFFIXES,
+    # Sounds
+    ".aa", ".aa3", ".aac", ".ac3", ".adx", ".aea", ".amr", ".ape", ".apl", ".ast", ".awb", ".bcstm",
+    ".bfstm", ".bonk", ".brstm", ".dff", ".dsf", ".dss", ".dts", ".dtshd", ".eac3", ".ec3", ".fsb",
+    ".gsm", ".hca", ".m2a", ".m4a", ".m4b", ".m4r", ".mac", ".mka", ".mlp", ".mmf", ".mp1", ".mp2",
+    ".mp+", ".mpa", ".mpc", ".mpga", ".mpp", ".msbc", ".oma", ".omg", ".osq", ".qcp", ".qoa", ".ra",
+    ".rka", ".sbc", ".sd2", ".sds", ".shn", ".sox", ".spx", ".svx", ".tak", ".thd", ".truehd",
+    ".tta", ".vag", ".vox", ".vqf", ".wma", ".wsd", ".wv", ".xi", ".xwma",
+    # Videos
+    ".3g2", ".3gp", ".3gp2", ".3gpp", ".amv", ".asf", ".avi", ".bik", ".bk2", ".dif", ".divx",
+    ".dv", ".dvr-ms", ".evo", ".f4v", ".flv", ".gxf", ".ism", ".isma", ".ismv", ".kux", ".m2t",
+    ".m2ts", ".m4v", ".mj2", ".mk3d", ".mkv", ".mov", ".mp4", ".mpe", ".mpeg", ".mpg", ".mqv",
+    ".mts", ".mxf", ".nsv", ".nut", ".nuv", ".ogm", ".ogv", ".ogx", ".psp", ".qt", ".rm", ".rmvb",
+    ".roq", ".smk", ".swf", ".tod", ".trp", ".vob", ".webm", ".wm", ".wmv", ".wtv",
 )  # fmt: skip
-"""Suffixes of the files that are recordings where a folder is given."""
+"""Suffixes of the files that are recordings where a folder is given; see also ``is_media``."""
 
 LOSSLESS_BITS = {"PCM_S8": 8, "PCM_U8": 8, "PCM_16": 16, "PCM_24": 24, "PCM_32": 32}
 """Bits per sample of libsndfile's integer subtypes."""
