@@ -91,6 +91,9 @@ class AudioInfo:
         is_ambisonic: whether the channels are ambisonic components, and no loudspeakers.
         riff_chunks: name and content of the chunks of a WAV that describe the recording (``bext``,
             ``cue``, ``LIST``, ...).
+        aiff_chunks: the same of an AIFF (``MARK``, ``ANNO``, ...).
+        flac_blocks: type and content of the describing blocks of a FLAC, and the comments of an Ogg
+            file in the same form.
 
     Example:
         >>> AudioInfo(sample_rate=48_000, channels=2, subtype="PCM_24").dtype
@@ -106,6 +109,8 @@ class AudioInfo:
     channel_mask: int = 0
     is_ambisonic: bool = False
     riff_chunks: tuple[tuple[bytes, bytes], ...] = ()
+    aiff_chunks: tuple[tuple[bytes, bytes], ...] = ()
+    flac_blocks: tuple[tuple[int, bytes], ...] = ()
 
     @property
     def dtype(self) -> type[np.float32] | type[np.float64]:
