@@ -7,10 +7,10 @@ from pathlib import Path
 
 from singleout.audio.channels import Layout
 from singleout.audio.flac import Blocks, foreign_chunks, is_foreign, read_flac, read_ogg
-from singleout.audio.iff import caf_layout, read_aiff
+from singleout.audio.iff import aiff_tags, caf_layout, read_aiff
 from singleout.audio.info import AudioInfo, Note
 from singleout.audio.parts import MAX_BYTES, Chunks
-from singleout.audio.riff import read_riff
+from singleout.audio.riff import info_tags, read_riff
 
 NO_LAYOUT = Layout()
 
@@ -39,6 +39,7 @@ class Description:
         """Add the description to what a decoder knows about a recording."""
         return replace(
             info,
+            tags=info.tags or info_tags(self.riff_chunks) or aiff_tags(self.aiff_chunks),
             channel_mask=self.layout.mask or info.channel_mask,
             is_ambisonic=self.layout.is_ambisonic,
             riff_chunks=self.riff_chunks,

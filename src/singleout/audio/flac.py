@@ -10,13 +10,14 @@ from typing import BinaryIO
 
 from singleout.audio.channels import FLAC_MASKS, Layout, vorbis_layout
 from singleout.audio.iff import SAMPLE_CHUNKS
-from singleout.audio.parts import MAX_BYTES, MAX_CHUNKS, Chunks
+from singleout.audio.parts import MAX_BYTES, MAX_CHUNKS, Chunks, read_parts
 from singleout.audio.riff import describes, format_layout
 
 Blocks = tuple[tuple[int, bytes], ...]
 """Types and contents of metadata blocks."""
 
-STREAMINFO, PADDING, APPLICATION, SEEKTABLE, COMMENTS, INVALID = 0, 1, 2, 3, 4, 127
+STREAMINFO, PADDING, APPLICATION, SEEKTABLE, COMMENTS = 0, 1, 2, 3, 4
+CUE_SHEET, PICTURE, INVALID = 5, 6, 127
 """Types of blocks (RFC 9639, section 8.1)."""
 FOREIGN = (b"riff", b"aiff", b"w64 ")
 """Identifiers of APPLICATION blocks that hold the chunks of the file that was encoded."""
@@ -112,18 +113,9 @@ def read_flac(file: BinaryIO) -> tuple[Layout, Blocks, list[str]]:
         >>> layout.mask, [comments(content) for _, content in blocks]
         (4, [[b'A=rain']])
     """
-    blocks: list[tuple[int, bytes]] = []
-    too_large, total = [], 0
-    for kind, position, length in flac_blocks(file):
-        if kind in (PADDING, SEEKTABLE):
-            continue
-        if total + length > MAX_BYTES:
-            too_large.append(f"block {kind}")
-            continue
-        file.seek(position)
-        blocks.append((kind, file.read(length)))
-        total += length
-    return _flac_layout(blocks), _describing(blocks), too_large
+    listed = [each for each in flac_blocks(file) if each[0] not in (PADDING, SEEKTABLE)]
+    blocks, too_large = read_parts(file, listed)
+    return _flac_layout(blocks), _describing(blocks), [f"block {kind}" for kind in too_large]
 
 
 def read_ogg(file: BinaryIO) -> tuple[Layout, Blocks, list[str]]:
@@ -148,8 +140,8 @@ def read_ogg(file: BinaryIO) -> tuple[Layout, Blocks, list[str]]:
     packets = ogg_packets(file)
     first = next(packets, b"")
     if first.startswith(b"\x7fFLAC"):
-        blocks = [(STREAMINFO, first[17:])]
-        blocks += [(packet[0] & 0x7F, packet[4:]) for packet in _flac_headers(packets)]
+        headers = [first[13:], *_flac_headers(packets)]
+        blocks = tuple((packet[0] & 0x7F, packet[4:]) for packet in headers if packet)
         return _flac_layout(blocks), _describing(blocks), []
     second = next(packets, b"\0")
     too_large = [] if second else ["comments"]
@@ -173,7 +165,7 @@ def _flac_headers(packets: Iterator[bytes]) -> Iterator[bytes]:
             return
 
 
-def _flac_layout(blocks: list[tuple[int, bytes]]) -> Layout:
+def _flac_layout(blocks: Blocks) -> Layout:
     mask = 0
     for kind, content in blocks:
         if kind == STREAMINFO and len(content) > 12:
@@ -187,8 +179,27 @@ def _flac_layout(blocks: list[tuple[int, bytes]]) -> Layout:
     return Layout(mask)
 
 
-def _describing(blocks: list[tuple[int, bytes]]) -> Blocks:
-    return tuple(b for b in blocks if b[0] not in (STREAMINFO, PADDING, SEEKTABLE, INVALID))
+def _describing(blocks: Blocks) -> Blocks:
+    kinds = (STREAMINFO, PADDING, SEEKTABLE, INVALID)
+    return tuple(each for each in blocks if each[0] not in kinds and _is_whole(*each))
+
+
+def _is_whole(kind: int, content: bytes) -> bool:
+    """Whether the lengths in a block fit it. Decoders refuse files with a damaged block."""
+    with suppress(struct.error, IndexError):
+        if kind == PICTURE:
+            position = 4
+            for skipped in (0, 16, 0):  # type, text, sizes, picture
+                (length,) = struct.unpack_from(">I", content, position)
+                position += 4 + length + skipped
+            return position == len(content)
+        if kind == CUE_SHEET:
+            position = 396
+            for _ in range(content[395]):
+                position += 36 + 12 * content[position + 35]
+            return position == len(content)
+        return kind != APPLICATION or len(content) >= 4
+    return False
 
 
 def is_foreign(kind: int, content: bytes) -> bool:

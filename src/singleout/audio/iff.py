@@ -10,9 +10,12 @@ from typing import BinaryIO
 from singleout.audio.channels import Layout, core_audio_layout
 from singleout.audio.info import AudioInfo, OutputKind
 from singleout.audio.parts import MAX_CHUNKS, Chunks, read_parts
+from singleout.audio.riff import decoded
 
 SAMPLE_CHUNKS = (b"COMM", b"SSND", b"FVER", b"CHAN", b"PEAK", b"SAXL", b"FLLR", b"PAD ")
 """Chunks of an AIFF that describe its samples. All others describe the recording."""
+TEXT_CHUNKS = {b"NAME": "title", b"AUTH": "artist", b"(c) ": "copyright", b"ANNO": "comment"}
+"""libsndfile's names of the tags of an AIFF."""
 MAX_FIELD = 0xFFFF_FFFF
 
 
@@ -77,6 +80,26 @@ def read_aiff(file: BinaryIO) -> tuple[Layout, Chunks, list[str]]:
     return core_audio_layout(chan, channels), kept, [name.decode() for name in too_large]
 
 
+def aiff_tags(chunks: Chunks) -> dict[str, str]:
+    """The tags of an AIFF.
+
+    Args:
+        chunks: name and content.
+
+    Returns:
+        Texts by libsndfile's names.
+
+    Example:
+        >>> aiff_tags(((b"AUTH", b"me"), (b"MARK", bytes(2))))
+        {'artist': 'me'}
+    """
+    tags: dict[str, str] = {}
+    for name, content in chunks:
+        if name in TEXT_CHUNKS and (text := decoded(content)):
+            tags.setdefault(TEXT_CHUNKS[name], text)
+    return tags
+
+
 def caf_layout(file: BinaryIO) -> Layout:
     """Read the layout of the channels of a CAF.
 
@@ -94,8 +117,9 @@ def caf_layout(file: BinaryIO) -> Layout:
         (1, 2, 0)
     """
     channels, position = 0, 8
+    end = file.seek(0, os.SEEK_END)
     for _ in range(MAX_CHUNKS):
-        file.seek(position)
+        file.seek(min(position, end))
         if len(header := file.read(12)) < 12:
             break
         name, length = struct.unpack(">4sq", header)

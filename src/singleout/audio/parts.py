@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 Chunks = tuple[tuple[bytes, bytes], ...]
 """Names and contents of parts of a file."""
+
+Name = TypeVar("Name", bytes, int)
 
 MAX_BYTES = 8 << 20
 """Limit of the describing parts of a file together. Those that exceed it are left out."""
@@ -15,8 +18,8 @@ MAX_CHUNKS = 10_000
 
 
 def read_parts(
-    file: BinaryIO, parts: Iterable[tuple[bytes, int, int]]
-) -> tuple[Chunks, list[bytes]]:
+    file: BinaryIO, parts: Iterable[tuple[Name, int, int]]
+) -> tuple[tuple[tuple[Name, bytes], ...], list[Name]]:
     """Read parts of a file.
 
     Args:
@@ -35,16 +38,25 @@ def read_parts(
         >>> read_parts(io.BytesIO(b"....rain"), [(b"NAME", 4, 4), (b"ANNO", 8, 100)])
         (((b'NAME', b'rain'),), [])
     """
-    kept: list[tuple[bytes, bytes]] = []
-    too_large: list[bytes] = []
-    end, total = file.seek(0, 2), 0
-    for name, position, length in parts:
-        if position + length > end:
-            continue
-        if total + length > MAX_BYTES:
+    end = file.seek(0, os.SEEK_END)
+    whole = [part for part in parts if part[1] + part[2] <= end]
+    kept: list[tuple[Name, bytes]] = []
+    too_large: list[Name] = []
+    fitting = _fitting([length for _, _, length in whole])
+    for (name, position, length), fits in zip(whole, fitting, strict=True):
+        if not fits:
             too_large.append(name)
             continue
         file.seek(position)
         kept.append((name, file.read(length)))
-        total += length
     return tuple(kept), too_large
+
+
+def _fitting(lengths: list[int]) -> list[bool]:
+    """Which parts fit the limit together. Small ones come first: a picture displaces no time
+    code."""
+    total, fitting = 0, [False] * len(lengths)
+    for index in sorted(range(len(lengths)), key=lengths.__getitem__):
+        total += lengths[index]
+        fitting[index] = total <= MAX_BYTES
+    return fitting

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from singleout.audio.decoding import Decoder
 from singleout.audio.description import describe
 from singleout.audio.info import ALAC, AudioInfo, Note, sndfile_name
+from singleout.audio.packed import PackedWav, packing
 from singleout.errors import AudioError
 
 BLOCK_FRAMES = 1 << 18
@@ -198,14 +199,17 @@ class _Source(Protocol):
 
 
 def _opened(path: Path, track: int | None) -> _Source:
+    other: Decoder | PackedWav
     try:
-        return _SoundFile(path)
+        if (packed := packing(path)) is None:
+            return _SoundFile(path)
+        other = PackedWav(path, packed)
     except soundfile.LibsndfileError as error:
-        decoder = Decoder(path, _reason(error))
+        other = Decoder(path, _reason(error))
     described = describe(path)
-    decoder.info = described.completed(decoder.info)
-    decoder.notes += described.notes(path)
-    return decoder
+    other.info = described.completed(other.info)
+    other.notes += described.notes(path)
+    return other
 
 
 class _CheckedReader:

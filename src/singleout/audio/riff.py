@@ -10,6 +10,7 @@ import os
 import re
 import struct
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import BinaryIO
 
 from singleout.audio.channels import Layout
@@ -63,7 +64,7 @@ def chunks(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
     sizes: dict[bytes, int] = {}
     end, position = file.seek(0, os.SEEK_END), 12
     for _ in range(MAX_CHUNKS):
-        file.seek(position)
+        file.seek(min(position, end))
         header = file.read(8)
         if not _is_header(header):
             return  # padding: every eight zeros would be a chunk
@@ -83,7 +84,7 @@ def chunks(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
 
 def _has_padding(file: BinaryIO, position: int, end: int) -> bool:
     """Whether a zero follows a chunk of an odd length, as it should. Some recorders omit it."""
-    file.seek(position)
+    file.seek(min(position, end))
     rest = file.read(9)
     if rest[:1] in (b"", b"\0") or not _is_header(rest[:8]):
         return True
@@ -106,9 +107,9 @@ def _long_sizes(content: bytes) -> dict[bytes, int]:
 
 
 def _w64_chunks(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
-    position = 40
+    end, position = file.seek(0, os.SEEK_END), 40
     for _ in range(MAX_CHUNKS):
-        file.seek(position)
+        file.seek(min(position, end))
         header = file.read(24)
         if len(header) < 24 or (size := int(struct.unpack("<Q", header[16:])[0])) < 24:
             return
@@ -201,6 +202,46 @@ def info_chunk(tags: Mapping[str, str]) -> Chunks:
         if name in INFO_NAMES and text.strip()
     )
     return ((b"LIST", b"INFO" + content),) if content else ()
+
+
+def info_tags(chunks: Chunks) -> dict[str, str]:
+    """The tags of the ``LIST`` chunks of a WAV.
+
+    Args:
+        chunks: name and content. Texts may have any encoding: those that are not UTF-8 are read as
+            Windows-1252, which old programs write.
+
+    Returns:
+        Texts by libsndfile's names.
+
+    Example:
+        >>> info_tags(info_chunk({"title": "rain"}))
+        {'title': 'rain'}
+    """
+    names = {name: tag for tag, name in INFO_NAMES.items()}
+    tags: dict[str, str] = {}
+    for content in (content[4:] for name, content in chunks if name == b"LIST"):
+        position = 0
+        while len(header := content[position : position + 8]) == 8:
+            name, length = struct.unpack("<4sI", header)
+            text = decoded(content[position + 8 : position + 8 + length])
+            if name in names and text:
+                tags.setdefault(names[name], text)
+            position += 8 + length + length % 2
+    return tags
+
+
+def decoded(text: bytes) -> str:
+    """A text of a chunk, which ends at the first zero.
+
+    Example:
+        >>> decoded("café".encode()), decoded("café".encode("latin-1"))
+        ('café', 'café')
+    """
+    text = text.split(b"\0")[0]
+    with suppress(UnicodeDecodeError):
+        return text.decode()
+    return text.decode("cp1252", "replace")
 
 
 def chunk(name: bytes, content: bytes) -> bytes:
