@@ -16,6 +16,7 @@ from singleout.audio.info import (
     sndfile_name,
 )
 from singleout.audio.infrasound import InfrasoundFilter
+from singleout.audio.places import output_notes
 from singleout.audio.reading import AudioReader, open_audio, read_audio
 from singleout.audio.resampling import ResampleStream, resample
 from singleout.audio.writing import AudioWriter, new_audio, quantised, write_wav
@@ -37,6 +38,7 @@ __all__ = [
     "new_audio",
     "open_audio",
     "output_kind",
+    "output_notes",
     "quantised",
     "read_audio",
     "resample",

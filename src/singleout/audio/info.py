@@ -45,7 +45,8 @@ LOSSLESS_BITS = {"PCM_S8": 8, "PCM_U8": 8, "PCM_16": 16, "PCM_24": 24, "PCM_32":
 CONTAINERS = {
     "WAV": "wav", "WAVEX": "wav", "RF64": "wav", "W64": "wav", "AIFF": "aiff", "FLAC": "flac",
 }  # fmt: skip
-"""Output containers by libsndfile's name of the recording's container; WAV for all others."""
+"""Output containers by libsndfile's name of the recording's container, or FFmpeg's in capitals; WAV
+for all others."""
 
 COARSE = ("PCM_S8", "PCM_U8", "ULAW", "ALAW", "ADPCM", "GSM610", "G72", "DPCM", "VOX")
 """Parts of the names of subtypes that are too coarse for a target; it gets 16 bits, which hold all
@@ -104,6 +105,9 @@ class AudioInfo:
         is_ambisonic: whether the channels are ambisonic components, and no loudspeakers.
         riff_chunks: name and content of the chunks of a WAV that describe the recording (``bext``,
             ``cue``, ``LIST``, ...).
+        aiff_chunks: the same of an AIFF (``MARK``, ``ANNO``, ...).
+        flac_blocks: type and content of the describing blocks of a FLAC, and the comments of an Ogg
+            file in the same form.
 
     Example:
         >>> AudioInfo(sample_rate=48_000, channels=2, subtype="PCM_24").dtype
@@ -119,6 +123,8 @@ class AudioInfo:
     channel_mask: int = 0
     is_ambisonic: bool = False
     riff_chunks: tuple[tuple[bytes, bytes], ...] = ()
+    aiff_chunks: tuple[tuple[bytes, bytes], ...] = ()
+    flac_blocks: tuple[tuple[int, bytes], ...] = ()
 
     @property
     def dtype(self) -> type[np.float32] | type[np.float64]:
@@ -178,7 +184,7 @@ def output_kind(info: AudioInfo, format: OutputFormat = "auto") -> OutputKind:
     """
     if format not in OUTPUT_FORMATS:
         raise ConfigError(f"format '{format}' is unknown: it is one of {', '.join(OUTPUT_FORMATS)}")
-    container = CONTAINERS.get(info.container, "wav") if format == "auto" else format
+    container = CONTAINERS.get(info.container.upper(), "wav") if format == "auto" else format
     subtype = "PCM_16" if any(name in info.subtype for name in COARSE) else info.subtype
     if subtype not in LOSSLESS_BITS and subtype != "DOUBLE":
         subtype = "FLOAT"
