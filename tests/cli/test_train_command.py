@@ -117,7 +117,9 @@ def test_files_that_training_cannot_read_are_named(config: Path) -> None:
         assert run.exit_code == 1
         warning, error = run.stderr.splitlines()
         assert warning.startswith(f"warning: {folder}: 3 files are left out (.m4a, .mp4): convert")
-        assert error.startswith(f"error: {folder / 'broken.WAV'}: cannot be read as audio")
+        assert error.startswith(
+            f"error: 1 sound cannot be used: {folder / 'broken.WAV'}: cannot be read as audio"
+        )
 
 
 def test_a_folder_may_be_named_like_a_date(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -123,7 +123,7 @@ def test_a_corrupt_checkpoint_is_one_line(content: bytes, tmp_path: Path) -> Non
     path = tmp_path / FILE_NAME
     path.write_bytes(content)
     with pytest.raises(ModelError, match="corrupt or truncated checkpoint") as caught:
-        saved_step(path, "key")
+        saved_step(tmp_path, "key")
     assert "\n" not in str(caught.value)
 
 
@@ -138,7 +138,7 @@ def test_a_truncated_checkpoint_is_one_line(
 
 
 def test_no_checkpoint_is_step_zero(tmp_path: Path) -> None:
-    assert saved_step(tmp_path / FILE_NAME, "key") == 0
+    assert saved_step(tmp_path, "key") == 0
 
 
 def test_another_encoder_of_the_same_name_is_refused(
