@@ -9,6 +9,8 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from singleout.extract.stages import FadeEnds, RemoveInfrasound
+
 RATE = 32_000
 """Sample rate of the tiny models, Hz."""
 SHORT_RATE = 8_000
@@ -57,3 +59,17 @@ def files_below(folder: Path) -> dict[str, bytes]:
     """Contents of all files below ``folder`` by their relative path, hidden ones included."""
     paths = [path for path in folder.rglob("*") if path.is_file()]
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(paths)}
+
+
+def audible(mixture: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
+    """A mixture [channels, samples] as far as it can be a target.
+
+    Infrasound belongs to no target, and the ends are faded.
+    """
+    stages: list[Any] = [RemoveInfrasound(rate, len(mixture)) for _ in range(2)]
+    blocks = [mixture]
+    for stage in stages:
+        blocks = [done for block in blocks for done in stage.push(block)] + stage.finish()
+    fade = FadeEnds(rate)
+    blocks = [done for block in blocks for done in fade.push(block[None])] + fade.finish()
+    return np.concatenate(blocks, axis=2)[0]

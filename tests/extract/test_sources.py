@@ -64,9 +64,12 @@ def test_quiet_recordings_are_raised_to_the_quietest_level(
 
 
 def test_a_loud_recording_is_not_read_to_its_end() -> None:
-    """A fifth of a recording at -33 dB already has the power of a recording at -40 dB."""
-    for rms_db, num_read in ((-22, 1), (-33, 4), (-39.9, 20), (-60, 20)):
-        reader = Blocks(uniform_noise(rms_db))
+    """A fifth of a recording at -33 dB already has the power of a recording at -40 dB.
+
+    The filter that removes infrasound holds back one of the twenty blocks.
+    """
+    for rms_db, num_read in ((-22, 2), (-33, 5), (-39.9, 20), (-60, 20)):
+        reader = Blocks(uniform_noise(rms_db, num_samples=8 * RATE))
         gain_of(reader, QUIETEST_DB)
         assert reader.num_read == num_read
     unknown = Blocks(uniform_noise(-22), is_length_known=False)
@@ -77,11 +80,32 @@ def test_a_loud_recording_is_not_read_to_its_end() -> None:
 def test_peaks_stay_below_full_scale_and_silence_silent() -> None:
     click = uniform_noise(-60)
     click[0, 5] = 0.25
-    assert gain_of(Blocks(click), QUIETEST_DB) == 4
+    assert gain_of(Blocks(click), QUIETEST_DB) == pytest.approx(4, rel=0.01)
     click[0, 5] = 2.0
     assert gain_of(Blocks(click), QUIETEST_DB) == 1
     assert gain_of(Blocks(np.zeros((1, RATE), np.float32)), QUIETEST_DB) == 1
     assert gain_of(Blocks(uniform_noise(-130)), QUIETEST_DB) == 1
+
+
+@pytest.mark.parametrize("offset", [0.01, -0.5])
+def test_an_offset_does_not_count_as_loudness(offset: float) -> None:
+    quiet = uniform_noise(-60, num_samples=2 * RATE)
+    with_offset = (quiet + np.float32(offset)).astype(np.float32)
+    gain = gain_of(Blocks(quiet), QUIETEST_DB)
+    assert gain_of(Blocks(with_offset), QUIETEST_DB) == pytest.approx(gain, rel=1e-3)
+
+
+def test_an_offset_and_infrasound_go_to_the_residual(levelled: Extractor) -> None:
+    time = np.arange(2 * RATE) / RATE
+    low = (0.1 + 0.05 * np.cos(2 * np.pi * 6 * time)).astype(np.float32)
+    quiet = uniform_noise(-55, num_samples=2 * RATE)
+    plain, low_too = (levelled.extract(audio, "a dog", RATE) for audio in (quiet, quiet + low))
+    scale = float(np.abs(plain.target).max())
+    assert scale > 0
+    np.testing.assert_allclose(low_too.target, plain.target, rtol=0, atol=1e-2 * scale)
+    spectrum = np.abs(np.fft.rfft(low_too.target[0] * np.hanning(2 * RATE)))
+    assert spectrum[: 2 * 12].max() < 1e-3 * spectrum.max()
+    np.testing.assert_allclose(low_too.target + low_too.residual, quiet + low, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("down_db", [20.0, 47.0])

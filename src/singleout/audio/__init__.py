@@ -14,6 +14,7 @@ from singleout.audio.info import (
     output_kind,
     sndfile_name,
 )
+from singleout.audio.infrasound import InfrasoundFilter
 from singleout.audio.reading import AudioReader, open_audio, read_audio
 from singleout.audio.resampling import ResampleStream, resample
 from singleout.audio.writing import AudioWriter, new_audio, quantised, write_wav
@@ -25,6 +26,7 @@ __all__ = [
     "AudioInfo",
     "AudioReader",
     "AudioWriter",
+    "InfrasoundFilter",
     "Note",
     "OutputFormat",
     "OutputKind",

@@ -9,12 +9,20 @@ from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from threading import Event
-from typing import Any, BinaryIO, TypeGuard
+from typing import BinaryIO, TypeGuard
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from singleout.audio import MAX_CHANNELS, AudioInfo, AudioReader, Note, checked_array, open_audio
+from singleout.audio import (
+    MAX_CHANNELS,
+    AudioInfo,
+    AudioReader,
+    InfrasoundFilter,
+    Note,
+    checked_array,
+    open_audio,
+)
 from singleout.audio.silence import MIN_AMPLIFIED_RMS
 from singleout.errors import AudioError, Cancelled, SingleoutError
 
@@ -201,8 +209,9 @@ def input_gain(
 
     Args:
         reader: of the recording; a file is opened again, and ``reader`` is not used up.
-        quietest_db: RMS over full scale, of all samples of all channels, to amplify up to. The
-            gain is less where the peak would exceed full scale. None: 1.
+        quietest_db: RMS over full scale, of all samples of all channels, to amplify up to. DC
+            offset and infrasound do not count. The gain is less where the peak would exceed full
+            scale. None: 1.
         cancel: stops the reading before the next block.
 
     Raises:
@@ -222,11 +231,18 @@ def input_gain(
         return _gain(first_look, quietest_db, cancel)
 
 
+def _audible(reader: AudioReader) -> Iterator[NDArray[np.float32]]:
+    """The blocks of a recording without DC offset and infrasound."""
+    infrasound = InfrasoundFilter(reader.info.sample_rate, reader.info.channels)
+    for block in reader.blocks():
+        yield infrasound.push(block.astype(np.float32, copy=False))
+    yield infrasound.finish()
+
+
 def _gain(reader: AudioReader, quietest_db: float, cancel: Event | None = None) -> float:
     power_needed = 10 ** (quietest_db / 10)
     energy, peak, count = 0.0, 0.0, 0
-    block: NDArray[Any]
-    for block in reader.blocks():
+    for block in _audible(reader):
         if cancel is not None and cancel.is_set():
             raise Cancelled(f"{reader.name}: cancelled")
         count += block.shape[1]
