@@ -65,11 +65,9 @@ def train(
     try:
         model = run(settings)
     except KeyboardInterrupt:
-        typer.echo(
-            f"stopped: repeat the command to resume from the last checkpoint in {settings.output}",
-            err=True,
-        )
-        raise
+        raise KeyboardInterrupt(
+            f"repeat the command to resume from the last checkpoint in {settings.output}"
+        ) from None
     typer.echo(f"model: {model}")
 
 
