@@ -42,6 +42,8 @@ class Commands(TyperGroup):
 def _failures_in_one_line() -> Iterator[None]:
     try:
         yield
+    except typer.Exit:
+        raise
     except Exception as error:
         if stop_signals.number is not None:  # a library made another error of the stop
             stop_signals.report()

@@ -44,7 +44,6 @@ class StopSignals:
     def __init__(self) -> None:
         self.number: int | None = None
         self.is_over = False
-        self._is_reported = False
         self._numbers: list[int] = []
 
     @property
@@ -79,7 +78,7 @@ class StopSignals:
                 signal.signal(number, signal.SIG_IGN)
 
     def report(self, advice: str = "") -> None:
-        """Print, once, the line that says why the command ended.
+        """Print the line that says why the command ended.
 
         Args:
             advice: how to go on.
@@ -87,11 +86,9 @@ class StopSignals:
         Example:
             >>> StopSignals().report()  # on stderr
         """
-        if not self._is_reported:
-            self._is_reported = True
-            word = WORDS[signal.Signals(self.exit_code - 128).name]
-            if sys.stderr is not None:
-                print(": ".join(filter(None, (word, advice))), file=sys.stderr, flush=True)
+        word = WORDS[signal.Signals(self.exit_code - 128).name]
+        if sys.stderr is not None:
+            print(": ".join(filter(None, (word, advice))), file=sys.stderr, flush=True)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self.number = self.number or number
