@@ -11,6 +11,7 @@ import os
 import select
 import sys
 from contextlib import suppress
+from typing import Any
 
 
 class _Output(io.FileIO):
@@ -38,6 +39,11 @@ def open_streams() -> None:
 
     Characters that a stream cannot encode are escaped: names of files may hold bytes that are no
     text.
+
+    Example:
+        >>> open_streams()
+        >>> print("rain")
+        rain
     """
     for descriptor in (0, 1, 2):
         try:
@@ -45,11 +51,10 @@ def open_streams() -> None:
         except OSError:
             os.open(os.devnull, os.O_RDWR)
     if sys.stdin is None:
-        sys.stdin = open(0, closefd=False)  # noqa: PTH123
+        sys.stdin = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, closefd=False)))
     for name, descriptor in (("stdout", 1), ("stderr", 2)):
         stream = getattr(sys, name)
-        buffer = getattr(stream, "buffer", None)
-        if stream is None or isinstance(getattr(buffer, "raw", buffer), io.FileIO):
+        if stream is None or _is_file(stream, descriptor):
             is_shown_at_once = name == "stderr" or os.isatty(descriptor)
             new = io.TextIOWrapper(
                 io.BufferedWriter(_Output(descriptor, "w", closefd=False)),
@@ -62,8 +67,20 @@ def open_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+def _is_file(stream: Any, descriptor: int) -> bool:
+    """Whether a stream writes to this descriptor: others are of a console, or of a test."""
+    buffer = getattr(stream, "buffer", None)
+    raw = getattr(buffer, "raw", buffer)
+    return isinstance(raw, io.FileIO) and raw.fileno() == descriptor
+
+
 def output_error() -> str | None:
-    """Why the lines on stdout are not complete; None if they are, or if their reader has gone."""
+    """Why the lines on stdout are not complete; None if they are, or if their reader has gone.
+
+    Example:
+        >>> output_error() is None
+        True
+    """
     with suppress(AttributeError, ValueError):
         sys.stdout.flush()
         error = sys.stdout.buffer.raw.error  # type: ignore[attr-defined]
