@@ -70,11 +70,9 @@ def train(
         with printed_warnings():
             model = run(settings)
     except KeyboardInterrupt:
-        typer.echo(
-            f"stopped: repeat the command to resume from the last checkpoint in {settings.output}",
-            err=True,
-        )
-        raise
+        raise KeyboardInterrupt(
+            f"repeat the command to resume from the last checkpoint in {settings.output}"
+        ) from None
     typer.echo(f"model: {model}")
 
 
