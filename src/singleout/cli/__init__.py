@@ -58,8 +58,10 @@ def main() -> None:
     stop_signals.is_over = True
     stop_signals.finish()
     if stop_signals.number is not None:
-        code = stop_signals.exit_code
-    elif (error := output_error()) is not None:
+        # The usual exit frees the memory of all libraries first, which may take seconds.
+        sys.stdout.flush()
+        os._exit(stop_signals.exit_code)
+    if (error := output_error()) is not None:
         print(f"error: {error}", file=sys.stderr)
         code = code or 1
     sys.exit(code)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from singleout.cli.deadline import ending_in_time
 from singleout.cli.options import SkipBad, named
 from singleout.cli.outputs import printed_warnings
 
@@ -66,13 +67,12 @@ def train(
         settings = settings.model_copy(update={"skip_bad": True})
     if settings.audio is not None:
         _warn_of_skipped(settings.audio)
+    advice = f"repeat the command to resume from the last checkpoint in {settings.output}"
     try:
-        with printed_warnings():
+        with ending_in_time(advice), printed_warnings():
             model = run(settings)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(
-            f"repeat the command to resume from the last checkpoint in {settings.output}"
-        ) from None
+        raise KeyboardInterrupt(advice) from None
     typer.echo(f"model: {model}")
 
 

@@ -129,6 +129,7 @@ def _follow_parent(_: int) -> None:
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    signal.set_wakeup_fd(-1)  # what the parent watches is for its own signals
     if sys.platform == "linux":
         with suppress(AttributeError, OSError):  # another C library
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
