@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import multiprocessing
 import os
 import signal
 import sys
@@ -154,6 +155,7 @@ def _fit(
     """
     is_main = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGINT)
+    others = set(multiprocessing.active_children())
     try:
         trainer.fit(module, batches, scored)
     except SystemExit as error:
@@ -182,3 +184,6 @@ def _fit(
     finally:
         if is_main and handler is not None:
             signal.signal(signal.SIGINT, handler)
+        for child in set(multiprocessing.active_children()) - others:
+            child.terminate()
+            child.join()
