@@ -1,21 +1,23 @@
-"""Files that appear whole or not at all.
+"""Files that appear whole or not at all, also if the program is killed or the power fails.
 
 A file is written under a temporary name in its folder and renamed at the end. On any error the
-temporary file is deleted, and an older file of that name stays.
+temporary file is deleted, and an older file of that name stays. ``singleout.storage.journal`` says
+what happens after a kill, and with several writers.
+
+A new file is on the disk (fsync) before it gets its name, and its name is on the disk before the
+writer goes on. So a finished file survives a power cut.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from hashlib import sha256
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from shutil import rmtree
-from tempfile import mkdtemp
-from threading import get_ident
 
 from singleout.errors import OutputError
+from singleout.storage.disk import sync_file, sync_names
+from singleout.storage.journal import moving_aside, renaming, temporary_names
 
 
 @contextmanager
@@ -29,7 +31,7 @@ def replacing(path: Path) -> Iterator[Path]:
         path: the file to write; its folder must exist.
 
     Raises:
-        OutputError: the file cannot be written there.
+        OutputError: the file cannot be written there, for example because ``path`` is a device.
 
     Example:
         >>> import tempfile
@@ -41,19 +43,22 @@ def replacing(path: Path) -> Iterator[Path]:
         ...     report.read_text()
         'done'
     """
-    # File systems limit names in bytes, not in characters. The digest keeps apart long names that
-    # differ only at their ends.
-    name = os.fsencode(path.name)
-    short, digest = os.fsdecode(name[:160]), sha256(name).hexdigest()[:8]
-    partial = path.with_name(f".{short}.{digest}.{os.getpid()}-{get_ident()}.partial")
     try:
-        yield partial
-        partial.replace(path)
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise OutputError(f"{path}: cannot be written: is a device or a pipe, not a file")
+        with temporary_names(path.parent) as new_name:
+            partial = path.with_name(new_name(path.name))
+            try:
+                yield partial
+                sync_file(partial)
+                with renaming(path.parent):
+                    partial.replace(path)
+                    sync_names(path.parent)
+            finally:
+                with suppress(OSError):
+                    partial.unlink()
     except OSError as error:
         raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from None
-    finally:
-        with suppress(OSError):
-            partial.unlink()
 
 
 @contextmanager
@@ -61,10 +66,12 @@ def restoring(paths: Sequence[Path]) -> Iterator[None]:
     """Put the old files back on any error while new ones take their places.
 
     Renames follow each other, so that one may fail after others have succeeded. Files that belong
-    together, such as a target and its residual, must not be left half old and half new.
+    together, such as a target and its residual, must not be left half old and half new. If the
+    program is killed inside the context, the next writer or ``recover`` puts the old files back.
 
     Args:
-        paths: files that are replaced inside the context. They need not exist before.
+        paths: files that are replaced inside the context. They need not exist before. After a
+            kill, the files of each folder are restored together.
 
     Raises:
         OutputError: a file cannot be replaced, for example because a program on Windows has it
@@ -84,37 +91,23 @@ def restoring(paths: Sequence[Path]) -> Iterator[None]:
         ...         old.read_text()
         'old'
     """
-    kept: dict[Path, Path] = {}
-    new: list[Path] = []
     try:
-        for path in paths:
-            if path.exists():
-                digest = sha256(os.fsencode(path.name)).hexdigest()[:8]
-                aside = path.with_name(f".{digest}.{os.getpid()}-{get_ident()}.old.partial")
-                path.replace(aside)
-                kept[path] = aside
-        new = [path for path in paths if path not in kept]
-        yield
-    except BaseException as error:
-        for path in new:
-            path.unlink(missing_ok=True)
-        for path, aside in kept.items():
-            aside.replace(path)
-        if isinstance(error, OSError):
-            raise OutputError(
-                f"{error.filename}: cannot be written: {error.strerror or error}"
-            ) from None
-        raise
-    for aside in kept.values():
-        with suppress(OSError):
-            aside.unlink()
+        with ExitStack() as folders:
+            for folder in sorted({path.parent for path in paths}):
+                names = [path.name for path in paths if path.parent == folder]
+                folders.enter_context(moving_aside(folder, names))
+            yield
+    except OSError as error:
+        raise OutputError(
+            f"{error.filename}: cannot be written: {error.strerror or error}"
+        ) from None
 
 
 @contextmanager
 def replacing_files(folder: Path) -> Iterator[Path]:
     """Give a temporary folder; at the end, its files are moved to ``folder``, all or none.
 
-    ``config.json`` is moved last. Other files of ``folder`` stay.
+    Other files of ``folder`` stay.
 
     Args:
         folder: it is made if it does not exist.
@@ -131,20 +124,23 @@ def replacing_files(folder: Path) -> Iterator[Path]:
         ...     [path.name for path in Path(folder).iterdir()]
         ['config.json']
     """
-    partial = None
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        partial = Path(mkdtemp(prefix=".", suffix=".partial", dir=folder))
-        yield partial
-        files = sorted(partial.iterdir(), key=lambda file: (file.name == "config.json", file.name))
-        with restoring([folder / file.name for file in files]):
-            for file in files:
-                file.replace(folder / file.name)
+        with temporary_names(folder) as new_name:
+            partial = folder / new_name("files")
+            try:
+                partial.mkdir()
+                yield partial
+                files = sorted(partial.iterdir())
+                for file in files:
+                    sync_file(file)
+                with restoring([folder / file.name for file in files]):
+                    for file in files:
+                        file.replace(folder / file.name)
+            finally:
+                rmtree(partial, ignore_errors=True)
     except OSError as error:
         raise OutputError(f"{folder}: cannot be written: {error.strerror or error}") from None
-    finally:
-        if partial is not None:
-            rmtree(partial, ignore_errors=True)
 
 
 def is_same_file(path: Path, other: Path) -> bool:

@@ -5,19 +5,25 @@ They are stored in half precision or int8, and checked against the module that l
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from singleout.errors import ModelError
+from singleout.errors import ModelError, one_line
 from singleout.storage.atomic import replacing
+from singleout.storage.checked import CHECKSUM, MARK, NO_DIGEST, read_checked
+from singleout.storage.disk import open_model_file
 
 SCALE_SUFFIX = "::scale"
 """The float scales of a tensor stored as int8, one per row, have its name with this suffix."""
+MAX_QUOTED = 100
+"""Characters of a name or of a reason that a message quotes."""
+MAX_LISTED = 20
+"""Tensors that a message lists."""
 
 
 def quantized_rows(matrix: Tensor) -> tuple[Tensor, Tensor]:
@@ -93,7 +99,7 @@ def save_tensors(
 def write_safetensors(
     tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None
 ) -> None:
-    """Write a safetensors file. It appears whole or not at all.
+    """Write a safetensors file with a checksum. It appears whole or not at all.
 
     Args:
         tensors: by name, stored unchanged.
@@ -107,12 +113,48 @@ def write_safetensors(
         >>> import tempfile, torch
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     write_safetensors({"mean": torch.ones(2)}, Path(folder) / "mean.safetensors")
-        ...     safetensors.torch.load_file(Path(folder) / "mean.safetensors")
-        {'mean': tensor([1., 1.])}
+        ...     read_safetensors(Path(folder) / "mean.safetensors")
+        ({'mean': tensor([1., 1.])}, {})
     """
+    empty = MARK + NO_DIGEST
+    content = safetensors.torch.save(tensors, {**(metadata or {}), CHECKSUM: empty.decode()})
+    digest = hashlib.sha256(content).hexdigest().encode()
     with replacing(path) as partial:
         # Written as bytes: safetensors makes files that only their owner can read.
-        partial.write_bytes(safetensors.torch.save(tensors, metadata))
+        partial.write_bytes(content.replace(empty, MARK + digest, 1))
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read a safetensors file, within bounds, and check it.
+
+    The header is checked against the size of the file before any tensor gets memory. A file of
+    ``write_safetensors`` has a checksum, and any change of the file is refused. Files of other
+    programs and of earlier versions have none.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The tensors by name, on the CPU, and the metadata.
+
+    Raises:
+        ModelError: the file is missing, cannot be read, is damaged, or has more than
+            ``MAX_TENSORS`` tensors.
+
+    Example:
+        >>> import tempfile, torch
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "mean.safetensors"
+        ...     write_safetensors({"mean": torch.ones(2)}, path, {"step": "3"})
+        ...     read_safetensors(path)
+        ({'mean': tensor([1., 1.])}, {'step': '3'})
+    """
+    with open_model_file(path) as file:
+        try:
+            return read_checked(file)
+        except (ValueError, RecursionError, OSError, RuntimeError) as error:
+            reason = one_line(error)[:MAX_QUOTED]
+            raise ModelError(f"{path}: corrupt or truncated weights ({reason})") from None
 
 
 def load_tensors(
@@ -130,7 +172,7 @@ def load_tensors(
 
     Raises:
         ModelError: the file is missing or corrupt, or its tensors do not fit the module. Names
-            every tensor that is missing, unexpected or of another shape.
+            the tensors that are missing, unexpected or of another shape.
 
     Example:
         >>> import tempfile, torch
@@ -140,12 +182,7 @@ def load_tensors(
         ...     load_tensors(torch.nn.Linear(2, 1), file, extra_prefix="learned.")
         {'learned.mean': tensor([1., 1.])}
     """
-    try:
-        stored = safetensors.torch.load_file(path)
-    except FileNotFoundError:
-        raise ModelError(f"{path}: no such file: a model is a folder with its weights") from None
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path}: corrupt or truncated weights ({error})") from None
+    stored, _ = read_safetensors(path)
     tensors: dict[str, Tensor] = {}
     extra: dict[str, Tensor] = {}
     for name, tensor in stored.items():
@@ -158,8 +195,8 @@ def load_tensors(
         if scale is not None:
             if tensor.ndim != 2 or scale.shape != (len(tensor), 1):
                 raise ModelError(
-                    f"{path}: weights of another architecture: '{name}' is {list(tensor.shape)}, "
-                    f"its scales are {list(scale.shape)}"
+                    f"{path}: weights of another architecture: {_quoted(name)} is "
+                    f"{_size(tensor)}, its scales are {_size(scale)}"
                 )
             tensor = tensor.float() * scale
         tensors[name] = tensor.float() if tensor.is_floating_point() else tensor
@@ -178,7 +215,7 @@ def fill(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
         path: the file that they come from, for the message.
 
     Raises:
-        ModelError: names every tensor that is missing, unexpected, or of another shape or kind.
+        ModelError: names the tensors that are missing, unexpected, or of another shape or kind.
 
     Example:
         >>> import torch
@@ -195,17 +232,29 @@ def fill(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
     wrong = []
     for name in sorted(expected.keys() | tensors.keys()):
         if name not in tensors or name not in expected:
-            wrong.append(f"tensor '{name}' is {'missing' if name in expected else 'unexpected'}")
+            what = "missing" if name in expected else "unexpected"
+            wrong.append(f"tensor {_quoted(name)} is {what}")
             continue
         tensor, target = tensors[name], expected[name]
         if tensor.shape != target.shape:
-            wrong.append(f"tensor '{name}' is {list(tensor.shape)}, expected {list(target.shape)}")
+            wrong.append(f"tensor {_quoted(name)} is {_size(tensor)}, expected {_size(target)}")
         elif tensor.is_floating_point() != target.is_floating_point():
-            wrong.append(f"tensor '{name}' is {tensor.dtype}, expected {target.dtype}")
+            wrong.append(f"tensor {_quoted(name)} is {tensor.dtype}, expected {target.dtype}")
+    if len(wrong) > MAX_LISTED:
+        wrong[MAX_LISTED:] = [f"and {len(wrong) - MAX_LISTED:,} more"]
     if wrong:
         raise ModelError(f"{path}: weights of another architecture: {'; '.join(wrong)}")
     floats = {n: t.float() if t.is_floating_point() else t for n, t in tensors.items()}
     module.load_state_dict({n: _aligned(t) for n, t in floats.items()}, assign=True)
+
+
+def _quoted(name: str) -> str:
+    """A name from a file, which may be long and hold any character."""
+    return repr(name if len(name) <= MAX_QUOTED else name[:MAX_QUOTED] + "…")
+
+
+def _size(tensor: Tensor) -> str:
+    return str(list(tensor.shape))[:MAX_QUOTED]
 
 
 def _aligned(tensor: Tensor) -> Tensor:
