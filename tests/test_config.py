@@ -127,6 +127,65 @@ def test_bad_files_are_one_line(text: str, message: str, tmp_path: Path) -> None
     assert str(path) in error
 
 
+def bounded(path: Path, *overrides: str) -> str:
+    """The message of a refusal, which quotes little of what it refuses."""
+    message = refused(path, *overrides)
+    assert len(message.replace(str(path), "")) <= 700
+    assert message.isprintable()
+    return message
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (json.dumps({"x" * 100_000: 1}), "unknown key 'xxx"),
+        (json.dumps({"a\nb\x1b[31m": 1}), r"unknown key 'a b?[31m'"),
+        (json.dumps({"steps": "x" * 100_000}), "'steps'"),
+        (json.dumps({"steps": -(10**4_000)}), "'steps'"),
+        (json.dumps({"inner": {"rate": 10**4_000}}), "'inner.rate'"),
+        ('{"inner": {"rate": NaN}}', "finite number"),
+        ('{"inner": {"rate": 1e999}}', "finite number"),
+        ("inner: {rate: .inf}", "finite number"),
+        (json.dumps({"inner": {"names": ["a" * 5_000]}}), "at most 4096 characters"),
+        (json.dumps({"inner": {"names": [{"a": ["b"] * 10_000}] * 10}}), "'inner.names.0'"),
+        (json.dumps({"extends": "\ud800"}), "'extends': name another config"),
+        (json.dumps({"extends": "a" * 50_000}), "cannot be read as a config"),
+        (json.dumps({"extends": "a\nb"}), "cannot be read as a config"),
+        ('{"a":' * 100_000, "nested deeper"),
+        ("&a {inner: *a}", "nested deeper"),
+    ],
+)
+def test_hostile_files_are_one_short_line(text: str, message: str, tmp_path: Path) -> None:
+    assert message in refused(write(tmp_path, text))
+    bounded(write(tmp_path, text))
+
+
+def test_hostile_overrides_are_one_short_line(tmp_path: Path) -> None:
+    path = write(tmp_path, "{}")
+    assert "more than 50 keys" in bounded(path, "a." * 10_000 + "b=1")
+    assert "no subkeys" in bounded(path, f"{'a' * 5_000}=1", f"{'a' * 5_000}.b=1")
+    assert "write it as" in bounded(path, "a" * 5_000)
+    assert "nested deeper" in bounded(path, "a=" + "[" * 5_000)
+
+
+def test_a_long_chain_of_configs_is_refused(tmp_path: Path) -> None:
+    for number in range(30):
+        files(tmp_path, **{f"c{number}": f"extends: c{number + 1}.yaml"})
+    files(tmp_path, c30="steps: 3")
+    assert load_config(Outer, tmp_path / "c21.yaml").steps == 3
+    assert "a chain of more than 10 configs" in refused(tmp_path / "c0.yaml")
+
+
+def test_files_of_a_run_have_possible_names() -> None:
+    for value in ("~nobody-of-this-name/x", "a\0b", "\ud800"):
+        with pytest.raises(ConfigError, match="'output'"):
+            validated(
+                TrainConfig,
+                {"audio": "a", "output": value, "model": {"separator": {"type": "identity"}}},
+                "run.yaml",
+            )
+
+
 def test_files_that_cannot_be_read_are_one_line(tmp_path: Path) -> None:
     path = tmp_path / "binary.yaml"
     path.write_bytes(b"\xff\xfe\xfd")

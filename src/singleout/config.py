@@ -7,20 +7,26 @@ their base class and reads their files.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from singleout.errors import ConfigError, MissingExtraError
+from singleout.documents import MAX_DEPTH, DocumentError, parse_yaml, read_text
+from singleout.errors import ConfigError, MissingExtraError, shortened
 
-Positive = Annotated[int, Field(gt=0)]
-"""An integer above zero."""
+Positive = Annotated[int, Field(gt=0, le=10**9)]
+"""An integer above zero, and at most a billion."""
+MAX_EXTENDS = 10
+"""Longest chain of configs that extend each other."""
 
 
 class StrictConfig(BaseModel):
     """Base of all configs: it is frozen, and unknown keys are errors.
+
+    Numbers are finite, and a text has 4,096 characters at most, as a path has.
 
     Example:
         >>> class Windows(StrictConfig):
@@ -30,7 +36,9 @@ class StrictConfig(BaseModel):
         singleout.errors.ConfigError: run.yaml: unknown key 'second'
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, str_max_length=4_096
+    )
 
 
 def added(default: Any) -> Any:
@@ -71,11 +79,12 @@ def validated(kind: type[ConfigT], values: dict[str, Any], origin: str) -> Confi
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "the whole"
+        first = error.errors(include_url=False)[0]
+        key = shortened(".".join(str(part) for part in first["loc"])) or "the whole"
         if first["type"] == "extra_forbidden":
             raise ConfigError(f"{origin}: unknown key '{key}'") from None
-        raise ConfigError(f"{origin}: '{key}': {first['msg']} (got {first['input']!r})") from None
+        reason, value = shortened(first["msg"], 200), shortened(repr(first["input"]))
+        raise ConfigError(f"{origin}: '{key}': {reason} (got {value})") from None
 
 
 def load_config(
@@ -93,7 +102,8 @@ def load_config(
         base: file that ``path`` differs from, as if ``path`` extended it.
 
     Raises:
-        ConfigError: a file is missing or not a mapping, or a key or value is wrong.
+        ConfigError: a file is missing or not a mapping, or exceeds a bound of ``documents``; or a
+            key or value is wrong.
         MissingExtraError: the file is YAML, and pyyaml is not installed.
 
     Example:
@@ -112,9 +122,10 @@ def load_config(
         values = _merged(_read(base), values)
     for override in overrides:
         key, sign, value = override.partition("=")
+        origin = f"override '{shortened(override)}'"
         if not sign or not key:
-            raise ConfigError(f"override '{override}': write it as key.subkey=value")
-        _set(values, key.split("."), _parse(value, f"override '{override}'"), override)
+            raise ConfigError(f"{origin}: write it as key.subkey=value")
+        _set(values, key.split("."), _parse(value, origin), origin)
     return validated(kind, values, str(path))
 
 
@@ -138,23 +149,40 @@ def differences(old: object, new: object, key: str = "") -> list[str]:
     ]
 
 
-def _read(path: Path, extending: tuple[Path, ...] = ()) -> dict[str, Any]:
+def _read(path: Path, extending: tuple[str, ...] = ()) -> dict[str, Any]:
     """The values of a file and of those that it extends; ``extending`` are the files before it."""
+    origin = shortened(path, 500)  # a config that others wrote may name any path
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read as a config: {error}") from None
-    values = _parse(text, str(path))
+        text = read_text(path)
+    except DocumentError as error:
+        raise ConfigError(f"{origin}: cannot be read as a config: {error}") from None
+    values = _parse(text, origin)
     if not isinstance(values, dict):
-        raise ConfigError(f"{path}: a config is a mapping of keys to values")
+        raise ConfigError(f"{origin}: a config is a mapping of keys to values")
     extended = values.pop("extends", None)
     if extended is None:
         return values
-    extending = (*extending, path.resolve())
-    is_name = isinstance(extended, str) and "\0" not in extended
-    if not is_name or (path.parent / extended).resolve() in extending:
-        raise ConfigError(f"{path}: 'extends': name another config file, got {extended!r}")
+    extending = (*extending, os.path.realpath(path))
+    if not is_path(extended) or os.path.realpath(path.parent / extended) in extending:
+        raise ConfigError(
+            f"{origin}: 'extends': name another config file, got {shortened(repr(extended))}"
+        )
+    if len(extending) > MAX_EXTENDS:
+        raise ConfigError(f"{origin}: 'extends': a chain of more than {MAX_EXTENDS} configs")
     return _merged(_read(path.parent / extended, extending), values)
+
+
+def is_path(value: object) -> bool:
+    """Whether a file can have this name: a text without NUL and without broken characters.
+
+    Example:
+        >>> is_path("sounds/rain.wav"), is_path("a\\0b"), is_path("\\ud800"), is_path(3)
+        (True, False, False, False)
+    """
+    try:
+        return isinstance(value, str) and b"\0" not in os.fsencode(value)
+    except UnicodeEncodeError:
+        return False
 
 
 def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -168,24 +196,17 @@ def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 def _parse(text: str, origin: str) -> Any:
     try:
-        return json.loads(text)
-    except ValueError:
-        pass
-    try:
-        import yaml
-    except ImportError:
-        raise MissingExtraError(
-            f"{origin}: reading YAML needs the train extra: pip install 'singleout[train]'"
-        ) from None
-    try:
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: for example the date 2020-13-45
-        raise ConfigError(f"{origin}: not valid YAML: {str(error).splitlines()[0]}") from None
+        return parse_yaml(text)
+    except (DocumentError, MissingExtraError) as error:
+        kind = ConfigError if isinstance(error, DocumentError) else MissingExtraError
+        raise kind(f"{origin}: {error}") from None
 
 
-def _set(values: dict[str, Any], keys: list[str], value: Any, override: str) -> None:
+def _set(values: dict[str, Any], keys: list[str], value: Any, origin: str) -> None:
+    if len(keys) > MAX_DEPTH:
+        raise ConfigError(f"{origin}: has more than {MAX_DEPTH} keys")
     for key in keys[:-1]:
         values = values.setdefault(key, {})
         if not isinstance(values, dict):
-            raise ConfigError(f"override '{override}': '{key}' is a value, it has no subkeys")
+            raise ConfigError(f"{origin}: '{shortened(key)}' is a value, it has no subkeys")
     values[keys[-1]] = value

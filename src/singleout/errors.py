@@ -29,14 +29,37 @@ class SingleoutError(Exception):
     """Base of all errors that singleout raises on purpose."""
 
 
+def shortened(text: object, limit: int = 100) -> str:
+    """Text from a file or from another library on one short line, to be part of a message of ours.
+
+    White space becomes single spaces. Characters that do not print, such as those that control a
+    terminal, become question marks.
+
+    Args:
+        text: what to show; its ``str`` is taken.
+        limit: longest result, in characters. Longer text is cut, and ends with ``…``.
+
+    Example:
+        >>> shortened("no such\\n  file")
+        'no such file'
+        >>> shortened("\\x1b[31mred")
+        '?[31mred'
+        >>> shortened("a" * 1_000, limit=10)
+        'aaaaaaaaa…'
+    """
+    shown = " ".join(str(text)[: 4 * limit].split())
+    shown = "".join(character if character.isprintable() else "?" for character in shown)
+    return shown if len(shown) <= limit else f"{shown[: limit - 1]}…"
+
+
 def one_line(error: Exception) -> str:
-    """The message of another library's error on one line, to be part of a message of ours.
+    """The message of another library's error on one short line, to be part of a message of ours.
 
     Example:
         >>> one_line(OSError("no such\\n  file"))
         'no such file'
     """
-    return " ".join(str(error).split()) or repr(error)
+    return shortened(error, 200) or type(error).__name__
 
 
 class InputError(SingleoutError, ValueError):

@@ -57,7 +57,21 @@ def _checked(prompt: object) -> Prompt:
         return Example(prompt)
     if not isinstance(prompt, str):
         raise QueryError(f"a query must be text or an example, not {type(prompt).__name__}")
-    if not prompt.strip():
+    return checked_text(prompt)
+
+
+def checked_text(prompt: str) -> str:
+    """The text of a prompt with its white space normalised.
+
+    Raises:
+        QueryError: the text is blank, over 1,000 characters, or has broken characters.
+
+    Example:
+        >>> checked_text(" a dog\\n barking")
+        'a dog barking'
+    """
+    words = prompt.split()
+    if not words:
         raise QueryError("the query is empty: describe a sound, such as 'a dog barking'")
     if len(prompt) > MAX_QUERY_CHARACTERS:
         raise QueryError(
@@ -68,7 +82,7 @@ def _checked(prompt: object) -> Prompt:
         prompt.encode()
     except UnicodeEncodeError:
         raise QueryError("the query is not valid text: it has broken characters") from None
-    return " ".join(prompt.split())
+    return " ".join(words)
 
 
 @dataclass(frozen=True)

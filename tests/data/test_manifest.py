@@ -138,6 +138,16 @@ def test_one_split_is_read_in_its_order(with_sound: Path) -> None:
         ({**GOOD, "seconds": -1}, "seconds is -1"),
         ({**GOOD, "seconds": math.nan}, "seconds is nan"),
         ({**GOOD, "seconds": math.inf}, "seconds is inf"),
+        ({**GOOD, "seconds": 1e308}, "seconds is 1e[+]308"),
+        ('{"path": "a.wav", "seconds": 1' + "0" * 400 + "}", "seconds is 10"),
+        ('{"path": "a.wav", "seconds": 1' + "0" * 5_000 + "}", "not a manifest line"),
+        ('{"path":' + "[" * 100_000, "nested deeper"),
+        ({**GOOD, "path": "\0"}, "path is not the name of a file"),
+        ({**GOOD, "path": "\0", "split": "test"}, "path is not the name of a file"),
+        ('{"path": "\\ud800", "seconds": 1, "split": "test"}', "path is not the name of a file"),
+        ({**GOOD, "path": "a" * 100_000}, "names a missing file"),
+        ({**GOOD, "class": ["x" * 100_000]}, "class is not text"),
+        ({**GOOD, "alternatives": ["x", 5] * 10_000}, "alternatives is not a list"),
         ({**GOOD, "caption": 5}, "caption is not text"),
         ({**GOOD, "class": ["dog"]}, "class is not text"),
         ({**GOOD, "group": 5}, "group is not text"),
@@ -155,12 +165,24 @@ def test_a_bad_line_is_refused_with_its_number(
     path = manifest_of(with_sound, GOOD, "", row)
     with pytest.raises(ManifestError, match=message) as caught:
         read_manifest(path)
-    assert str(caught.value).startswith(f"{path}:3: ")
-    assert "\n" not in str(caught.value)
+    refusal = str(caught.value)
+    assert refusal.startswith(f"{path}:3: ")
+    assert "\n" not in refusal
+    assert len(refusal) <= 1_000
+    if "missing file" not in refusal:  # files of other splits need not exist
+        for reader in (check_splits, held_out):
+            with pytest.raises(ManifestError) as caught:
+                reader(path)
+            assert str(caught.value) == refusal
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [(b"", "holds no sounds"), (b"\xff\xfe", "cannot be read")]
+    ("content", "message"),
+    [
+        (b"", "holds no sounds"),
+        (b"\xff\xfe", "cannot be read"),
+        (b"\n{" + b" " * 1_000_000, "line 2 has more than 1,000,000 characters"),
+    ],
 )
 def test_an_unusable_manifest_is_refused_in_one_line(
     content: bytes, message: str, tmp_path: Path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -270,6 +271,11 @@ def change_json(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
     path.write_text(json.dumps(values))
 
 
+def replace_by_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
 def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
 
@@ -296,6 +302,27 @@ def truncate(path: Path) -> None:
             folder / "config.json", lambda c: c["network"]["sentence"].update(depth=3)
         ),
         lambda folder: shutil.rmtree(folder),
+        lambda folder: (folder / "config.json").write_text('{"a":' * 100_000),
+        lambda folder: (folder / "config.json").write_text(" " * 2_000_000),
+        lambda folder: replace_by_pipe(folder / "config.json"),
+        lambda folder: replace_by_pipe(folder / "tokenizer.json"),
+        lambda folder: (folder / "tokenizer.json").write_text('{"a":' * 100_000),
+        lambda folder: os.truncate(folder / "tokenizer.json", 10**9),
+        *(
+            lambda folder, key=key, value=value: change_json(
+                folder / "config.json", lambda c: c["network"].update({key: value})
+            )
+            for key in ("dim", "text_hidden", "text_heads", "rank", "audio_channels")
+            for value in (0, -1, 2**40, 10**4_000, 1.5, "x" * 100_000, [2**62] * 5, None)
+            if (key, value) not in [("text_heads", None), ("rank", None)]
+        ),
+        *(
+            lambda folder, key=key, value=value: change_json(
+                folder / "config.json", lambda c: c["network"]["sentence"].update({key: value})
+            )
+            for key in ("dim", "vocabulary", "num_layers", "num_heads", "hidden")
+            for value in (0, 5, 2**40, None)
+        ),
     ],
 )
 def test_a_damaged_encoder_is_one_line(
@@ -307,6 +334,29 @@ def test_a_damaged_encoder_is_one_line(
     with pytest.raises(ModelError) as caught:
         load_encoder(str(folder))
     assert str(folder) in one_line(caught)
+    assert len(one_line(caught)) <= 1_500
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t["model"]["vocab"].update({"dog": 10**6}), "it gives token 1,000,000 of 76"),
+        (lambda t: t.update(post_processor=None), "1 to 256 tokens"),
+    ],
+)
+def test_a_tokenizer_of_another_encoder_is_one_line(
+    change: Callable[[dict[str, Any]], object],
+    message: str,
+    debug_encoder_folder: Path,
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "encoder"
+    shutil.copytree(debug_encoder_folder, folder)
+    change_json(folder / "tokenizer.json", change)
+    encoder = BuiltinEncoder.from_pretrained(folder)
+    with pytest.raises(ModelError, match=message) as caught:
+        encoder.embed_text(["dog", "\u200b"])
+    one_line(caught)
 
 
 def test_another_fingerprint_is_refused(

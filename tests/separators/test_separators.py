@@ -14,7 +14,10 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from singleout.condition import Condition
-from singleout.model import ModelConfig
+from singleout.config import validated
+from singleout.encoders import BuiltinEncoder
+from singleout.errors import ConfigError
+from singleout.model import ModelConfig, QueriedSeparator
 from singleout.separators import (
     BandSplitConfig,
     ConditionedUNetConfig,
@@ -249,6 +252,56 @@ def test_the_default_has_at_most_8_million_weights() -> None:
 def test_sizes_of_a_unet_that_do_not_fit_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         ConditionedUNetConfig.model_validate(changes)
+
+
+HOSTILE: list[tuple[dict[str, Any], str]] = [
+    ({"type": kind, key: value}, key)
+    for kind, keys in {
+        "conditioned_unet": ["sample_rate", "num_fft", "hop", "fold", "bottleneck", "query_dim"],
+        "band_split": ["sample_rate", "num_fft", "hop", "num_bands", "channels", "query_dim"],
+        "locoformer": ["sample_rate", "num_fft", "channels", "hidden", "num_blocks", "window"],
+        "resunet30": ["sample_rate", "num_fft", "hop"],
+        "identity": ["sample_rate"],
+    }.items()
+    for key in keys
+    for value in (0, 10**7, 2**62, 10**4_000, float("inf"))
+] + [
+    ({"type": "conditioned_unet", "channels": [2**62] * 3}, "channels"),
+    ({"type": "conditioned_unet", "dilations": [1] * 100_000}, "dilations"),
+    ({"type": "conditioned_unet", "dilations": [10**6]}, "dilations"),
+    ({"type": "band_split", "dilations": [1] * 100_000}, "dilations"),
+    ({"type": "locoformer", "num_blocks": 10**6}, "num_blocks"),
+    ({"type": "resunet30", "num_fft": 2_048, "hop": 1}, "at most 64 hops"),
+    ({"type": "conditioned_unet", "num_fft": 2_048, "hop": 16}, "at most 64 hops"),
+]
+
+
+@pytest.mark.parametrize(("values", "message"), HOSTILE, ids=lambda v: str(v)[:40])
+def test_sizes_beyond_their_bounds_are_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        validated(ModelConfig, {"separator": values}, "config.json")
+    assert len(str(caught.value)) <= 500
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (ConditionedUNetConfig(channels=(16_000,) * 4), "weights: the limit is 1,000,000,000"),
+        (LocoformerConfig(channels=16_384, hidden=16_384), "weights: the limit"),
+        (BandSplitConfig(channels=16_384), "weights: the limit"),
+        (
+            ConditionedUNetConfig(num_fft=65_536, hop=32_768, time_strides=(32, 32, 1)),
+            "samples of stride: the limit",
+        ),
+        (ConditionedUNetConfig(dilations=(1_024,) * 8), "samples of context: the limit"),
+    ],
+)
+def test_sizes_that_are_too_large_together_are_refused(
+    config: Any, message: str, debug_encoder: BuiltinEncoder
+) -> None:
+    """In training too, where the network is not built on the meta device."""
+    with pytest.raises(ConfigError, match=message):
+        QueriedSeparator(ModelConfig(separator=config), debug_encoder)
 
 
 def test_separators_are_chosen_by_type() -> None:

@@ -53,7 +53,7 @@ def _watch(read_end: int, is_left: threading.Event, advice: str) -> None:
     Python writes the number of every signal that it handles into the pipe, at once.
     """
     words = {getattr(signal, name): w for name, w in WORDS.items() if hasattr(signal, name)}
-    with open(read_end, "rb", buffering=0) as numbers:  # noqa: PTH123
+    with open(read_end, "rb", buffering=0) as numbers:
         while (number := numbers.read(1)) and number[0] not in words:
             pass
         if number and not is_left.wait(GRACE_SECONDS):

@@ -8,19 +8,27 @@ sound needs neither a caption nor a class: training uses the sounds themselves.
 from __future__ import annotations
 
 import hashlib
-import json
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from os.path import realpath
 from pathlib import Path
 from typing import Any
 
 import soundfile
 
 from singleout.audio import MEDIA_SUFFIXES, SOUND_SUFFIXES, sndfile_name
-from singleout.errors import ManifestError
-from singleout.types import Query
+from singleout.config import is_path
+from singleout.documents import DocumentError, parse_json, read_lines
+from singleout.errors import ManifestError, shortened
+from singleout.types import checked_text
+
+MAX_LINE_CHARACTERS = 1_000_000
+"""Length of the longest line of a manifest. A manifest may have any number of lines."""
+MAX_SECONDS = 10_000_000
+"""Length of the longest sound: 115 days."""
+TEXT_OR_NONE = (str, type(None))
+"""Types of the values of most keys."""
 
 SPLIT_NAMES = {
     "train": "train", "training": "train",
@@ -106,47 +114,34 @@ def read_manifest(
         ...     [clip.caption for clip in read_manifest(manifest, "train")]
         ['a dog']
     """
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")  # JSON may hold other line breaks
-    except (OSError, UnicodeDecodeError) as error:
-        raise ManifestError(f"{path}: cannot be read as a manifest: {error}") from None
     clips = []
     sizes: Counter[str] = Counter()
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
+    for number, row in _rows(path):
+        sizes[_split(row)] += 1
+        if split is not None and _split(row) != split:
             continue
-        clip = _parse_line(line, path, number)
-        sizes[clip.split] += 1
-        if split is not None and clip.split != split:
-            continue
+        clip = _clip(row, path)
         if _is_file(clip.path):
             clips.append(clip)
         elif on_bad is None:
-            raise ManifestError(f"{path}:{number}: names a missing file: {clip.path}")
+            missing = shortened(clip.path, 500)
+            raise ManifestError(f"{path}:{number}: names a missing file: {missing}")
         else:
             on_bad(clip.path, f"no such file, named by {path}:{number}")
             may_be_empty = True
     if not clips and not may_be_empty:
         which = "sounds" if split is None else f"sounds of the split '{split}'"
-        others = ", ".join(f"{size:,} of '{name}'" for name, size in sizes.items())
+        common = sizes.most_common(10)
+        others = ", ".join(f"{size:,} of '{shortened(name)}'" for name, size in common)
         raise ManifestError(f"{path}: holds no {which}" + (f", but {others}" if others else ""))
     return clips
 
 
-def _parse_line(line: str, path: Path, number: int) -> Clip:
-    """The clip of line ``number`` of the manifest ``path``."""
-    try:
-        row = json.loads(line)
-        audio = path.parent / row["path"]
-        seconds = float(row["seconds"])
-        _check_row(row, seconds)
-    except (ValueError, TypeError) as error:
-        raise ManifestError(f"{path}:{number}: not a manifest line: {error}") from None
-    except KeyError as error:
-        raise ManifestError(f"{path}:{number}: the key {error} is missing") from None
+def _clip(row: dict[str, Any], path: Path) -> Clip:
+    """The clip of a row of the manifest ``path``."""
     return Clip(
-        path=audio,
-        seconds=seconds,
+        path=path.parent / row["path"],
+        seconds=float(row["seconds"]),
         caption=_text_or_none(row.get("caption")),
         alternatives=tuple(filter(_text_or_none, row.get("alternatives") or ())),
         label=row.get("class") or row["path"],
@@ -160,11 +155,11 @@ def check_splits(path: Path) -> None:
     """Refuse a manifest whose splits training would misunderstand.
 
     Args:
-        path: a manifest that ``read_manifest`` accepts.
+        path: the manifest.
 
     Raises:
-        ManifestError: the name of a split is nearly ``train`` or ``validation``; or a group is in
-            ``train`` and in another split.
+        ManifestError: the manifest cannot be read, or has a bad line; or the name of a split is
+            nearly ``train`` or ``validation``; or a group is in ``train`` and in another split.
 
     Example:
         >>> import tempfile
@@ -179,13 +174,13 @@ def check_splits(path: Path) -> None:
     """
     trained: dict[str, str] = {}
     others: dict[str, tuple[str, str]] = {}
-    for row in _rows(path):
+    for _, row in _rows(path):
         split, group = _split(row), row.get("group") or row["path"]
         expected = SPLIT_NAMES.get(split.strip().lower(), split)
         if split != expected:
             raise ManifestError(
-                f"{path}: {row['path']} has the split '{split}', which training does not know: "
-                f"call it '{expected}'"
+                f"{path}: {shortened(row['path'])} has the split '{shortened(split)}', which "
+                f"training does not know: call it '{expected}'"
             )
         if split == "train":
             trained.setdefault(group, row["path"])
@@ -194,8 +189,9 @@ def check_splits(path: Path) -> None:
     for group, (name, split) in others.items():
         if group in trained:
             raise ManifestError(
-                f"{path}: {trained[group]} (train) and {name} ({split}) are of one group, "
-                f"'{group}': training would see sounds that are scored. Give them one split"
+                f"{path}: {shortened(trained[group])} (train) and {shortened(name)} "
+                f"({shortened(split)}) are of one group, '{shortened(group)}': training would see "
+                "sounds that are scored. Give them one split"
             )
 
 
@@ -203,10 +199,13 @@ def held_out(path: Path) -> tuple[set[Path], set[str]]:
     """The files and groups of a manifest that must not be trained on.
 
     Args:
-        path: a manifest that ``read_manifest`` accepts.
+        path: the manifest.
 
     Returns:
         Resolved paths and names of groups of all sounds that are not of the split ``train``.
+
+    Raises:
+        ManifestError: the manifest cannot be read, or has a bad line.
 
     Example:
         >>> import tempfile
@@ -218,15 +217,32 @@ def held_out(path: Path) -> tuple[set[Path], set[str]]:
         >>> groups
         {'rex'}
     """
-    rows = [row for row in _rows(path) if _split(row) != "train"]
-    files = {(path.parent / row["path"]).resolve() for row in rows}
+    rows = [row for _, row in _rows(path) if _split(row) != "train"]
+    files = {Path(realpath(path.parent / row["path"])) for row in rows}
     return files, {row["group"] for row in rows if row.get("group")}
 
 
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    for line in path.read_text(encoding="utf-8").split("\n"):
-        if line.strip():
-            yield json.loads(line)
+def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The rows of a manifest with the numbers of their lines; every value is checked."""
+    try:
+        for number, line in enumerate(read_lines(path, MAX_LINE_CHARACTERS), 1):
+            if line and not line.isspace():
+                yield number, _checked_row(line, f"{path}:{number}")
+    except DocumentError as error:
+        raise ManifestError(f"{path}: cannot be read as a manifest: {error}") from None
+
+
+def _checked_row(line: str, origin: str) -> dict[str, Any]:
+    try:
+        row = parse_json(line)
+        if not isinstance(row, dict):
+            raise ValueError(f"a line is an object, not {shortened(line)}")
+        _check_row(row)
+    except ValueError as error:
+        raise ManifestError(f"{origin}: not a manifest line: {error}") from None
+    except KeyError as error:
+        raise ManifestError(f"{origin}: the key {error} is missing") from None
+    return row
 
 
 def _split(row: dict[str, Any]) -> str:
@@ -247,17 +263,27 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def _check_row(row: dict[str, Any], seconds: float) -> None:
-    if not 0 < seconds < math.inf:
-        raise ValueError(f"seconds is {seconds}")
+def _check_row(row: dict[str, Any]) -> None:
+    if not is_path(row["path"]):
+        raise ValueError(f"path is not the name of a file: {shortened(repr(row['path']))}")
+    try:
+        seconds = float(row["seconds"])
+    except (OverflowError, TypeError, ValueError):
+        seconds = 0.0
+    if not 0 < seconds <= MAX_SECONDS:
+        value = shortened(repr(row["seconds"]))
+        raise ValueError(f"seconds is {value}: give a number above 0, {MAX_SECONDS:,} at most")
     for key in ("caption", "class", "group", "split"):
-        if not isinstance(row.get(key), str | None):
-            raise ValueError(f"{key} is not text: {row[key]!r}")
-    alternatives = row.get("alternatives") or []
-    if not isinstance(alternatives, list) or not all(isinstance(a, str) for a in alternatives):
-        raise ValueError(f"alternatives is not a list of texts: {alternatives!r}")
-    for text in filter(_text_or_none, (row.get("caption"), *alternatives)):
-        Query.of(text)  # raises if the text cannot be a query
+        if not isinstance(row.get(key), TEXT_OR_NONE):
+            raise ValueError(f"{key} is not text: {shortened(repr(row[key]))}")
+    alternatives = row.get("alternatives") or ()
+    if alternatives and not (
+        isinstance(alternatives, list) and all(isinstance(a, str) for a in alternatives)
+    ):
+        raise ValueError(f"alternatives is not a list of texts: {shortened(repr(alternatives))}")
+    for text in (row.get("caption"), *alternatives):
+        if _text_or_none(text):
+            checked_text(text)  # raises if the text cannot be a query
 
 
 def scan_folder(folder: Path, on_bad: OnBad | None = None) -> list[Clip]:

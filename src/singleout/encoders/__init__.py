@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
+from singleout.documents import DocumentError, read_json
 from singleout.encoders.builtin import BuiltinEncoder
 from singleout.encoders.clap import ClapEncoder
 from singleout.encoders.encoder import QueryEncoder
@@ -64,9 +64,10 @@ def _load(name: str) -> QueryEncoder:
 def _is_transformers(folder: Path) -> bool:
     """Whether the config of the folder is one of transformers; ours has no ``model_type``."""
     try:
-        return "model_type" in json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError):
+        config = read_json(folder / "config.json")
+    except DocumentError:
         return False
+    return isinstance(config, dict) and "model_type" in config
 
 
 def _way_out(name: str) -> str:

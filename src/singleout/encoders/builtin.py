@@ -15,15 +15,20 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from singleout.config import validated
+from singleout.documents import DocumentError, read_json, read_text
 from singleout.encoders.audio_tower import SAMPLE_RATE, AudioTower, level, pad_to_minimum
 from singleout.encoders.encoder import Augment, sentences_of, waveforms_of
-from singleout.encoders.minilm import MiniLM, for_sentences, tokenize
-from singleout.errors import ModelError
+from singleout.encoders.minilm import MiniLM, sentence_tokenizer, tokenize
+from singleout.encoders.sizes import EncoderFile
+from singleout.errors import ConfigError, ModelError
 from singleout.storage.atomic import replacing_files
 from singleout.storage.tensors import load_tensors, save_tensors
 
 PACKAGED = "builtin/encoder"
 """Folder of the encoder inside the package."""
+MAX_TOKENIZER_BYTES = 20_000_000
+"""Size of the largest ``tokenizer.json``. The one in the package has 700,000 bytes."""
 
 
 class TextHead(nn.Module):
@@ -187,13 +192,11 @@ class BuiltinEncoder:
     def __init__(
         self, network: BuiltinNetwork, tokenizer_json: str, config: dict[str, Any]
     ) -> None:
-        from tokenizers import Tokenizer
-
         self.config = config
         self.network = network.eval().requires_grad_(False)
         self.dim: int = config.get("rank") or config["dim"] * config.get("text_heads", 1)
         self.tokenizer_json = tokenizer_json
-        self._tokenizer = for_sentences(Tokenizer.from_str(tokenizer_json))
+        self._tokenizer = sentence_tokenizer(tokenizer_json)
         self.fingerprint: str = config.get("fingerprint", "")
 
     @classmethod
@@ -204,24 +207,26 @@ class BuiltinEncoder:
             ModelError: a file is missing or corrupt, or it has another architecture.
         """
         path = Path(str(files("singleout") / PACKAGED)) if folder is None else Path(folder)
+        config_file, tokenizer_file = path / "config.json", path / "tokenizer.json"
         try:
-            config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-            tokenizer_json = (path / "tokenizer.json").read_text(encoding="utf-8")
-        except (OSError, ValueError) as error:
+            values = read_json(config_file)
+            tokenizer_json = read_text(tokenizer_file, MAX_TOKENIZER_BYTES)
+        except DocumentError as error:
             raise ModelError(f"{path}: not a query encoder's folder: {error}") from None
-        if not isinstance(config, dict) or config.get("type") != cls.name:
+        if not isinstance(values, dict) or values.get("type") != cls.name:
             raise ModelError(f"{path}: not a built-in query encoder (type '{cls.name}' expected)")
         try:
-            with torch.device("meta"):
-                network = BuiltinNetwork(config["network"])
-            settings = {**config["network"], "fingerprint": config["fingerprint"]}
-        except (LookupError, TypeError, ValueError, RuntimeError) as error:
-            raise ModelError(f"{path}: query encoder of another architecture: {error!r}") from None
+            config = validated(EncoderFile, values, str(config_file))
+        except ConfigError as error:
+            raise ModelError(f"query encoder of another architecture: {error}") from None
+        sizes = config.network.arguments()
+        with torch.device("meta"):
+            network = BuiltinNetwork(sizes)
         load_tensors(network, path / "model.safetensors")
         try:
-            return cls(network, tokenizer_json, settings)
-        except Exception as error:  # tokenizers raises plain exceptions for a damaged file
-            raise ModelError(f"{path / 'tokenizer.json'}: not a tokenizer: {error}") from None
+            return cls(network, tokenizer_json, {**sizes, "fingerprint": config.fingerprint})
+        except ModelError as error:
+            raise ModelError(f"{tokenizer_file}: {error}") from None
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write ``config.json``, ``model.safetensors`` and ``tokenizer.json``, all or none.
@@ -253,6 +258,7 @@ class BuiltinEncoder:
 
         Raises:
             QueryError: there is no text, or a text is blank.
+            ModelError: the tokenizer does not belong to the network.
         """
         vectors = self.network.sentence(*tokenize(self._tokenizer, sentences_of(text)))
         return self.network.aligned_text(self.network.text_head(vectors))

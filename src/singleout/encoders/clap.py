@@ -74,7 +74,7 @@ class ClapEncoder:
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     ClapEncoder.from_pretrained(folder)
         Traceback (most recent call last):
-        singleout.errors.ModelError: ...: no readable config.json: ...
+        singleout.errors.ModelError: ...: no readable config.json ...
     """
 
     window_seconds = 10.0

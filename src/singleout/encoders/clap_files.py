@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from singleout.errors import MissingExtraError, ModelError, one_line
+from singleout.config import is_path
+from singleout.documents import DocumentError, check_file, read_json
+from singleout.errors import MissingExtraError, ModelError, one_line, shortened
 from singleout.storage.foreign import read_tensors
 from singleout.storage.hub import fetched, is_hub_id
 from singleout.storage.tensors import fill
@@ -21,6 +22,20 @@ TOKENIZER_FILES = [
 ]  # fmt: skip
 CLAP_FILES = ["config.json", "preprocessor_config.json", "processor_config.json", *TOKENIZER_FILES]
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+MAX_TOKENIZER_BYTES = 50_000_000
+"""Size of the largest file of a tokenizer."""
+MAX_SIZE = 2_000_000
+"""Largest number in a config: RoBERTa has 50,265 tokens, its widest layer 3,072 channels."""
+MAX_SIZES = {
+    "num_hidden_layers": 64, "depths": 64, "num_attention_heads": 256, "hidden_size": 16_384,
+    "intermediate_size": 65_536, "patch_embeds_hidden_size": 16_384, "projection_dim": 16_384,
+    "spec_size": 4_096, "window_size": 64, "patch_size": 256, "patch_stride": 256,
+    "num_mel_bins": 1_024, "mlp_ratio": 64, "max_position_embeddings": 16_384, "num_labels": 1_024,
+    "feature_size": 1_024, "fft_window_size": 32_768, "nb_max_samples": 10_000_000,
+    "nb_max_frames": 100_000, "nb_frequency_bins": 32_768, "max_length_s": 600,
+    "max_length": 10**30,
+}  # fmt: skip
+"""Largest numbers under these keys. Transformers writes 10^30 for texts of any length."""
 
 
 def import_transformers() -> Any:
@@ -155,15 +170,42 @@ def read_clap_config(folder: Path, origin: str) -> dict[str, Any]:
         singleout.errors.ModelError: owner/name: not a CLAP: its config.json has ... 'bert'
     """
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        config = read_json(folder / "config.json")
+    except DocumentError as error:
         raise ModelError(
-            f"{origin}: no readable config.json: not the folder of a CLAP of transformers"
+            f"{origin}: no readable config.json ({error}): not the folder of a CLAP of transformers"
         ) from None
     kind = config.get("model_type") if isinstance(config, dict) else None
     if kind != "clap":
-        raise ModelError(f"{origin}: not a CLAP: its config.json has the model_type '{kind}'")
+        raise ModelError(
+            f"{origin}: not a CLAP: its config.json has the model_type '{shortened(kind)}'"
+        )
+    _check_sizes(config, f"{origin}: config.json")
     return config  # type: ignore[no-any-return]
+
+
+def _check_sizes(values: Any, origin: str, key: str = "", limit: int = MAX_SIZE) -> None:
+    """Refuse sizes that no CLAP has; ``key`` is the place of ``values`` in the file."""
+    if isinstance(values, dict | list):
+        pairs = values.items() if isinstance(values, dict) else ((key, value) for value in values)
+        for name, value in pairs:
+            _check_sizes(value, origin, str(name), MAX_SIZES.get(str(name), MAX_SIZE))
+    elif isinstance(values, int | float) and not abs(values) <= limit:
+        raise ModelError(f"{origin}: '{shortened(key)}': the limit is {limit:,}")
+
+
+def _check_files(folder: Path, names: Iterable[str], origin: str) -> None:
+    """Refuse a folder with a pipe, a device or a huge file of one of these names.
+
+    Transformers would read it to its end.
+    """
+    for name in names:
+        path = folder / name
+        if path.exists():
+            try:
+                check_file(path, MAX_TOKENIZER_BYTES)
+            except DocumentError as error:
+                raise ModelError(f"{origin}: {name}: {error}") from None
 
 
 def read_weights(folder: Path, origin: str) -> dict[str, Tensor]:
@@ -189,8 +231,10 @@ def read_weights(folder: Path, origin: str) -> dict[str, Tensor]:
         index = folder / f"{name}.index.json"
         if index.exists():
             try:
-                shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-            except (OSError, ValueError, LookupError, TypeError, AttributeError):
+                shards = set(read_json(index)["weight_map"].values())
+                if not all(is_path(shard) and "/" not in shard for shard in shards):
+                    raise ValueError("a part of the weights lies elsewhere")
+            except (ValueError, LookupError, TypeError, AttributeError):
                 raise ModelError(f"{index}: not an index of weights") from None
             return {
                 name: tensor
@@ -226,6 +270,14 @@ def load_extractor(folder: Path, origin: str) -> Any:
             f"{origin}: no preprocessing settings ({files[0]}): download them into the folder "
             f"{folder}, or go online"
         )
+    for name in files:
+        if (folder / name).exists():
+            try:
+                _check_sizes(read_json(folder / name), f"{origin}: {name}")
+            except DocumentError as error:
+                raise ModelError(
+                    f"{origin}: preprocessing cannot be read: {name}: {error}"
+                ) from None
     try:
         with quiet():
             return import_transformers().ClapFeatureExtractor.from_pretrained(folder)
@@ -272,6 +324,7 @@ def load_tokenizer(kind: Any, folder: Path, origin: str) -> Any:
             f"{origin}: no tokenizer (tokenizer.json, or vocab.json and merges.txt): download it "
             f"into the folder {folder}, or go online"
         )
+    _check_files(folder, TOKENIZER_FILES, origin)
     try:
         with quiet():
             return kind.from_pretrained(folder)

@@ -14,6 +14,8 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from singleout.errors import ModelError, one_line
+
 MAX_TOKENS = 256
 """Longer texts are cut."""
 
@@ -118,7 +120,15 @@ class MiniLM(nn.Module):
 
         Returns:
             float32 [batch, dim].
+
+        Raises:
+            ModelError: there is no such token.
         """
+        if int(tokens.max()) >= len(self.words.weight):
+            raise ModelError(
+                f"the tokenizer is not the encoder's: it gives token {int(tokens.max()):,} of "
+                f"{len(self.words.weight):,}"
+            )
         x = self.words(tokens) + self.positions.weight[: tokens.shape[1]]
         x = self.norm(x)
         attend = mask[:, None, None, :].bool()
@@ -143,6 +153,23 @@ def for_sentences(tokenizer: Tokenizer) -> Tokenizer:
     return tokenizer
 
 
+def sentence_tokenizer(tokenizer_json: str) -> Tokenizer:
+    """Make the tokenizer of sentences from the content of a ``tokenizer.json``.
+
+    Raises:
+        ModelError: the content is not a tokenizer.
+
+    Example:
+        >>> sentence_tokenizer("{}")
+        Traceback (most recent call last):
+        singleout.errors.ModelError: not a tokenizer: ...
+    """
+    try:
+        return for_sentences(Tokenizer.from_str(tokenizer_json))
+    except Exception as error:  # tokenizers raises plain exceptions
+        raise ModelError(f"not a tokenizer: {one_line(error)}") from None
+
+
 def tokenize(tokenizer: Tokenizer, sentences: Sequence[str]) -> tuple[Tensor, Tensor]:
     """Token ids and mask of sentences.
 
@@ -153,6 +180,9 @@ def tokenize(tokenizer: Tokenizer, sentences: Sequence[str]) -> tuple[Tensor, Te
     Returns:
         Ids and mask, both int64 [sentences, tokens]. The mask is 0 for padding.
 
+    Raises:
+        ModelError: the tokenizer gives no tokens for a sentence, or too many.
+
     Example:
         >>> from tokenizers.models import WordPiece
         >>> pieces = Tokenizer(WordPiece({"[PAD]": 0, "[UNK]": 1, "dog": 2}, unk_token="[UNK]"))
@@ -161,9 +191,18 @@ def tokenize(tokenizer: Tokenizer, sentences: Sequence[str]) -> tuple[Tensor, Te
                 [1]]), tensor([[1],
                 [1]]))
     """
-    encodings = tokenizer.encode_batch(list(sentences))
+    try:
+        encodings = tokenizer.encode_batch(list(sentences))
+    except Exception as error:  # tokenizers raises plain exceptions
+        raise ModelError(f"the tokenizer fails: {one_line(error)}") from None
     ids = torch.tensor([e.ids for e in encodings])
-    return ids, torch.tensor([e.attention_mask for e in encodings])
+    mask = torch.tensor([e.attention_mask for e in encodings])
+    if not bool(mask.any(1).all()) or ids.shape[1] > MAX_TOKENS:
+        raise ModelError(
+            f"the tokenizer does not make 1 to {MAX_TOKENS} tokens of each text: it is damaged, or "
+            "not for sentences"
+        )
+    return ids, mask
 
 
 def from_bert_names(tensors: dict[str, Tensor], num_layers: int = 6) -> dict[str, Tensor]:

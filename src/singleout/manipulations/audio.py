@@ -104,8 +104,8 @@ class SpecAugment(StrictConfig):
     """
 
     share: Share = 1.0
-    time_masks: Annotated[int, Field(ge=0)] = 2
-    frequency_masks: Annotated[int, Field(ge=0)] = 2
+    time_masks: Annotated[int, Field(ge=0, le=1_000)] = 2
+    frequency_masks: Annotated[int, Field(ge=0, le=1_000)] = 2
     max_time_share: MaskShare = 0.25
     max_frequency_share: MaskShare = 0.25
 

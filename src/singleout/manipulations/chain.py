@@ -11,7 +11,7 @@ from torch import Generator, Tensor, nn
 
 from singleout.condition import Condition
 from singleout.config import StrictConfig
-from singleout.errors import ModelError
+from singleout.errors import ModelError, shortened
 from singleout.manipulations.base import FitEmbeddings, OtherSounds, State, for_all
 from singleout.manipulations.corruptions import Dropout, Noise, NoManipulation
 from singleout.manipulations.memories import Neighbours, Projection, Retrieval
@@ -38,7 +38,7 @@ class Chain(StrictConfig):
         ['mean_shift', 'dropout']
     """
 
-    steps: tuple[AnyManipulation, ...] = ()
+    steps: Annotated[tuple[AnyManipulation, ...], Field(max_length=16)] = ()
     corrupt_text: bool = False
 
 
@@ -58,7 +58,7 @@ class Manipulator(nn.Module):
 
     Raises:
         ConfigError: a step cannot take embeddings of its length.
-        ModelError: the state does not belong to these steps; names every wrong tensor.
+        ModelError: the state does not belong to these steps; names the wrong tensors.
 
     Example:
         >>> import torch
@@ -301,4 +301,5 @@ def _check(state: State, shapes: Mapping[str, tuple[int, ...]]) -> None:
         elif state[name].dtype != torch.float32:
             wrong.append(f"'{name}' is {state[name].dtype}, expected torch.float32")
     if wrong:
-        raise ModelError(f"the manipulation's tensors are wrong: {'; '.join(wrong)}")
+        listed = shortened("; ".join(wrong), 1_000)
+        raise ModelError(f"the manipulation's tensors are wrong: {listed}")

@@ -78,7 +78,7 @@ class Noise(Manipulation):
     """
 
     type: Literal["noise"] = "noise"
-    relative_norm: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
+    relative_norm: Annotated[float, Field(ge=0, le=1_000)] = 1.0
     kind: Literal["gaussian", "ball"] = "gaussian"
     renormalise: bool = True
 

@@ -77,7 +77,7 @@ class Retrieval(Manipulation):
 
     def map(self, embedding: Tensor, is_text: Tensor, state: State) -> Tensor:
         captions = state["captions"]
-        nearest = (embedding @ captions.T).topk(self.nearest, dim=-1).indices
+        nearest = (embedding @ captions.T).topk(min(self.nearest, len(captions)), dim=-1).indices
         retrieved = F.normalize(captions[nearest].mean(1), dim=-1)
         return torch.where(is_text[:, None], embedding, retrieved)
 
@@ -105,7 +105,7 @@ class Projection(Manipulation):
 
     type: Literal["projection"] = "projection"
     onto: Literal["audio", "text"] = "audio"
-    temperature: Annotated[float, Field(gt=0)] = 0.01
+    temperature: Annotated[float, Field(ge=1e-6)] = 0.01
     blend: Annotated[float, Field(gt=0, le=1)] = 1.0
     memory: Positive = 16_384
 
@@ -168,10 +168,10 @@ class Neighbours(Manipulation):
     type: Literal["neighbours"] = "neighbours"
     p: Annotated[float, Field(ge=0, le=1)] = 0.8
     reach: Annotated[float, Field(gt=0, le=1)] = 0.25
-    sounds: Positive = 4
+    sounds: Annotated[int, Field(gt=0, le=256)] = 4
     candidates: Positive = 600
-    diversity: Annotated[float, Field(ge=0)] = 0.5
-    temperature: Annotated[float, Field(gt=0)] = 0.1
+    diversity: Annotated[float, Field(ge=0, le=1_000)] = 0.5
+    temperature: Annotated[float, Field(ge=1e-6)] = 0.1
     memory: Positive = 32_768
     conditional: bool = added(False)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from singleout.config import StrictConfig, added, validated
+from singleout.documents import DocumentError, read_json
 from singleout.errors import ConfigError, ModelError
 from singleout.manipulations import Chain
 from singleout.model.level_gate import Gate
@@ -60,7 +62,7 @@ class ModelConfig(StrictConfig):
     negative: bool = added(False)
     presence: PresenceCalibration | None = added(None)
     gate: Gate | None = added(None)
-    quietest_db: float | None = added(None)
+    quietest_db: Annotated[float, Field(ge=-200, le=0)] | None = added(None)
     sha256: str | None = None
 
 
@@ -79,8 +81,8 @@ def read_config(folder: Path) -> ModelConfig:
     if not folder.exists():
         raise ModelError(f"model '{folder}' does not exist: give a folder that holds config.json")
     try:
-        values: Any = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        values = read_json(path)
+    except DocumentError as error:
         raise ModelError(f"model '{folder}': no readable config.json ({error})") from None
     if not isinstance(values, dict):
         raise ModelError(f"{path}: not the config of a model")

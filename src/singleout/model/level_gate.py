@@ -8,10 +8,11 @@ is meant, and is never silent where none is present. Similarity tells these case
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from singleout.config import StrictConfig
 from singleout.model.similarity import SimilarityMeter, Windows, neighbour_weights, weighted_mean
@@ -41,10 +42,10 @@ class Gate(StrictConfig):
         array([-20.,  -9.,   2.,   0.])
     """
 
-    low: float
+    low: Annotated[float, Field(ge=-10)]
     high: float
-    floor_db: float
-    gain_db: float
+    floor_db: Annotated[float, Field(ge=-200)]
+    gain_db: Annotated[float, Field(le=200)]
 
     @model_validator(mode="after")
     def _in_order(self) -> Gate:

@@ -8,15 +8,15 @@ of AudioSep's layout are models, too.
 from __future__ import annotations
 
 import hashlib
-import json
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
+from singleout.documents import DocumentError, read_json
 from singleout.encoders import QueryEncoder, load_encoder
-from singleout.errors import ConfigError, ModelError, OutputError
+from singleout.errors import ConfigError, ModelError, OutputError, shortened
 from singleout.manipulations import Manipulator
 from singleout.model.config import EncoderReference, ModelConfig, read_config
 from singleout.separators import ResUNet30, ResUNet30Config
@@ -155,8 +155,10 @@ def _from_folder(
     try:
         with torch.device("meta"):
             model = kind(config, encoder)
-    except ConfigError as error:  # its embeddings are too short for the manipulation
-        raise ModelError(f"{path}: query encoder '{encoder.name}': {error}") from None
+    except ConfigError as error:  # too large, or the embeddings are too short for a manipulation
+        raise ModelError(
+            f"{path}: with query encoder '{shortened(encoder.name)}': {error}"
+        ) from None
     learned = load_tensors(model.separator, weights, extra_prefix=LEARNED)
     state = {name.removeprefix(LEARNED): tensor for name, tensor in learned.items()}
     try:
@@ -194,7 +196,7 @@ def _from_checkpoint(
 def _is_ours(folder: Path) -> bool:
     """Whether ``save_model`` wrote the folder, even in part; False for other checkpoints."""
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = read_json(folder / "config.json")
         return not isinstance(config, dict) or "separator" in config
-    except (OSError, ValueError):
+    except DocumentError:
         return not holds_checkpoint(folder)

@@ -17,6 +17,8 @@ from singleout.manipulations import Manipulator
 from singleout.model.config import ModelConfig
 from singleout.model.level_gate import LevelGate
 from singleout.model.similarity import SimilarityMeter
+from singleout.separators import Separator
+from singleout.separators.bounds import check_size
 from singleout.types import Example, Prompt, Query
 
 
@@ -26,6 +28,10 @@ class QueriedSeparator(nn.Module):
     Args:
         config: of the model.
         encoder: embeds texts and sounds. It is frozen, and saved on its own.
+
+    Raises:
+        ConfigError: the separator is too large (``separators.bounds``), or the manipulation cannot
+            take the embeddings of the encoder.
 
     Example:
         >>> import torch
@@ -42,7 +48,16 @@ class QueriedSeparator(nn.Module):
         self.config = config
         self.encoder = encoder  # not a submodule: training must not change or save it
         self.manipulator = Manipulator(config.manipulation, encoder.dim)
-        self.separator = config.separator.build(self.condition_dim)
+        self.separator = self._built()
+
+    def _built(self) -> Separator:
+        """The separator. It is built on the meta device first, where its size can be checked."""
+        with torch.device("meta"):
+            separator = self.config.separator.build(self.condition_dim)
+        check_size(separator)
+        if torch.get_default_device().type == "meta":
+            return separator
+        return self.config.separator.build(self.condition_dim)
 
     @property
     def sample_rate(self) -> int:

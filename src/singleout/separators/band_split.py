@@ -18,7 +18,15 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from singleout.config import Positive, StrictConfig
+from singleout.config import StrictConfig
+from singleout.separators.bounds import (
+    Count,
+    Counts,
+    FrameLength,
+    SampleRate,
+    Width,
+    check_frames,
+)
 from singleout.separators.separator import Separator, downmix
 from singleout.separators.stft import MixtureStft, compressed, for_each_query
 
@@ -124,19 +132,18 @@ class BandSplitConfig(StrictConfig):
     """
 
     type: Literal["band_split"] = "band_split"
-    sample_rate: Positive = 32_000
-    num_fft: Positive = 2_048
-    hop: Positive = 1_024
-    num_bands: Positive = 48
-    channels: Positive = 96
-    dilations: tuple[Positive, ...] = (1, 2, 4, 8, 1, 2, 4, 8)
+    sample_rate: SampleRate = 32_000
+    num_fft: FrameLength = 2_048
+    hop: FrameLength = 1_024
+    num_bands: Count = 48
+    channels: Width = 96
+    dilations: Counts = (1, 2, 4, 8, 1, 2, 4, 8)
     free_blocks: Annotated[int, Field(ge=0)] = 3
-    query_dim: Positive = 256
+    query_dim: Width = 256
 
     @model_validator(mode="after")
     def _fits(self) -> BandSplitConfig:
-        if self.num_fft % (2 * self.hop):
-            raise ValueError("num_fft must be a multiple of 2 hops")
+        check_frames(self.num_fft, self.hop)
         if self.num_bands * MIN_BAND_BINS > self.num_fft // 2:
             raise ValueError(f"num_bands: a band has {MIN_BAND_BINS} of num_fft / 2 bins at least")
         if self.free_blocks >= len(self.dilations):

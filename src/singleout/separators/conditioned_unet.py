@@ -22,7 +22,16 @@ from pydantic import model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from singleout.config import Positive, StrictConfig
+from singleout.config import StrictConfig
+from singleout.separators.bounds import (
+    Count,
+    Counts,
+    FrameLength,
+    SampleRate,
+    Width,
+    Widths,
+    check_frames,
+)
 from singleout.separators.separator import Separator, downmix
 from singleout.separators.stft import MixtureStft, compressed, for_each_query
 
@@ -129,22 +138,21 @@ class ConditionedUNetConfig(StrictConfig):
     """
 
     type: Literal["conditioned_unet"] = "conditioned_unet"
-    sample_rate: Positive = 32_000
-    num_fft: Positive = 2_048
-    hop: Positive = 1_024
-    fold: Positive = 8
-    channels: tuple[Positive, ...] = (32, 64, 128, 160)
-    time_strides: tuple[Positive, ...] = (2, 2, 1)
-    bottleneck: Positive = 304
-    dilations: tuple[Positive, ...] = (1, 2, 4, 8, 1, 2, 4)
-    query_dim: Positive = 256
+    sample_rate: SampleRate = 32_000
+    num_fft: FrameLength = 2_048
+    hop: FrameLength = 1_024
+    fold: Count = 8
+    channels: Widths = (32, 64, 128, 160)
+    time_strides: Counts = (2, 2, 1)
+    bottleneck: Width = 304
+    dilations: Counts = (1, 2, 4, 8, 1, 2, 4)
+    query_dim: Width = 256
 
     @model_validator(mode="after")
     def _fits(self) -> ConditionedUNetConfig:
         if len(self.time_strides) != len(self.channels) - 1:
             raise ValueError("time_strides must have one entry less than channels")
-        if self.num_fft % (2 * self.hop):
-            raise ValueError("num_fft must be a multiple of 2 hops")
+        check_frames(self.num_fft, self.hop)
         if (self.num_fft // 2) % (self.fold * 2 ** len(self.time_strides)):
             raise ValueError("num_fft / 2 must be divisible by fold and by 2 per level")
         return self

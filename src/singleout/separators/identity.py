@@ -6,7 +6,8 @@ from typing import Literal
 
 from torch import Tensor
 
-from singleout.config import Positive, StrictConfig
+from singleout.config import StrictConfig
+from singleout.separators.bounds import SampleRate
 from singleout.separators.separator import Separator
 
 
@@ -22,7 +23,7 @@ class IdentityConfig(StrictConfig):
     """
 
     type: Literal["identity"] = "identity"
-    sample_rate: Positive = 32_000
+    sample_rate: SampleRate = 32_000
 
     def build(self, embedding_dim: int) -> Identity:
         """Build the separator. It does not use the embedding."""

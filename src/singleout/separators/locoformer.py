@@ -20,7 +20,15 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from singleout.config import Positive, StrictConfig
+from singleout.config import StrictConfig
+from singleout.separators.bounds import (
+    Count,
+    FrameLength,
+    NumBlocks,
+    SampleRate,
+    Width,
+    check_frames,
+)
 from singleout.separators.separator import Separator, downmix
 from singleout.separators.stft import MixtureStft, compressed, for_each_query
 
@@ -98,7 +106,8 @@ class AxisAttention(nn.Module):
         self.axis, self.heads, self.length = axis, heads, length
         self.norm = RmsNorm(channels)
         self.qkv = nn.Linear(channels, 3 * channels)
-        self.place = nn.Parameter(torch.randn(length, 2, channels) * 0.02)
+        # Not randn, which imports torch._dynamo on the meta device: that takes seconds.
+        self.place = nn.Parameter(torch.empty(length, 2, channels).normal_() * 0.02)
         self.out = nn.Linear(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -205,22 +214,21 @@ class LocoformerConfig(StrictConfig):
     """
 
     type: Literal["locoformer"] = "locoformer"
-    sample_rate: Positive = 32_000
-    num_fft: Positive = 2_048
-    hop: Positive = 1_024
-    fold: Positive = 16
-    channels: Positive = 96
-    hidden: Positive = 128
-    heads: Positive = 4
-    num_blocks: Positive = 4
+    sample_rate: SampleRate = 32_000
+    num_fft: FrameLength = 2_048
+    hop: FrameLength = 1_024
+    fold: Count = 16
+    channels: Width = 96
+    hidden: Width = 128
+    heads: Width = 4
+    num_blocks: NumBlocks = 4
     free_blocks: Annotated[int, Field(ge=0)] = 1
-    window: Positive = 32
-    query_dim: Positive = 256
+    window: Count = 32
+    query_dim: Width = 256
 
     @model_validator(mode="after")
     def _fits(self) -> LocoformerConfig:
-        if self.num_fft % (2 * self.hop):
-            raise ValueError("num_fft must be a multiple of 2 hops")
+        check_frames(self.num_fft, self.hop)
         if (self.num_fft // 2) % self.fold:
             raise ValueError("num_fft / 2 must be divisible by fold")
         if self.channels % self.heads:

@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from singleout.errors import ModelError, one_line
+from singleout.errors import ModelError, one_line, shortened
 from singleout.storage.atomic import replacing
 from singleout.storage.checked import CHECKSUM, MARK, NO_DIGEST, read_checked
 from singleout.storage.disk import open_model_file
@@ -243,7 +243,8 @@ def fill(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
     if len(wrong) > MAX_LISTED:
         wrong[MAX_LISTED:] = [f"and {len(wrong) - MAX_LISTED:,} more"]
     if wrong:
-        raise ModelError(f"{path}: weights of another architecture: {'; '.join(wrong)}")
+        listed = shortened("; ".join(wrong), 1_000)
+        raise ModelError(f"{path}: weights of another architecture: {listed}")
     floats = {n: t.float() if t.is_floating_point() else t for n, t in tensors.items()}
     module.load_state_dict({n: _aligned(t) for n, t in floats.items()}, assign=True)
 

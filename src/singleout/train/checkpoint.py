@@ -15,15 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import lightning
-import safetensors
 import torch
 from lightning.pytorch.callbacks import Callback
-from safetensors import SafetensorError
 from torch import Tensor
 
 from singleout.errors import ModelError, TrainingError
 from singleout.storage.atomic import replacing
-from singleout.storage.tensors import write_safetensors
+from singleout.storage.tensors import read_safetensors, write_safetensors
 from singleout.train.module import TrainingModule
 
 FILE_NAME = "checkpoint.safetensors"
@@ -267,11 +265,9 @@ def restore(module: TrainingModule, optimizer: torch.optim.Optimizer | None, pat
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors and the metadata of a checkpoint that is whole."""
     try:
-        with safetensors.safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise DamagedError(f"{path}: corrupt or truncated checkpoint ({error})") from None
+        tensors, metadata = read_safetensors(path)
+    except ModelError as error:
+        raise DamagedError(str(error)) from None
     if not {"step", "key"} <= metadata.keys() <= METADATA or not metadata["step"].isdecimal():
         raise DamagedError(f"{path}: corrupt checkpoint (its metadata are damaged)")
     return tensors, metadata

@@ -7,19 +7,22 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from singleout.config import Positive, StrictConfig, added
+from singleout.config import Positive, StrictConfig, added, is_path
 from singleout.data.dataset import QueryAudioConfig
 from singleout.data.plan import SCORED_MIXTURES, MixtureConfig
 from singleout.data.query_plan import QueriesConfig
+from singleout.errors import shortened
 from singleout.model import ModelConfig
 from singleout.storage.models import BUILTIN
 
 
 def _expanded(path: AnyPath) -> AnyPath:
+    if not is_path(str(path)):
+        raise ValueError("no file can have this name")
     try:
         return path.expanduser()
     except RuntimeError:
-        raise ValueError(f"the home folder in {path} is unknown: write the whole path") from None
+        raise ValueError(f"there is no home folder of {shortened(path.parts[0])}") from None
 
 
 Path = Annotated[AnyPath, AfterValidator(_expanded)]

@@ -17,7 +17,8 @@ from pydantic import model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from singleout.config import Positive, StrictConfig
+from singleout.config import StrictConfig
+from singleout.separators.bounds import MAX_OVERLAP, FrameLength, SampleRate
 from singleout.separators.resunet30.checkpoint import separator_tensors
 from singleout.separators.resunet30.folded import InferenceNetwork
 from singleout.separators.resunet30.layers import SLOPE, TIME_STRIDE, Layers, beta_sizes
@@ -62,15 +63,17 @@ class ResUNet30Config(StrictConfig):
     """
 
     type: Literal["resunet30"] = "resunet30"
-    sample_rate: Positive = 32_000
-    num_fft: Positive = 2_048
-    hop: Positive = 320
+    sample_rate: SampleRate = 32_000
+    num_fft: FrameLength = 2_048
+    hop: FrameLength = 320
     inference_precision: Precision = "auto"
 
     @model_validator(mode="after")
     def _fits(self) -> ResUNet30Config:
         if self.num_fft % 128 or self.hop > self.num_fft // 2:
             raise ValueError("num_fft must be a multiple of 128, and hop at most half of it")
+        if self.num_fft > MAX_OVERLAP * self.hop:
+            raise ValueError(f"num_fft must be at most {MAX_OVERLAP} hops")
         return self
 
     def build(self, embedding_dim: int) -> ResUNet30:
