@@ -14,6 +14,8 @@ from singleout.audio.info import (
     output_kind,
     sndfile_name,
 )
+from singleout.audio.notes import log_notes, missing_seconds
+from singleout.audio.pipes import media_name, open_media
 from singleout.audio.reading import AudioReader, open_audio, read_audio
 from singleout.audio.resampling import ResampleStream, resample
 from singleout.audio.writing import AudioWriter, new_audio, quantised, write_wav
@@ -30,8 +32,12 @@ __all__ = [
     "OutputKind",
     "ResampleStream",
     "checked_array",
+    "log_notes",
+    "media_name",
+    "missing_seconds",
     "new_audio",
     "open_audio",
+    "open_media",
     "output_kind",
     "quantised",
     "read_audio",
