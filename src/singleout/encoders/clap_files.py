@@ -11,6 +11,7 @@ from torch import Tensor
 
 from singleout.config import is_path
 from singleout.documents import DocumentError, check_file, read_json
+from singleout.encoders.minilm import refusing
 from singleout.errors import MissingExtraError, ModelError, one_line, shortened
 from singleout.storage.foreign import read_tensors
 from singleout.storage.hub import fetched, is_hub_id
@@ -325,8 +326,5 @@ def load_tokenizer(kind: Any, folder: Path, origin: str) -> Any:
             f"into the folder {folder}, or go online"
         )
     _check_files(folder, TOKENIZER_FILES, origin)
-    try:
-        with quiet():
-            return kind.from_pretrained(folder)
-    except Exception as error:  # tokenizers raises plain exceptions for a damaged file
-        raise ModelError(f"{origin}: the tokenizer cannot be read: {one_line(error)}") from None
+    with refusing(f"{origin}: the tokenizer cannot be read"), quiet():
+        return kind.from_pretrained(folder)
