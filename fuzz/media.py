@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 from contextlib import suppress
 from fractions import Fraction
+from typing import Any
 
 import av
 import numpy as np
 import soundfile
+from numpy.typing import NDArray
 
 RATE = 16_000
 ENCODERS = (
@@ -16,14 +18,15 @@ ENCODERS = (
     ("matroska", "flac"), ("matroska", "ac3"), ("webm", "libvorbis"), ("ogg", "libopus"),
     ("ogg", "flac"), ("mp3", "libmp3lame"), ("adts", "aac"), ("avi", "pcm_s16le"), ("avi", "mp2"),
     ("asf", "wmav2"), ("wv", "wavpack"), ("tta", "tta"), ("ac3", "ac3"), ("eac3", "eac3"),
-    ("mp2", "mp2"), ("mpegts", "aac"), ("flv", "aac"), ("wav", "adpcm_ima_wav"), ("wav", "adpcm_ms"),
-    ("wav", "pcm_s16le"), ("aiff", "pcm_s16be"), ("caf", "alac"), ("au", "pcm_s16be"),
-    ("w64", "pcm_s16le"), ("voc", "pcm_u8"), ("spdif", "ac3"), ("nut", "pcm_s16le"),
+    ("mp2", "mp2"), ("mpegts", "aac"), ("flv", "aac"), ("wav", "adpcm_ima_wav"),
+    ("wav", "adpcm_ms"), ("wav", "pcm_s16le"), ("aiff", "pcm_s16be"), ("caf", "alac"),
+    ("au", "pcm_s16be"), ("w64", "pcm_s16le"), ("voc", "pcm_u8"), ("spdif", "ac3"),
+    ("nut", "pcm_s16le"),
 )  # fmt: skip
 """Containers and encoders of FFmpeg. Those that a build lacks are left out."""
 
 
-def tone(num_samples: int, channels: int) -> np.ndarray:
+def tone(num_samples: int, channels: int) -> NDArray[np.float32]:
     """A quiet tone with noise, float32 [samples, channels]."""
     noise = np.random.default_rng(0).normal(0, 0.02, (num_samples, channels))
     wave = 0.2 * np.sin(np.arange(num_samples) / 7)[:, None]
@@ -56,7 +59,7 @@ def _encoded(container: str, encoder: str) -> bytes:
     output = io.BytesIO()
     with av.open(output, "w", container) as file:
         rate = 48_000 if "opus" in encoder or "ac3" in encoder else RATE
-        stream = file.add_stream(encoder, rate=rate)
+        stream: Any = file.add_stream(encoder, rate=rate)
         stream.layout = "stereo"
         samples = np.ascontiguousarray(tone(4_800, 2).reshape(1, -1))
         frame = av.AudioFrame.from_ndarray(samples, "flt", "stereo")

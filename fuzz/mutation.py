@@ -17,15 +17,16 @@ VALUES: tuple[str, ...] = (
     "0", "-1", "1e999", "-1e308", "1e-320", "NaN", "Infinity", "true", "null", '""', '"\\u0000"',
     '"\\ud800"', "[]", "{}", "[[]]", "4611686018427387904", "1" + "0" * 400, "1" + "0" * 5_000,
     '"' + "x" * 5_000 + '"', "[" * 200, "[" * 60 + "]" * 60, '{"a":' * 200, '"~nobody-here/x"',
-    '"../../.."', '"/dev/zero"', '"a\\nb"', "2.5", "3", "100000", '"builtin"', "1_0", "0x7f", "1:30",
-    "[1, 2, 3]", '{"type": "identity"}', '{"type": "pca", "k": 1}',
+    '"../../.."', '"/dev/zero"', '"a\\nb"', "2.5", "3", "100000", '"builtin"', "1_0", "0x7f",
+    "1:30", "[1, 2, 3]", '{"type": "identity"}', '{"type": "pca", "k": 1}',
 )  # fmt: skip
 """JSON and YAML values for any place."""
 YAML_PIECES = (
     "&a ", "*a", "<<: *a\n", "!!timestamp ", "!!python/object:os.system ", "!!set ", "!!binary ",
-    "!!omap ", "!!float ", "!!int ", "? ", "- ", ": ", "| \n", ">-\n ", "---\n", "...\n", "%YAML 9.9\n",
-    "{", "}", "[", "]", "#", "\t", "\0", "2020-13-45", ".inf", ".nan", "~", "'", '"', "&a [*a]", "\ufeff",
-    "&a [x, x, x, x, x, x, x, x, x, x]\nb: &b [*a, *a, *a, *a, *a, *a, *a, *a, *a]\nc: [*b, *b, *b]\n",
+    "!!omap ", "!!float ", "!!int ", "? ", "- ", ": ", "| \n", ">-\n ", "---\n", "...\n",
+    "%YAML 9.9\n", "{", "}", "[", "]", "#", "\t", "\0", "2020-13-45", ".inf", ".nan", "~", "'", '"',
+    "&a [*a]", "\ufeff",
+    "&a [x, x, x, x, x, x, x, x, x]\nb: &b [*a, *a, *a, *a, *a, *a, *a]\nc: [*b, *b, *b]\n",
 )  # fmt: skip
 """Pieces of YAML that have a meaning."""
 TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|-?\d[\d.eE+-]*|\w+|\s+|.', re.DOTALL)
@@ -102,7 +103,7 @@ def _changed_value(random: Random, value: Any) -> Any:
             del value[key]
         elif kind < 0.2 and isinstance(value, dict):
             value[random.choice(("extra", "type", "extends", "", "a.b", "é" * 200))] = value[key]
-        elif kind < 0.2:
+        elif kind < 0.2 and isinstance(value, list):
             value.extend([value[key]] * random.choice((1, 3, 2_000)))
         else:
             value[key] = _changed_value(random, value[key])

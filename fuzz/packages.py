@@ -15,11 +15,13 @@ from pathlib import Path, PurePosixPath
 
 SEEDS = Path(__file__).with_name("seeds.json")
 """Address, size and SHA-256 of each package."""
-SUFFIXES = frozenset(
-    "wav wave w64 rf64 aif aiff aifc caf au snd flac ogg oga opus spx mp3 mp2 m4a m4b m4p aac mp4 mov "
-    "mkv mka webm avi 3gp wma wmv asf wv ape tta amr ac3 eac3 dsf dff mpc ofr ofs ts mts flv rm mid "
-    "mpg adif adts nist sph voc sd2 avr pvf htk xi it mod s3m xm".split()
-)
+SUFFIXES = frozenset((
+    "wav", "wave", "w64", "rf64", "aif", "aiff", "aifc", "caf", "au", "snd", "flac", "ogg", "oga",
+    "opus", "spx", "mp3", "mp2", "m4a", "m4b", "m4p", "aac", "mp4", "mov", "mkv", "mka", "webm",
+    "avi", "3gp", "wma", "wmv", "asf", "wv", "ape", "tta", "amr", "ac3", "eac3", "dsf", "dff",
+    "mpc", "ofr", "ofs", "ts", "mts", "flv", "rm", "mid", "mpg", "adif", "adts", "nist", "sph",
+    "voc", "sd2", "avr", "pvf", "htk", "xi", "it", "mod", "s3m", "xm",
+))  # fmt: skip
 """Suffixes of the files that are taken."""
 MAX_SEED_BYTES = 30_000
 """Longer files are cut, so that an input is quick."""

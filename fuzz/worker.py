@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
-from fuzz.targets import Files, Target
+from fuzz.target import Files, Target
 from singleout.errors import SingleoutError
 
 BATCH = 1_000
@@ -155,6 +155,27 @@ def _death(status: int) -> str:
         number = os.WTERMSIG(status)
         return HANG if number == signal.SIGALRM else f"crash: {signal.Signals(number).name}"
     return f"crash: exit status {os.waitstatus_to_exitcode(status)}"
+
+
+def replay(target: Target, folder: Path, findings: Path) -> dict[str, str]:
+    """Read the inputs of earlier findings again, in one process.
+
+    Args:
+        target: it is prepared.
+        folder: for the files of an input.
+        findings: see ``run``.
+
+    Returns:
+        What became of each input, by its place below ``findings``.
+    """
+    kinds = (findings / target.name).glob("*/*/")
+    return {
+        path.relative_to(findings).as_posix(): outcome(
+            target, {file.name: file.read_bytes() for file in path.iterdir()}, folder
+        )
+        for path in sorted(kinds)
+        if path.is_dir()
+    }
 
 
 def keep(findings: Path, target: Target, kind: str, files: Files) -> None:

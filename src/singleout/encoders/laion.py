@@ -18,6 +18,7 @@ from torch import Tensor
 from singleout.encoders.clap import ClapEncoder
 from singleout.encoders.clap_files import (
     TOKENIZER_FILES,
+    check_sizes,
     filled_model,
     has_tokenizer,
     import_transformers,
@@ -96,7 +97,9 @@ def from_laion(
         if inside:
             tensors = {k.removeprefix(AUDIOSEP_PREFIX): v for k, v in inside.items()}
     try:
-        config = transformers.ClapConfig(**_config_of(tensors, origin))
+        sizes = _config_of(tensors, origin)
+        check_sizes(sizes, origin)
+        config = transformers.ClapConfig(**sizes)
         given = renamed(tensors)
     except (ArithmeticError, LookupError, TypeError, ValueError) as error:
         raise ModelError(f"{origin}: LAION-CLAP of impossible shapes ({error!r})") from None
