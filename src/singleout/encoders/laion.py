@@ -97,9 +97,7 @@ def from_laion(
         if inside:
             tensors = {k.removeprefix(AUDIOSEP_PREFIX): v for k, v in inside.items()}
     try:
-        sizes = _config_of(tensors, origin)
-        check_sizes(sizes, origin)
-        config = transformers.ClapConfig(**sizes)
+        config = transformers.ClapConfig(**_config_of(tensors, origin))
         given = renamed(tensors)
     except (ArithmeticError, LookupError, TypeError, ValueError) as error:
         raise ModelError(f"{origin}: LAION-CLAP of impossible shapes ({error!r})") from None
@@ -196,11 +194,13 @@ def _config_of(tensors: Mapping[str, Tensor], origin: str) -> dict[str, Any]:
     )
     if shape("text_branch.embeddings.token_type_embeddings.weight")[0] != 1:
         raise ModelError(f"{origin}: not a LAION-CLAP with RoBERTa: its text branch is a BERT")
-    return {
+    config = {
         "audio_config": audio_config,
         "text_config": _text_config(shape, count),
         "projection_dim": shape("text_projection.2.weight")[0],
     }
+    check_sizes(config, origin)  # a tensor without values may have any shape
+    return config
 
 
 Shape = Callable[[str], tuple[int, ...]]
