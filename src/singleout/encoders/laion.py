@@ -84,7 +84,7 @@ def from_laion(
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     from_laion(Path(folder) / "missing.pt")
         Traceback (most recent call last):
-        singleout.errors.ModelError: ...missing.pt: no such file: give the path of a checkpoint
+        singleout.errors.ModelError: ...missing.pt: no such file: ...checkpoint...
     """
     transformers = import_transformers()
     origin = name or ("LAION-CLAP" if isinstance(source, Mapping) else str(source))
