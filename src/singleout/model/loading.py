@@ -78,7 +78,7 @@ def save_model(model: QueriedSeparator, folder: Path) -> None:
     reference = EncoderReference(
         name=model.config.encoder.name, fingerprint=model.encoder.fingerprint
     )
-    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    digest = _sha256(weights)
     config = model.config.model_copy(update={"encoder": reference, "sha256": digest})
     with replacing(folder / "config.json") as partial:
         partial.write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
@@ -146,7 +146,7 @@ def _from_folder(
         config = config.model_copy(update=changes)
     weights = path / "model.safetensors"
     if config.sha256 is not None and weights.is_file():
-        digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+        digest = _sha256(weights)
         if digest != config.sha256:
             raise ModelError(
                 f"{weights}: corrupt or truncated: its SHA-256 is {digest[:12]}…, config.json "
@@ -191,6 +191,14 @@ def _from_checkpoint(
         model = kind(config, encoder)
     model.separator = separator
     return model.eval()
+
+
+def _sha256(weights: Path) -> str:
+    try:
+        with weights.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ModelError(f"{weights}: cannot be read: {error.strerror or error}") from None
 
 
 def _is_ours(folder: Path) -> bool:
