@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import shutil
 import struct
@@ -355,6 +356,24 @@ def test_comments_of_ogg_are_read(tmp_path: Path) -> None:
     assert "TITLE=Größe".encode() in comments(info.flac_blocks[0][1])
     write(tmp_path / "x.flac", audio, info, OutputKind("flac", "PCM_24"))
     assert read(tmp_path / "x.flac")[1].tags["title"] == "Größe"
+
+
+@pytest.mark.parametrize("size", [1, 100, 3_000_000])
+def test_an_ogg_keeps_comments_and_pictures(tmp_path: Path, size: int) -> None:
+    texts = [*TEXTS, b"LYRICS=" + b"l" * size]
+    flac(tmp_path / "x.flac", (COMMENTS, comment_block(texts)), (6, PICTURE))
+    audio, info = read(tmp_path / "x.flac")
+    kind = output_kind(info, "ogg")
+    assert output_notes("x", info, kind) == []
+    write(tmp_path / "x.ogg", audio, info, kind)
+    again, new = read(tmp_path / "x.ogg")
+    picture = b"METADATA_BLOCK_PICTURE=" + base64.b64encode(PICTURE)
+    assert comments(new.flac_blocks[0][1]) == [*texts, picture]
+    assert again.shape == audio.shape
+    av = pytest.importorskip("av")
+    with av.open(str(tmp_path / "x.ogg")) as media:  # FFmpeg checks the sums of pages
+        assert media.streams.audio[0].metadata["X-UNKNOWN"] == "a=b"
+        assert sum(frame.samples for frame in media.decode(audio=0)) == 5_000
 
 
 # AIFF

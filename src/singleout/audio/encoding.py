@@ -18,13 +18,14 @@ from singleout.audio.flac import (
     MASK_KEY,
     PADDING,
     Blocks,
+    all_comments,
     block,
     comment_block,
-    comments,
     flac_blocks,
 )
 from singleout.audio.iff import aiff_chunk, aiff_parts, append_chunks
 from singleout.audio.info import AudioInfo, OutputKind, sndfile_name
+from singleout.audio.ogg import replace_comments, vorbis_comments
 from singleout.audio.wav import WavHead
 
 BLOCK_FRAMES = 1 << 16
@@ -180,16 +181,48 @@ def _described(
     if not (mask or foreign or info.flac_blocks):
         return ()
     others = tuple(each for each in info.flac_blocks if each[0] != COMMENTS)
-    texts = [
-        text
-        for number, content in info.flac_blocks
-        if number == COMMENTS
-        for text in comments(content)
-    ]
-    if not texts:
-        texts = [f"{k.upper()}={v}".encode("utf-8", "replace") for k, v in info.tags.items()]
-    texts = [text for text in texts if not text.upper().startswith(MASK_KEY + b"=")]
-    return ((COMMENTS, comment_block(texts + mask, vendor)), *others, *foreign)
+    texts = all_comments(info.flac_blocks, info.tags) + mask
+    return ((COMMENTS, comment_block(texts, vendor)), *others, *foreign)
+
+
+class OggFile(EncodedFile):
+    """An Ogg Vorbis with all comments and pictures of the recording.
+
+    Args:
+        path: the file, which is overwritten.
+        info: the recording.
+        kind: container and encoding of the file.
+
+    Raises:
+        soundfile.LibsndfileError: see ``EncodedFile``.
+        OSError: the disk is full.
+
+    Example:
+        >>> import tempfile
+        >>> from singleout.audio.ogg import read_ogg
+        >>> blocks = ((COMMENTS, comment_block([b"PLACE=Oulu"])),)
+        >>> info = AudioInfo(16_000, 1, flac_blocks=blocks)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "x.ogg"
+        ...     file = OggFile(path, info, OutputKind("ogg", "VORBIS"))
+        ...     file.write(np.zeros((1, 1_000), np.float32))
+        ...     file.close()
+        ...     with path.open("rb") as raw:
+        ...         all_comments(read_ogg(raw)[1], {})
+        [b'PLACE=Oulu']
+    """
+
+    def __init__(self, path: Path, info: AudioInfo, kind: OutputKind) -> None:
+        self._texts = vorbis_comments(info) if info.flac_blocks else []
+        room = sum(4 + len(text) for text in self._texts)
+        super().__init__(path, info, kind, {"comment": "-" * room} if room else info.tags)
+
+    def close(self) -> None:
+        """Complete the file."""
+        super().close()
+        if self._texts:
+            with self._path.open("r+b") as file:
+                replace_comments(file, self._texts)
 
 
 class AiffFile(EncodedFile):
