@@ -360,6 +360,7 @@ def test_comments_of_ogg_are_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [1, 100, 3_000_000])
 def test_an_ogg_keeps_comments_and_pictures(tmp_path: Path, size: int) -> None:
+    """libsndfile reads the samples only if the sums of all pages are right."""
     texts = [*TEXTS, b"LYRICS=" + b"l" * size]
     flac(tmp_path / "x.flac", (COMMENTS, comment_block(texts)), (6, PICTURE))
     audio, info = read(tmp_path / "x.flac")
@@ -371,9 +372,8 @@ def test_an_ogg_keeps_comments_and_pictures(tmp_path: Path, size: int) -> None:
     assert comments(new.flac_blocks[0][1]) == [*texts, picture]
     assert again.shape == audio.shape
     av = pytest.importorskip("av")
-    with av.open(str(tmp_path / "x.ogg")) as media:  # FFmpeg checks the sums of pages
+    with av.open(str(tmp_path / "x.ogg")) as media:
         assert media.streams.audio[0].metadata["X-UNKNOWN"] == "a=b"
-        assert sum(frame.samples for frame in media.decode(audio=0)) == 5_000
 
 
 # AIFF
