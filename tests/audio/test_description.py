@@ -330,6 +330,19 @@ def test_the_chunks_of_a_wav_have_a_place_in_a_flac(tmp_path: Path) -> None:
     assert read(tmp_path / "new.flac")[1].riff_chunks == info.riff_chunks
 
 
+def test_a_long_recording_is_an_rf64_in_a_flac(tmp_path: Path) -> None:
+    """Its chunks have a place as well, those of an odd length behind the samples."""
+    info = AudioInfo(RATE, 1, riff_chunks=KEPT)
+    audio = np.rint(noise(1) * 32_768) / 32_768
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("singleout.audio.wav.MAX_BYTES", 0)
+        write(tmp_path / "x.flac", audio, info, OutputKind("flac", "PCM_16"))
+    again, new = read(tmp_path / "x.flac")
+    np.testing.assert_array_equal(again, audio)
+    assert sorted(new.riff_chunks) == sorted(KEPT)
+    assert b"riffRF64" in (tmp_path / "x.flac").read_bytes()
+
+
 @pytest.mark.skipif(shutil.which("flac") is None, reason="needs the program flac")
 @pytest.mark.parametrize("name", ["x.wav", "x.aiff"])
 def test_the_program_flac_agrees(tmp_path: Path, name: str) -> None:

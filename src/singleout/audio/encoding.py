@@ -30,6 +30,8 @@ from singleout.audio.wav import WavHead
 
 BLOCK_FRAMES = 1 << 16
 """Samples per channel that are encoded at once: the Vorbis encoder overflows its stack on more."""
+LONG_FRAMES = 1 << 40
+"""Descriptions of a recording that is so long need the most room."""
 LAST_BYTES = 1 << 20
 """An encoder keeps fewer bytes than this until its file is closed."""
 
@@ -142,7 +144,7 @@ class FlacFile(EncodedFile):
 
     def __init__(self, path: Path, info: AudioInfo, kind: OutputKind) -> None:
         self._info, self._kind = info, kind
-        room = sum(4 + len(content) for _, content in _described(info, kind))
+        room = sum(4 + len(content) for _, content in _described(info, kind, LONG_FRAMES))
         # libsndfile writes no other blocks. A long comment makes room for them.
         super().__init__(path, info, kind, {"comment": "-" * room} if room else info.tags)
 
@@ -163,9 +165,7 @@ class FlacFile(EncodedFile):
                 file.write(head + block(PADDING, bytes(padding), is_last=True))
 
 
-def _described(
-    info: AudioInfo, kind: OutputKind, num_frames: int = 0, vendor: bytes = b""
-) -> Blocks:
+def _described(info: AudioInfo, kind: OutputKind, num_frames: int, vendor: bytes = b"") -> Blocks:
     """The describing blocks of a FLAC; none where libsndfile itself writes all that there is."""
     mask = []
     is_stated = info.channels > 2 or info.channel_mask or info.is_ambisonic
@@ -173,7 +173,8 @@ def _described(
         mask.append(MASK_KEY + b"=0x%X" % info.channel_mask)
     foreign: Blocks = ()
     if info.riff_chunks or info.is_ambisonic:
-        parts = WavHead(info, kind.subtype, info.riff_chunks).parts(num_frames)
+        head = WavHead(info, kind.subtype, info.riff_chunks)
+        parts = [*head.parts(num_frames), *head.tail(num_frames)]
         foreign = tuple((APPLICATION, b"riff" + part) for part in parts)
     elif info.aiff_chunks:
         parts = aiff_parts(info, kind, num_frames)
