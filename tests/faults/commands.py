@@ -147,6 +147,3 @@ def _lasting(path: Path) -> bytes:
         values.get("meta", {}).pop("seconds", None)
         return json.dumps(values).encode()
     return data
-
-
-

@@ -25,6 +25,8 @@ KILL = -1
 """Instead of an error: the process is killed."""
 SECONDS = 120
 """A command that takes longer hangs."""
+COUNTS = 200
+"""Descriptor, in the forked process, of the pipe for the number of calls."""
 
 
 @dataclass(frozen=True)
@@ -80,13 +82,13 @@ def _without_home(_: int) -> None:
     os.setuid(54_321)  # a user that no database knows
 
 
-def _close(descriptors: Sequence[int]) -> Callable[[int], None]:
-    return lambda _: [os.close(descriptor) for descriptor in descriptors][:0] and None
+def _close_streams(_: int) -> None:
+    os.closerange(0, 3)
 
 
 FAULTS = (
     calls("open", "a file cannot be opened", errno.EIO),
-    calls("read", "a file cannot be read", errno.EIO),
+    calls("read", "the disk gives no more data from a read on", errno.EIO, lasts=True),
     calls("write", "a write fails", errno.EIO),
     calls("write", "the disk is full from a write on", errno.ENOSPC, lasts=True),
     calls("rename", "a file cannot be renamed", errno.EIO),
@@ -112,7 +114,7 @@ FAULTS = (
         "little memory is left", arrange=_limit_memory, values=(0, 1, 2, 4, 8, 16, 32, 64, 128, 256)
     ),
     Fault("there is no home folder, and no user name", arrange=_without_home),
-    Fault("stdin, stdout and stderr are closed", arrange=_close((0, 1, 2))),
+    Fault("stdin, stdout and stderr are closed", arrange=_close_streams),
 )
 """Everything that goes wrong in the table of docs/reliability.md."""
 
@@ -163,32 +165,31 @@ class Ended:
     calls: int
 
 
-def run(arguments: Sequence[str], logs: Path, shim: Shim, fault: Fault | None, n: int) -> Ended:
+def run(arguments: Sequence[str], shim: Shim, fault: Fault | None = None, n: int = 0) -> Ended:
     """Run ``singleout`` with these arguments in a forked process, with a fault at place ``n``."""
     sys.stdout.flush()
-    read_end, write_end = os.pipe()
+    counts, stderr = os.pipe(), os.pipe()
     child = os.fork()
     if child == 0:
-        os.close(read_end)
         # Away from the lowest numbers, which a fault may close or limit.
-        os.dup2(write_end, 200)
-        os.close(write_end)
-        _run_here(arguments, logs, shim, fault, n)
-    os.close(write_end)
-    code = _wait(child)
-    with open(read_end) as pipe:  # noqa: PTH123
-        count = int(pipe.read() or 0)
-    return Ended(code, (logs / "stderr").read_text(errors="replace"), count)
+        os.dup2(counts[1], COUNTS)
+        _redirect(stderr[1])
+        os.closerange(3, COUNTS)
+        _run_here(arguments, shim, fault, n)
+    os.close(counts[1])
+    os.close(stderr[1])
+    with open(counts[0]) as numbers, open(stderr[0], errors="replace") as lines:  # noqa: PTH123
+        text, count = lines.read(), int(numbers.read() or 0)
+    _, status = os.waitpid(child, 0)
+    code = os.waitstatus_to_exitcode(status)
+    return Ended(None if code == -signal.SIGALRM else code, text, count)
 
 
-def _run_here(
-    arguments: Sequence[str], logs: Path, shim: Shim, fault: Fault | None, n: int
-) -> NoReturn:
+def _run_here(arguments: Sequence[str], shim: Shim, fault: Fault | None, n: int) -> NoReturn:
     from singleout.cli import main
 
     code = 70
     try:
-        _redirect(logs)
         sys.argv = ["singleout", *arguments]
         signal.alarm(SECONDS)
         if fault is not None and fault.arrange is not None:
@@ -201,18 +202,12 @@ def _run_here(
     except BaseException:
         traceback.print_exc()
     finally:
-        os.write(200, str(shim.count).encode())
+        os.write(COUNTS, str(shim.count).encode())
         os._exit(code)
 
 
-def _redirect(logs: Path) -> None:
-    for descriptor, name in ((0, os.devnull), (1, str(logs / "stdout")), (2, str(logs / "stderr"))):
-        file = os.open(name, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
-        os.dup2(file, descriptor)
-        os.close(file)
-
-
-def _wait(child: int) -> int | None:
-    _, status = os.waitpid(child, 0)
-    code = os.waitstatus_to_exitcode(status)
-    return None if code == -signal.SIGALRM else code
+def _redirect(stderr: int) -> None:
+    """Standard output is lost, standard error goes to a pipe: limits of files do not touch it."""
+    null = os.open(os.devnull, os.O_RDWR)
+    for old, new in ((null, 0), (null, 1), (stderr, 2)):
+        os.dup2(old, new)

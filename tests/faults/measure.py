@@ -6,16 +6,21 @@ temporary file stays. The same command without a fault then gives the right resu
 
 from __future__ import annotations
 
+import io
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import soundfile
+
 from tests.faults.commands import OLD, Command, Workshop
 from tests.faults.injection import FAULTS, Ended, Fault, Shim, run
 
-FINISHED, REFUSED, KILLED, CRASHED = ENDINGS = ("finished", "refused", "killed", "crashed")
+FINISHED, WARNED, REFUSED, KILLED, CRASHED = ENDINGS = (
+    *("finished", "warned", "refused", "killed", "crashed"),
+)
 LINES = ("error: ", "warning: ")
 """How lines of stderr begin; the last one may be the summary of a batch."""
 
@@ -55,8 +60,6 @@ class Campaign:
     def __init__(self, root: Path, shim: Path, most: int | None) -> None:
         self._workshop = Workshop(root / "workshop")
         self._shim = Shim(shim, root / "workshop")
-        self._logs = root / "logs"
-        self._logs.mkdir()
         self._most = most
 
     def rows(self, only: str | None = None) -> Iterator[Row]:
@@ -69,7 +72,7 @@ class Campaign:
                 yield self._row(fault, command, right)
 
     def _run(self, command: Command, fault: Fault | None = None, number: int = 0) -> Ended:
-        return run(command.arguments, self._logs, self._shim, fault, number)
+        return run(command.arguments, self._shim, fault, number)
 
     def _right_results(self, command: Command) -> dict[str, bytes]:
         command.prepare()
@@ -107,16 +110,19 @@ class Campaign:
         self, command: Command, right: dict[str, bytes], ending: str, fault: Fault
     ) -> Iterator[str]:
         results = command.results()
-        if ending == FINISHED and results != right:
-            yield "finished with wrong results"
-        for name, content in results.items():
-            if content not in (OLD, right.get(name)):
-                yield f"{name} is neither old nor new"
+        states = {
+            name: _state(results.get(name), right.get(name), fault.starves)
+            for name in results.keys() | right.keys()
+        }
+        if ending == FINISHED and set(states.values()) != {"new"}:
+            yield f"finished with wrong results: {states}"
+        if ending != WARNED and "wrong" in states.values():
+            yield f"neither old nor new: {states}"
         if fault.kills:
             return
         for group in command.groups:
-            if len({results.get(name) == right[name] for name in group}) > 1:
-                yield f"{', '.join(group)} are partly old and partly new"
+            if len({states[name] for name in group}) > 1:
+                yield f"partly old and partly new: {states}"
         if fault.kind != "remove" and (names := self._workshop.left_behind()):
             yield f"{', '.join(names)} stayed"
 
@@ -131,11 +137,29 @@ class Campaign:
             yield f"{', '.join(names)} stayed after a second run"
 
 
+def _state(content: bytes | None, right: bytes | None, is_starved: bool) -> str:
+    """Whether a result is ``missing``, ``old``, ``new`` or ``wrong``."""
+    if content is None or content == OLD:
+        return "missing" if content is None else "old"
+    if right is not None and (content == right or (is_starved and _is_close(content, right))):
+        return "new"
+    return "wrong"
+
+
+def _is_close(content: bytes, right: bytes) -> bool:
+    """Whether two recordings agree within one step of 16 bits.
+
+    Libraries choose another algorithm, with another rounding, where a large array gets no memory.
+    """
+    audio, expected = (soundfile.read(io.BytesIO(data))[0] for data in (content, right))
+    return audio.shape == expected.shape and bool(abs(audio - expected).max() <= 2**-15)
+
+
 def _ending(ended: Ended, fault: Fault) -> str:
     """How a run ended; empty for an ending that no run should have."""
     lines = ended.stderr.splitlines()
     if ended.code == 0:
-        return FINISHED
+        return WARNED if any(line.startswith("warning: ") for line in lines) else FINISHED
     if ended.code == -9 and fault.kills:
         return KILLED
     if lines and lines[-1].endswith(" failed") and "done" in lines[-1]:
