@@ -1,4 +1,4 @@
-"""Measure all faults: ``python -m tests.faults OUTPUT.json [--most N]``; ``make faults`` runs it."""
+"""Measure all faults, as ``make faults`` does: ``python -m tests.faults OUTPUT.json``."""
 
 from __future__ import annotations
 

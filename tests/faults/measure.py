@@ -89,8 +89,8 @@ class Campaign:
             ending = _ending(ended, fault)
             complaints = [] if ending else [f"ended with {ended.code}: {ended.stderr[-300:]!r}"]
             complaints += self._losses(command, right, ending, fault)
-            command_again = self._run(command)
-            complaints += self._unrecovered(command, right, command_again)
+            if ending != FINISHED or complaints:
+                complaints += self._unrecovered(command, right)
             row.endings[ending] += 1
             row.lost += [f"at {number}: {complaint}" for complaint in complaints]
         return row
@@ -126,9 +126,8 @@ class Campaign:
         if fault.kind != "remove" and (names := self._workshop.left_behind()):
             yield f"{', '.join(names)} stayed"
 
-    def _unrecovered(
-        self, command: Command, right: dict[str, bytes], again: Ended
-    ) -> Iterator[str]:
+    def _unrecovered(self, command: Command, right: dict[str, bytes]) -> Iterator[str]:
+        again = self._run(command)
         if again.code != 0:
             yield f"a second run ended with {again.code}: {again.stderr[-300:]!r}"
         elif command.results() != right:
