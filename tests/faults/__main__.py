@@ -7,11 +7,22 @@ import json
 import os
 import sys
 import tempfile
+from importlib import import_module
 from pathlib import Path
 from time import perf_counter
 
 PRELOADED = "SINGLEOUT_FAULTS_SHIM"
 """Names the compiled shim in the process that it is preloaded into."""
+
+MODULES = (
+    "singleout.cli.commands",
+    "singleout.data.embedding_cache",
+    "singleout.evaluate",
+    "singleout.extract.batch",
+    "singleout.train.run",
+    "torch._dynamo",
+    "torch.utils.tensorboard",
+)
 
 
 def main() -> None:
@@ -42,10 +53,8 @@ def _measure(output: Path, shim: Path, folder: Path, most: int | None, only: str
 
     torch.set_num_threads(1)
     # Everything that the commands import, so that a forked process only runs them.
-    import singleout.cli.commands
-    import singleout.evaluate
-    import singleout.extract.batch
-    import singleout.train  # noqa: F401
+    for name in MODULES:
+        import_module(name)
     from tests.faults.measure import Campaign
 
     started = perf_counter()

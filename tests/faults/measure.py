@@ -31,13 +31,15 @@ class Row:
 
     Attributes:
         fault, command: their names.
-        injected: number of runs with the fault.
+        places: where the fault could be.
+        injected: where it was: number of runs.
         endings: number of runs by how they ended.
         lost: what went wrong, one line per run.
     """
 
     fault: str
     command: str
+    places: int = 0
     injected: int = 0
     endings: Counter[str] = field(default_factory=Counter)
     lost: list[str] = field(default_factory=list)
@@ -45,7 +47,8 @@ class Row:
     def as_json(self) -> dict[str, Any]:
         counts = {name: self.endings[name] for name in ENDINGS}
         names = {"fault": self.fault, "command": self.command}
-        return {**names, "injected": self.injected, **counts, "lost": self.lost}
+        numbers = {"places": self.places, "injected": self.injected}
+        return {**names, **numbers, **counts, "lost": self.lost}
 
 
 class Campaign:
@@ -82,7 +85,9 @@ class Campaign:
 
     def _row(self, fault: Fault, command: Command, right: dict[str, bytes]) -> Row:
         row = Row(fault.name, command.name)
-        for number in self._places(fault, command):
+        places = self._places(fault, command)
+        row.places = len(places)
+        for number in self._chosen(places):
             command.prepare()
             ended = self._run(command, fault, number)
             row.injected += 1
@@ -96,15 +101,17 @@ class Campaign:
         return row
 
     def _places(self, fault: Fault, command: Command) -> Sequence[int]:
-        """The places of a fault: all of them, or some that are evenly spread."""
-        places: Sequence[int] = fault.values
-        if fault.kind:
-            command.prepare()
-            places = range(1, self._run(command, fault, 1 << 40).calls + 1)
+        if not fault.kind:
+            return fault.values
+        command.prepare()
+        return range(1, self._run(command, fault, 1 << 40).calls + 1)
+
+    def _chosen(self, places: Sequence[int]) -> Sequence[int]:
+        """All places, or some that are evenly spread."""
         if self._most is None or len(places) <= self._most:
             return places
-        steps = range(self._most)
-        return sorted({places[step * (len(places) - 1) // (self._most - 1)] for step in steps})
+        last, steps = len(places) - 1, range(self._most)
+        return sorted({places[step * last // (self._most - 1)] for step in steps})
 
     def _losses(
         self, command: Command, right: dict[str, bytes], ending: str, fault: Fault
