@@ -94,7 +94,7 @@ class Workshop:
                 "train",
                 ("train", str(self.root / "run.json")),
                 self._clear,
-                lambda: self._results("run/model/**/*"),
+                lambda: self._results("run/model/[!.]*"),
                 (("run/model/config.json", "run/model/model.safetensors"),),
             ),
             Command(
