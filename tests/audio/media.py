@@ -36,6 +36,7 @@ def encode(
     container: str | None = None,
     pictures: str | None = None,
     options: Mapping[str, str] | None = None,
+    codec_options: Mapping[str, str] | None = None,
     tags: Mapping[str, str] | None = None,
 ) -> Path:
     """Write a media file by FFmpeg, with a black video if ``pictures`` names its codec."""
@@ -46,7 +47,7 @@ def encode(
             video = file.add_stream(pictures, rate=10)
             video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
         if codec is not None:
-            sound = file.add_stream(codec, rate=rate)
+            sound = file.add_stream(codec, rate=rate, options=dict(codec_options or {}))
             sound.layout = layout
             if coded_format is not None:
                 sound.format = coded_format

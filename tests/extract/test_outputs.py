@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from singleout import Extractor, Query
 from singleout.audio import AudioInfo, OutputFormat
-from singleout.audio.riff import WavFile
+from singleout.audio.wav import WavFile
 from singleout.errors import AudioError, OutputError, QueryError
 from singleout.extract.options import OutputOptions
 from singleout.extract.outputs import PartFiles

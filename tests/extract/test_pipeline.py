@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from singleout import Cancelled, ExtractOptions, Extractor, Query
 from singleout.extract.chunking import Block
-from singleout.extract.pipeline import Pipeline, Resample, ResampleTargets
+from singleout.extract.pipeline import Pipeline
+from singleout.extract.stages import Resample, ResampleTargets
 from singleout.model import QueriedSeparator
 from singleout.model.level_gate import Gate
 from tests.recordings import RATE, noise

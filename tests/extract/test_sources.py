@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from threading import Event
 
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from singleout import Cancelled, Extractor
-from singleout.audio import AudioInfo
+from singleout.audio import AudioInfo, AudioReader, Note
 from singleout.extract.sources import _gain as gain_of
 from singleout.extract.sources import input_gain, open_source
 from singleout.model import QueriedSeparator
@@ -38,6 +39,10 @@ class Blocks:
     def __init__(self, audio: NDArray[np.float32], is_length_known: bool = True) -> None:
         self.audio, self.num_read = audio, 0
         self.info = AudioInfo(RATE, len(audio), audio.shape[1] if is_length_known else None)
+        self.notes: list[Note] = []
+
+    def reopened(self) -> AbstractContextManager[AudioReader]:
+        return nullcontext(self)
 
     def blocks(self) -> Iterator[NDArray[np.float32]]:
         for block in np.array_split(self.audio, 20, axis=1):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 import singleout
 from singleout.errors import MissingExtraError, ModelError
 from singleout.storage.hub import is_hub_id, path_of, split_revision
+from singleout.storage.journal import JOURNAL
 from singleout.storage.models import list_models, resolve_model
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -52,17 +55,50 @@ def test_folders_and_files_are_paths(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert resolve_model("~/last.ckpt") == tmp_path / "last.ckpt"
 
 
+def test_the_folder_of_a_training_is_its_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = Path("run", "model")
+    model.mkdir(parents=True)
+    (model / "config.json").touch()
+    Path("run", "config.json").touch()  # the settings of the training
+    for name in ("run", "./run", "run/", Path("run"), tmp_path / "run"):
+        assert resolve_model(name).samefile(model)
+    assert resolve_model("run/model") == model
+    Path("run", "model.safetensors").touch()  # a saved model, which may hold any folder
+    assert resolve_model("run") == Path("run")
+
+
+def test_a_model_that_was_saved_in_part_is_recovered(tmp_path: Path) -> None:
+    old = ".config.json.0123456789abcdef-1.partial"
+    for name, text in [("config.json", "new"), (old, "old"), ("model.safetensors", "new")]:
+        (tmp_path / name).write_text(text)
+    journal = {"config.json": old, "model.safetensors": None}
+    (tmp_path / JOURNAL).write_text(json.dumps(journal) + "\n")
+    assert resolve_model(tmp_path) == tmp_path
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"config.json": "old"}
+
+
+def test_a_pipe_or_a_device_is_one_line(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(ModelError, match=f"{path}: is a device or a pipe: give the folder"):
+            resolve_model(path)
+
+
 @pytest.mark.parametrize("name", ["missing", "a/b/c", "./missing/model", "/missing/model"])
 def test_a_missing_path_is_left_to_its_reader(name: str) -> None:
     assert resolve_model(name) == Path(name)
 
 
-@pytest.mark.parametrize("name", ["n" * 300, "~nobody-at-all/x"])
+@pytest.mark.parametrize("name", ["n" * 9_999, "~nobody-at-all/x", "a\0", "a\n" * 9_999])
 def test_a_name_that_is_not_a_path_is_one_line(name: str) -> None:
     for read in (resolve_model, path_of):
         with pytest.raises(ModelError, match="not a path") as caught:
             read(name)
         assert "\n" not in str(caught.value)
+        assert len(str(caught.value)) < 500
 
 
 def test_a_hub_id_without_huggingface_hub_names_the_extra(
@@ -116,6 +152,12 @@ def test_a_folder_wins_over_a_hub_id(
     assert resolve_model("someone/model") == Path("someone/model")
     shutil.rmtree(tmp_path / "someone")
     assert resolve_model("someone/model") == hub
+
+
+def test_a_revision_of_many_lines_is_one_line(hub: Path) -> None:
+    with pytest.raises(ModelError, match="someone/model@a b: ") as caught:
+        resolve_model("someone/model", "a\nb")
+    assert "\n" not in str(caught.value)
 
 
 def test_a_missing_repository_is_one_line(hub: Path) -> None:

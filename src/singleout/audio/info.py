@@ -16,15 +16,28 @@ OutputFormat = Literal["auto", "wav", "flac", "aiff", "ogg", "mp3"]
 OUTPUT_FORMATS: tuple[str, ...] = get_args(OutputFormat)
 
 SOUND_SUFFIXES = (
-    ".wav", ".wave", ".w64", ".rf64", ".bwf", ".flac", ".aif", ".aiff", ".aifc", ".caf", ".au",
-    ".snd", ".ogg", ".oga", ".opus", ".mp3",
+    ".wav", ".wave", ".wavex", ".w64", ".rf64", ".bw64", ".bwf", ".flac", ".aif", ".aiff", ".aifc",
+    ".caf", ".au", ".snd", ".ogg", ".oga", ".opus", ".mp3", ".avr", ".htk", ".nist", ".sph", ".paf",
+    ".pvf", ".sf", ".ircam", ".voc", ".8svx", ".wve",
 )  # fmt: skip
 """Suffixes of files that libsndfile reads. Reading can start at any sample."""
 MEDIA_SUFFIXES = (
-    *SOUND_SUFFIXES, ".mp2", ".m4a", ".m4b", ".aac", ".mp4", ".m4v", ".mov", ".mkv", ".mka",
-    ".webm", ".avi", ".3gp", ".wma", ".wv", ".ape", ".tta", ".amr", ".ac3",
+    *SOUND_SUFFIXES,
+    # Sounds
+    ".aa", ".aa3", ".aac", ".ac3", ".adx", ".aea", ".amr", ".ape", ".apl", ".ast", ".awb", ".bcstm",
+    ".bfstm", ".bonk", ".brstm", ".dff", ".dsf", ".dss", ".dts", ".dtshd", ".eac3", ".ec3", ".fsb",
+    ".gsm", ".hca", ".m2a", ".m4a", ".m4b", ".m4r", ".mac", ".mka", ".mlp", ".mmf", ".mp1", ".mp2",
+    ".mp+", ".mpa", ".mpc", ".mpga", ".mpp", ".msbc", ".oma", ".omg", ".osq", ".qcp", ".qoa", ".ra",
+    ".rka", ".sbc", ".sd2", ".sds", ".shn", ".sox", ".spx", ".svx", ".tak", ".thd", ".truehd",
+    ".tta", ".vag", ".vox", ".vqf", ".wma", ".wsd", ".wv", ".xi", ".xwma",
+    # Videos
+    ".3g2", ".3gp", ".3gp2", ".3gpp", ".amv", ".asf", ".avi", ".bik", ".bk2", ".dif", ".divx",
+    ".dv", ".dvr-ms", ".evo", ".f4v", ".flv", ".gxf", ".ism", ".isma", ".ismv", ".kux", ".m2t",
+    ".m2ts", ".m4v", ".mj2", ".mk3d", ".mkv", ".mov", ".mp4", ".mpe", ".mpeg", ".mpg", ".mqv",
+    ".mts", ".mxf", ".nsv", ".nut", ".nuv", ".ogm", ".ogv", ".ogx", ".psp", ".qt", ".rm", ".rmvb",
+    ".roq", ".smk", ".swf", ".tod", ".trp", ".vob", ".webm", ".wm", ".wmv", ".wtv",
 )  # fmt: skip
-"""Suffixes of the files that are recordings where a folder is given."""
+"""Suffixes of the files that are recordings where a folder is given; see also ``is_media``."""
 
 LOSSLESS_BITS = {"PCM_S8": 8, "PCM_U8": 8, "PCM_16": 16, "PCM_24": 24, "PCM_32": 32}
 """Bits per sample of libsndfile's integer subtypes."""
@@ -32,7 +45,8 @@ LOSSLESS_BITS = {"PCM_S8": 8, "PCM_U8": 8, "PCM_16": 16, "PCM_24": 24, "PCM_32":
 CONTAINERS = {
     "WAV": "wav", "WAVEX": "wav", "RF64": "wav", "W64": "wav", "AIFF": "aiff", "FLAC": "flac",
 }  # fmt: skip
-"""Output containers by libsndfile's name of the recording's container; WAV for all others."""
+"""Output containers by libsndfile's name of the recording's container, or FFmpeg's in capitals; WAV
+for all others."""
 
 COARSE = ("PCM_S8", "PCM_U8", "ULAW", "ALAW", "ADPCM", "GSM610", "G72", "DPCM", "VOX")
 """Parts of the names of subtypes that are too coarse for a target; it gets 16 bits, which hold all
@@ -91,6 +105,9 @@ class AudioInfo:
         is_ambisonic: whether the channels are ambisonic components, and no loudspeakers.
         riff_chunks: name and content of the chunks of a WAV that describe the recording (``bext``,
             ``cue``, ``LIST``, ...).
+        aiff_chunks: the same of an AIFF (``MARK``, ``ANNO``, ...).
+        flac_blocks: type and content of the describing blocks of a FLAC, and the comments of an Ogg
+            file in the same form.
 
     Example:
         >>> AudioInfo(sample_rate=48_000, channels=2, subtype="PCM_24").dtype
@@ -106,6 +123,8 @@ class AudioInfo:
     channel_mask: int = 0
     is_ambisonic: bool = False
     riff_chunks: tuple[tuple[bytes, bytes], ...] = ()
+    aiff_chunks: tuple[tuple[bytes, bytes], ...] = ()
+    flac_blocks: tuple[tuple[int, bytes], ...] = ()
 
     @property
     def dtype(self) -> type[np.float32] | type[np.float64]:
@@ -165,7 +184,7 @@ def output_kind(info: AudioInfo, format: OutputFormat = "auto") -> OutputKind:
     """
     if format not in OUTPUT_FORMATS:
         raise ConfigError(f"format '{format}' is unknown: it is one of {', '.join(OUTPUT_FORMATS)}")
-    container = CONTAINERS.get(info.container, "wav") if format == "auto" else format
+    container = CONTAINERS.get(info.container.upper(), "wav") if format == "auto" else format
     subtype = "PCM_16" if any(name in info.subtype for name in COARSE) else info.subtype
     if subtype not in LOSSLESS_BITS and subtype != "DOUBLE":
         subtype = "FLOAT"

@@ -15,8 +15,9 @@ import soundfile
 from numpy.typing import NDArray
 
 from singleout.audio.decoding import Decoder
+from singleout.audio.description import describe
 from singleout.audio.info import ALAC, AudioInfo, Note, sndfile_name
-from singleout.audio.riff import description
+from singleout.audio.packed import PackedWav, packing
 from singleout.errors import AudioError
 
 BLOCK_FRAMES = 1 << 18
@@ -198,10 +199,17 @@ class _Source(Protocol):
 
 
 def _opened(path: Path, track: int | None) -> _Source:
+    other: Decoder | PackedWav
     try:
-        return _SoundFile(path)
+        if (packed := packing(path)) is None:
+            return _SoundFile(path)
+        other = PackedWav(path, packed)
     except soundfile.LibsndfileError as error:
-        return Decoder(path, _reason(error))
+        other = Decoder(path, _reason(error))
+    described = describe(path)
+    other.info = described.completed(other.info)
+    other.notes += described.notes(path)
+    return other
 
 
 class _CheckedReader:
@@ -251,7 +259,6 @@ class _SoundFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self.notes: list[Note] = []
         self._file = soundfile.SoundFile(sndfile_name(path))
         try:
             self._min_frames = self._stated_frames()
@@ -259,17 +266,18 @@ class _SoundFile:
             self.close()
             raise
         file = self._file
-        mask, chunks = description(path) if "WAV" in file.format or "64" in file.format else (0, ())
+        described = describe(path)
+        self._layout, self.notes = described.layout, described.notes(path)
         guesses = file.format in ("MP3", "MPEG") or file.frames >= UNKNOWN_FRAMES
-        self.info = AudioInfo(
-            sample_rate=file.samplerate,
-            channels=file.channels,
-            num_frames=None if guesses and not self._min_frames else file.frames,
-            container=file.format,
-            subtype=ALAC.get(file.subtype, file.subtype),
-            tags=_tags(file),
-            channel_mask=mask,
-            riff_chunks=chunks,
+        self.info = described.completed(
+            AudioInfo(
+                sample_rate=file.samplerate,
+                channels=file.channels,
+                num_frames=None if guesses and not self._min_frames else file.frames,
+                container=file.format,
+                subtype=ALAC.get(file.subtype, file.subtype),
+                tags=_tags(file),
+            )
         )
         self._num_read = 0
 
@@ -302,7 +310,7 @@ class _SoundFile:
         self._num_read += len(block)
         if not len(block) and self._num_read < self._min_frames:
             raise _truncated(self._path)
-        return np.ascontiguousarray(block.T)
+        return self._layout.in_wav_order(np.ascontiguousarray(block.T))
 
     def close(self) -> None:
         with suppress(soundfile.LibsndfileError):

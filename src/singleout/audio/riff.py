@@ -1,32 +1,29 @@
-"""WAV files chunk by chunk, for what libsndfile cannot do.
+"""The chunks of WAV, RF64, BW64 and W64 files, which describe a recording in many ways.
 
-libsndfile drops the chunks that describe a recording (``bext`` with its time code, ``cue``,
-``iXML``) and the loudspeakers of the channels. It must know before the first sample whether a file
-passes 4 GB. It writes the current time into float files, so that equal audio gives unequal bytes.
+libsndfile drops the chunks of recorders, editors and archives (``bext`` with its time code,
+``cue``, ``iXML``, ``guan``) and the loudspeakers of the channels.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import struct
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-import numpy as np
-from numpy.typing import NDArray
-
-from singleout.audio.info import LOSSLESS_BITS
+from singleout.audio.channels import Layout
+from singleout.audio.parts import MAX_CHUNKS, Chunks, read_parts
 
 MAX_FIELD = 0xFFFF_FFFF
-MAX_BYTES = MAX_FIELD - (1 << 20)
-"""A WAV counts bytes in 32 bits. Longer recordings become RF64, which most programs read."""
 
-MAX_DESCRIPTION_BYTES = 1 << 20
-"""Limit of the describing chunks of a file together. Larger ones are dropped."""
-DESCRIPTIONS = (b"LIST", b"bext", b"iXML", b"cue ", b"axml", b"smpl", b"inst", b"id3 ", b"ID3 ")
-"""Chunks that describe a target as well as the recording that contains it."""
+SAMPLE_CHUNKS = (
+    b"FMT", b"DATA", b"DS64", b"FACT", b"PEAK", b"LEVL", b"JUNK", b"FLLR", b"FILR", b"PAD", b"SLNT",
+    b"WAVL", b"MD5", b"FAKE",
+)  # fmt: skip
+"""Chunks that describe the samples of a file: their encoding, peaks, checksum and padding. All
+others describe the recording, and the target as well."""
 
 INFO_NAMES = {
     "title": b"INAM", "copyright": b"ICOP", "software": b"ISFT", "artist": b"IART",
@@ -34,23 +31,24 @@ INFO_NAMES = {
 }  # fmt: skip
 """Names of tags in libsndfile, and in the ``INFO`` list of a WAV."""
 
-DS64_BYTES = 28
-"""Length of the chunk that states the sizes of an RF64."""
-LOUDSPEAKERS = {1: 0x4, 2: 0x3, 4: 0x33, 6: 0x3F, 8: 0x63F}
-"""Channel masks of the usual layouts by number of channels: mono, stereo, quad, 5.1, 7.1."""
 GUID_TAIL = bytes.fromhex("000000001000800000aa00389b71")
 """End of the identifiers of WAVE_FORMAT_EXTENSIBLE, after two bytes for the plain format."""
+AMBISONIC_TAIL = bytes.fromhex("00002107d3118644c8c1ca000000")
+"""The same for ambisonic B-format."""
+W64_RIFF = bytes.fromhex("2e91cf11a5d628db04c10000")
+W64_WAVE = bytes.fromhex("f3acd3118cd100c04f8edb8a")
+"""Ends of the identifiers of a W64, after the four letters of a RIFF."""
 
 
 def chunks(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
-    """List the chunks of a RIFF or RF64 file.
+    """List the chunks of a RIFF, RF64, BW64 or W64 file.
 
     Args:
         file: a file that is open at its start. It may be damaged or of any other kind.
 
     Yields:
         Name, position of the content and length of the content, both in bytes, of every chunk. No
-        chunks for files of other kinds.
+        chunks for files of other kinds, and none after samples of unknown length.
 
     Example:
         >>> import io
@@ -59,62 +57,130 @@ def chunks(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
         [(b'iXML', 20, 4)]
     """
     head = file.read(12)
+    if head == b"riff" + W64_RIFF[:8]:
+        yield from _w64_chunks(file)
     if head[:4] not in (b"RIFF", b"RF64", b"BW64") or head[8:] != b"WAVE":
         return
-    data_bytes = None
-    position = 12
-    while len(header := file.read(8)) == 8:
-        name, length = header[:4], int(struct.unpack("<I", header[4:])[0])
-        if not name.isascii() or not name.decode().isprintable():
+    sizes: dict[bytes, int] = {}
+    end, position = file.seek(0, os.SEEK_END), 12
+    for _ in range(MAX_CHUNKS):
+        file.seek(min(position, end))
+        header = file.read(8)
+        if not _is_header(header):
             return  # padding: every eight zeros would be a chunk
+        name, length = header[:4], int(struct.unpack("<I", header[4:])[0])
         position += 8
         if name == b"ds64":
-            data_bytes = struct.unpack("<8xQ", file.read(16))[0]
-        if name == b"data" and length == MAX_FIELD and data_bytes is not None:
-            length = data_bytes
+            sizes = _long_sizes(file.read(min(length, 1 << 16)))
+        if length == MAX_FIELD:
+            length = sizes.get(name, length)
         yield name, position, length
-        position += length + length % 2
-        file.seek(position)
+        if name == b"data" and length == 0:
+            return  # a recorder that was cut off, or a pipe: samples follow
+        position += length
+        if length % 2:
+            position += _has_padding(file, position, end)
 
 
-def description(path: Path) -> tuple[int, tuple[tuple[bytes, bytes], ...]]:
-    """Read the chunks of a WAV that describe the recording.
+def _has_padding(file: BinaryIO, position: int, end: int) -> bool:
+    """Whether a zero follows a chunk of an odd length, as it should. Some recorders omit it."""
+    file.seek(min(position, end))
+    rest = file.read(9)
+    if rest[:1] in (b"", b"\0") or not _is_header(rest[:8]):
+        return True
+    return _is_header(rest[1:]) and position + 9 + struct.unpack("<I", rest[5:])[0] <= end
+
+
+def _is_header(header: bytes) -> bool:
+    name = header[:4]
+    return len(header) == 8 and name.isascii() and name.decode().isprintable()
+
+
+def _long_sizes(content: bytes) -> dict[bytes, int]:
+    """Sizes of the chunks of an RF64 that do not fit 32 bits."""
+    if len(content) < 28:
+        return {}
+    data_bytes, count = struct.unpack("<8xQ8xI", content[:28])
+    table = content[28 : 28 + 12 * count]
+    table = table[: len(table) - len(table) % 12]
+    return {b"data": data_bytes, **dict(struct.iter_unpack("<4sQ", table))}
+
+
+def _w64_chunks(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
+    end, position = file.seek(0, os.SEEK_END), 40
+    for _ in range(MAX_CHUNKS):
+        file.seek(min(position, end))
+        header = file.read(24)
+        if len(header) < 24 or (size := int(struct.unpack("<Q", header[16:])[0])) < 24:
+            return
+        name = {b"list": b"LIST"}.get(header[:4], header[:4])
+        if header[4:16] in (W64_RIFF, W64_WAVE) and _is_header(header[:8]):
+            yield name, position + 24, size - 24
+        position += size + -size % 8
+
+
+def read_riff(file: BinaryIO) -> tuple[Layout, Chunks, list[str]]:
+    """Read what a WAV, RF64, BW64 or W64 says about its recording.
 
     Args:
-        path: a file of any kind. Of a damaged file the chunks before the damage are read.
+        file: a file that is open at its start. Of a damaged file the chunks before the damage are
+            read.
 
     Returns:
-        The channel mask, 0 if the file states none, and name and content of the describing chunks.
+        The layout of the channels; name and content of the describing chunks; and the names of
+        those that are too large (``parts.MAX_BYTES``).
 
     Raises:
         OSError: the file cannot be read.
 
     Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     path = Path(folder) / "x.wav"
-        ...     WavFile(path, 16_000, 1, "PCM_16", describing=info_chunk({"title": "rain"})).close()
-        ...     mask, describing = description(path)
-        >>> describing == info_chunk({"title": "rain"})
-        True
+        >>> import io
+        >>> content = b"WAVE" + chunk(b"data", bytes(8)) + chunk(b"guan", b"GUANO|Version:1.0")
+        >>> read_riff(io.BytesIO(b"RIFF" + struct.pack("<I", len(content)) + content))[1]
+        ((b'guan', b'GUANO|Version:1.0'),)
     """
-    mask, total = 0, 0
-    describing: list[tuple[bytes, bytes]] = []
-    with path.open("rb") as file, suppress(struct.error):
-        for name, position, length in chunks(file):
-            if name == b"fmt " and length >= 40:
-                file.seek(position + 20)
-                mask = int(struct.unpack("<I", file.read(4))[0])
-            elif name in DESCRIPTIONS and total + length <= MAX_DESCRIPTION_BYTES:
-                file.seek(position)
-                content = file.read(length)
-                if len(content) == length:
-                    describing.append((name, content))
-                    total += length
-    return mask, tuple(describing)
+    layout = Layout()
+    describing = []
+    for name, position, length in chunks(file):
+        if name == b"fmt ":
+            file.seek(position)
+            layout = format_layout(file.read(min(length, 40)))
+        elif describes(name):
+            describing.append((name, position, length))
+    kept, too_large = read_parts(file, describing)
+    return layout, kept, [name.decode() for name in too_large]
 
 
-def info_chunk(tags: Mapping[str, str]) -> tuple[tuple[bytes, bytes], ...]:
+def describes(name: bytes) -> bool:
+    """Whether a chunk describes the recording, and not only the samples of its file.
+
+    Example:
+        >>> describes(b"guan"), describes(b"PEAK"), describes(b"junk")
+        (True, False, False)
+    """
+    return name.strip().upper() not in SAMPLE_CHUNKS
+
+
+def format_layout(content: bytes) -> Layout:
+    """The layout of the channels by the ``fmt`` chunk of a WAV.
+
+    Args:
+        content: of the chunk; it may be cut.
+
+    Example:
+        >>> extensible = struct.pack("<HHIIHHHHIH", 0xFFFE, 1, 8_000, 16_000, 2, 16, 22, 16, 4, 1)
+        >>> format_layout(extensible + GUID_TAIL).mask
+        4
+        >>> format_layout(struct.pack("<HHIIHH", 1, 1, 8_000, 16_000, 2, 16)).mask
+        0
+    """
+    if len(content) < 40 or content[:2] != b"\xfe\xff":
+        return Layout()
+    (mask,) = struct.unpack("<I", content[20:24])
+    return Layout(mask, content[26:40] == AMBISONIC_TAIL)
+
+
+def info_chunk(tags: Mapping[str, str]) -> Chunks:
     """Make a ``LIST`` chunk of tags.
 
     Args:
@@ -138,6 +204,46 @@ def info_chunk(tags: Mapping[str, str]) -> tuple[tuple[bytes, bytes], ...]:
     return ((b"LIST", b"INFO" + content),) if content else ()
 
 
+def info_tags(chunks: Chunks) -> dict[str, str]:
+    """The tags of the ``LIST`` chunks of a WAV.
+
+    Args:
+        chunks: name and content. Texts may have any encoding: those that are not UTF-8 are read as
+            Windows-1252, which old programs write.
+
+    Returns:
+        Texts by libsndfile's names.
+
+    Example:
+        >>> info_tags(info_chunk({"title": "rain"}))
+        {'title': 'rain'}
+    """
+    names = {name: tag for tag, name in INFO_NAMES.items()}
+    tags: dict[str, str] = {}
+    for content in (content[4:] for name, content in chunks if name == b"LIST"):
+        position = 0
+        while len(header := content[position : position + 8]) == 8:
+            name, length = struct.unpack("<4sI", header)
+            text = decoded(content[position + 8 : position + 8 + length])
+            if name in names and text:
+                tags.setdefault(names[name], text)
+            position += 8 + length + length % 2
+    return tags
+
+
+def decoded(text: bytes) -> str:
+    """A text of a chunk, which ends at the first zero.
+
+    Example:
+        >>> decoded("café".encode()), decoded("café".encode("latin-1"))
+        ('café', 'café')
+    """
+    text = text.split(b"\0")[0]
+    with suppress(UnicodeDecodeError):
+        return text.decode()
+    return text.decode("cp1252", "replace")
+
+
 def chunk(name: bytes, content: bytes) -> bytes:
     """The bytes of a chunk: header, content, and padding to an even length.
 
@@ -146,124 +252,3 @@ def chunk(name: bytes, content: bytes) -> bytes:
         [3, 0, 0, 0, 60, 97, 62, 0]
     """
     return name + struct.pack("<I", len(content)) + content + bytes(len(content) % 2)
-
-
-class WavFile:
-    """A WAV that is written block by block. Beyond 4 GB it becomes an RF64.
-
-    Equal samples give equal bytes.
-
-    Args:
-        path: the file, which is overwritten.
-        sample_rate: Hz.
-        channels: number of channels.
-        subtype: ``PCM_16``, ``PCM_24``, ``PCM_32``, ``FLOAT`` or ``DOUBLE``.
-        channel_mask: the loudspeaker of each channel, a bit each; 0 for the usual layout.
-        describing: name and content of chunks to write before the samples.
-
-    Raises:
-        OSError: the file cannot be written; from all methods.
-        ValueError: rate or channels do not fit a WAV.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     path = Path(folder) / "x.wav"
-        ...     file = WavFile(path, 16_000, channels=2, subtype="FLOAT")
-        ...     file.write(np.zeros((2, 1_000), np.float32))
-        ...     file.close()
-        ...     with path.open("rb") as raw:
-        ...         [name for name, _, _ in chunks(raw)]
-        [b'JUNK', b'fmt ', b'fact', b'data']
-    """
-
-    def __init__(
-        self,
-        path: Path,
-        sample_rate: int,
-        channels: int,
-        subtype: str,
-        channel_mask: int = 0,
-        describing: tuple[tuple[bytes, bytes], ...] = (),
-    ) -> None:
-        self._is_float = subtype in ("FLOAT", "DOUBLE")
-        bits = LOSSLESS_BITS.get(subtype) or (64 if subtype == "DOUBLE" else 32)
-        self._frame_bytes = channels * bits // 8
-        self._dtype = f"<{'f' if self._is_float else 'i'}{bits // 8 if bits != 24 else 4}"
-        self._bits, self._num_frames = bits, 0
-        if not 0 < sample_rate < MAX_FIELD or self._frame_bytes > 0xFFFF:
-            raise ValueError(f"{channels} channels at {sample_rate} Hz do not fit a WAV")
-        head = chunk(b"JUNK", bytes(DS64_BYTES))  # makes room for the ds64 of an RF64
-        head += chunk(b"fmt ", self._format(sample_rate, channels, channel_mask))
-        self._fact_position = None
-        if self._is_float:
-            self._fact_position = 12 + len(head) + 8
-            head += chunk(b"fact", bytes(4))
-        self._odd_lengths: dict[int, int] = {}
-        for name, content in describing:
-            if len(content) % 2:
-                self._odd_lengths[12 + len(head) + 4] = len(content)
-            head += chunk(name, content)
-        self._head_bytes = 12 + len(head) + 8
-        self._file = path.open("wb")
-        self._file.write(b"RIFF" + bytes(4) + b"WAVE" + head + b"data" + bytes(4))
-
-    def _format(self, sample_rate: int, channels: int, channel_mask: int) -> bytes:
-        plain = 3 if self._is_float else 1
-        extensible = channels > 2 or channel_mask not in (0, LOUDSPEAKERS.get(channels))
-        bytes_per_second = min(self._frame_bytes * sample_rate, MAX_FIELD)
-        code = 0xFFFE if extensible else plain
-        head = struct.pack("<HHII", code, channels, sample_rate, bytes_per_second)
-        head += struct.pack("<HH", self._frame_bytes, self._bits)
-        if not extensible:
-            return head + struct.pack("<H", 0) if self._is_float else head
-        mask = channel_mask or LOUDSPEAKERS.get(channels, 0)
-        return head + struct.pack("<HHIH", 22, self._bits, mask, plain) + GUID_TAIL
-
-    def write(self, block: NDArray[Any]) -> None:
-        """Append a block.
-
-        Args:
-            block: [channels, samples]. Floats are written as they are. Integers are int32, shifted
-                to the highest bits (left-justified).
-        """
-        frames = np.ascontiguousarray(block.T)
-        if self._is_float or self._bits == 32:
-            data = frames.astype(self._dtype, copy=False)
-        elif self._bits == 16:
-            data = (frames >> 16).astype("<i2")
-        else:
-            data = frames.astype("<i4", copy=False).view(np.uint8).reshape(-1, 4)[:, 1:]
-        self._file.write(np.ascontiguousarray(data).tobytes())
-        self._num_frames += len(frames)
-
-    def close(self) -> None:
-        """Complete the header and close the file. Further calls do nothing."""
-        if self._file.closed:
-            return
-        with self._file as file:
-            num_bytes = self._num_frames * self._frame_bytes
-            padding = num_bytes % 2
-            file.write(bytes(padding))
-            is_long = num_bytes > MAX_BYTES
-            riff_bytes = self._head_bytes - 8 + num_bytes + padding
-            file.seek(0)
-            file.write(b"RF64" if is_long else b"RIFF")
-            file.write(struct.pack("<I", MAX_FIELD if is_long else riff_bytes))
-            if is_long:
-                file.seek(12)
-                ds64 = struct.pack("<QQQI", riff_bytes, num_bytes, self._num_frames, 0)
-                file.write(chunk(b"ds64", ds64))
-                for position, length in self._odd_lengths.items():
-                    # libsndfile does not skip padding in an RF64, so that it becomes content.
-                    file.seek(position)
-                    file.write(struct.pack("<I", length + 1))
-            if self._fact_position is not None:
-                file.seek(self._fact_position)
-                file.write(struct.pack("<I", min(self._num_frames, MAX_FIELD)))
-            file.seek(self._head_bytes - 4)
-            file.write(struct.pack("<I", MAX_FIELD if is_long else num_bytes))
-
-    def abandon(self) -> None:
-        """Close the file without completing the header."""
-        self._file.close()

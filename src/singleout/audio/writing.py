@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,71 +11,23 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from singleout.audio.channels import vorbis_holds
+from singleout.audio.encoding import BLOCK_FRAMES, AiffFile, EncodedFile, FlacFile
 from singleout.audio.info import (
     MAX_FLAC_CHANNELS,
     MAX_FLAC_RATE,
     AudioInfo,
     OutputKind,
-    sndfile_name,
 )
-from singleout.audio.riff import WavFile, info_chunk
+from singleout.audio.wav import WavFile, WavHead, wav_chunks
 from singleout.errors import OutputError, one_line
 from singleout.storage.atomic import replacing
-
-BLOCK_FRAMES = 1 << 16
-"""Samples per channel that are written at once."""
-LAST_BYTES = 1 << 20
-"""An encoder keeps fewer bytes than this until its file is closed."""
 
 
 class _Sink(Protocol):
     def write(self, block: NDArray[Any]) -> None: ...
     def close(self) -> None: ...
     def abandon(self) -> None: ...
-
-
-class _SoundFile:
-    """A file that libsndfile writes, with the methods of ``WavFile``."""
-
-    def __init__(self, path: Path, info: AudioInfo, kind: OutputKind) -> None:
-        self._path = path
-        self._file = soundfile.SoundFile(
-            sndfile_name(path),
-            "w",
-            info.sample_rate,
-            info.channels,
-            kind.subtype,
-            format=kind.container.upper(),
-        )
-        for name, text in info.tags.items():
-            # Not every container has every tag.
-            with suppress(soundfile.LibsndfileError, RuntimeError, AttributeError):
-                setattr(self._file, name, text)
-
-    def write(self, block: NDArray[Any]) -> None:
-        # The Vorbis encoder overflows its stack on long blocks.
-        for start in range(0, block.shape[1], BLOCK_FRAMES):
-            self._file.write(np.ascontiguousarray(block[:, start : start + BLOCK_FRAMES].T))
-
-    def close(self) -> None:
-        try:
-            self._check_disk_space()
-        finally:
-            self._file.close()
-
-    def _check_disk_space(self) -> None:
-        """Raise an error if the last frames do not fit the disk.
-
-        Encoders write them as the file is closed, and libsndfile reports no error then.
-        """
-        with self._path.open("r+b") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.write(bytes(LAST_BYTES))
-            file.truncate(size)
-
-    def abandon(self) -> None:
-        with suppress(soundfile.LibsndfileError):
-            self._file.close()
 
 
 class AudioWriter:
@@ -201,13 +152,19 @@ def _opened(path: Path, partial: Path, info: AudioInfo, kind: OutputKind) -> _Si
             f"{path}: FLAC holds {MAX_FLAC_CHANNELS} channels at {MAX_FLAC_RATE:,} Hz at most, "
             f"not {info.channels} at {info.sample_rate:,} Hz: write WAV"
         )
+    if kind.container == "ogg" and (
+        info.is_ambisonic or not vorbis_holds(info.channels, info.channel_mask)
+    ):
+        what = "ambisonic channels" if info.is_ambisonic else "the loudspeakers of this recording"
+        raise OutputError(f"{path}: Ogg Vorbis does not hold {what}: write WAV or FLAC")
     try:
-        if kind.container != "wav":
-            return _SoundFile(partial, info, kind)
-        describing = info.riff_chunks or info_chunk(info.tags)
-        return WavFile(
-            partial, info.sample_rate, info.channels, kind.subtype, info.channel_mask, describing
-        )
+        if kind.container == "wav":
+            return WavFile(partial, WavHead(info, kind.subtype, wav_chunks(info)))
+        if kind.container == "flac":
+            return FlacFile(partial, info, kind)
+        if kind.container == "aiff":
+            return AiffFile(partial, info, kind)
+        return EncodedFile(partial, info, kind, info.tags)
     except (soundfile.LibsndfileError, ValueError) as error:
         reason = getattr(error, "error_string", None) or one_line(error)
         if "System error" in reason:

@@ -18,6 +18,7 @@ from singleout.audio import (
     OutputKind,
     new_audio,
     output_kind,
+    output_notes,
     quantised,
 )
 from singleout.errors import ConfigError, OutputError
@@ -80,6 +81,10 @@ class PartFiles:
         info: of the recording.
         source: path of the recording, which is never overwritten.
 
+    Attributes:
+        kind: of the sound files.
+        notes: what the files cannot say about the recording.
+
     Raises:
         OutputError: a file cannot be written there, would replace the recording, or its format
             cannot hold the recording.
@@ -110,6 +115,7 @@ class PartFiles:
             self.kind = output_kind(info, options.format)
         except ConfigError as error:
             raise OutputError(f"{source or name}: {error}") from None
+        self.notes = output_notes(str(source or name), info, self.kind)
         self.paths = [
             part_paths(options, name, slug, self.kind.container) for slug in query_slugs(queries)
         ]

@@ -18,7 +18,7 @@ from torch import Tensor
 
 MAX_HEADER_BYTES = 16 << 20
 """A longer header is refused. One of 1,000 tensors has about 100,000 bytes."""
-MAX_TENSORS = 50_000
+MAX_TENSORS = 10_000
 """A file with more tensors is refused."""
 CHECKSUM = "singleout_checksum"
 """Key of the checksum in the metadata."""

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
-import pathlib
-import pickle
-import re
+import warnings
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
-from singleout.errors import ModelError
+from singleout.errors import ModelError, one_line
+from singleout.storage.checked import MAX_TENSORS
+from singleout.storage.disk import open_model_file
+from singleout.storage.pickles import IGNORED, UnsafeError, check_checkpoint
+from singleout.storage.tensors import read_safetensors
 
 FILE_NAMES = ("model.safetensors", "pytorch_model.bin")
 """File names of weights on model hubs, in order of preference."""
@@ -43,10 +41,14 @@ def checkpoint_file(path: Path) -> Path:
     for name in FILE_NAMES:
         if (path / name).is_file():
             return path / name
-    files = sorted(file for suffix in CHECKPOINT_SUFFIXES for file in path.glob(f"*.{suffix}"))
+    try:
+        files = sorted(f for f in path.iterdir() if f.suffix[1:] in CHECKPOINT_SUFFIXES)
+        files = [file for file in files if file.is_file()]
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {error.strerror or error}") from None
     if len(files) == 1:
         return files[0]
-    listed = ", ".join(file.name for file in files) or "none"
+    listed = ", ".join(file.name for file in files)[:100] or "none"
     raise ModelError(f"{path}: must hold one checkpoint, holds {listed}: name the file itself")
 
 
@@ -56,7 +58,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     Reads safetensors files and files of ``torch.save``: a plain state dict, or one under
     ``state_dict`` (Lightning, LAION), ``model`` or ``model_state_dict``. A common prefix
     ``module.`` (data-parallel training) is dropped. Nothing in the file is executed: only tensors
-    and plain values are unpickled.
+    and plain values are unpickled. ``singleout.storage.pickles`` says what is refused before that.
 
     Raises:
         ModelError: the file is missing, truncated or not a checkpoint, or it holds code, or it
@@ -70,13 +72,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         ...     read_tensors(file)
         {'weight': tensor([1., 1.])}
     """
-    if not path.is_file():
-        raise ModelError(f"{path}: no such file: give the path of a checkpoint")
     if path.suffix == ".safetensors":
-        try:
-            tensors: Any = safetensors.torch.load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise ModelError(f"{path}: corrupt or truncated weights ({error})") from None
+        tensors: Any = read_safetensors(path)[0]
     else:
         tensors = _unpickled(path)
         for wrapper in ("state_dict", "model_state_dict", "model"):
@@ -87,43 +84,46 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         tensors = {k: v for k, v in tensors.items() if isinstance(k, str) and isinstance(v, Tensor)}
     if not isinstance(tensors, dict) or not tensors:
         raise ModelError(f"{path}: holds no tensors: give a checkpoint with a state dict")
+    if len(tensors) > MAX_TENSORS:
+        raise ModelError(
+            f"{path}: holds {len(tensors):,} tensors, at most {MAX_TENSORS:,} are read"
+        )
+    for name, tensor in tensors.items():
+        # A tensor of strides of zero may say that it is larger than any memory.
+        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise ModelError(f"{path}: tensor {name[:100]!r} is larger than its data")
     if all(name.startswith("module.") for name in tensors):
         tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
     return dict(tensors)
 
 
-# Common checkpoints hold scores as NumPy scalars, and options in a namespace or as paths. Torch
-# would refuse these as code.
-_PLAIN_VALUES: list[Any] = [
-    argparse.Namespace,
-    pathlib.PosixPath,
-    np.dtype,
-    *(type(np.dtype(name)) for name in ("float64", "float32", "int64", "int32", "bool")),
-]
-
-
-_MAGIC = (b"PK", *(bytes([0x80, protocol]) for protocol in range(2, 6)))
-"""First bytes of a zip file and of a pickle: ``torch.save`` writes zip files since torch 1.6."""
-
-
 def _unpickled(path: Path) -> Any:
-    with path.open("rb") as file:
-        if file.read(2) not in _MAGIC:
-            raise ModelError(f"{path}: not a checkpoint, or truncated: give a file of torch.save")
-    scalar = np.float64(0).__reduce__()[0]
-    # A file names the function by its module in the NumPy version that wrote the file.
-    renamed: list[Any] = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
-    try:
-        with torch.serialization.safe_globals([*_PLAIN_VALUES, *renamed]):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if re.search("Unsupported (global|class)|GLOBAL", str(error)):
-            name = re.search(r"GLOBAL ([\w.]+)", str(error))
-            kind = f"'{name[1]}'" if name else "objects that are not tensors"
+    with open_model_file(path) as file:
+        try:
+            limit = check_checkpoint(file)
+        except UnsafeError as error:
             raise ModelError(
-                f"{path}: refused: it holds code or objects ({kind}), and loading them could run "
+                f"{path}: refused: it holds code or objects ({error}), and loading them could run "
                 "any program: save only its state dict, as safetensors"
             ) from None
-        raise ModelError(f"{path}: not a checkpoint, or truncated") from None
+        except ValueError as error:
+            reason = one_line(error)[:100]
+            raise ModelError(f"{path}: not a checkpoint, or truncated: {reason}") from None
+    num_bytes = 0
+
+    def fixed(storage: Any, location: str) -> Any:
+        """The storage, which a tensor cannot enlarge by saying that it is larger."""
+        nonlocal num_bytes
+        num_bytes += storage.nbytes()
+        if num_bytes > limit:
+            raise ValueError("its tensors are larger than the file")
+        torch.empty(0, dtype=torch.uint8).set_(storage).numpy()  # memory of NumPy cannot grow
+        return storage
+
+    try:
+        # Messages of torch for its developers.
+        with warnings.catch_warnings(), torch.serialization.safe_globals(list(IGNORED)):
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location=fixed, weights_only=True)
     except Exception:  # a damaged pickle may raise any error
         raise ModelError(f"{path}: not a checkpoint, or truncated") from None
