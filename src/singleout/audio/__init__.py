@@ -17,6 +17,8 @@ from singleout.audio.info import (
 )
 from singleout.audio.infrasound import InfrasoundFilter
 from singleout.audio.places import output_notes
+from singleout.audio.notes import log_notes, missing_seconds
+from singleout.audio.pipes import media_name, open_media
 from singleout.audio.reading import AudioReader, open_audio, read_audio
 from singleout.audio.resampling import ResampleStream, resample
 from singleout.audio.writing import AudioWriter, new_audio, quantised, write_wav
@@ -35,8 +37,12 @@ __all__ = [
     "ResampleStream",
     "checked_array",
     "is_media",
+    "log_notes",
+    "media_name",
+    "missing_seconds",
     "new_audio",
     "open_audio",
+    "open_media",
     "output_kind",
     "output_notes",
     "quantised",

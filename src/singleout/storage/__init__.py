@@ -4,5 +4,7 @@
 - ``tensors``: weights in safetensors files.
 - ``foreign``: checkpoints of other projects, read without executing anything in them.
 - ``hub``: model hubs.
+- ``folders``: the files below a folder.
+- ``addresses``: addresses where a path is meant.
 - ``models``: from the name of a model to its files.
 """
