@@ -21,7 +21,9 @@ from typer.core import TyperGroup
 from singleout.cli.benchmark import benchmark
 from singleout.cli.evaluate import evaluate
 from singleout.cli.extract import extract
+from singleout.cli.formats import formats
 from singleout.cli.gap import gap
+from singleout.cli.messages import printed_messages
 from singleout.cli.train import train
 from singleout.errors import SingleoutError
 
@@ -38,7 +40,8 @@ class Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            with printed_messages():
+                return super().invoke(ctx)
         except SingleoutError as error:
             typer.echo("error: " + " ".join(str(error).splitlines()), err=True)
             raise typer.Exit(1) from None
@@ -59,6 +62,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
@@ -87,6 +91,7 @@ app.command()(train)
 app.command()(evaluate)
 app.command()(benchmark)
 app.command()(gap)
+app.command()(formats)
 
 
 def _fix_malloc_thresholds() -> None:
