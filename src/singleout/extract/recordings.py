@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import glob
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -14,13 +14,18 @@ from singleout.audio import MEDIA_SUFFIXES, media_name
 from singleout.audio.notes import LOGGER
 from singleout.errors import AudioError
 from singleout.storage.addresses import address_of
-from singleout.storage.folders import FolderListing, list_folder
+from singleout.storage.folders import FolderListing, list_files
 
 PART_ENDS = (".target", ".residual")
 """Ends of the names, before the suffix, of files that an extraction wrote."""
 MAX_SHOWN = 8
 """Kinds of files, and problems of a folder, that are named one by one."""
 MAX_SUFFIX_CHARACTERS = 12
+PLURALS = {
+    "earlier result": "earlier results",
+    "second name": "second names",
+    "pipe or device": "pipes or devices",
+}
 
 
 @dataclass(frozen=True)
@@ -79,46 +84,39 @@ def _at(place: str | Path) -> list[Source]:
         raise AudioError("the name of a recording is empty: give a file, a folder or a pattern")
     path = Path(place)
     if is_kind(path, Path.is_dir):
-        listing = list_folder(path)
+        listing, without = list_files([path]), "it is empty"
         sources = [Source(each, each.relative_to(path).parent) for each in _media(listing.files)]
     elif not is_kind(path, Path.exists) and address_of(place) is None and glob.has_magic(str(path)):
-        listing = _matches(str(path))
+        listing, without = _matches(str(path)), "nothing has such a name"
         sources = [Source(each) for each in _media(listing.files)]
     else:
         return [Source(path)]
-    for problem in listing.problems[:MAX_SHOWN]:
-        LOGGER.warning("%s", problem)
-    if len(listing.problems) > MAX_SHOWN:
-        more = len(listing.problems) - MAX_SHOWN
-        LOGGER.warning("%s: %d more links or folders cannot be read", place, more)
     left_out = _left_out(listing)
     if not sources:
-        raise AudioError(f"{place}: no recordings there: {_described(left_out) or 'it is empty'}")
+        reason = ", ".join([*listing.problems[:1], *_counted(left_out)]) or without
+        raise AudioError(f"{place}: no recordings there: {reason}")
+    for problem in listing.problems[:MAX_SHOWN]:
+        LOGGER.warning("%s", problem)
+    if (more := len(listing.problems) - MAX_SHOWN) > 0:
+        LOGGER.warning("%s: %d more links or folders cannot be read", place, more)
     if total := sum(left_out.values()):
         files = "file is" if total == 1 else "files are"
-        LOGGER.info("%s: %d other %s left out: %s", place, total, files, _described(left_out))
+        kinds = ", ".join(_counted(left_out))
+        LOGGER.info("%s: %d other %s left out: %s", place, total, files, kinds)
     return sources
 
 
 def _matches(pattern: str) -> FolderListing:
     """The files that match a pattern."""
-    listing = FolderListing()
     parts = Path(pattern).parts
     if "**" in parts:  # glob would follow a link in a circle
         num_plain = next(i for i, part in enumerate(parts) if glob.has_magic(part))
         base = Path(*parts[:num_plain])
-        below = list_folder(base)
-        listing.problems = below.problems
-        listing.files = [
-            path for path in below.files if _fits(path.relative_to(base).parts, parts[num_plain:])
-        ]
-        return listing
-    for path in map(Path, sorted(glob.iglob(pattern))):  # noqa: PTH207
-        if path.name.startswith("."):
-            listing.num_hidden += 1
-        elif is_kind(path, Path.is_file):
-            listing.files.append(path)
-    return listing
+        below = list_files([base])
+        names = parts[num_plain:]
+        files = [path for path in below.files if _fits(path.relative_to(base).parts, names)]
+        return FolderListing(files, below.problems)
+    return list_files(map(Path, glob.iglob(pattern)), in_folders=False)  # noqa: PTH207
 
 
 def _fits(names: Sequence[str], patterns: Sequence[str]) -> bool:
@@ -142,28 +140,25 @@ def _is_media(path: Path) -> bool:
 def _left_out(listing: FolderListing) -> Counter[str]:
     """How many files of each kind are no recordings."""
     kinds = Counter(
-        "earlier results" if _is_media(path) else path.suffix.lower() or "without a suffix"
+        "earlier result" if _is_media(path) else path.suffix.lower() or "without a suffix"
         for path in listing.files
         if not _is_media(path) or path.stem.endswith(PART_ENDS)
     )
     kinds["hidden"] = listing.num_hidden
-    kinds["other names of the same files"] = listing.num_repeated
-    kinds["pipes or devices"] = listing.num_special
+    kinds["second name"] = listing.num_repeated
+    kinds["pipe or device"] = listing.num_special
     return +kinds
 
 
-def _described(kinds: Counter[str]) -> str:
-    """Such as ``9 .jpg, 3 .txt, 2 hidden``."""
+def _counted(kinds: Counter[str]) -> Iterator[str]:
+    """Such as ``9 .jpg``, ``3 .txt``, ``2 hidden``."""
     shown = kinds.most_common(MAX_SHOWN)
-    parts = [f"{count} {_shortened(kind)}" for kind, count in shown]
+    for kind, count in shown:
+        if kind.startswith(".") and len(kind) > MAX_SUFFIX_CHARACTERS:
+            kind = f"{kind[: MAX_SUFFIX_CHARACTERS - 1]}…"
+        yield f"{count} {kind if count == 1 else PLURALS.get(kind, kind)}"
     if len(kinds) > MAX_SHOWN:
-        parts.append(f"{kinds.total() - sum(count for _, count in shown)} of other kinds")
-    return ", ".join(parts)
-
-
-def _shortened(kind: str) -> str:
-    is_long = kind.startswith(".") and len(kind) > MAX_SUFFIX_CHARACTERS
-    return f"{kind[: MAX_SUFFIX_CHARACTERS - 1]}…" if is_long else kind
+        yield f"{kinds.total() - sum(count for _, count in shown)} of other kinds"
 
 
 def is_kind(path: Path, kind: Callable[[Path], bool]) -> bool:
