@@ -111,4 +111,5 @@ def test_a_tree_deeper_than_the_stack_of_python(tmp_path: Path) -> None:
             os.chdir("..")
             Path("d").rmdir()
         os.chdir(start)
-    assert listing.files == listing.problems == []
+    assert not listing.files
+    assert not listing.problems
