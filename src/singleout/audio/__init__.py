@@ -16,9 +16,9 @@ from singleout.audio.info import (
     sndfile_name,
 )
 from singleout.audio.infrasound import InfrasoundFilter
-from singleout.audio.places import output_notes
 from singleout.audio.notes import log_notes, missing_seconds
 from singleout.audio.pipes import media_name, open_media
+from singleout.audio.places import output_notes
 from singleout.audio.reading import AudioReader, open_audio, read_audio
 from singleout.audio.resampling import ResampleStream, resample
 from singleout.audio.writing import AudioWriter, new_audio, quantised, write_wav

@@ -12,7 +12,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from singleout.audio import AudioInfo, OutputFormat
+from singleout.audio import AudioInfo, OutputFormat, log_notes
 from singleout.extract.options import OutputOptions
 from singleout.extract.outputs import PartFiles, WrittenFiles
 from singleout.model.similarity import Presence
@@ -128,10 +128,11 @@ class Extraction:
                 mixture = target.astype(np.float64) + self.residual[:, part]
                 parts.write(mixture.astype(info.dtype), target[None])
         probability = None if self.presence is None else self.presence.probability
+        log_notes(files.notes)
         return replace(
             files.written()[0],
             presence=probability,
-            warnings=self.warnings,
+            warnings=(*self.warnings, *(note.text for note in files.notes)),
             missing_seconds=self.missing_seconds,
         )
 

@@ -11,7 +11,7 @@ from typing import BinaryIO, Unpack, overload
 import numpy as np
 import torch
 
-from singleout.audio import OutputFormat, media_name, missing_seconds
+from singleout.audio import OutputFormat, log_notes, media_name, missing_seconds
 from singleout.encoders import QueryEncoder
 from singleout.errors import AudioError, SingleoutError
 from singleout.extract.chunking import Block
@@ -290,7 +290,8 @@ class Extractor:
         changed = replace(self.options, **options)
         outputs = OutputOptions(Path(folder), format, residual, plot)
         if not is_path_or_file(path):
-            raise AudioError(f"extract_file takes a path, not {type(path).__name__}: use extract")
+            kind = type(path).__name__
+            raise AudioError(f"extract_file takes a path or a file object, not {kind}: use extract")
         name = name or Path(media_name(path)).stem
         with open_source(path, None, changed, cancel) as reader:
             conditions = self._conditions.of(prompts, changed.strict)
@@ -300,11 +301,12 @@ class Extractor:
                 for block in session.blocks(progress):
                     files.write(*block)
                 presences = session.presences()
+            log_notes(files.notes)
             return [
                 replace(
                     written,
                     presence=None if presence is None else presence.probability,
-                    warnings=tuple(note.text for note in reader.notes),
+                    warnings=tuple(note.text for note in (*reader.notes, *files.notes)),
                     missing_seconds=missing_seconds(reader.notes),
                 )
                 for written, presence in zip(files.written(), presences, strict=True)

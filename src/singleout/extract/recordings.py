@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from singleout.audio import MEDIA_SUFFIXES, media_name
+from singleout.audio import is_media, media_name
 from singleout.audio.notes import LOGGER
 from singleout.errors import AudioError
 from singleout.storage.addresses import address_of
@@ -130,19 +130,15 @@ def _fits(names: Sequence[str], patterns: Sequence[str]) -> bool:
 
 
 def _media(paths: Iterable[Path]) -> list[Path]:
-    return [path for path in paths if _is_media(path) and not path.stem.endswith(PART_ENDS)]
-
-
-def _is_media(path: Path) -> bool:
-    return path.suffix.lower() in MEDIA_SUFFIXES
+    return [path for path in paths if is_media(path) and not path.stem.endswith(PART_ENDS)]
 
 
 def _left_out(listing: FolderListing) -> Counter[str]:
     """How many files of each kind are no recordings."""
     kinds = Counter(
-        "earlier result" if _is_media(path) else path.suffix.lower() or "without a suffix"
+        "earlier result" if is_media(path) else path.suffix.lower() or "without a suffix"
         for path in listing.files
-        if not _is_media(path) or path.stem.endswith(PART_ENDS)
+        if not is_media(path) or path.stem.endswith(PART_ENDS)
     )
     kinds["hidden"] = listing.num_hidden
     kinds["second name"] = listing.num_repeated

@@ -89,9 +89,7 @@ class QueriedSeparator(nn.Module):
                 f"this model cannot answer negative prompts ({', '.join(map(str, query.negative))})"
                 ": leave them out"
             )
-        return self.combine(
-            self._side(query.positive, strict), self._side(query.negative, strict)
-        )
+        return self.combine(self._side(query.positive, strict), self._side(query.negative, strict))
 
     def condition(self, embeddings: Tensor, is_text: bool) -> Condition:
         """The condition of positive prompts, all texts or all sounds.
