@@ -41,6 +41,7 @@ WITHOUT_EXAMPLE = {
         "main": "the entry point of the process: it never returns",
     },
     "cli/extract.py": {"extract": "its docstring is the help text of the command"},
+    "cli/formats.py": {"formats": "its docstring is the help text of the command"},
     "cli/train.py": {"train": "its docstring is the help text of the command"},
     "cli/evaluate.py": {"evaluate": "its docstring is the help text of the command"},
     "cli/benchmark.py": {"benchmark": "its docstring is the help text of the command"},

@@ -44,7 +44,7 @@ def test_what_is_left_out_is_counted(tmp_path: Path, caplog: pytest.LogCaptureFi
     assert messages(caplog, logging.WARNING) == []
 
 
-def test_nothing_is_said_where_nothing_is_left_out(
+def test_nothing_is_logged_where_nothing_is_left_out(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     write_files(tmp_path, "a.wav", "b/c.FLAC")
@@ -108,7 +108,7 @@ def test_patterns_of_any_depth_end_in_circles(tmp_path: Path) -> None:
 
     assert below("**/*.wav") == ["a.wav", "b/c/d/e.wav", "b/c.wav"]
     assert below("b/**/d/*") == ["b/c/d/e.wav", "b/c/d/f.flac"]
-    assert below("b/**") == ["b/c/d/e.wav", "b/c/d/f.flac", "b/c.wav"]
+    assert below("b/**") == ["b/c/d/e.wav", "b/c/d/f.flac", "b/c.wav", "b/up/a.wav"]
     assert below("[ab]/**/?.flac") == ["b/c/d/f.flac"]
 
 

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from threading import Event
-from typing import BinaryIO, Unpack, overload
+from typing import Any, BinaryIO, Unpack, overload
 
 import numpy as np
 import torch
 
-from singleout.audio import OutputFormat, log_notes, media_name, missing_seconds
+from singleout.audio import Note, OutputFormat, log_notes, media_name, missing_seconds
 from singleout.encoders import QueryEncoder
 from singleout.errors import AudioError, SingleoutError
 from singleout.extract.chunking import Block
@@ -302,12 +302,10 @@ class Extractor:
                     files.write(*block)
                 presences = session.presences()
             log_notes(files.notes)
+            noted = _noted([*reader.notes, *files.notes])
             return [
                 replace(
-                    written,
-                    presence=None if presence is None else presence.probability,
-                    warnings=tuple(note.text for note in (*reader.notes, *files.notes)),
-                    missing_seconds=missing_seconds(reader.notes),
+                    written, presence=None if presence is None else presence.probability, **noted
                 )
                 for written, presence in zip(files.written(), presences, strict=True)
             ]
@@ -380,8 +378,13 @@ class Extractor:
                     source=source,
                     info=None if source is None else info,
                     presence=presence,
-                    warnings=tuple(note.text for note in reader.notes),
-                    missing_seconds=missing_seconds(reader.notes),
+                    **_noted(reader.notes),
                 )
             )
         return results
+
+
+def _noted(notes: Sequence[Note]) -> dict[str, Any]:
+    """Notes as fields of a result."""
+    warnings = tuple(note.text for note in notes)
+    return {"warnings": warnings, "missing_seconds": missing_seconds(notes)}
