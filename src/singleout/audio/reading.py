@@ -201,11 +201,14 @@ class _Source(Protocol):
 def _opened(path: Path, track: int | None) -> _Source:
     other: Decoder | PackedWav
     try:
-        if (packed := packing(path)) is None:
+        if track not in (None, 1):
+            other = Decoder(path, "libsndfile reads one track", track)
+        elif (packed := packing(path)) is None:
             return _SoundFile(path)
-        other = PackedWav(path, packed)
+        else:
+            other = PackedWav(path, packed)
     except soundfile.LibsndfileError as error:
-        other = Decoder(path, _reason(error))
+        other = Decoder(path, _reason(error), track)
     described = describe(path)
     other.info = described.completed(other.info)
     other.notes += described.notes(path)
