@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from singleout.audio.blocks import BlockWriter
 from singleout.audio.frames import FrameConverter
 from singleout.audio.info import AudioInfo, Note
+from singleout.audio.lengths import is_fragmented, stated_end
 from singleout.audio.streams import (
     UNREADABLE,
     describe,
-    is_fragmented,
     picture_stream,
     shortened,
     sound_stream,
@@ -34,6 +34,11 @@ ENCRYPTED = re.compile(r"encrypt|DRM protected|scrambl", re.IGNORECASE)
 """Matches FFmpeg's warnings about encrypted files."""
 CUT = re.compile(r"prematurely|truncat|partial file", re.IGNORECASE)
 """Matches FFmpeg's warnings about files that end too early, which it decodes without an error."""
+ERROR = 16
+"""FFmpeg's level of messages about errors."""
+NO_INDEX = "moov atom not found"
+"""In FFmpeg's message about an MP4 or MOV that is cut before the index at its end."""
+CUT_BEFORE_INDEX = "is cut or was never finished: it lacks the index (moov) at its end"
 GUESSED_DURATION = "Estimating duration from bitrate"
 """In FFmpeg's warning about a file that does not state its length."""
 STREAM_NUMBER = re.compile(r"stream\s*=?\s*(\d+)")
@@ -129,13 +134,15 @@ def _decode(path: str, writer: BlockWriter, track: int | None) -> list[Note]:
     except ImportError:
         raise AudioError("this kind of file needs PyAV: pip install av") from None
     av.logging.set_level(av.logging.WARNING)
+    av.logging.set_skip_repeated(False)
     with av.logging.Capture(local=False) as log:
         try:
             container = av.open(path, metadata_errors="replace")
         except MemoryError:
             raise
         except (av.error.FFmpegError, ValueError):
-            raise AudioError(UNREADABLE) from None
+            has_no_index = any(NO_INDEX in text for _, _, text in log)
+            raise AudioError(CUT_BEFORE_INDEX if has_no_index else UNREADABLE) from None
         with container:
             stream = sound_stream(container, track)
             hint = tracks_note(container, stream) if track is None else None
@@ -194,8 +201,8 @@ class _Decoding:
         stream.thread_type = "NONE"  # the program itself needs the processor
         self._pictures = picture_stream(container, stream)
         self._may_jump = bool(container.format.flags & TIMESTAMPS_MAY_JUMP)
-        is_guess = any(GUESSED_DURATION in text for _, _, text in log)
-        self._stated_end = None if self._may_jump or is_guess else _stated_end(container)
+        is_guess = self._may_jump or any(GUESSED_DURATION in text for _, _, text in log)
+        self._stated_end = stated_end(container, is_guess=is_guess)
         others = [self._pictures] if self._pictures else container.streams.audio
         starts = [_seconds(each.start_time, each) for each in others if each is not stream]
         # A negative start is the padding of an encoder.
@@ -281,9 +288,11 @@ class _Decoding:
     def _read_log(self) -> None:
         """Take FFmpeg's warnings, and forget them: there may be one for each packet."""
         while self._log:
-            _, _, text = self._log.pop()
+            level, _, text = self._log.pop()
             number = STREAM_NUMBER.search(text)
             if number is None or int(number[1]) == self._stream.index:
+                if level <= ERROR:
+                    self._expect_loss(None, count=0)
                 self._is_cut = self._is_cut or CUT.search(text) is not None
                 self._is_encrypted = self._is_encrypted or ENCRYPTED.search(text) is not None
 
@@ -317,16 +326,21 @@ class _Decoding:
             seconds = timeline.silence_seconds
             notes.append(Note(f"{seconds:,.1f} s without sound are filled with silence"))
         if timeline.jump_seconds:
-            text = f"its timestamps jump by {timeline.jump_seconds:,.1f} s: nothing is put there"
-            notes.append(Note(text, None, is_damage=not self._may_jump))
+            length = f"{timeline.jump_seconds:,.1f} s"
+            text = f"its timestamps jump by {length}: the jump is not filled with silence"
+            is_damage = not self._may_jump
+            notes.append(Note(text, None if is_damage else 0.0, is_damage))
         lost, missing = timeline.lost_seconds, self._missing_seconds()
         if missing != 0.0:
             length = "end is" if missing is None else f"last {missing:,.1f} s are"
             notes.append(Note(f"is cut: its {length} missing", missing, is_damage=True))
         # The last packet before a cut is damaged, too.
-        if lost or (self._num_damaged and missing == 0.0):
+        if lost:
             text = f"is damaged: {lost:,.2f} s of its sound cannot be read and are silent"
             notes.append(Note(text, lost, is_damage=True))
+        elif self._num_damaged and missing == 0.0:
+            text = f"is damaged: packets of its sound are not whole ({self._num_damaged:,})"
+            notes.append(Note(text, None, is_damage=True))
         return notes
 
     def _missing_seconds(self) -> float | None:
@@ -342,16 +356,6 @@ class _Decoding:
         if not self._is_cut and missing <= tolerance:
             return 0.0
         return None if is_fragmented(self._container.name) else missing
-
-
-def _stated_end(container: Any) -> float | None:
-    """The end that a container states, in seconds; None if it states none."""
-    if container.duration is None:
-        return None
-    lengths = [_seconds(stream.duration, stream) for stream in container.streams]
-    # FFmpeg adds the start of a stream to its length, but some formats include it.
-    longest = max((each for each in lengths if each is not None), default=math.inf)
-    return (container.start_time or 0) / 1e6 + min(container.duration / 1e6, longest)
 
 
 def _seconds(timestamp: int | None, owner: Any) -> float | None:

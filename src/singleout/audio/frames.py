@@ -27,9 +27,9 @@ def samples_of(frame: Any) -> NDArray[np.float32]:
     array = frame.to_ndarray()
     if not frame.format.is_planar:
         array = array.reshape(-1, len(frame.layout.channels)).T
+    samples: NDArray[np.float32] = np.asarray(array, np.float32)
     if array.dtype == np.uint8:
-        return (np.asarray(array, np.float32) - 128) / 128
-    samples = np.asarray(array, np.float32)
+        return (samples - np.float32(128)) / np.float32(128)
     if array.dtype.kind == "i":
         samples /= np.float32(2.0 ** (8 * array.dtype.itemsize - 1))
     return samples

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from contextlib import suppress
 from typing import Any
 
@@ -29,8 +28,6 @@ WAV_CHANNELS = (
     "TBL", "TBC", "TBR",
 )  # fmt: skip
 """FFmpeg's names of the loudspeakers of a WAV, in the order of their bits."""
-MAX_BOXES = 32
-"""Boxes of an MP4 before its first fragment."""
 ATTACHED_PICTURE = 0x400
 """FFmpeg's AV_DISPOSITION_ATTACHED_PIC: the picture of a cover."""
 UNREADABLE = "not media"
@@ -98,28 +95,6 @@ def picture_stream(container: Any, stream: Any) -> Any:
     pictures = container.streams.best("video", related=stream)
     is_cover = pictures is not None and pictures.disposition & ATTACHED_PICTURE
     return None if is_cover else pictures
-
-
-def is_fragmented(path: str) -> bool:
-    """Whether a file is an MP4 of fragments, which states the length of each, but not of all.
-
-    Example:
-        >>> is_fragmented("missing.mp4")
-        False
-    """
-    with suppress(OSError), open(path, "rb") as file:  # noqa: PTH123
-        for _ in range(MAX_BOXES):
-            size, name = struct.unpack(">I4s", file.read(8).ljust(8, b"\0"))
-            if name == b"moof":
-                return True
-            start = 8
-            if size == 1:
-                (size,) = struct.unpack(">Q", file.read(8).ljust(8, b"\0"))
-                start = 16
-            if not start <= size < 1 << 62:
-                return False
-            file.seek(size - start, 1)
-    return False
 
 
 def tracks_note(container: Any, stream: Any) -> Note | None:

@@ -87,7 +87,7 @@ class Timeline:
         if gap < -REPEAT_SECONDS and time < self._last_time:
             self.zero, gap = time - position, 0.0
         self._last_time = time
-        is_damaged = position <= self._damaged_until
+        is_damaged = 0 < position <= self._damaged_until
         shortest = EXACT_GAP_SECONDS if is_damaged or not position else GAP_SECONDS
         if gap < shortest:
             return 0.0
