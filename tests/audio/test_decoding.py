@@ -264,7 +264,7 @@ def test_media_without_their_index_are_refused(media: Path, tmp_path: Path, name
     """An MP4 has its index at its end, unless the program that wrote it moved it."""
     path = tmp_path / name
     path.write_bytes((media / name).read_bytes()[:-3_000])
-    assert_refused(path, r"truncated|damaged")
+    assert_refused(path, r"is cut or was never finished: it lacks the index")
 
 
 def test_damage_in_the_middle_is_silence(

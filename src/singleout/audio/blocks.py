@@ -117,7 +117,10 @@ class BlockReader:
         ValueError: the pipe holds something else.
 
     Example:
-        See ``BlockWriter``.
+        >>> import io
+        >>> reader = BlockReader(io.BytesIO(b'{"sample_rate": 8000, "channels": 2}\\n'))
+        >>> reader.info.sample_rate
+        8000
     """
 
     def __init__(self, pipe: IO[bytes]) -> None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from singleout.audio.blocks import BlockWriter
 from singleout.audio.frames import FrameConverter
 from singleout.audio.info import AudioInfo, Note
-from singleout.audio.lengths import is_fragmented, stated_end
+from singleout.audio.lengths import is_fragmented, starts_as_mp4, stated_end
 from singleout.audio.streams import (
     UNREADABLE,
     describe,
@@ -141,7 +141,7 @@ def _decode(path: str, writer: BlockWriter, track: int | None) -> list[Note]:
         except MemoryError:
             raise
         except (av.error.FFmpegError, ValueError):
-            has_no_index = any(NO_INDEX in text for _, _, text in log)
+            has_no_index = any(NO_INDEX in text for _, _, text in log) and starts_as_mp4(path)
             raise AudioError(CUT_BEFORE_INDEX if has_no_index else UNREADABLE) from None
         with container:
             stream = sound_stream(container, track)

@@ -11,6 +11,7 @@ from typing import Any
 HEAD_BYTES = 1 << 16
 MAX_BOXES = 32
 """Boxes of an MP4 before its first fragment."""
+FIRST_BOXES = (b"ftyp", b"mdat", b"wide", b"free", b"skip")
 ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 """GUID of the object with the length of a WMA or WMV."""
 
@@ -72,6 +73,18 @@ def _header_seconds(path: str, format: str) -> float | None:
             if start >= 0 and size < file_bytes:
                 return max(0.0, float(length) / 1e7 - float(preroll) / 1e3)
     return None
+
+
+def starts_as_mp4(path: str) -> bool:
+    """Whether the first box of a file is one with which an MP4 or MOV starts.
+
+    Example:
+        >>> starts_as_mp4("missing.mp4")
+        False
+    """
+    with suppress(OSError), Path(path).open("rb") as file:
+        return file.read(8)[4:] in FIRST_BOXES
+    return False
 
 
 def is_fragmented(path: str) -> bool:
