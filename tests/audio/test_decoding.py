@@ -142,13 +142,27 @@ def test_samples_of_other_widths(
         np.testing.assert_array_equal(waveform, (drawn / steps).astype(np.float32))
 
 
-@pytest.mark.parametrize(("channels", "layout"), [(6, "5.1"), (12, "7.1.4")])
+CODED = {"wavpack": "s16p"}
+
+
+@pytest.mark.parametrize(
+    ("codec", "channels", "layout"),
+    [
+        ("pcm_s16le", 6, "5.1"),
+        ("pcm_s16le", 8, "7.1"),
+        ("pcm_s16le", 12, "7.1.4"),
+        ("flac", 8, "7.1"),
+        ("wavpack", 8, "7.1"),
+    ],
+)
 def test_any_number_of_channels_is_read(
-    tmp_path: Path, integers: NDArray[np.int16], channels: int, layout: str
+    tmp_path: Path, integers: NDArray[np.int16], codec: str, channels: int, layout: str
 ) -> None:
-    """The channels keep the order of the file."""
+    """The channels keep the order of the file, in planes and interleaved."""
     audio = np.stack([np.roll(integers[0], 100 * number)[:20_000] for number in range(channels)])
-    path = encode(tmp_path / "x.mkv", "pcm_s16le", audio, layout=layout, rate=44_100)
+    path = encode(
+        tmp_path / "x.mkv", codec, audio, layout=layout, rate=44_100, coded_format=CODED.get(codec)
+    )
     waveform, rate = read_audio(path)
     assert rate == 44_100
     np.testing.assert_array_equal(waveform, to_floats(audio))

@@ -10,6 +10,11 @@ from numpy.typing import NDArray
 from singleout.audio.resampling import ResampleStream
 from singleout.audio.streams import WAV_CHANNELS, wav_order
 
+SAMPLES: dict[str, Any] = {
+    "u8": np.uint8, "s16": np.int16, "s32": np.int32, "s64": np.int64,
+    "flt": np.float32, "dbl": np.float64,
+}  # fmt: skip
+"""Types of samples by FFmpeg's names."""
 MAX_MIXED_CHANNELS = 8
 """FFmpeg has no rule to mix more channels into another layout."""
 
@@ -24,10 +29,15 @@ def samples_of(frame: Any) -> NDArray[np.float32]:
         array([[ 0. , -1. ],
                [ 0.5,  0. ]], dtype=float32)
     """
-    array = frame.to_ndarray()
-    if not frame.format.is_planar:
-        array = array.reshape(-1, len(frame.layout.channels)).T
-    samples: NDArray[np.float32] = np.asarray(array, np.float32)
+    # ``to_ndarray`` of PyAV reads a ninth plane of eight, which crashes.
+    dtype, channels = SAMPLES[frame.format.packed.name], len(frame.layout.channels)
+    if frame.format.is_planar:
+        planes = frame.planes[:channels]
+        array = np.stack([np.frombuffer(plane, dtype, frame.samples) for plane in planes])
+    else:
+        packed = np.frombuffer(frame.planes[0], dtype, frame.samples * channels)
+        array = packed.reshape(-1, channels).T
+    samples = array.astype(np.float32)
     if array.dtype == np.uint8:
         return (samples - np.float32(128)) / np.float32(128)
     if array.dtype.kind == "i":
