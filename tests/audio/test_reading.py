@@ -167,7 +167,7 @@ def test_a_bad_file_is_refused(tmp_path: Path, kind: str) -> None:
 
 
 def test_long_files_are_read_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("singleout.audio.reading.BLOCK_FRAMES", 1_000)
+    monkeypatch.setattr("singleout.audio.sources.BLOCK_FRAMES", 1_000)
     monkeypatch.setattr(writing, "BLOCK_FRAMES", 999)
     audio = noise()
     write_wav(tmp_path / "x.wav", audio, RATE)
@@ -210,7 +210,7 @@ def test_blocks_are_bounded_and_together_the_file(
     drawn = np.random.default_rng(num_samples).uniform(-1, 0.99, (num_samples, channels))
     soundfile.write(path, drawn, rate, subtype)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("singleout.audio.reading.BLOCK_FRAMES", block)
+        patch.setattr("singleout.audio.sources.BLOCK_FRAMES", block)
         with open_audio(path) as reader:
             blocks, info = list(reader.blocks()), reader.info
     assert all(0 < each.size <= max(block, channels) for each in blocks)
@@ -251,7 +251,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused(
     container: str,
 ) -> None:
     """A file that is still being recorded or copied would lose its end."""
-    monkeypatch.setattr("singleout.audio.reading.BLOCK_FRAMES", 1_000)
+    monkeypatch.setattr("singleout.audio.sources.BLOCK_FRAMES", 1_000)
     path = tmp_path / "x"
     soundfile.write(path, noise().T, RATE, format=container)
     with open_audio(path) as reader:
