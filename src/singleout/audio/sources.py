@@ -15,12 +15,14 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from singleout.audio.channels import Layout
 from singleout.audio.chatter import quiet
 from singleout.audio.decoding import Decoder
+from singleout.audio.description import Description, describe
 from singleout.audio.ends import Section
 from singleout.audio.info import ALAC, AudioInfo, Note, sndfile_name
+from singleout.audio.packed import PackedWav, packing
 from singleout.audio.resampling import ResampleStream
-from singleout.audio.riff import description
 from singleout.errors import AudioError
 
 BLOCK_FRAMES = 1 << 18
@@ -73,14 +75,12 @@ def open_source(path: Path, sections: list[Section], track: int | None = None) -
         >>> shape
         (2, 1000)
     """
-    if track not in (None, 1):
-        return Decoder(path, "it has one sound track", track)
-    if len(sections) == 1:
-        return _Recording(path, sections[0], is_alone=True)
-    try:
-        return _Chain(path, sections)
-    except soundfile.LibsndfileError as error:
-        return Decoder(path, sndfile_reason(error), track)
+    described = describe(path)
+    if len(sections) > 1 and track is None:
+        with suppress(soundfile.LibsndfileError):
+            return _Chain(path, sections, described)
+        sections = [Section(0, path.stat().st_size)]
+    return _Recording(path, sections[0], described, track=track)
 
 
 def sndfile_reason(error: soundfile.LibsndfileError) -> str:
@@ -101,7 +101,7 @@ def sndfile_reason(error: soundfile.LibsndfileError) -> str:
 class _SoundFile:
     """A recording that libsndfile reads."""
 
-    def __init__(self, path: Path, section: Section) -> None:
+    def __init__(self, path: Path, section: Section, layout: Layout) -> None:
         self._path = path
         self.notes: list[Note] = []
         self._is_mpeg = section.kind == "mpeg"
@@ -110,7 +110,7 @@ class _SoundFile:
         with quiet(self._is_mpeg):
             self._file = soundfile.SoundFile(self._view or sndfile_name(path))
         file = self._file
-        mask, chunks = description(path) if "WAV" in file.format or "64" in file.format else (0, ())
+        self._layout = layout if len(layout.order) in (0, file.channels) else Layout()
         is_known = section.num_frames is None and file.frames < UNKNOWN_FRAMES
         self.info = AudioInfo(
             sample_rate=file.samplerate,
@@ -119,8 +119,6 @@ class _SoundFile:
             container=file.format,
             subtype=ALAC.get(file.subtype, file.subtype),
             tags=_tags(file),
-            channel_mask=mask,
-            riff_chunks=chunks,
         )
 
     def read(self) -> NDArray[Any]:
@@ -132,7 +130,7 @@ class _SoundFile:
         if damage and not self.notes:
             text = f"its decoder reports damage: {damage[0][:100]}"
             self.notes.append(Note(f"{self._path}: {text}", None, is_damage=True))
-        return np.ascontiguousarray(block.T)
+        return self._layout.in_wav_order(np.ascontiguousarray(block.T))
 
     def close(self) -> None:
         with suppress(soundfile.LibsndfileError):
@@ -151,25 +149,38 @@ def _tags(file: soundfile.SoundFile) -> dict[str, str]:
 class _Recording:
     """One recording of a file. Where libsndfile fails, FFmpeg reads on."""
 
-    def __init__(self, path: Path, section: Section, is_alone: bool) -> None:
+    def __init__(
+        self,
+        path: Path,
+        section: Section,
+        described: Description,
+        *,
+        is_alone: bool = True,
+        track: int | None = None,
+    ) -> None:
         self._path, self._section, self._is_alone = path, section, is_alone
+        self._described, self._track = described, track
         self._num_read = 0
         self._has_ended = self._has_failed = False
-        self.notes: list[Note] = []
+        self.notes = described.notes(path)
         self._source = self._opened()
-        self.info = self._source.info
+        self.info = described.completed(self._source.info)
         if section.num_frames is not None:
             self.info = replace(self.info, num_frames=section.num_frames)
 
     def _opened(self) -> Source:
-        if self._section.reader == "ffmpeg" and self._is_alone:
-            return Decoder(self._path, "it is not whole")
+        is_other_track = self._track not in (None, 1)
+        if self._is_alone and (is_other_track or self._section.reader == "ffmpeg"):
+            return Decoder(self._path, "it is not whole", self._track)
         try:
-            return _SoundFile(self._path, self._section)
+            if self._section.begin == 0 and (packed := packing(self._path)) is not None:
+                size = self._section.sound_bytes
+                return PackedWav(self._path, replace(packed, num_bytes=size, missing_bytes=0))
+            return _SoundFile(self._path, self._section, self._described.layout)
         except soundfile.LibsndfileError as error:
             if not self._is_alone:
                 raise
-            return Decoder(self._path, sndfile_reason(error))
+            return Decoder(self._path, sndfile_reason(error), self._track)
 
     def read(self) -> NDArray[Any]:
         """The next block; none after the last one, when the notes are complete."""
@@ -177,12 +188,9 @@ class _Recording:
         if self._has_ended:
             return empty
         try:
-            block = self._source.read()
-        except soundfile.LibsndfileError as error:
-            block = self._read_on(error)
+            block = self._next_block()
         except AudioError as error:
-            is_known = self._has_failed or self._section.kind
-            if not self._num_read or not is_known:
+            if not self._num_read or not (self._has_failed or self._section.kind):
                 raise
             self._finish(str(error).removeprefix(f"{self._path}: "))
             return empty
@@ -191,13 +199,18 @@ class _Recording:
         self._num_read += block.shape[1]
         return block.astype(self.info.dtype, copy=False)
 
-    def _read_on(self, error: soundfile.LibsndfileError) -> NDArray[Any]:
+    def _next_block(self) -> NDArray[Any]:
+        try:
+            return self._source.read()
+        except soundfile.LibsndfileError as error:
+            self._has_failed = True
+            return self._read_on(sndfile_reason(error))
+
+    def _read_on(self, failure: str) -> NDArray[Any]:
         """The next block by FFmpeg, after libsndfile failed."""
-        failure = sndfile_reason(error)
-        self._has_failed = True
         if not self._is_alone:
             raise AudioError(f"{self._path}: its decoder failed: {failure}")
-        decoder = Decoder(self._path, failure)
+        decoder = Decoder(self._path, failure, self._track)
         self._source.close()
         self._source = decoder
         shape = decoder.info.sample_rate, decoder.info.channels
@@ -237,12 +250,14 @@ class _Recording:
 class _Chain:
     """Recordings that follow each other in one file, at the rate and channels of the first."""
 
-    def __init__(self, path: Path, sections: list[Section]) -> None:
+    def __init__(self, path: Path, sections: list[Section], described: Description) -> None:
         self._path, self._following = path, sections[1:]
+        self._described = replace(described, too_large=())  # the first recording has this note
         self.notes: list[Note] = []
-        self._recording: _Recording | None = _Recording(path, sections[0], is_alone=False)
+        first = _Recording(path, sections[0], described, is_alone=False)
+        self._recording: _Recording | None = first
         lengths = [section.seconds or 0 for section in sections]
-        self.info = self._recording.info
+        self.info = first.info
         num_frames = round(sum(lengths) * self.info.sample_rate)
         self.info = replace(self.info, num_frames=num_frames if all(lengths) else None)
         self._stream: ResampleStream | None = None
@@ -270,7 +285,7 @@ class _Chain:
         while self._following and self._recording is None:
             section = self._following.pop(0)
             try:
-                recording = _Recording(self._path, section, is_alone=False)
+                recording = _Recording(self._path, section, self._described, is_alone=False)
             except soundfile.LibsndfileError as error:
                 self._leave_out(section, sndfile_reason(error))
                 continue
