@@ -153,7 +153,9 @@ def test_a_long_format_of_unset_size(tmp_path: Path) -> None:
         soundfile.write(path, SOUND.T, RATE, "PCM_16", format=kind)
         data = bytearray(path.read_bytes())
         position = data.index(b"ds64") + 8 if kind == "RF64" else data.index(b"data") + 16
-        data[position : position + (24 if kind == "RF64" else 8)] = bytes(24 if kind == "RF64" else 8)
+        data[position : position + (24 if kind == "RF64" else 8)] = bytes(
+            24 if kind == "RF64" else 8
+        )
         path.write_bytes(data)
         waveform, notes = read_with_notes(path)
         assert waveform.shape == (2, NUM_FRAMES), kind
@@ -171,7 +173,7 @@ def test_a_long_format_of_unset_size(tmp_path: Path) -> None:
         ("AIFF", b"SSND", 4, b"\xff" * 4),
         ("SVX", b"BODY", 4, bytes(4)),
         ("NIST", b"sample_count -i", 15, b" 0000"),
-        ],
+    ],
 )
 def test_other_formats_of_unset_size(
     tmp_path: Path, kind: str, mark: bytes, offset: int, unset: bytes

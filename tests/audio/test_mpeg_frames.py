@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,7 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
-from singleout.audio import Note, chatter, mpeg_frames, open_audio, read_audio
+from singleout.audio import Note, mpeg_frames, open_audio, read_audio
 from singleout.errors import AudioError
 from tests.audio.media import encode
 from tests.audio.recordings import noise
@@ -24,7 +22,12 @@ pytestmark = pytest.mark.usefixtures("in_process")
 
 
 def mp3(
-    folder: Path, *, rate: int = RATE, layout: str = "mono", seconds: float = SECONDS, **options: str
+    folder: Path,
+    *,
+    rate: int = RATE,
+    layout: str = "mono",
+    seconds: float = SECONDS,
+    **options: str,
 ) -> bytes:
     """An MP3 of noise by FFmpeg, without tags. The options are those of its muxer."""
     channels = 1 if layout == "mono" else 2
@@ -61,9 +64,7 @@ LONG_TAG = b"ID3\x04\x00\x00" + bytes([1, 0, 0, 0]) + bytes(1 << 21)
 
 @pytest.mark.parametrize("rate", [8_000, 11_025, 16_000, 24_000, 44_100, 48_000])
 @pytest.mark.parametrize("layout", ["mono", "stereo"])
-def test_an_mp3_without_a_count_is_read_to_its_end(
-    tmp_path: Path, rate: int, layout: str
-) -> None:
+def test_an_mp3_without_a_count_is_read_to_its_end(tmp_path: Path, rate: int, layout: str) -> None:
     """MPEG-1, MPEG-2 and MPEG-2.5."""
     path = tmp_path / "x.mp3"
     path.write_bytes(uncounted(tmp_path, rate=rate, layout=layout, seconds=1))
@@ -123,7 +124,7 @@ def test_rate_and_channels_may_change_between_joined_mp3s(tmp_path: Path) -> Non
         waveform, notes = read_with_notes(path)
         assert waveform.shape[0] == 1
         assert abs(waveform.shape[1] / RATE - 3 * SECONDS) < 0.3
-        assert notes == []
+        assert not any(note.is_damage for note in notes)
 
 
 @pytest.mark.parametrize("is_counted", [True, False])
@@ -188,7 +189,7 @@ def test_a_walk_counts_frames() -> None:
 
 def test_a_vbri_header_is_a_count(tmp_path: Path) -> None:
     """Fraunhofer's encoder writes it in the place of ``Xing``."""
-    data = bytearray(mp3(tmp_path))
+    data = bytearray(uncounted(tmp_path))
     data[36 : 36 + 26] = b"VBRI" + bytes(10) + (10_000).to_bytes(4, "big") + bytes(8)
     frames = mpeg_frames.walk(io.BytesIO(data), 0, len(data))
     assert frames is not None
@@ -196,45 +197,10 @@ def test_a_vbri_header_is_a_count(tmp_path: Path) -> None:
     assert not frames.is_xing
 
 
-# What libmpg123 prints
-
-
-def damaged(folder: Path) -> Path:
-    data = bytearray(mp3(folder))
-    for position in range(3_000, len(data), 700):
-        data[position] ^= 0x55
-    path = folder / "damaged.mp3"
-    path.write_bytes(data)
-    return path
-
-
-def test_nothing_is_printed_about_a_damaged_mp3(tmp_path: Path) -> None:
-    """Damage within frames is noted instead."""
-    path = damaged(tmp_path)
-    code = (
-        "import sys; from singleout.audio import open_audio\n"
-        "with open_audio(sys.argv[1]) as reader:\n"
-        "    print(sum(block.shape[1] for block in reader.blocks()))\n"
-        "    print(any(note.is_damage for note in reader.notes))\n"
-    )
-    run = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True)
-    assert run.stderr == ""
-    assert run.stdout.split() == [str(SECONDS * RATE), "True"]
-
-
-def test_lines_of_others_reach_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:
-    with chatter.quiet() as damage, chatter.quiet():
-        print("[src/libmpg123/parse.c:wetwork():1349] error: no header", file=sys.stderr, flush=True)
-        print("a warning of someone else", file=sys.stderr, flush=True)
-    assert capfd.readouterr().err == "a warning of someone else\n"
-    assert damage in ([], ["no header"])
-
-
-def test_a_damaged_mp3_does_exist(tmp_path: Path) -> None:
+def test_the_reason_for_a_damaged_mp3_is_true(tmp_path: Path) -> None:
     """libsndfile says that it does not."""
     path = tmp_path / "x.mp3"
     path.write_bytes(b"\xff\xfb\x90\x00" + np.random.default_rng(0).bytes(2_000))
     with pytest.raises(AudioError) as raised:
         read_audio(path)
-    assert "exist" not in str(raised.value)
     assert "format is not recognised" in str(raised.value)

@@ -20,7 +20,9 @@ RATE = 48_000
 pytestmark = pytest.mark.usefixtures("in_process")
 
 
-def ogg(seconds: float = 2, *, rate: int = RATE, channels: int = 2, subtype: str = "VORBIS") -> bytes:
+def ogg(
+    seconds: float = 2, *, rate: int = RATE, channels: int = 2, subtype: str = "VORBIS"
+) -> bytes:
     file = io.BytesIO()
     audio = noise(channels, round(rate * seconds), seed=round(10 * seconds))
     soundfile.write(file, audio.T, rate, subtype, format="OGG")
@@ -60,12 +62,20 @@ def test_links_of_flac_are_read(tmp_path: Path, integers: NDArray[np.int16]) -> 
     assert notes == []
 
 
-def test_pictures_do_not_matter(tmp_path: Path, integers: NDArray[np.int16]) -> None:
-    path = encode(
-        tmp_path / "x.ogv", "flac", integers, pictures="libtheora", container="ogg"
-    )
+def pages(data: bytes) -> list[bytes]:
+    starts = [at for at in range(len(data)) if data[at : at + 4] == b"OggS"]
+    return [data[start:end] for start, end in zip(starts, [*starts[1:], len(data)], strict=True)]
+
+
+def test_streams_at_the_same_time_do_not_matter(tmp_path: Path) -> None:
+    """FFmpeg reads files with several streams, such as those with pictures."""
+    one, other = pages(ogg(2)), pages(ogg(2, subtype="OPUS"))
+    path = tmp_path / "x.ogg"
+    path.write_bytes(b"".join([one[0], other[0], *one[1:], *other[1:]]))
+    [link] = ogg_pages.links(io.BytesIO(path.read_bytes()), path.stat().st_size)
+    assert link.codecs == ["vorbis", "opus"]
     waveform, notes = read_with_notes(path)
-    assert waveform.shape[1] == integers.shape[1]
+    assert waveform.shape[1] == pytest.approx(2 * RATE, abs=2_000)
     assert not any(note.is_damage for note in notes)
 
 
@@ -87,9 +97,8 @@ def test_a_cut_anywhere_is_noted(tmp_path: Path, subtype: str) -> None:
 
 def test_lost_pages_are_noted(tmp_path: Path) -> None:
     whole = ogg(8)
-    pages = [at for at in range(len(whole)) if whole[at : at + 4] == b"OggS"]
     path = tmp_path / "x.ogg"
-    path.write_bytes(whole[: pages[4]] + whole[pages[5] :])
+    path.write_bytes(b"".join(page for number, page in enumerate(pages(whole)) if number != 4))
     _, notes = read_with_notes(path)
     assert [note.is_damage for note in notes] == [True]
     [link] = ogg_pages.links(io.BytesIO(path.read_bytes()), path.stat().st_size)
@@ -98,11 +107,10 @@ def test_lost_pages_are_noted(tmp_path: Path) -> None:
 
 def test_a_live_stream_starts_at_any_time() -> None:
     """Its first page ends hours after the start of the stream."""
-    data = bytearray(ogg(3))
-    pages = [at for at in range(len(data)) if data[at : at + 4] == b"OggS"]
-    for page in pages[2:]:
-        granule = int.from_bytes(data[page + 6 : page + 14], "little", signed=True)
-        if granule > 0:
-            data[page + 6 : page + 14] = (granule + 10**9).to_bytes(8, "little")
+    data = b""
+    for page in pages(ogg(3)):
+        granule = int.from_bytes(page[6:14], "little", signed=True)
+        later = (granule + 10**9).to_bytes(8, "little") if granule > 0 else page[6:14]
+        data += page[:6] + later + page[14:]
     [link] = ogg_pages.links(io.BytesIO(data), len(data))
     assert link.seconds <= 3

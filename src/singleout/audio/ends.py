@@ -83,7 +83,7 @@ class Section:
         seconds: length of the sound in the file; None if not known.
         cut_seconds: length of the sound that the file states and that is beyond its end.
         tolerance: seconds that a decoder may leave out.
-        is_joined: whether it is several MP3s, of which decoders report damage that is none.
+        has_others: whether an MP3 holds more than frames, which decoders report as damage.
         notes: what is already known of the recording; the texts do not name it.
 
     Example:
@@ -103,7 +103,7 @@ class Section:
     seconds: float | None = None
     cut_seconds: float = 0.0
     tolerance: float = 0.0
-    is_joined: bool = False
+    has_others: bool = False
     notes: tuple[Note, ...] = field(default=())
 
     def missing_seconds(self, num_frames: int, sample_rate: int) -> float:
@@ -162,6 +162,35 @@ def sections(path: Path, size: int) -> list[Section]:
         if path.suffix.lower() in MPEG_SUFFIXES or _starts_as_mpeg(file, begin, size):
             return _mpeg(file, begin, size)
     return [Section(0, size)]
+
+
+def as_one(found: list[Section], size: int) -> Section:
+    """Several recordings in a file as one, for FFmpeg, which reads whole files only.
+
+    Args:
+        found: the recordings.
+        size: length of the file in bytes.
+
+    Example:
+        >>> as_one([Section(0, 5, seconds=1.0), Section(5, 9, seconds=0.5)], 9).seconds
+        1.5
+    """
+    lengths = [section.seconds or 0 for section in found]
+    notes = tuple(note for section in found for note in section.notes)
+    if not all(lengths):
+        note = Note("may not be read whole: several recordings are in it", None, is_damage=True)
+        notes = (*notes, note)
+    return Section(
+        0,
+        size,
+        reader="ffmpeg",
+        kind=found[0].kind,
+        seconds=sum(lengths),
+        cut_seconds=sum(section.cut_seconds for section in found),
+        tolerance=sum(section.tolerance for section in found),
+        has_others=True,
+        notes=notes[:1],
+    )
 
 
 def _read(file: BinaryIO, position: int, count: int) -> bytes:
@@ -383,18 +412,7 @@ def _ogg(file: BinaryIO, size: int) -> list[Section]:
     if is_simple:
         return found
     # FFmpeg reads the other codecs, all links at once.
-    return [
-        Section(
-            0,
-            size,
-            reader="ffmpeg",
-            kind="ogg",
-            seconds=sum(section.seconds or 0 for section in found) or None,
-            cut_seconds=sum(section.cut_seconds for section in found),
-            tolerance=0.1 * len(found),
-            notes=tuple(note for section in found for note in section.notes)[:1],
-        )
-    ]
+    return [as_one(found, size)]
 
 
 def _link(link: ogg_pages.OggLink, is_simple: bool) -> Section:
@@ -428,23 +446,14 @@ def _mpeg(file: BinaryIO, begin: int, size: int) -> list[Section]:
     found = []
     for start, end in zip(starts, [*starts[1:], size], strict=True):
         if (frames := mpeg_frames.walk(file, start, end)) is not None:
-            found.append(_mpeg_section(frames, start if found else 0, end))
+            # libsndfile reads tags, and no MP3 that starts with something else.
+            is_first = start == begin == frames.begin
+            found.append(_mpeg_section(frames, 0 if is_first else frames.begin, end))
     if not found:
         return [Section(0, size)]
     if len(found) == 1 or all(section.reader == "libsndfile" for section in found):
         return found
-    return [
-        Section(
-            0,
-            size,
-            reader="ffmpeg",
-            kind="mpeg",
-            seconds=sum(section.seconds or 0 for section in found),
-            tolerance=sum(section.tolerance for section in found),
-            is_joined=True,
-            notes=tuple(note for section in found for note in section.notes)[:1],
-        )
-    ]
+    return [as_one(found, size)]
 
 
 def _mpeg_section(frames: mpeg_frames.MpegFrames, begin: int, end: int) -> Section:
@@ -466,7 +475,7 @@ def _mpeg_section(frames: mpeg_frames.MpegFrames, begin: int, end: int) -> Secti
         num_frames=round(seconds * frames.sample_rate),
         seconds=seconds,
         cut_seconds=frames.missing_frames * per_frame,
-        is_joined=frames.num_breaks > 0,
+        has_others=frames.has_others,
         tolerance=4 * per_frame,
         notes=notes,
     )

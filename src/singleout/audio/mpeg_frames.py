@@ -46,6 +46,7 @@ class MpegFrames:
     """What a walk over the frames of an MP3 shows.
 
     Attributes:
+        begin, end: position of the first frame, and after the last one.
         num_frames: frames with sound.
         num_samples: samples per channel at the first rate, with the padding of the encoder.
         sample_rate: Hz, of the first frame.
@@ -55,7 +56,7 @@ class MpegFrames:
         is_uniform: whether all frames have one rate and one number of channels.
         is_free: whether the bit rate is not in the tables.
         is_xing: whether the count is in a form that libsndfile understands.
-        num_breaks: how often something else stands between frames: a tag, or foreign bytes.
+        has_others: whether something else stands before, between or after frames, such as a tag.
         foreign_bytes: bytes between frames that belong to no frame and to no tag.
         is_cut: whether the last frame is not whole.
 
@@ -64,6 +65,8 @@ class MpegFrames:
         0.24
     """
 
+    begin: int = 0
+    end: int = 0
     num_frames: int = 0
     num_samples: int = 0
     sample_rate: int = 0
@@ -73,7 +76,7 @@ class MpegFrames:
     is_uniform: bool = True
     is_free: bool = False
     is_xing: bool = False
-    num_breaks: int = 0
+    has_others: bool = False
     foreign_bytes: int = 0
     is_cut: bool = False
 
@@ -158,7 +161,8 @@ def walk(file: BinaryIO, begin: int, end: int) -> MpegFrames | None:
     if position is None:
         return None
     walker.read_first(position)
-    walker.run(position)
+    walker.frames.begin, walker.frames.end = position, walker.run(position)
+    walker.frames.has_others |= position > begin or walker.frames.end < end
     return walker.frames
 
 
@@ -317,8 +321,8 @@ class _Walker:
         self.frames.num_frames -= 1
         self.frames.num_samples -= form.num_samples
 
-    def run(self, position: int) -> None:
-        """Walk from the first frame to the end of the file."""
+    def run(self, position: int) -> int:
+        """Walk from the first frame to the last. The position after it."""
         frames, counts, shape = self.frames, dict[int, int](), None
         while True:
             end = self._run(position, counts)
@@ -330,7 +334,7 @@ class _Walker:
             following = self.next_frame(after) if after < self.size else None
             if following is None:
                 break
-            frames.num_breaks += 1
+            frames.has_others = True
             frames.foreign_bytes += self._foreign(after, following)
             position = following
         for code, count in counts.items():
@@ -339,6 +343,7 @@ class _Walker:
             frames.num_samples += count * form.num_samples * frames.sample_rate // form.rate
             frames.is_uniform &= shape in (None, code)
             shape = code
+        return end
 
     def _foreign(self, begin: int, end: int) -> int:
         """How many bytes of a stretch without frames are no zeros and no tags."""

@@ -19,7 +19,7 @@ from singleout.audio.channels import Layout
 from singleout.audio.chatter import quiet
 from singleout.audio.decoding import Decoder
 from singleout.audio.description import Description, describe
-from singleout.audio.ends import Section
+from singleout.audio.ends import Section, as_one
 from singleout.audio.info import ALAC, AudioInfo, Note, sndfile_name
 from singleout.audio.packed import PackedWav, packing
 from singleout.audio.resampling import ResampleStream
@@ -79,7 +79,7 @@ def open_source(path: Path, sections: list[Section], track: int | None = None) -
     if len(sections) > 1 and track is None:
         with suppress(soundfile.LibsndfileError):
             return _Chain(path, sections, described)
-        sections = [Section(0, path.stat().st_size)]
+        sections = [as_one(sections, path.stat().st_size)]
     return _Recording(path, sections[0], described, track=track)
 
 
@@ -174,8 +174,8 @@ class _Recording:
             return Decoder(self._path, "it is not whole", self._track)
         try:
             if self._section.begin == 0 and (packed := packing(self._path)) is not None:
-                size = self._section.sound_bytes
-                return PackedWav(self._path, replace(packed, num_bytes=size, missing_bytes=0))
+                packed = replace(packed, num_bytes=self._section.sound_bytes)
+                return PackedWav(self._path, packed)
             return _SoundFile(self._path, self._section, self._described.layout)
         except soundfile.LibsndfileError as error:
             if not self._is_alone:
@@ -240,7 +240,7 @@ class _Recording:
             self.notes.append(Note(f"{self._path}: {text}", missing or None, is_damage=True))
         else:
             self.notes += (replace(n, text=f"{self._path}: {n.text}") for n in section.notes)
-        is_known = section.is_joined or any(note.is_damage for note in self.notes)
+        is_known = section.has_others or any(note.is_damage for note in self.notes)
         self.notes += (n for n in self._source.notes if not (n.is_damage and is_known))
 
     def close(self) -> None:
