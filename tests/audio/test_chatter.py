@@ -38,7 +38,7 @@ def test_nothing_is_printed_about_a_damaged_mp3(tmp_path: Path) -> None:
     num_read, is_damaged = run.stdout.split()
     assert abs(int(num_read) - 2 * RATE) < 1_152
     assert is_damaged == "True"
-    with pytest.raises(AudioError, match="damage|truncated"):
+    with pytest.raises(AudioError, match=r"damage|truncated"):
         read_audio(path)
 
 

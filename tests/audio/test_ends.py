@@ -139,7 +139,7 @@ def test_a_cut_wav_is_read_with_the_seconds_that_are_missing(tmp_path: Path) -> 
     assert note.is_damage
     assert note.missing_seconds == pytest.approx(1_001 / RATE)
     assert note.text == f"{path}: is truncated: 0.13 s of the 0.25 s that it states are missing"
-    with pytest.raises(AudioError, match="is truncated: 0.13 s of the 0.25 s"):
+    with pytest.raises(AudioError, match=r"is truncated: 0\.13 s of the 0\.25 s"):
         read_audio(path)
     with open_audio(path, strict=True) as reader, pytest.raises(AudioError, match="truncated"):
         list(reader.blocks())
@@ -211,9 +211,8 @@ def test_a_cut_anywhere_is_noted(tmp_path: Path, kind: str) -> None:
             path.write_bytes(data[:cut])
             try:
                 part, notes = read_with_notes(path)
-            except AudioError as error:
-                assert "\n" not in str(error)  # cut within the head
-                continue
+            except AudioError:
+                continue  # cut within the head
             [note] = notes
             assert note.is_damage or "as many as its head" in note.text, (subtype, cut)
             if not any(name in subtype for name in COMPRESSED):

@@ -1,8 +1,8 @@
 """Keeps what libmpg123 writes to the terminal away from the user.
 
-libsndfile decodes MP3 by libmpg123, which writes lines like ``[src/libmpg123/layer3.c:...] error: ...``
-straight to the standard error output of the process. These lines are all that shows damage within a
-frame, so they become a note of the recording. Lines of others are passed on.
+libsndfile decodes MP3 by libmpg123, which writes lines straight to the standard error output of the
+process: ``[src/libmpg123/layer3.c:...] error: ...``. Nothing else shows damage within a frame, so
+these lines become a note of the recording. Lines of others are passed on.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Where a FLAC ends, whatever its head states.
 
 The head of a FLAC (``STREAMINFO``) states the number of samples, and decoders believe it. Programs
-that write into a pipe state 0. Each frame states its own number, so that the last frame shows the true
-end.
+that write into a pipe state 0. Each frame states where it stands, so that the last frame shows the
+true end.
 
 Source: RFC 9639.
 """
@@ -59,14 +59,14 @@ def starts(file: BinaryIO, begin: int, size: int) -> list[int]:
         >>> starts(io.BytesIO((b"fLaC\\0\\0\\0\\x22" + bytes(92)) * 2), 0, 200)
         [0, 100]
     """
-    found: list[int] = []
+    positions: list[int] = []
     file.seek(begin)
     rest = b""
     while block := file.read(BLOCK_BYTES):
         data = rest + block
-        found += [begin - len(rest) + match.start() for match in START.finditer(data)]
+        positions += [begin - len(rest) + match.start() for match in START.finditer(data)]
         rest, begin = data[-7:], begin + len(block)
-    return found
+    return positions
 
 
 def find_end(file: BinaryIO, begin: int, end: int) -> FlacEnd | None:

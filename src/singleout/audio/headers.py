@@ -110,8 +110,8 @@ def chunks(
 
     Example:
         >>> import io
-        >>> [(name, length) for name, _, length in chunks(io.BytesIO(b"LIST\\2\\0\\0\\0ab"), 0, 10, RIFF)]
-        [(b'LIST', 2)]
+        >>> list(chunks(io.BytesIO(b"LIST\\2\\0\\0\\0ab"), 0, 10, RIFF))
+        [(b'LIST', 8, 2)]
     """
     while position + style.head_bytes <= end:
         file.seek(position)
@@ -257,7 +257,6 @@ def _mat5(file: BinaryIO, size: int) -> Head | None:
     order = "<" if file.read(2) == b"IM" else ">"
     _, length = _at(file, 128, order + "II")
     position = 136 + length
-    _, stated = _at(file, position, order + "II")
     content = position + 8
     # Flags, dimensions and name come before the samples, each an element of its own.
     for _ in range(3):

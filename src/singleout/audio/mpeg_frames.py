@@ -1,9 +1,9 @@
 """The frames of an MP3, which show its true length.
 
-An MP3 is a row of frames without a length. Its first frame may hold a count of the others (a ``Xing``,
-``Info`` or ``VBRI`` header), and decoders believe this count. It is wrong for files that were cut or
-joined, and programs that write into a pipe leave it out. A walk from frame header to frame header
-shows the truth and takes about a second for a day of sound.
+An MP3 is a row of frames. Its first frame may hold a count of the others (a ``Xing``, ``Info`` or
+``VBRI`` header), and decoders believe this count. It is wrong for files that were cut or joined,
+and programs that write into a pipe leave it out. A walk from frame header to frame header shows the
+truth. It takes a few seconds for a day of sound.
 
 Source: ISO/IEC 11172-3 and 13818-3 (headers of frames), id3.org (tags).
 """
@@ -16,6 +16,8 @@ import re
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
+from singleout.audio.tags import tag_bytes
+
 BLOCK_BYTES = 1 << 20
 HEADER = re.compile(rb"\xff[\xe2-\xff][\x00-\xef]")
 """Matches what may be the header of a frame."""
@@ -23,7 +25,7 @@ MAX_FREE_BYTES = 8_192
 """Longest frame of a bit rate that is not in the tables ("free format")."""
 FREE = -1
 NUM_CONFIRMED = 3
-"""Frames that must follow each other where a walk starts, because any two bytes may look like one."""
+"""Frames that must follow each other where a walk starts: any two bytes may look like one."""
 
 COUNTS = re.compile(rb"Xing"), re.compile(rb"Info")  # one pattern of both takes ten times as long
 COUNT_BYTES = 48
@@ -187,15 +189,15 @@ def starts(file: BinaryIO, begin: int, size: int) -> list[int]:
         >>> starts(io.BytesIO(file.getvalue() * 2), 0, 2 * length) == [0, length]
         True
     """
-    walker, found, position = _Walker(file, size), [], begin
+    walker, positions, position = _Walker(file, size), [], begin
     while len(data := walker.at(position, BLOCK_BYTES)) > COUNT_BYTES:
         for match in itertools.chain(*(count.finditer(data) for count in COUNTS)):
             for side in (9, 17, 32):
                 head = match.start() - 4 - side
                 if head >= 0 and _side_bytes(data[head : head + 4]) == side:
-                    found.append(position + head)
+                    positions.append(position + head)
         position += max(1, len(data) - COUNT_BYTES)
-    return [begin, *sorted(set(found))[1:]]
+    return [begin, *sorted(set(positions))[1:]]
 
 
 def _side_bytes(head: bytes) -> int:
@@ -391,26 +393,3 @@ class _Walker:
         counts[last] = counts.get(last, 0) + count
         counts.pop(-1, None)
         return start + offset
-
-
-def tag_bytes(head: bytes) -> int:
-    """Length of the tag that starts with some bytes; 0 if they are no tag.
-
-    Args:
-        head: at least 32 bytes, or all up to the end of the file.
-
-    Example:
-        >>> tag_bytes(b"ID3" + bytes([4, 0, 0, 0, 0, 2, 1]))
-        267
-        >>> tag_bytes(b"RIFF")
-        0
-    """
-    if head[:3] == b"ID3" and len(head) >= 10 and all(byte < 0x80 for byte in head[6:10]):
-        length = head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9]
-        return length + (20 if head[5] & 0x10 else 10)
-    if head[:3] == b"TAG":
-        return 128
-    if head[:8] == b"APETAGEX" and len(head) >= 24:
-        is_header = head[23] & 0x20
-        return 32 + (int.from_bytes(head[12:16], "little") if is_header else 0)
-    return 0

@@ -1,8 +1,8 @@
 """The pages of an Ogg file, which show its links and its true length.
 
-An Ogg file is a row of pages. Several recordings may follow each other ("links" of a "chained" file),
-as in the stream of a radio station, and libsndfile reads only the first. A page states the time of its
-end as a number of samples ("granule position"), and the last page of a link is marked as the last.
+An Ogg file is a row of pages. Several recordings may follow each other ("links" of a "chained"
+file), as in the stream of a radio station, and libsndfile reads only the first. A page states the
+time of its end as a number of samples ("granule position"). The last page of a link has a mark.
 
 Source: RFC 3533 (pages), RFC 7845 (Opus), the specifications of Vorbis I and of FLAC in Ogg.
 """
@@ -114,8 +114,8 @@ class _Walker:
 
     def _next_page(self, position: int) -> int:
         while data := self.at(position, BLOCK_BYTES):
-            if (found := data.find(b"OggS")) >= 0:
-                return position + found
+            if (at := data.find(b"OggS")) >= 0:
+                return position + at
             position += max(1, len(data) - 3)
         return self.size
 

@@ -13,8 +13,9 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from singleout.audio.ends import Section, sections
+from singleout.audio.ends import sections
 from singleout.audio.info import AudioInfo, Note
+from singleout.audio.section import Section
 from singleout.audio.sources import Source, open_source, sndfile_reason
 from singleout.errors import AudioError
 
@@ -117,10 +118,10 @@ def _reader(
         if not os.access(path, os.R_OK):  # libsndfile would not name the reason
             raise AudioError(f"{path}: may not be read: permission denied")
         is_known = known is not None and _is_same(known[0], status)
-        found = known[1] if known and is_known else sections(path, status.st_size)
-        source = open_source(path, found, track)
+        listed = known[1] if known and is_known else sections(path, status.st_size)
+        source = open_source(path, listed, track)
     try:
-        yield _CheckedReader(path, source, status, found, strict, track)
+        yield _CheckedReader(path, source, status, listed, strict, track)
     finally:
         source.close()
 
@@ -190,12 +191,12 @@ class _CheckedReader:
         path: Path,
         source: Source,
         status: os.stat_result,
-        found: list[Section],
+        listed: list[Section],
         strict: bool,
         track: int | None,
     ) -> None:
         self._path, self._source, self._status = path, source, status
-        self._found, self._strict, self._track = found, strict, track
+        self._found, self._strict, self._track = listed, strict, track
         self.name, self.info, self.notes = str(path), source.info, source.notes
 
     def reopened(self) -> AbstractContextManager[AudioReader]:

@@ -1,7 +1,7 @@
 """Where the samples of a file come from: libsndfile, FFmpeg, or several recordings in a row.
 
-libsndfile reads a recording in this process. Where it fails, at opening or later, FFmpeg reads on. At
-the end a source compares what was read with what the file states (``ends``).
+libsndfile reads a recording in this process. Where it fails, at opening or later, FFmpeg reads on.
+At the end a source compares what was read with what the file states (``ends``).
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from singleout.audio.channels import Layout
 from singleout.audio.chatter import quiet
 from singleout.audio.decoding import Decoder
 from singleout.audio.description import Description, describe
-from singleout.audio.ends import Section, as_one
 from singleout.audio.info import ALAC, AudioInfo, Note, sndfile_name
 from singleout.audio.packed import PackedWav, packing
 from singleout.audio.resampling import ResampleStream
+from singleout.audio.section import Section, as_one
 from singleout.errors import AudioError
 
 BLOCK_FRAMES = 1 << 18
@@ -155,10 +155,10 @@ class _Recording:
         section: Section,
         described: Description,
         *,
-        is_alone: bool = True,
+        is_only: bool = True,
         track: int | None = None,
     ) -> None:
-        self._path, self._section, self._is_alone = path, section, is_alone
+        self._path, self._section, self._is_only = path, section, is_only
         self._described, self._track = described, track
         self._num_read = 0
         self._has_ended = self._has_failed = False
@@ -170,7 +170,7 @@ class _Recording:
 
     def _opened(self) -> Source:
         is_other_track = self._track not in (None, 1)
-        if self._is_alone and (is_other_track or self._section.reader == "ffmpeg"):
+        if self._is_only and (is_other_track or self._section.reader == "ffmpeg"):
             return Decoder(self._path, "it is not whole", self._track)
         try:
             if self._section.begin == 0 and (packed := packing(self._path)) is not None:
@@ -178,7 +178,7 @@ class _Recording:
                 return PackedWav(self._path, packed)
             return _SoundFile(self._path, self._section, self._described.layout)
         except soundfile.LibsndfileError as error:
-            if not self._is_alone:
+            if not self._is_only:
                 raise
             return Decoder(self._path, sndfile_reason(error), self._track)
 
@@ -208,7 +208,7 @@ class _Recording:
 
     def _read_on(self, failure: str) -> NDArray[Any]:
         """The next block by FFmpeg, after libsndfile failed."""
-        if not self._is_alone:
+        if not self._is_only:
             raise AudioError(f"{self._path}: its decoder failed: {failure}")
         decoder = Decoder(self._path, failure, self._track)
         self._source.close()
@@ -254,7 +254,7 @@ class _Chain:
         self._path, self._following = path, sections[1:]
         self._described = replace(described, too_large=())  # the first recording has this note
         self.notes: list[Note] = []
-        first = _Recording(path, sections[0], described, is_alone=False)
+        first = _Recording(path, sections[0], described, is_only=False)
         self._recording: _Recording | None = first
         lengths = [section.seconds or 0 for section in sections]
         self.info = first.info
@@ -285,7 +285,7 @@ class _Chain:
         while self._following and self._recording is None:
             section = self._following.pop(0)
             try:
-                recording = _Recording(self._path, section, self._described, is_alone=False)
+                recording = _Recording(self._path, section, self._described, is_only=False)
             except soundfile.LibsndfileError as error:
                 self._leave_out(section, sndfile_reason(error))
                 continue

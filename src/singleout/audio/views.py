@@ -1,6 +1,6 @@
 """A part of a file as a file of its own, with a corrected head.
 
-libsndfile believes the sizes in a header. Where they are wrong, it gets a view of the file: the head
+libsndfile believes the sizes in a head. Where they are wrong, it gets a view of the file: the head
 with the right sizes, then the samples as they are. The file itself is never changed.
 """
 
