@@ -253,6 +253,35 @@ def test_a_broken_last_sample_shows_a_cut(tmp_path: Path, kind: str) -> None:
     assert note.missing_seconds is None
 
 
+def voc(lengths: list[int], data: bytes) -> bytes:
+    """A VOC of 16 bits in blocks of any lengths."""
+    head = b"Creative Voice File\x1a" + struct.pack("<HHH", 26, 0x114, 0x1F11)
+    for length in lengths:
+        head += b"\x09" + (length + 12).to_bytes(3, "little")
+        head += struct.pack("<IBBHI", RATE, 16, 2, 4, 0) + data[:length]
+        data = data[length:]
+    return head + data + b"\0"
+
+
+def test_all_blocks_of_a_voc_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "x.voc"
+    expected = soundfile.read(write_right(tmp_path))[0].T
+    for lengths in ([len(DATA)], [4_000, 2_000, 2_004], [len(DATA) - 8], [100]):
+        path.write_bytes(voc(lengths, DATA))
+        waveform, notes = read_with_notes(path)
+        np.testing.assert_array_equal(waveform, expected)
+        assert notes == []
+
+
+def test_tables_after_the_sound_may_be_cut(tmp_path: Path) -> None:
+    """Without its table of packets Apple Lossless cannot be decoded, and the reason is true."""
+    path = tmp_path / "x.caf"
+    soundfile.write(path, SOUND.T, RATE, "ALAC_16", format="CAF")
+    path.write_bytes(path.read_bytes()[:-300])
+    with pytest.raises(AudioError, match="is truncated: nothing of its sound can be decoded"):
+        read_audio(path)
+
+
 # Several recordings in one file
 
 

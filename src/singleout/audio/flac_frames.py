@@ -89,7 +89,7 @@ def find_end(file: BinaryIO, begin: int, end: int) -> FlacEnd | None:
     """
     file.seek(begin)
     info = file.read(INFO_BYTES)
-    if len(info) < INFO_BYTES:
+    if len(info) < INFO_BYTES or end < begin + INFO_BYTES:
         return None
     packed = int.from_bytes(info[18:26], "big")
     rate, stated = packed >> 44, packed & (1 << 36) - 1

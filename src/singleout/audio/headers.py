@@ -270,14 +270,20 @@ def _mat5(file: BinaryIO, size: int) -> Head | None:
 
 
 def _voc(file: BinaryIO, size: int) -> Head | None:
-    (start,) = _at(file, 20, "<H")
-    file.seek(start)
-    block = file.read(4)
-    head = {1: 2, 9: 12}.get(block[0])
-    if head is None or size > 1 << 24:  # the length has 24 bits
-        return None
-    length = int.from_bytes(block[1:], "little")
-    return Head(start + 4 + head, length - head if length > head else None)
+    (position,) = _at(file, 20, "<H")
+    kind = _at(file, position, "<B")[0]
+    start = position + 4 + {1: 2, 9: 12}.get(kind, 0)
+    num_blocks = 0
+    while position < size and (kind := _at(file, position, "<B")[0]):
+        low, middle, high = _at(file, position + 1, "<BBB")
+        following = position + 4 + (low | middle << 8 | high << 16)
+        if kind > 9 or (not num_blocks and 1 < size - following < 16):
+            return Head(start, None)  # SoX states 8 bytes too few
+        position, num_blocks = following, num_blocks + 1
+    if size - position > 16:
+        return Head(start, None)  # libsndfile leaves out what 24 bits do not hold
+    # libsndfile takes the heads of further blocks for sound.
+    return Head(start, position - start if position > start else None, needs_ffmpeg=num_blocks > 1)
 
 
 def _sds(file: BinaryIO, size: int) -> Head | None:
@@ -380,5 +386,5 @@ def read_head(file: BinaryIO, size: int) -> Head | None:
                 head = reader(file, size)
             except (struct.error, ValueError, IndexError):  # cut within the head
                 return None
-            return head if head and head.start <= MAX_HEAD_BYTES else None
+            return head if head and 0 < head.start <= MAX_HEAD_BYTES else None
     return None

@@ -272,7 +272,8 @@ class _Walker:
 
     def next_frame(self, position: int) -> int | None:
         """Where the next frames stand that follow each other, from a position on."""
-        while len(data := self.at(position, BLOCK_BYTES)) >= 4:
+        while len(self.at(position, 4)) == 4:
+            data = memoryview(self.block)[position - self.start :]
             for match in HEADER.finditer(data):
                 if self._is_confirmed(position + match.start()):
                     return position + match.start()

@@ -196,12 +196,12 @@ class _CheckedReader:
         track: int | None,
     ) -> None:
         self._path, self._source, self._status = path, source, status
-        self._found, self._strict, self._track = listed, strict, track
+        self._sections, self._strict, self._track = listed, strict, track
         self.name, self.info, self.notes = str(path), source.info, source.notes
 
     def reopened(self) -> AbstractContextManager[AudioReader]:
         """See ``AudioReader.reopened``."""
-        known = self._status, self._found
+        known = self._status, self._sections
         return _reader(self._path, self._strict, self._track, known)
 
     def blocks(self) -> Iterator[NDArray[Any]]:

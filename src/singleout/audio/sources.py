@@ -171,7 +171,7 @@ class _Recording:
     def _opened(self) -> Source:
         is_other_track = self._track not in (None, 1)
         if self._is_only and (is_other_track or self._section.reader == "ffmpeg"):
-            return Decoder(self._path, "it is not whole", self._track)
+            return self._decoder("it is not whole")
         try:
             if self._section.begin == 0 and (packed := packing(self._path)) is not None:
                 packed = replace(packed, num_bytes=self._section.sound_bytes)
@@ -180,7 +180,16 @@ class _Recording:
         except soundfile.LibsndfileError as error:
             if not self._is_only:
                 raise
-            return Decoder(self._path, sndfile_reason(error), self._track)
+            return self._decoder(sndfile_reason(error))
+
+    def _decoder(self, reason: str) -> Decoder:
+        try:
+            return Decoder(self._path, reason, self._track)
+        except AudioError:
+            if not self._section.missing_bytes:
+                raise
+            text = "is truncated: nothing of its sound can be decoded"
+            raise AudioError(f"{self._path}: {text}") from None
 
     def read(self) -> NDArray[Any]:
         """The next block; none after the last one, when the notes are complete."""
@@ -210,7 +219,7 @@ class _Recording:
         """The next block by FFmpeg, after libsndfile failed."""
         if not self._is_only:
             raise AudioError(f"{self._path}: its decoder failed: {failure}")
-        decoder = Decoder(self._path, failure, self._track)
+        decoder = self._decoder(failure)
         self._source.close()
         self._source = decoder
         shape = decoder.info.sample_rate, decoder.info.channels
