@@ -130,7 +130,8 @@ def _entries(header: dict[str, Any], size: int) -> list[_Entry]:
 def _entry(name: str, described: Any) -> _Entry:
     try:
         shape, (begin, end) = described["shape"], described["data_offsets"]
-        if not all(type(number) is int and number >= 0 for number in (*shape, begin, end)):
+        numbers = (*shape, begin, end)
+        if type(shape) is not list or not all(type(n) is int and n >= 0 for n in numbers):
             raise ValueError
         dtype = DTYPES[described["dtype"]]
         # A shape with a zero has no bytes, and its other sizes must not overflow either.
