@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import typer
 
@@ -38,8 +38,14 @@ def check_folder(folder: Path) -> None:
         raise OutputError(f"{folder}: cannot be the output folder: {error}") from None
     if not existing.is_dir():
         raise OutputError(f"{existing}: is a file, the output needs a folder")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise OutputError(f"{existing}: cannot be written, choose another folder")
+    try:
+        with TemporaryFile(dir=existing):  # rights alone do not tell: disks may be read-only
+            pass
+    except OSError as error:
+        reason = error.strerror or error
+        raise OutputError(
+            f"{existing}: cannot be written ({reason}), choose another folder"
+        ) from None
 
 
 def make_folder(folder: Path) -> None:
