@@ -13,12 +13,11 @@ from singleout import Query
 from singleout.errors import AudioError, OutputError
 from singleout.extract.batch import (
     Job,
-    Source,
-    find_recordings,
     plan_jobs,
 )
 from singleout.extract.names import part_paths, query_slugs
 from singleout.extract.options import OutputOptions
+from singleout.extract.recordings import Source, find_recordings
 from tests.recordings import write_short_recording
 
 DOG, RAIN = Query("a dog"), Query("rain")

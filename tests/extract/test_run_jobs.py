@@ -14,13 +14,12 @@ from singleout import Extractor, Query
 from singleout.extract.batch import (
     Job,
     JobResult,
-    Source,
-    find_recordings,
     plan_jobs,
     remaining_queries,
     run_jobs,
 )
 from singleout.extract.options import OutputOptions
+from singleout.extract.recordings import Source, find_recordings
 from tests.recordings import SHORT_RATE, files_below, write_short_recording
 
 DOG, RAIN = Query("a dog"), Query("rain")

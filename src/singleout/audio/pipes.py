@@ -23,6 +23,7 @@ from singleout.audio.info import Note
 from singleout.audio.reading import AudioReader, open_audio
 from singleout.errors import AudioError, Cancelled, SingleoutError, one_line
 from singleout.storage.addresses import address_of
+from singleout.storage.temporary import temporary_folder
 
 CHUNK_BYTES = 1 << 20
 WAIT_SECONDS = 0.1
@@ -85,8 +86,8 @@ def open_media(
             with open_audio(source, strict=strict, track=track) as reader:
                 yield reader
             return
-    with tempfile.TemporaryDirectory(prefix="singleout-") as folder:
-        copy = Path(folder) / "audio"
+    with temporary_folder() as folder:
+        copy = folder / "audio"
         try:
             _copy(source, name, copy, cancel or Event())
             with open_audio(copy, strict=strict, track=track) as reader:

@@ -9,7 +9,40 @@ from pathlib import Path
 
 import typer
 
+from singleout.cli.pipes import STDIN
+from singleout.storage.addresses import address_of
 from singleout.types import Example, Query
+
+
+def recordings_and_queries(
+    positional: Sequence[str],
+    texts: Sequence[str] | None,
+    like: Sequence[Path] | None,
+    unwanted: Sequence[str] | None,
+    unlike: Sequence[Path] | None,
+) -> tuple[list[str], list[Query]]:
+    """What the arguments and the options of queries mean.
+
+    Args:
+        positional: arguments without a name.
+        texts, like, unwanted, unlike: values of ``--query``, ``--like``, ``--not``, ``--not-like``.
+
+    Returns:
+        Names of recordings, and queries.
+
+    Raises:
+        typer.BadParameter: see ``split_arguments`` and ``refuse_files``.
+        QueryError: a prompt is blank or too long.
+
+    Example:
+        >>> places, queries = recordings_and_queries(["x.wav", "a dog"], None, None, ["rain"], None)
+        >>> places, [str(query) for query in queries]
+        (['x.wav'], ['a dog (not rain)'])
+    """
+    refuse_files("--query", texts or (), "--like")
+    refuse_files("--not", unwanted or (), "--not-like")
+    places, words = split_arguments(positional, texts, bool(texts or like or unwanted or unlike))
+    return places, build_queries(words, like or (), unwanted or (), unlike or ())
 
 
 def split_arguments(
@@ -114,6 +147,8 @@ def _is_recording_name(text: str) -> bool:
     """Whether an argument that could be a query is a recording."""
     from glob import has_magic
 
+    if text == STDIN or address_of(text) is not None:
+        return True
     with suppress(OSError, ValueError):
         if Path(text).exists():
             return True

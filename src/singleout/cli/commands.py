@@ -18,7 +18,9 @@ from singleout.cli import stop_signals
 from singleout.cli.benchmark import benchmark
 from singleout.cli.evaluate import evaluate
 from singleout.cli.extract import extract
+from singleout.cli.formats import formats
 from singleout.cli.gap import gap
+from singleout.cli.messages import printed_messages
 from singleout.cli.train import train
 from singleout.errors import SingleoutError, one_line
 
@@ -34,7 +36,7 @@ class Commands(TyperGroup):
             return super().make_context(*args, **options)
 
     def invoke(self, ctx: Any) -> Any:
-        with _failures_in_one_line():
+        with _failures_in_one_line(), printed_messages():
             return super().invoke(ctx)
 
 
@@ -76,6 +78,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
@@ -104,3 +107,4 @@ app.command()(train)
 app.command()(evaluate)
 app.command()(benchmark)
 app.command()(gap)
+app.command()(formats)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import typer
 
-from singleout.cli.arguments import build_queries, refuse_files, split_arguments
+from singleout.cli.arguments import recordings_and_queries
 from singleout.cli.extract_options import (
     Arguments,
     AsJson,
@@ -23,12 +24,22 @@ from singleout.cli.extract_options import (
     Report,
     Residual,
     SkipExisting,
+    Strict,
+    Track,
     Unlike,
     Unwanted,
     WithGate,
 )
 from singleout.cli.options import Encoder, Model
 from singleout.cli.outputs import check_file, check_folder
+from singleout.cli.pipes import (
+    STDOUT,
+    check_stdout,
+    named_stdout,
+    refuse_several,
+    target_on_stdout,
+    with_stdin,
+)
 from singleout.cli.report import ReportFile, progress_bar, result_lines
 from singleout.errors import AudioError
 
@@ -51,7 +62,7 @@ def extract(
     unwanted: Unwanted = None,
     unlike: Unlike = None,
     output: OutputFolder = Path(),
-    residual: Residual = True,
+    residual: Residual = None,
     format: Format = "auto",
     model: Model = None,
     encoder: Encoder = None,
@@ -59,6 +70,8 @@ def extract(
     link_channels: LinkChannels = True,
     gate: WithGate = True,
     chunk_seconds: ChunkSeconds = 20.0,
+    strict: Strict = False,
+    track: Track = None,
     jobs: Jobs = 1,
     skip_existing: SkipExisting = False,
     report: Report = None,
@@ -72,36 +85,48 @@ def extract(
     succeeded; 1, none did; 3, some failed.
     """
     # What fails at once comes first, before torch is loaded.
-    refuse_files("--query", query or (), "--like")
-    refuse_files("--not", unwanted or (), "--not-like")
-    has_query = bool(query or like or unwanted or unlike)
-    places, texts = split_arguments(recordings_and_query, query, has_query)
-    queries = build_queries(texts, like or (), unwanted or (), unlike or ())
+    places, queries = recordings_and_queries(recordings_and_query, query, like, unwanted, unlike)
+    recordings, to_stdout = with_stdin(places), output == STDOUT
+    if to_stdout:
+        check_stdout(queries, residual=residual, plot=plot, skip_existing=skip_existing)
+        format = "wav" if format == "auto" else format
     _check_outputs(output, format, report, plot)
 
-    import torch
-
     from singleout.extract import Extractor
-    from singleout.extract.batch import find_recordings, plan_jobs
     from singleout.extract.options import OutputOptions
 
-    planned = plan_jobs(find_recordings(places), output, queries)
-    if report is not None:
-        check_file(report, *(job.path for job in planned), *(like or ()), *(unlike or ()))
-    if jobs > 1:
-        torch.set_num_threads(max(1, torch.get_num_threads() // jobs))
-    extractor = Extractor.from_pretrained(
-        model,
-        encoder,
-        device=device,
-        gate=gate,
-        link_channels=link_channels,
-        chunk_seconds=chunk_seconds,
-    )
-    extractor.prepare(queries)  # or every recording would fail because of a query
-    outputs = OutputOptions(output, format, residual, plot)  # type: ignore[arg-type]
-    results = _run(extractor, planned, queries, outputs, jobs, skip_existing, report, as_json)
+    with target_on_stdout() if to_stdout else nullcontext(output) as folder:
+        planned = _plan(recordings, folder, queries, report, [*(like or ()), *(unlike or ())])
+        if to_stdout:
+            refuse_several(planned, "recording")
+        extractor = Extractor.from_pretrained(
+            model, encoder, device=device, gate=gate, link_channels=link_channels,
+            chunk_seconds=chunk_seconds, strict=strict, track=track,
+        )  # fmt: skip
+        extractor.prepare(queries)  # or every recording would fail because of a query
+        residual = residual is not False and not to_stdout
+        outputs = OutputOptions(folder, format, residual, plot)  # type: ignore[arg-type]
+        results = _run(
+            extractor, planned, queries, outputs, jobs, skip_existing, report, as_json, to_stdout
+        )
     _conclude(results)
+
+
+def _plan(
+    recordings: Sequence[str | BinaryIO],
+    folder: Path,
+    queries: Sequence[Query],
+    report: Path | None,
+    examples: Sequence[Path],
+) -> Sequence[Job]:
+    """Find the recordings, and refuse outputs that would replace one of them or an example."""
+    from singleout.extract.batch import plan_jobs
+    from singleout.extract.recordings import find_recordings
+
+    planned = plan_jobs(find_recordings(recordings), folder, queries)
+    if report is not None:
+        check_file(report, *(job.path for job in planned), *examples)
+    return planned
 
 
 def _check_outputs(output: Path, format: str, report: Path | None, plot: bool) -> None:
@@ -109,7 +134,8 @@ def _check_outputs(output: Path, format: str, report: Path | None, plot: bool) -
     from singleout.audio import AudioInfo, output_kind
 
     output_kind(AudioInfo(1, 1), format)  # type: ignore[arg-type]  # refuses unknown formats
-    check_folder(output)
+    if output != STDOUT:
+        check_folder(output)
     if report is not None:
         check_file(report, output)
     if plot:
@@ -127,10 +153,15 @@ def _run(
     skip_existing: bool,
     report: Path | None,
     as_json: bool,
+    to_stdout: bool,
 ) -> list[JobResult]:
     """Run the jobs and print each result as it comes."""
+    import torch
+
     from singleout.extract.batch import run_jobs
 
+    if num_jobs > 1:
+        torch.set_num_threads(max(1, torch.get_num_threads() // num_jobs))
     results: list[JobResult] = []
     report_file = ReportFile(report, append=skip_existing)
     with progress_bar(len(jobs)) as (progress, show):
@@ -145,6 +176,8 @@ def _run(
         )
         try:
             for result in running:
+                if to_stdout:
+                    result = named_stdout(result)
                 results.append(result)
                 lines = list(result_lines(result))
                 report_file.add(lines)
@@ -169,6 +202,8 @@ def _conclude(results: Sequence[JobResult]) -> None:
     if len(results) > 1:
         skipped = sum(bool(result.skipped) and not result.written for result in results)
         done = len(results) - len(failed) - skipped
-        typer.echo(f"{done} done, {skipped} skipped, {len(failed)} failed", err=True)
+        in_part = sum(any(not files.is_whole for files in result.written) for result in results)
+        of_them = f" ({in_part} not whole)" if in_part else ""
+        typer.echo(f"{done} done{of_them}, {skipped} skipped, {len(failed)} failed", err=True)
     if failed:
         raise typer.Exit(1 if len(failed) == len(results) else SOME_FAILED)

@@ -8,13 +8,14 @@ from typing import Annotated
 import typer
 
 from singleout.cli.options import named
+from singleout.cli.pipes import output_place
 
 Arguments = Annotated[
     list[str],
     typer.Argument(
         metavar="RECORDING... QUERY",
-        help="Files (WAV, FLAC, MP3, M4A, MP4, MKV, ...), folders or patterns; then the query, "
-        "such as 'a dog barking', unless an option gives it.",
+        help="Files (WAV, FLAC, MP3, M4A, MP4, MKV, ...), folders, patterns, or - for stdin; then "
+        "the query, such as 'a dog barking', unless an option gives it.",
         show_default=False,
     ),
 ]
@@ -46,12 +47,20 @@ OutputFolder = Annotated[
     typer.Option(
         "--output",
         "-o",
-        help="Folder of the results; created if it is missing.",
-        parser=named,
+        help="Folder of the results; created if it is missing. With - the target of one "
+        "recording and query goes to stdout.",
+        parser=output_place,
         metavar="PATH",
     ),
 ]
-Residual = Annotated[bool, typer.Option(help="Write the residual as well.")]
+Residual = Annotated[
+    bool | None,
+    typer.Option(
+        "--residual/--no-residual",
+        help="Write the residual as well.",
+        show_default="--residual, without -o -",
+    ),
+]
 Format = Annotated[
     str, typer.Option(help="Container of the results: auto, wav, flac, aiff, ogg, mp3.")
 ]
@@ -75,6 +84,20 @@ ChunkSeconds = Annotated[
     float,
     typer.Option(
         min=0.1, help="Length of the chunks of long recordings; shorter takes less memory."
+    ),
+]
+Strict = Annotated[
+    bool,
+    typer.Option(
+        "--strict",
+        help="Refuse recordings that are cut or damaged. Without it the rest is extracted, with "
+        "a warning.",
+    ),
+]
+Track = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Number of the sound track of a video, from 1.", show_default="the main one"
     ),
 ]
 Jobs = Annotated[int, typer.Option("--jobs", "-j", min=1, help="Recordings at a time.")]

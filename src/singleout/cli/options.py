@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from singleout.storage.addresses import address_of
+
 
 def named(text: str | Path) -> Path:
     """Parse the path of an option.
@@ -14,7 +16,7 @@ def named(text: str | Path) -> Path:
     An empty text, such as the value of a variable that is not set, would be the current folder.
 
     Raises:
-        typer.BadParameter: the text is empty.
+        typer.BadParameter: the text is empty, or an address.
 
     Example:
         >>> named("out").name
@@ -22,6 +24,8 @@ def named(text: str | Path) -> Path:
     """
     if not str(text):
         raise typer.BadParameter("the name is empty: give one, or . for the current folder")
+    if (address := address_of(text)) is not None:
+        raise typer.BadParameter(f"{address} is an address: give a path on this machine")
     return Path(text)
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from singleout.cli.messages import printable
 from singleout.errors import OutputError
 from singleout.progress import is_shown
 
@@ -153,12 +154,12 @@ def print_result(result: JobResult, lines: Sequence[dict[str, Any]], as_json: bo
         'rain' in x.wav: skipped, its files exist
     """
     if result.error is not None:
-        typer.echo(f"error: {_printable(result.error)}", err=True)
+        typer.echo(f"error: {printable(result.error)}", err=True)
     if as_json:
         for line in lines:
             typer.echo(json.dumps(line))
         return
-    path = _printable(result.job.path)
+    path = printable(result.job.path)
     for query in result.skipped:
         typer.echo(f"'{query}' in {path}: skipped, its files exist")
     for written in result.written:
@@ -172,13 +173,8 @@ def print_result(result: JobResult, lines: Sequence[dict[str, Any]], as_json: bo
         for kind in ("target", "residual", "plot"):
             if (file := getattr(written, kind)) is not None:
                 level = _level(getattr(written, f"{kind}_db", None))
-                typer.echo(f"  {kind:<9} {level}  {_printable(file)}")
+                typer.echo(f"  {kind:<9} {level}  {printable(file)}")
 
 
 def _level(level_db: float | None) -> str:
     return "          " if level_db is None else f"{level_db:+7.1f} dB"
-
-
-def _printable(text: object) -> str:
-    """The text with all control characters escaped, so that it stays on one line."""
-    return "".join(c if c.isprintable() or c == " " else ascii(c)[1:-1] for c in str(text))

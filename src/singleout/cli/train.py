@@ -123,7 +123,7 @@ def _init(name: str | None) -> Path | None:
 def _warn_of_skipped(folder: Path) -> None:
     """Say what of a folder is not trained on."""
     from singleout.data.manifest import needing_ffmpeg
-    from singleout.storage.folders import list_folder
+    from singleout.storage.folders import list_files
 
     if not folder.is_dir():
         return
@@ -133,7 +133,7 @@ def _warn_of_skipped(folder: Path) -> None:
             f"{folder}: {len(paths):,} files are left out ({suffixes}): convert them first, such "
             "as with ffmpeg -i FILE FILE.flac"
         )
-    listing = list_folder(folder)
+    listing = list_files([folder])
     if listing.problems:
         _warn(
             f"{folder}: {len(listing.problems):,} links or folders are left out, such as "

@@ -21,7 +21,7 @@ from singleout.audio import MEDIA_SUFFIXES, SOUND_SUFFIXES, sndfile_name
 from singleout.config import is_path
 from singleout.documents import DocumentError, parse_json, read_lines
 from singleout.errors import ManifestError, shortened
-from singleout.storage.folders import list_folder
+from singleout.storage.folders import list_files
 from singleout.types import checked_text
 
 MAX_LINE_CHARACTERS = 1_000_000
@@ -356,7 +356,7 @@ def needing_ffmpeg(folder: Path) -> list[Path]:
 
 
 def _files_below(folder: Path, suffixes: Sequence[str]) -> list[Path]:
-    return [path for path in list_folder(folder).files if path.suffix.lower() in suffixes]
+    return [path for path in list_files([folder]).files if path.suffix.lower() in suffixes]
 
 
 def share_of(*names: str) -> float:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from singleout.audio import checked_array, open_audio
+from singleout.audio import checked_array, log_notes, open_media
 from singleout.audio.silence import SILENT_RMS
 from singleout.encoders.encoder import QueryEncoder
 from singleout.errors import QueryError
@@ -18,12 +18,13 @@ MAX_EXAMPLE_SECONDS = 60
 """Longer examples are refused: an example should hold one sound and nothing else."""
 
 
-def embed_example(example: Example, encoder: QueryEncoder) -> Tensor:
-    """Embed an example. Its channels are averaged first.
+def embed_example(example: Example, encoder: QueryEncoder, strict: bool = False) -> Tensor:
+    """Embed an example. Its channels are averaged first. What is missing of its file is logged.
 
     Args:
         example: a file or an array.
         encoder: of the queries.
+        strict: refuse a file that is cut or damaged.
 
     Returns:
         float32 [1, dim], unit norm.
@@ -40,7 +41,7 @@ def embed_example(example: Example, encoder: QueryEncoder) -> Tensor:
         torch.Size([1, 96])
     """
     if isinstance(example.audio, str | Path):
-        name, (audio, rate) = str(example.audio), _read(str(example.audio))
+        name, (audio, rate) = str(example.audio), _read(str(example.audio), strict)
     else:
         name, audio, rate = "the example", *checked_array(example.audio, example.sample_rate)
     _refuse_long(name, audio.shape[1], rate)
@@ -50,9 +51,9 @@ def embed_example(example: Example, encoder: QueryEncoder) -> Tensor:
     return encoder.embed_audio(mono, rate)
 
 
-def _read(name: str) -> tuple[NDArray[np.float32], int]:
+def _read(name: str, strict: bool) -> tuple[NDArray[np.float32], int]:
     """Read a file, but not beyond the longest example if its length is unknown."""
-    with open_audio(name) as reader:
+    with open_media(name, strict=strict) as reader:
         rate = reader.info.sample_rate
         _refuse_long(name, reader.info.num_frames or 0, rate)
         blocks, num_samples = [], 0
@@ -60,6 +61,7 @@ def _read(name: str) -> tuple[NDArray[np.float32], int]:
             num_samples += block.shape[1]
             _refuse_long(name, num_samples, rate)
             blocks.append(block.astype(np.float32, copy=False))
+        log_notes(reader.notes)
     return np.concatenate(blocks, axis=1), rate
 
 

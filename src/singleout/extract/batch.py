@@ -1,8 +1,7 @@
-"""Many recordings: find them, plan the names of their files, extract what is missing."""
+"""Many recordings: plan the names of their files, and extract what is missing."""
 
 from __future__ import annotations
 
-import glob
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -12,38 +11,18 @@ from itertools import islice
 from pathlib import Path
 from threading import Event
 from time import perf_counter
-from typing import Unpack
+from typing import BinaryIO, Unpack
 
-from singleout.audio import MEDIA_SUFFIXES
-from singleout.errors import AudioError, OutputError, SingleoutError, one_line
+from singleout.errors import OutputError, SingleoutError, one_line
 from singleout.extract.extractor import Extractor
 from singleout.extract.names import part_paths, query_slug, query_slugs
 from singleout.extract.options import OptionChanges, OutputOptions
 from singleout.extract.outputs import WrittenFiles
+from singleout.extract.recordings import PART_ENDS, Source, is_kind
 from singleout.types import Query
-
-PART_ENDS = (".target", ".residual")
-"""Ends of the names, before the suffix, of files that an extraction wrote."""
 
 CONTAINERS = ("wav", "flac", "aiff")
 """What the format ``auto`` may choose."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """A recording, and the folder below the output folder that its files go to.
-
-    Attributes:
-        path: of the recording.
-        below: folder of its files, relative to the output folder.
-
-    Example:
-        >>> Source(Path("in/a/street.wav"), Path("a")).below.name
-        'a'
-    """
-
-    path: Path
-    below: Path = Path()
 
 
 @dataclass(frozen=True)
@@ -54,6 +33,7 @@ class Job:
         path: of the recording.
         folder: of its files.
         name: first part of the names of its files.
+        file: the recording, where it is a file object and no path.
 
     Example:
         >>> Job(Path("in/street.wav"), Path("out"), "street").name
@@ -63,6 +43,7 @@ class Job:
     path: Path
     folder: Path
     name: str
+    file: BinaryIO | None = None
 
 
 @dataclass(frozen=True)
@@ -91,59 +72,6 @@ class JobResult:
     wall_seconds: float = 0.0
 
 
-def find_recordings(places: Sequence[str | Path]) -> list[Source]:
-    """Find recordings by files, folders and patterns such as ``*.wav``.
-
-    A file is taken as it is. Folders and patterns give the files with the suffix of a media file,
-    in the order of their names, without hidden files and without the results of an extraction.
-    A file in a folder keeps its place below the folder.
-
-    Args:
-        places: files, folders and patterns.
-
-    Returns:
-        Recordings, each once.
-
-    Raises:
-        AudioError: a folder or a pattern has no recordings; or a name is empty.
-
-    Example:
-        >>> find_recordings(["street.wav"])[0].path.name
-        'street.wav'
-    """
-    sources: dict[Path, Source] = {}
-    if any(str(place) == "" for place in places):
-        # Such as of a variable that is not set; as a path it would be the current folder.
-        raise AudioError("the name of a recording is empty: give a file, a folder or a pattern")
-    for place in map(Path, places):
-        if _is(place, Path.is_dir):
-            paths = [path for path in sorted(place.rglob("*")) if _is_recording(path, place)]
-            new = [Source(path, path.relative_to(place).parent) for path in paths]
-        elif not _is(place, Path.exists) and glob.has_magic(str(place)):
-            matches = map(Path, sorted(glob.glob(str(place), recursive=True)))  # noqa: PTH207
-            new = [Source(path) for path in matches if _is_recording(path, path.parent)]
-        else:
-            new = [Source(place)]
-        if not new:
-            raise AudioError(f"{place}: no recordings there")
-        for source in new:
-            sources.setdefault(source.path.absolute(), source)
-    return list(sources.values())
-
-
-def _is(path: Path, kind: Callable[[Path], bool]) -> bool:
-    try:
-        return kind(path)
-    except (OSError, ValueError):  # a name too long, or none at all
-        return False
-
-
-def _is_recording(path: Path, folder: Path) -> bool:
-    is_hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-    is_media = path.suffix.lower() in MEDIA_SUFFIXES and not path.stem.endswith(PART_ENDS)
-    return is_media and not is_hidden and _is(path, Path.is_file)
-
-
 def _folded(name: str | Path) -> str:
     """The name in one case and one encoding of accents, as some file systems compare names."""
     return unicodedata.normalize("NFC", str(name)).casefold()
@@ -153,7 +81,7 @@ def plan_jobs(sources: Sequence[Source], folder: Path, queries: Sequence[Query])
     """Give every recording names of its own: ``x.wav`` next to ``x.mp3`` keeps its suffix.
 
     Args:
-        sources: see ``find_recordings``.
+        sources: see ``singleout.extract.recordings``.
         folder: output folder.
         queries: their names are part of the files' names.
 
@@ -172,7 +100,7 @@ def plan_jobs(sources: Sequence[Source], folder: Path, queries: Sequence[Query])
     for source in sources:
         is_unique = namesakes[_folded(source.below), _folded(source.path.stem)] == 1
         name = source.path.stem if is_unique else source.path.name
-        jobs.append(Job(source.path, folder / source.below, name))
+        jobs.append(Job(source.path, folder / source.below, name, source.file))
     taken: dict[tuple[str, str], Path] = {}
     for job in jobs:
         place = _folded(job.folder), _folded(job.name)
@@ -219,13 +147,13 @@ def remaining_queries(job: Job, queries: Sequence[Query], outputs: OutputOptions
         recorded = job.path.stat().st_mtime_ns
         for container in containers:
             paths = part_paths(options, job.name, slug, container).all()
-            if all(_is(path, Path.is_file) for path in paths) and all(
+            if all(is_kind(path, Path.is_file) for path in paths) and all(
                 path.stat().st_mtime_ns >= recorded for path in paths
             ):
                 return True
         return False
 
-    if not _is(job.path, Path.is_file):
+    if job.file is not None or not is_kind(job.path, Path.is_file):
         return list(queries)
     names = [query_slug(query) for query in queries]
     slugs = query_slugs(queries)
@@ -255,7 +183,7 @@ def _run_job(
             remaining = remaining_queries(job, queries, outputs)
         if remaining:
             written = extractor.extract_file(
-                job.path,
+                job.file or job.path,
                 remaining,
                 job.folder,
                 name=job.name,
@@ -308,7 +236,7 @@ def run_jobs(
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     soundfile.write(f"{folder}/x.wav", np.zeros(8_000), 16_000)
         ...     queries, outputs = [Query("rain")], OutputOptions(Path(folder, "out"))
-        ...     jobs = plan_jobs(find_recordings([folder]), outputs.folder, queries)
+        ...     jobs = plan_jobs([Source(Path(folder, "x.wav"))], outputs.folder, queries)
         ...     [len(result.written) for result in run_jobs(extractor, jobs, queries, outputs)]
         [1]
     """

@@ -12,7 +12,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from singleout.audio import AudioInfo, OutputFormat
+from singleout.audio import AudioInfo, OutputFormat, log_notes
 from singleout.extract.options import OutputOptions
 from singleout.extract.outputs import PartFiles, WrittenFiles
 from singleout.model.similarity import Presence
@@ -36,6 +36,9 @@ class Extraction:
         source: the path of the recording; None if it was not a path.
         info: what the file of the recording is. Saved files are of its kind.
         presence: whether the sound is present; None where the model gives no probability.
+        warnings: what a listener should know about the recording, one line each.
+        missing_seconds: of the recording that could not be read; 0.0 if it is whole, None if the
+            length of the missing part is unknown.
 
     Example:
         >>> import numpy as np
@@ -52,6 +55,8 @@ class Extraction:
     source: Path | None = None
     info: AudioInfo | None = None
     presence: Presence | None = None
+    warnings: tuple[str, ...] = ()
+    missing_seconds: float | None = 0.0
 
     @property
     def mixture(self) -> NDArray[np.float32]:
@@ -67,6 +72,8 @@ class Extraction:
             and self.source == other.source
             and self.info == other.info
             and self.presence == other.presence
+            and self.warnings == other.warnings
+            and self.missing_seconds == other.missing_seconds
             and np.array_equal(self.target, other.target)
             and np.array_equal(self.residual, other.residual)
         )
@@ -121,7 +128,13 @@ class Extraction:
                 mixture = target.astype(np.float64) + self.residual[:, part]
                 parts.write(mixture.astype(info.dtype), target[None])
         probability = None if self.presence is None else self.presence.probability
-        return replace(files.written()[0], presence=probability)
+        log_notes(files.notes)
+        return replace(
+            files.written()[0],
+            presence=probability,
+            warnings=(*self.warnings, *(note.text for note in files.notes)),
+            missing_seconds=self.missing_seconds,
+        )
 
     def plot(self) -> Any:
         """Spectrograms of mixture, target and residual as a matplotlib ``Figure``.
@@ -131,7 +144,7 @@ class Extraction:
         """
         from singleout.extract.picture import Picture
 
-        picture = Picture(str(self.query), self.sample_rate, self.target.shape[1])
+        picture = Picture(str(self.query), self.sample_rate)
         for start in range(0, self.target.shape[1], BLOCK_FRAMES):
             part = slice(start, start + BLOCK_FRAMES)
             target, residual = self.target[:, part], self.residual[:, part]

@@ -4,33 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 from threading import Event
-from typing import Unpack, overload
+from typing import Any, BinaryIO, Unpack, overload
 
 import numpy as np
 import torch
 
-from singleout.audio import OutputFormat, open_audio
-from singleout.condition import Condition
+from singleout.audio import Note, OutputFormat, log_notes, media_name, missing_seconds
 from singleout.encoders import QueryEncoder
-from singleout.errors import AudioError, QueryError, SingleoutError
+from singleout.errors import AudioError, SingleoutError
 from singleout.extract.chunking import Block
 from singleout.extract.device import find_device
 from singleout.extract.extraction import Extraction
 from singleout.extract.options import ExtractOptions, OptionChanges, OutputOptions
 from singleout.extract.outputs import PartFiles, WrittenFiles
+from singleout.extract.queries import AnyQuery, Conditions, queries_of
 from singleout.extract.session import Session
-from singleout.extract.sources import Recording, checked, open_source, path_of, several
+from singleout.extract.sources import Recording, is_path_or_file, open_source, path_of, several
 from singleout.model import QueriedSeparator
 from singleout.types import Example, Query
-
-NUM_CONDITIONS = 64
-"""Conditions that are kept: all recordings of a batch have the same queries."""
-
-AnyQuery = str | Path | Example | Query
-"""One query: a description, an example (a ``Path`` is one), or a ``Query`` of several prompts."""
 
 
 class Extractor:
@@ -69,7 +62,7 @@ class Extractor:
     ) -> None:
         self.model = model.eval()
         self.options = ExtractOptions(**options)
-        self._condition = lru_cache(NUM_CONDITIONS)(self._embed)
+        self._conditions = Conditions(self.model)
         if device is not None:
             self.to(device)
 
@@ -200,7 +193,7 @@ class Extractor:
             >>> [result.target.shape for result in extractor.extract(audio, ["a dog", "rain"])]
             [(1, 16000), (1, 16000)]
         """
-        queries = _queries(query)
+        queries = queries_of(query)
         changed = replace(self.options, **options)
         results = self._extract_all(audio, queries, sample_rate, changed, progress, cancel)
         return results[0] if isinstance(query, str | Path | Example | Query) else results
@@ -238,9 +231,11 @@ class Extractor:
             >>> len(list(extractor.extract_many(clips, "rain")))
             2
         """
-        prompts = _queries(queries)
+        prompts = queries_of(queries)
         changed = replace(self.options, **options)
-        self.prepare(prompts)  # a query that fails is not the fault of a recording
+        self._conditions.of(
+            prompts, changed.strict
+        )  # a query that fails is not the fault of a recording
         for recording in several(recordings):
             try:
                 results = self._extract_all(recording, prompts, sample_rate, changed, None, None)
@@ -253,12 +248,11 @@ class Extractor:
 
     def prepare(self, queries: AnyQuery | Sequence[AnyQuery]) -> None:
         """Embed queries ahead of time, so that an unusable query is refused at once."""
-        for query in _queries(queries):
-            self._condition(query)
+        self._conditions.of(queries_of(queries), self.options.strict)
 
     def extract_file(
         self,
-        path: str | Path,
+        path: str | Path | BinaryIO,
         queries: AnyQuery | Sequence[AnyQuery],
         folder: str | Path = ".",
         *,
@@ -273,10 +267,10 @@ class Extractor:
         """Write target and residual of every query as files, in memory that does not grow.
 
         Args:
-            path: of the recording, of any length.
+            path: of the recording, of any length; or a binary file object.
             queries: one or several, which share the work on the mixture.
             folder: of the files ``NAME.QUERY.target.EXT`` and ``NAME.QUERY.residual.EXT``.
-            name: first part of their names; that of the recording by default.
+            name: first part of their names; that of the recording by default, or ``audio``.
             format: container of the files. ``auto`` is that of the recording, where it can hold
                 them.
             residual: write the residual.
@@ -292,22 +286,27 @@ class Extractor:
             OutputError: the files cannot be written.
             MissingExtraError: matplotlib is not installed.
         """
-        prompts = _queries(queries)
+        prompts = queries_of(queries)
         changed = replace(self.options, **options)
         outputs = OutputOptions(Path(folder), format, residual, plot)
-        if not isinstance(path, str | Path):
-            raise AudioError(f"extract_file takes a path, not {type(path).__name__}: use extract")
-        strict, track = changed.strict, changed.track
-        with open_audio(path := Path(path), strict=strict, track=track) as reader:
-            checked(reader)
-            session = Session(self.model, reader, self._conditions(prompts), changed, cancel)
-            files = PartFiles(outputs, name or path.stem, prompts, reader.info, path)
+        if not is_path_or_file(path):
+            kind = type(path).__name__
+            raise AudioError(f"extract_file takes a path or a file object, not {kind}: use extract")
+        name = name or Path(media_name(path)).stem
+        with open_source(path, None, changed, cancel) as reader:
+            conditions = self._conditions.of(prompts, changed.strict)
+            session = Session(self.model, reader, conditions, changed, cancel)
+            files = PartFiles(outputs, name, prompts, reader.info, path_of(path))
             with files:
                 for block in session.blocks(progress):
                     files.write(*block)
                 presences = session.presences()
+            log_notes(files.notes)
+            noted = _noted([*reader.notes, *files.notes])
             return [
-                written if presence is None else replace(written, presence=presence.probability)
+                replace(
+                    written, presence=None if presence is None else presence.probability, **noted
+                )
                 for written, presence in zip(files.written(), presences, strict=True)
             ]
 
@@ -343,10 +342,10 @@ class Extractor:
             >>> sum(mixture.shape[1] for mixture, targets in blocks)
             16000
         """
-        prompts = _queries(queries)
+        prompts = queries_of(queries)
         changed = replace(self.options, **options)
-        with open_source(audio, sample_rate, strict=changed.strict, track=changed.track) as reader:
-            conditions = self._conditions(prompts)
+        with open_source(audio, sample_rate, changed, cancel) as reader:
+            conditions = self._conditions.of(prompts, changed.strict)
             session = Session(self.model, reader, conditions, changed, cancel, measure=False)
             yield from session.blocks()
 
@@ -359,9 +358,10 @@ class Extractor:
         progress: Callable[[float], None] | None,
         cancel: Event | None,
     ) -> list[Extraction]:
-        with open_source(audio, sample_rate, strict=options.strict, track=options.track) as reader:
+        with open_source(audio, sample_rate, options, cancel) as reader:
             info = reader.info
-            session = Session(self.model, reader, self._conditions(queries), options, cancel)
+            conditions = self._conditions.of(queries, options.strict)
+            session = Session(self.model, reader, conditions, options, cancel)
             blocks = list(session.blocks(progress))
         mixture = np.concatenate([block.mixture for block in blocks], axis=1)
         source = path_of(audio)
@@ -378,24 +378,13 @@ class Extractor:
                     source=source,
                     info=None if source is None else info,
                     presence=presence,
+                    **_noted(reader.notes),
                 )
             )
         return results
 
-    def _conditions(self, queries: Sequence[Query]) -> list[Condition]:
-        return [self._condition(query) for query in queries]
 
-    def _embed(self, query: Query) -> Condition:
-        with torch.inference_mode():
-            return self.model.embed(query)
-
-
-def _queries(queries: AnyQuery | Sequence[AnyQuery]) -> list[Query]:
-    if isinstance(queries, str | Path | Example | Query):
-        return [Query.of(queries)]
-    if not isinstance(queries, Iterable):
-        raise QueryError(f"a query must be text or an example, not {type(queries).__name__}")
-    several = [Query.of(query) for query in queries]
-    if not several:
-        raise QueryError("no query: describe a sound, such as 'a dog barking'")
-    return several
+def _noted(notes: Sequence[Note]) -> dict[str, Any]:
+    """Notes as fields of a result."""
+    warnings = tuple(note.text for note in notes)
+    return {"warnings": warnings, "missing_seconds": missing_seconds(notes)}

@@ -43,6 +43,9 @@ class WrittenFiles:
         seconds: length of the recording.
         target_db, residual_db: level relative to the mixture, dB; None for silence.
         presence: probability that the sound is present; None if the model gives none.
+        warnings: what a listener should know about the recording, one line each.
+        missing_seconds: of the recording that could not be read; 0.0 if it is whole, None if the
+            length of the missing part is unknown.
 
     Example:
         >>> from pathlib import Path
@@ -61,10 +64,17 @@ class WrittenFiles:
     target_db: float | None
     residual_db: float | None
     presence: float | None = None
+    warnings: tuple[str, ...] = ()
+    missing_seconds: float | None = 0.0
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of the recording was read."""
+        return self.missing_seconds == 0
 
     def as_json(self) -> dict[str, Any]:
         """The fields as JSON values: paths are texts."""
-        fields = asdict(self)
+        fields = {**asdict(self), "warnings": list(self.warnings)}
         return {k: str(v) if isinstance(v, Path) else v for k, v in fields.items()}
 
 
@@ -216,7 +226,7 @@ class _Parts:
         if paths.plot is not None:
             from singleout.extract.picture import Picture
 
-            self._picture = Picture(str(query), info.sample_rate, info.num_frames or 0)
+            self._picture = Picture(str(query), info.sample_rate)
         self._target = files.enter_context(new_audio(paths.target, info, kind))
         self._residual: AudioWriter | None = None
         if paths.residual is not None:

@@ -45,7 +45,6 @@ class Picture:
     Args:
         query: for the title.
         sample_rate: Hz.
-        expected_samples: length of the recording if it is known; it saves work.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
@@ -59,10 +58,10 @@ class Picture:
         4
     """
 
-    def __init__(self, query: str, sample_rate: int, expected_samples: int = 0) -> None:
+    def __init__(self, query: str, sample_rate: int) -> None:
         require_matplotlib()
         titles = ("mixture", f"target: {_shortened(query)}", "residual")
-        self._panels = {title: Spectrogram(sample_rate, expected_samples) for title in titles}
+        self._panels = {title: Spectrogram(sample_rate) for title in titles}
         self._sample_rate = sample_rate
         self._num_samples = 0
 
@@ -130,12 +129,11 @@ class Spectrogram:
     """Power over time and mel frequency, with no more columns than a picture shows.
 
     When there are twice as many windows as a picture has columns, every other one is dropped and
-    the hop doubles. So cost and memory grow with the logarithm of the length.
+    the hop doubles. So cost and memory grow with the logarithm of the length, and nothing depends
+    on the length that a recording states.
 
     Args:
         sample_rate: Hz.
-        expected_samples: length of the recording if it is known; it saves windows that would be
-            dropped.
 
     Example:
         >>> import numpy as np
@@ -145,13 +143,13 @@ class Spectrogram:
         True
     """
 
-    def __init__(self, sample_rate: int, expected_samples: int = 0) -> None:
+    def __init__(self, sample_rate: int) -> None:
         self.top_hz = min(TOP_HZ, sample_rate / 2)
         self._window = max(16, round(WINDOW_SECONDS * sample_rate))
         self._taper = np.hanning(self._window)
         self._bins_mel = mel(np.fft.rfftfreq(2 * self._window, 1 / sample_rate))
         self._rows_mel = np.linspace(0, float(mel(self.top_hz)), NUM_ROWS)
-        self._hop = max(1, self._window // 8, expected_samples // NUM_COLUMNS)
+        self._hop = max(1, self._window // 8)
         self._columns: list[NDArray[np.float64]] = []
         self._buffer: NDArray[np.float64] | None = None
         self._buffer_start = -(self._window // 2)

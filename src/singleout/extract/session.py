@@ -7,7 +7,7 @@ from threading import Event
 
 import torch
 
-from singleout.audio import AudioReader
+from singleout.audio import AudioReader, log_notes
 from singleout.condition import Condition
 from singleout.extract.chunking import Block
 from singleout.extract.options import ExtractOptions
@@ -78,6 +78,8 @@ class Session:
     def blocks(self, progress: Callable[[float], None] | None = None) -> Iterator[Block]:
         """The recording with its targets, block by block, none of them empty.
 
+        The notes of the reader are logged after the last block.
+
         Args:
             progress: called after every block with the share that is done, 0 to 1.
         """
@@ -96,6 +98,7 @@ class Session:
         rest = self._pipeline.finish()
         if rest.mixture.shape[1]:
             yield rest
+        log_notes(self._reader.notes)
         if progress is not None:
             progress(1.0)
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -21,10 +19,11 @@ from singleout.audio import (
     InfrasoundFilter,
     Note,
     checked_array,
-    open_audio,
+    open_media,
 )
 from singleout.audio.silence import MIN_AMPLIFIED_RMS
-from singleout.errors import AudioError, Cancelled, SingleoutError
+from singleout.errors import AudioError, Cancelled
+from singleout.extract.options import ExtractOptions
 
 MAX_HOURS = 24
 
@@ -53,20 +52,21 @@ class _ArrayReader:
 def open_source(
     recording: Recording,
     sample_rate: int | None = None,
-    *,
-    strict: bool = False,
-    track: int | None = None,
+    options: ExtractOptions | None = None,
+    cancel: Event | None = None,
 ) -> Iterator[AudioReader]:
     """Open a recording of any kind.
 
     Args:
         recording: see ``Recording``.
         sample_rate: of an array, Hz; with anything else it may be left out.
-        strict, track: see ``open_audio``.
+        options: tell which sound track is read, and whether a recording must be whole.
+        cancel: stops the wait for a pipe.
 
     Raises:
         AudioError: the recording cannot be read, its rate is not ``sample_rate``, or it is longer
             or has more channels than an extractor takes; see also ``checked_array``.
+        Cancelled: ``cancel`` is set.
 
     Example:
         >>> import numpy as np
@@ -74,21 +74,16 @@ def open_source(
         ...     reader.info.sample_rate, reader.info.num_frames
         (16000, 8000)
     """
-    if _is_array_with_rate(recording):
+    options = options or ExtractOptions()
+    if is_path_or_file(recording):
+        strict, track = options.strict, options.track
+        with open_media(recording, strict=strict, track=track, cancel=cancel) as reader:
+            _check_rate(reader.name, reader.info.sample_rate, sample_rate)
+            yield checked(reader)
+    elif _is_array_with_rate(recording):
         array, rate = recording
         _check_rate("audio", rate, sample_rate)
         yield checked(_ArrayReader(*checked_array(array, rate)))
-    elif isinstance(recording, str | Path):
-        with open_audio(recording, strict=strict, track=track) as reader:
-            _check_rate(str(recording), reader.info.sample_rate, sample_rate)
-            yield checked(reader)
-    elif _is_file_object(recording):
-        with (
-            _file_of(recording) as path,
-            open_audio(path, strict=strict, track=track) as reader,
-        ):
-            _check_rate("audio", reader.info.sample_rate, sample_rate)
-            yield checked(reader)
     else:
         yield checked(_ArrayReader(*checked_array(recording, sample_rate)))  # type: ignore[arg-type]
 
@@ -110,11 +105,7 @@ def several(recordings: Recording | Iterable[Recording]) -> Iterable[Recording]:
         >>> several("street.wav"), several(["street.wav", "park.wav"])
         (['street.wav'], ['street.wav', 'park.wav'])
     """
-    if (
-        isinstance(recordings, str | Path)
-        or _is_file_object(recordings)
-        or _is_array_with_rate(recordings)
-    ):
+    if is_path_or_file(recordings) or _is_array_with_rate(recordings):
         return [recordings]
     return recordings  # type: ignore[return-value]
 
@@ -128,26 +119,14 @@ def _is_array_with_rate(recording: object) -> TypeGuard[tuple[ArrayLike, int]]:
     )
 
 
-def _is_file_object(recording: object) -> TypeGuard[BinaryIO]:
-    return callable(getattr(recording, "read", None))
+def is_path_or_file(recording: object) -> TypeGuard[str | Path | BinaryIO]:
+    """Whether a recording is a path or a file object, and no array.
 
-
-@contextmanager
-def _file_of(source: BinaryIO) -> Iterator[Path]:
-    """The bytes of a file object as a file: the decoders need one that they can seek in."""
-    with tempfile.TemporaryDirectory(prefix="singleout-") as folder:
-        path = Path(folder) / "audio"
-        with path.open("wb") as file:
-            try:
-                shutil.copyfileobj(source, file)
-            except TypeError:
-                raise AudioError("audio: the file object gives text: open it with 'rb'") from None
-            except OSError as error:
-                raise AudioError(f"audio: cannot be read: {error.strerror or error}") from None
-        try:
-            yield path
-        except SingleoutError as error:
-            raise type(error)(str(error).replace(str(path), "audio")) from None
+    Example:
+        >>> is_path_or_file("street.wav"), is_path_or_file([0.0, 0.5])
+        (True, False)
+    """
+    return isinstance(recording, str | Path) or callable(getattr(recording, "read", None))
 
 
 def _check_rate(name: str, rate: int, expected: int | None) -> None:

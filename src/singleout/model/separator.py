@@ -69,11 +69,15 @@ class QueriedSeparator(nn.Module):
         """Length of the embeddings in a condition, both sides together."""
         return self.manipulator.dim * (2 if self.config.negative else 1)
 
-    def embed(self, query: Query) -> Condition:
+    def embed(self, query: Query, *, strict: bool = False) -> Condition:
         """The condition of one query, [1, parts, condition_dim].
 
         Each side of the query is the mean of its prompts. Words may have several parts, sounds
         that stand for them (``Neighbours``).
+
+        Args:
+            query: texts and examples.
+            strict: refuse examples that are cut or damaged.
 
         Raises:
             QueryError: the query has negative prompts, which this model does not support; or an
@@ -85,7 +89,7 @@ class QueriedSeparator(nn.Module):
                 f"this model cannot answer negative prompts ({', '.join(map(str, query.negative))})"
                 ": leave them out"
             )
-        return self.combine(self._side(query.positive), self._side(query.negative))
+        return self.combine(self._side(query.positive, strict), self._side(query.negative, strict))
 
     def condition(self, embeddings: Tensor, is_text: bool) -> Condition:
         """The condition of positive prompts, all texts or all sounds.
@@ -136,10 +140,10 @@ class QueriedSeparator(nn.Module):
         # As long as its parts: the mean of two directions is shorter than each.
         return Condition(F.normalize(total, dim=-1) * (norm / number), weights, mask)
 
-    def _side(self, prompts: tuple[Prompt, ...]) -> Condition:
+    def _side(self, prompts: tuple[Prompt, ...], strict: bool) -> Condition:
         texts = [prompt for prompt in prompts if isinstance(prompt, str)]
         examples = [prompt for prompt in prompts if isinstance(prompt, Example)]
-        audio = [embed_example(example, self.encoder) for example in examples]
+        audio = [embed_example(example, self.encoder, strict) for example in examples]
         return self.side(
             self.encoder.embed_text(texts) if texts else None,
             torch.cat(audio) if audio else None,

@@ -1,17 +1,18 @@
-"""The files below a folder, each once, through links as well."""
+"""The files below folders, each once, through links as well."""
 
 from __future__ import annotations
 
 import os
 import stat
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 
 @dataclass
 class FolderListing:
-    """What is below a folder.
+    """Files, and what else is below folders.
 
     Attributes:
         files: regular files in the order of their paths, each once, without hidden ones.
@@ -32,27 +33,29 @@ class FolderListing:
     num_special: int = 0
 
 
-def list_folder(folder: Path) -> FolderListing:
-    """List the files below a folder.
+def list_files(paths: Iterable[Path], in_folders: bool = True) -> FolderListing:
+    """List files, and the files below folders.
 
     Links to files and folders are followed. A folder is read once, so that a link to a folder
     above it does no harm. Of several names of a file or folder, one that is no link is listed.
 
     Args:
-        folder: a folder, or a link to one.
+        paths: files and folders.
+        in_folders: list what is below folders. False: folders are left out.
 
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     (Path(folder) / "dog.wav").touch()
         ...     (Path(folder) / "circle").symlink_to(folder)
-        ...     [path.name for path in list_folder(Path(folder)).files]
+        ...     [path.name for path in list_files([Path(folder)]).files]
         ['dog.wav']
     """
     listing = FolderListing()
     identities: set[tuple[int, ...] | str] = set()
-    to_visit = [folder]
-    links: deque[Path] = deque()  # after all that is no link
+    to_visit = sorted(paths, reverse=True)
+    links = deque(path for path in reversed(to_visit) if path.is_symlink())  # come last
+    to_visit = [path for path in to_visit if not path.is_symlink()]
     while to_visit or links:
         path = to_visit.pop() if to_visit else links.popleft()
         try:
@@ -74,6 +77,7 @@ def list_folder(folder: Path) -> FolderListing:
         identities.add(identity)
         if is_file:
             listing.files.append(path)
+        if is_file or not in_folders:
             continue
         try:
             entries = sorted(os.scandir(path), key=lambda entry: entry.name)
