@@ -186,7 +186,6 @@ def test_bad_sounds_are_named_or_skipped(
     run = CliRunner().invoke(app, arguments)
     assert run.exit_code == 1
     (error,) = run.stderr.splitlines()
-    print(error)
     assert error.startswith("error: 3 sounds cannot be used: ")
     assert all(f"{folder / name}: " in error for name in ("2.wav", "3.wav", "4.wav"))
     run = CliRunner().invoke(app, [*arguments, "--skip-bad", "--json"])
