@@ -61,15 +61,19 @@ def files_below(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(paths)}
 
 
-def audible(mixture: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
-    """A mixture [channels, samples] as far as it can be a target.
+def without_infrasound(waveform: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
+    """A waveform [..., samples] as the pipeline gives it to the separator."""
+    stage = RemoveInfrasound(rate, waveform[..., 0].size)
+    return np.concatenate([*stage.push(waveform), *stage.finish()], axis=-1)
 
-    Infrasound belongs to no target, and the ends are faded.
-    """
-    stages: list[Any] = [RemoveInfrasound(rate, len(mixture)) for _ in range(2)]
-    blocks = [mixture]
-    for stage in stages:
-        blocks = [done for block in blocks for done in stage.push(block)] + stage.finish()
+
+def with_final_stages(targets: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
+    """Targets [queries, channels, samples] of a separator as the pipeline gives them."""
     fade = FadeEnds(rate)
-    blocks = [done for block in blocks for done in fade.push(block[None])] + fade.finish()
-    return np.concatenate(blocks, axis=2)[0]
+    filtered = without_infrasound(targets, rate)
+    return np.concatenate([*fade.push(filtered), *fade.finish()], axis=2)
+
+
+def audible(mixture: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
+    """A mixture [channels, samples] as far as it can be a target."""
+    return with_final_stages(without_infrasound(mixture, rate)[None], rate)[0]

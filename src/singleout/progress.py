@@ -9,6 +9,16 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
+def is_shown() -> bool:
+    """Whether progress bars are drawn: only on a terminal, and a process may have no stderr.
+
+    Example:
+        >>> is_shown()  # no terminal here
+        False
+    """
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
 def track(items: Sequence[T] | Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
     """Iterate with a progress bar on stderr; without a bar if stderr is not a terminal.
 
@@ -21,7 +31,7 @@ def track(items: Sequence[T] | Iterable[T], what: str, total: int | None = None)
         >>> list(track(["rain.wav", "wind.wav"], "reading"))
         ['rain.wav', 'wind.wav']
     """
-    if not sys.stderr.isatty():
+    if not is_shown():
         yield from items
         return
     from rich.console import Console

@@ -13,7 +13,6 @@ import pytest
 
 import singleout
 from singleout.audio import read_audio, write_wav
-from singleout.cli import main
 from tests.audio.test_reading import BAD, write_bad
 from tests.cli.commands import check_refused, extract, file_size_limit, posix, run
 from tests.recordings import file_names, files_below
@@ -307,16 +306,10 @@ def test_wrong_usage_exits_with_2(street: Path) -> None:
     assert run("no-such-command").exit_code == 2
 
 
-def test_help_and_version(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_help_and_version() -> None:
     assert "extract" in run("--help").stdout
     assert "--residual / --no-residual" in extract("--help").stdout
-    monkeypatch.setattr(sys, "argv", ["singleout", "--version"])
-    with pytest.raises(SystemExit) as raised:
-        main()
-    assert raised.value.code == 0
-    assert capsys.readouterr().out == f"singleout {singleout.__version__}\n"
+    assert run("--version").stdout == f"singleout {singleout.__version__}\n"
 
 
 @pytest.mark.parametrize(

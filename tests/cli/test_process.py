@@ -58,19 +58,6 @@ def test_as_a_process(
     assert ended.stderr == ""
 
 
-def test_a_closed_pipe_is_not_a_crash(
-    street: Path, tmp_path: Path, debug_model_folder: Path, command: list[str]
-) -> None:
-    read_end, write_end = os.pipe()
-    os.close(read_end)
-    model = ["--model", str(debug_model_folder)]
-    extract = [*command, "extract", str(street), "dog", "-o", str(tmp_path), *model]
-    ended = subprocess.run(extract, stdout=write_end, stderr=subprocess.PIPE, text=True)
-    os.close(write_end)
-    assert "Traceback" not in ended.stderr
-    assert len(file_names(tmp_path)) == 3
-
-
 def test_names_that_are_not_valid_text(
     tmp_path: Path, debug_model_folder: Path, command: list[str]
 ) -> None:
@@ -82,17 +69,3 @@ def test_names_that_are_not_valid_text(
     )
     assert ended.returncode == 0, ended.stderr
     assert len(file_names(tmp_path)) == 3
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a device of Linux")
-def test_a_full_standard_output_is_one_line(street: Path, debug_model_folder: Path) -> None:
-    code = "from singleout.cli import main; main()"
-    command = [sys.executable, "-c", code, "extract", street, "a dog", "--json"]
-    options = ["-o", street.parent / "out", "--model", debug_model_folder]
-    with Path("/dev/full").open("w") as full:
-        ended = subprocess.run(
-            [*map(str, command), *map(str, options)],
-            stdout=full, stderr=subprocess.PIPE, text=True, check=False,
-        )  # fmt: skip
-    assert ended.returncode == 1
-    assert ended.stderr == "error: stdout cannot be written: no space is left\n"

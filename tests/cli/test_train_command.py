@@ -117,7 +117,9 @@ def test_files_that_training_cannot_read_are_named(config: Path) -> None:
         assert run.exit_code == 1
         warning, error = run.stderr.splitlines()
         assert warning.startswith(f"warning: {folder}: 3 files are left out (.m4a, .mp4): convert")
-        assert error.startswith(f"error: {folder / 'broken.WAV'}: cannot be read as audio")
+        assert error.startswith(
+            f"error: 1 sound cannot be used: {folder / 'broken.WAV'}: cannot be read as audio"
+        )
 
 
 def test_a_folder_may_be_named_like_a_date(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,8 +139,10 @@ def test_ctrl_c_names_the_way_to_resume(config: Path, command: list[str]) -> Non
         run.send_signal(signal.SIGINT)
         _, stderr = run.communicate(timeout=120)
     assert run.returncode == 130
-    assert "repeat the command to resume from the last checkpoint in" in stderr
-    assert stderr.endswith("interrupted\n")
+    assert stderr == (
+        "interrupted: repeat the command to resume from the last checkpoint in "
+        f"{config.parent / 'run'}\n"
+    )
     assert "Traceback" not in stderr
 
 

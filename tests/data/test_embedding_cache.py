@@ -7,6 +7,8 @@ import os
 import resource
 import signal
 import sqlite3
+import struct
+from collections.abc import Callable
 from functools import partial
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
@@ -119,7 +121,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     path = tmp_path_factory.mktemp("large") / "c.sqlite"
     with EmbeddingCache(path, "encoder-1", 6) as cache:
         for i in range(300):
-            cache.put(CropKey(i.to_bytes(32), 0.0, 1.0), torch.ones(6))
+            cache.put(CropKey(i.to_bytes(32), 0.0, 1.0), torch.full((6,), i / 300))
     return path.read_bytes()
 
 
@@ -166,18 +168,93 @@ def test_a_tampered_file_is_refused(statement: str, part: str, filled_cache: Pat
     assert_never_opened(filled_cache, part, "delete")
 
 
-@pytest.mark.parametrize("blob", [b"", b"1234567", None, "text"])
-def test_a_damaged_row_is_refused(
-    blob: bytes | str | None, three_clips: list[Clip], filled_cache: Path
-) -> None:
-    with sqlite3.connect(filled_cache) as database:
-        database.execute("UPDATE crops SET embedding = ?", (blob,))
+def change_rows(path: Path, change: Callable[[bytes], object]) -> None:
+    """Change the embeddings in a cache, as damage would."""
+    with sqlite3.connect(path) as database:
+        rows = database.execute("SELECT rowid, embedding FROM crops").fetchall()
+        changed = [(change(blob), number) for number, blob in rows]
+        database.executemany("UPDATE crops SET embedding = ? WHERE rowid = ?", changed)
     database.close()
-    assert_refused(
-        lambda: embeddings_of(three_clips, CROPS, UnusedEncoder(), filled_cache),
-        filled_cache,
-        "of another length",
-    )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda blob: b"",
+        lambda blob: b"1234567",
+        lambda blob: None,
+        lambda blob: "text",
+        lambda blob: bytes([blob[0] ^ 1]) + blob[1:],  # of a number
+        lambda blob: blob[:-1] + bytes([blob[-1] ^ 0x80]),  # of the digest
+        lambda blob: blob[4:],
+        lambda blob: bytes(len(blob)),
+        lambda blob: struct.pack("<6f", 0, 0, torch.nan, 0, 0, 0),
+    ],
+)
+def test_a_damaged_row_is_made_again(
+    change: Callable[[bytes], object], three_clips: list[Clip], filled_cache: Path
+) -> None:
+    table = embeddings_of(three_clips, CROPS, UnusedEncoder(), filled_cache)
+    change_rows(filled_cache, change)
+    with pytest.raises(ModelError, match="lacks crop 0"):
+        given_embeddings(three_clips, CROPS, "encoder-1", 6, filled_cache)
+    encoder = CountingEncoder()
+    again = embeddings_of(three_clips, CROPS, encoder, filled_cache)
+    assert encoder.calls == len(table.embeddings)
+    assert torch.equal(again.embeddings, table.embeddings)
+    embeddings_of(three_clips, CROPS, UnusedEncoder(), filled_cache)
+
+
+def test_every_flipped_bit_of_a_row_is_noticed(cache_path: Path) -> None:
+    key, row = CropKey(bytes(32), 1.5, 4.0), torch.tensor([0.6, -0.8])
+    with EmbeddingCache(cache_path, "f", 2) as file:
+        file.put(key, row)
+    with sqlite3.connect(cache_path) as database:
+        database.execute("PRAGMA synchronous = OFF")
+        ((whole,),) = database.execute("SELECT embedding FROM crops").fetchall()
+        for bit in range(8 * len(whole)):
+            changed = bytearray(whole)
+            changed[bit // 8] ^= 1 << bit % 8
+            database.execute("UPDATE crops SET embedding = ?", (bytes(changed),))
+            database.commit()
+            with EmbeddingCache(cache_path, "f", 2, read_only=True) as file:
+                assert file.get(key) is None
+        # The row of another crop: damage of the key, or of SQLite's index.
+        database.execute("UPDATE crops SET embedding = ?, start = 3.0", (whole,))
+        database.commit()
+        with EmbeddingCache(cache_path, "f", 2) as file:
+            assert file.get(key) is None
+            assert file.get(key._replace(start=3.0)) is None
+    database.close()
+
+
+def test_rows_without_a_digest_are_taken(three_clips: list[Clip], filled_cache: Path) -> None:
+    """Caches of earlier versions stay usable."""
+    table = embeddings_of(three_clips, CROPS, UnusedEncoder(), filled_cache)
+    change_rows(filled_cache, lambda blob: blob[:24])
+    again = embeddings_of(three_clips, CROPS, UnusedEncoder(), filled_cache)
+    assert torch.equal(again.embeddings, table.embeddings)
+
+
+@settings(deadline=None, max_examples=60)
+@given(data=st.data())
+def test_a_flipped_bit_anywhere_gives_no_wrong_embedding(
+    data: st.DataObject, large: bytes, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.mktemp("flipped") / "c.sqlite"
+    changed = bytearray(large)
+    changed[data.draw(st.integers(0, len(large) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    path.write_bytes(changed)
+    number, refusal = data.draw(st.integers(0, 299)), ""
+    try:
+        with EmbeddingCache(path, "encoder-1", 6) as cache:
+            for i in {number, 0, 299}:
+                row = cache.get(CropKey(i.to_bytes(32), 0.0, 1.0))
+                assert row is None or torch.equal(row, torch.full((6,), i / 300))
+    except ModelError as error:
+        refusal = str(error)
+    assert not refusal or refusal.startswith(str(path))
+    assert "\n" not in refusal
 
 
 def test_an_empty_file_is_a_new_cache(three_clips: list[Clip], cache_path: Path) -> None:
@@ -193,7 +270,8 @@ def test_an_empty_file_is_a_new_cache(three_clips: list[Clip], cache_path: Path)
 
 def test_an_unusable_path_is_refused(three_clips: list[Clip], tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    for path in (tmp_path / "file" / "c.sqlite", tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "file" / "c.sqlite", tmp_path, tmp_path / "pipe", Path("/dev/zero")):
         assert_refused(
             partial(embeddings_of, three_clips, CROPS, UnusedEncoder(), path),
             path,

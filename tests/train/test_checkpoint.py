@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,14 +13,18 @@ import pytest
 import safetensors
 import torch
 from safetensors.torch import load_file, save_file
+from torch.optim import Adam
 
-from singleout.encoders import BuiltinEncoder
-from singleout.errors import ModelError
+from singleout.encoders import BuiltinEncoder, load_encoder
+from singleout.errors import ModelError, OutputError
 from singleout.manipulations import Neighbours, Pca
-from singleout.model import EncoderReference
-from singleout.train.checkpoint import FILE_NAME, saved_step
+from singleout.model import EncoderReference, QueriedSeparator
+from singleout.storage.tensors import read_safetensors, write_safetensors
+from singleout.train.checkpoint import FILE_NAME, PREVIOUS_NAME, save, saved_step
 from singleout.train.config import TrainConfig
+from singleout.train.module import TrainingModule
 from singleout.train.run import train
+from tests.cli.commands import file_size_limit
 from tests.train.runs import (
     MIXTURES,
     assert_same,
@@ -122,8 +127,8 @@ def test_another_config_is_refused_without_the_config_of_the_run(
 def test_a_corrupt_checkpoint_is_one_line(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / FILE_NAME
     path.write_bytes(content)
-    with pytest.raises(ModelError, match="corrupt or truncated checkpoint") as caught:
-        saved_step(path, "key")
+    with pytest.raises(ModelError, match="corrupt or truncated weights") as caught:
+        saved_step(tmp_path, "key")
     assert "\n" not in str(caught.value)
 
 
@@ -132,13 +137,13 @@ def test_a_truncated_checkpoint_is_one_line(
 ) -> None:
     whole = (trained[1] / FILE_NAME).read_bytes()
     (tmp_path / FILE_NAME).write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ModelError, match="corrupt or truncated checkpoint"):
+    with pytest.raises(ModelError, match="corrupt or truncated weights"):
         train(configure(tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == [FILE_NAME]
 
 
 def test_no_checkpoint_is_step_zero(tmp_path: Path) -> None:
-    assert saved_step(tmp_path / FILE_NAME, "key") == 0
+    assert saved_step(tmp_path, "key") == 0
 
 
 def test_another_encoder_of_the_same_name_is_refused(
@@ -197,13 +202,131 @@ def test_a_resumed_run_keeps_what_its_manipulation_has_learned(
     config = with_steps(configure(tmp_path / "run", steps=1), Pca(k=3, centre="none"))
     train(config)
     path = config.output / FILE_NAME
-    with safetensors.safe_open(path, "pt") as file:
-        metadata = file.metadata()
-    tensors = load_file(path)
+    tensors, metadata = read_safetensors(path)
     names = [name for name in tensors if name.startswith("manipulation.")]
     assert names
     negated = {name: -tensor if name in names else tensor for name, tensor in tensors.items()}
-    save_file(negated, path, metadata)
+    write_safetensors(negated, path, metadata)
     saved = load_file(train(config) / "model.safetensors")
     for name in names:
         torch.testing.assert_close(saved[name], -tensors[name])
+
+
+def few_tensors() -> tuple[TrainingModule, Adam]:
+    """A module without weights, and an optimiser with two numbers of state."""
+    config = TrainConfig.model_validate(
+        {"audio": "sounds", "output": "run", "model": {"separator": {"type": "identity"}}}
+    )
+    module = TrainingModule(QueriedSeparator(config.model, load_encoder()), config)
+    return module, Adam([torch.nn.Parameter(torch.ones(2))])
+
+
+KEY = {"key": "0123", "encoder": "a", "sounds": "b"}
+IDENTITY = {"encoder": "a", "sounds": "b"}
+
+
+@pytest.fixture
+def two_checkpoints(tmp_path: Path) -> Path:
+    """A folder with the checkpoint of step 2 and the one before, of step 1."""
+    module, optimizer = few_tensors()
+    for step in (1, 2):
+        module.step_index = step
+        save(module, optimizer, tmp_path / FILE_NAME, KEY)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [PREVIOUS_NAME, FILE_NAME]
+    assert [saved_step_of(tmp_path / name) for name in (PREVIOUS_NAME, FILE_NAME)] == [1, 2]
+    return tmp_path
+
+
+def test_no_flipped_bit_of_a_checkpoint_is_taken(two_checkpoints: Path) -> None:
+    """Every byte of the file, each with another bit."""
+    path = two_checkpoints / FILE_NAME
+    (two_checkpoints / PREVIOUS_NAME).unlink()
+    whole = path.read_bytes()
+    assert saved_step(two_checkpoints, "0123", IDENTITY) == 2
+    for place in range(len(whole)):
+        changed = bytearray(whole)
+        changed[place] ^= 1 << place % 8
+        path.write_bytes(changed)
+        with pytest.raises(ModelError, match="there is no checkpoint before it") as caught:
+            saved_step(two_checkpoints, "0123", IDENTITY)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("change", [-1, -9, -300, 1, 9])
+def test_a_cut_or_lengthened_checkpoint_is_not_taken(change: int, two_checkpoints: Path) -> None:
+    path = two_checkpoints / FILE_NAME
+    (two_checkpoints / PREVIOUS_NAME).unlink()
+    whole = path.read_bytes()
+    path.write_bytes(whole[:change] if change < 0 else whole + bytes(change))
+    with pytest.raises(ModelError, match="corrupt or truncated"):
+        saved_step(two_checkpoints, "0123", IDENTITY)
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(
+    two_checkpoints: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, previous = two_checkpoints / FILE_NAME, two_checkpoints / PREVIOUS_NAME
+    kept = previous.read_bytes()
+    path.write_bytes(path.read_bytes()[:-1])
+    with caplog.at_level(logging.WARNING, "singleout"):
+        assert saved_step(two_checkpoints, "0123", IDENTITY) == 1
+    (warning,) = caplog.messages
+    assert warning.startswith(f"{path}: corrupt or truncated")
+    assert warning.endswith("the run goes on from the checkpoint before it, of step 1")
+    assert path.read_bytes() == previous.read_bytes() == kept
+    assert saved_step(two_checkpoints, "0123", IDENTITY) == 1
+    assert caplog.messages == [warning]
+
+
+def test_the_checkpoint_before_of_another_run_is_not_taken(two_checkpoints: Path) -> None:
+    path, previous = two_checkpoints / FILE_NAME, two_checkpoints / PREVIOUS_NAME
+    damaged = path.read_bytes()[:-1]
+    path.write_bytes(damaged)
+    for key, identity, message in (
+        ("4567", IDENTITY, "another config"),
+        ("0123", {**IDENTITY, "sounds": "c"}, "a different set of sounds"),
+    ):
+        with pytest.raises(ModelError, match=message):
+            saved_step(two_checkpoints, key, identity)
+    assert path.read_bytes() == damaged
+    assert saved_step_of(previous) == 1
+
+
+def test_two_damaged_checkpoints_are_one_line_with_the_way_out(two_checkpoints: Path) -> None:
+    for name in (FILE_NAME, PREVIOUS_NAME):
+        (two_checkpoints / name).write_bytes(b"nonsense")
+    with pytest.raises(ModelError, match="delete the checkpoint to start anew") as caught:
+        saved_step(two_checkpoints, "0123", IDENTITY)
+    assert all(name in str(caught.value) for name in (FILE_NAME, PREVIOUS_NAME))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("metadata", [{}, {"key": "0123"}, {"step": "-1"}, {"step": "1", "x": ""}])
+def test_damaged_metadata_are_not_taken(metadata: dict[str, str], two_checkpoints: Path) -> None:
+    """Also in files without a checksum, as earlier versions wrote them."""
+    path = two_checkpoints / FILE_NAME
+    save_file({"optimizer.0.step": torch.ones(1)}, path, metadata)
+    assert saved_step(two_checkpoints, "0123", IDENTITY) == 1
+
+
+def test_a_full_disk_keeps_both_checkpoints(two_checkpoints: Path) -> None:
+    module, optimizer = few_tensors()
+    before = {path.name: path.read_bytes() for path in two_checkpoints.iterdir()}
+    module.step_index = 3
+    with file_size_limit(100), pytest.raises(OutputError, match="cannot be written") as caught:
+        save(module, optimizer, two_checkpoints / FILE_NAME, KEY)
+    assert "\n" not in str(caught.value)
+    assert {path.name: path.read_bytes() for path in two_checkpoints.iterdir()} == before
+
+
+def test_a_run_goes_on_from_the_checkpoint_before_to_the_same_end(
+    trained: tuple[TrainConfig, Path], configure: Callable[..., TrainConfig], tmp_path: Path
+) -> None:
+    whole, stopped = trained
+    output = tmp_path / "run"
+    shutil.copytree(stopped, output)
+    train(configure(output))
+    assert saved_step_of(output / PREVIOUS_NAME) == 2
+    (output / FILE_NAME).write_bytes((output / FILE_NAME).read_bytes()[:-100])
+    train(configure(output))
+    assert_same(tensors_below(output), tensors_below(whole.output))

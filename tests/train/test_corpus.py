@@ -35,7 +35,9 @@ def test_a_twentieth_of_a_folder_is_held_out_if_it_makes_a_mixture(
     configure: Callable[..., TrainConfig],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("singleout.train.corpus.scan_folder", lambda folder: list(range(number)))
+    monkeypatch.setattr(
+        "singleout.train.corpus.scan_folder", lambda folder, on_bad: list(range(number))
+    )
     training, validation = split_clips(configure(tmp_path))
     assert sorted([*training, *validation]) == list(range(number))  # type: ignore[comparison-overlap, type-var]
     assert len(validation) == (number // 20 if number >= 40 else 0)

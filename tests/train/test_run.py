@@ -32,7 +32,7 @@ from singleout.manipulations import AnyManipulation, Chain, MeanShift, Pca, Retr
 from singleout.model import QueriedSeparator
 from singleout.train.checkpoint import FILE_NAME
 from singleout.train.config import TrainConfig, UncaptionedConfig, ValidationConfig
-from singleout.train.corpus import VALIDATION_SEED, split_clips
+from singleout.train.corpus import VALIDATION_SEED, read_corpus, split_clips
 from singleout.train.module import TrainingModule
 from singleout.train.run import calibrate, train
 from tests.train.runs import (
@@ -303,10 +303,11 @@ def test_an_error_in_a_worker_process_is_one_line(
 ) -> None:
     copies = shutil.copytree(sounds, tmp_path / "sounds")
     config = configure(tmp_path / "run", audio=copies, num_workers=1)
+    read_corpus(config)
     table = embeddings_of(
         scan_folder(copies), config.mixtures, load_encoder(config.model.encoder.name)
     )
-    assert len(table.embeddings)  # these are cached, so that only rendering reads the sounds
+    assert len(table.embeddings)  # all is remembered, so that only rendering reads the sounds
     for path in copies.glob("*.wav"):
         info = soundfile.info(path)
         stamp = path.stat()

@@ -1,97 +1,35 @@
 """The command line: thin shells over the public API.
 
-This module and those of the commands import typer only; what a command needs is imported when it
-runs, so that ``singleout --help`` is instant. An error raised on purpose becomes one line on
-stderr and exit code 1, wrong usage exits with 2, Ctrl-C with 130.
+This module is what the process imports first. It sees to signals and streams before anything that
+takes time is imported.
 """
 
 from __future__ import annotations
 
 import ctypes
-import errno
 import os
-import signal
 import sys
 from contextlib import suppress
-from typing import Annotated, Any
+from typing import Any
 
-import typer
-from typer.core import TyperGroup
+from singleout.cli.signals import StopSignals
+from singleout.cli.streams import open_streams, output_error
 
-from singleout.cli.benchmark import benchmark
-from singleout.cli.evaluate import evaluate
-from singleout.cli.extract import extract
-from singleout.cli.formats import formats
-from singleout.cli.gap import gap
-from singleout.cli.messages import printed_messages
-from singleout.cli.train import train
-from singleout.errors import SingleoutError
-
-INTERRUPTED = 130
-TERMINATED = 143
-HUNG_UP = 129
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Numbers of the parameters in malloc.h."""
 MMAP_THRESHOLD_BYTES = 32 << 20
 
-
-class Commands(TyperGroup):
-    """Turns the errors that users can mend into one line each."""
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            with printed_messages():
-                return super().invoke(ctx)
-        except SingleoutError as error:
-            typer.echo("error: " + " ".join(str(error).splitlines()), err=True)
-            raise typer.Exit(1) from None
-        except KeyboardInterrupt:
-            typer.echo("interrupted", err=True)
-            raise typer.Exit(INTERRUPTED) from None
-        except OSError as error:
-            if error.errno != errno.ENOSPC or error.filename is not None:
-                raise
-            typer.echo("error: stdout cannot be written: no space is left", err=True)
-            raise typer.Exit(1) from None
+stop_signals = StopSignals()
+"""Those of this process."""
 
 
-app = typer.Typer(
-    cls=Commands,
-    help="Single out a sound by describing it.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+def __getattr__(name: str) -> Any:
+    """``app``, the typer application, is imported when it is used."""
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from singleout.cli.commands import app
 
-
-def _print_version(is_requested: bool) -> None:
-    if is_requested:
-        from singleout import __version__
-
-        typer.echo(f"singleout {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _root(
-    version: Annotated[
-        bool,
-        typer.Option(
-            "--version", callback=_print_version, is_eager=True, help="Show the version and exit."
-        ),
-    ] = False,
-) -> None:
-    """Single out a sound by describing it."""
-
-
-app.command()(extract)
-app.command()(train)
-app.command()(evaluate)
-app.command()(benchmark)
-app.command()(gap)
-app.command()(formats)
+    return app
 
 
 def _fix_malloc_thresholds() -> None:
@@ -110,20 +48,36 @@ def _fix_malloc_thresholds() -> None:
 
 def main() -> None:
     """Entry point of the command ``singleout``; never returns."""
+    code: int | str | None = None
+    try:
+        stop_signals.install()
+        code = _run()
+    except KeyboardInterrupt:
+        stop_signals.report()
+    # A statement without a call, so that no signal comes between it and the one before.
+    stop_signals.is_over = True
+    stop_signals.finish()
+    if stop_signals.number is not None:
+        # The usual exit frees the memory of all libraries first, which may take seconds.
+        sys.stdout.flush()
+        os._exit(stop_signals.exit_code)
+    if (error := output_error()) is not None:
+        print(f"error: {error}", file=sys.stderr)
+        code = code or 1
+    sys.exit(code)
+
+
+def _run() -> int | str | None:
+    open_streams()
     # Torch reads the variable at its first allocation. Its maps are large and short-lived: in huge
     # pages they cost a fraction of the page faults, up to a third of the time
     # (results/resunet30*.json).
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     _fix_malloc_thresholds()
-    # Partial files vanish as with Ctrl-C, and when a terminal closes, unless nohup is used.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
-    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        signal.signal(signal.SIGHUP, lambda *_: sys.exit(HUNG_UP))
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            # The name of a file may hold bytes that are no text: they are printed escaped.
-            stream.reconfigure(errors="backslashreplace")
+    from singleout.cli.commands import app
+
     try:
         app()
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
+    except SystemExit as end:
+        return end.code
+    return 0

@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from singleout.cli.options import AsJson, Encoder, Manifest, Model, Results
+from singleout.cli.options import AsJson, Encoder, Manifest, Model, Results, SkipBad
+from singleout.cli.outputs import printed_warnings
 from singleout.cli.results import check_results, format_interval, provenance, write_results
 
 Questions = Annotated[
@@ -29,22 +30,28 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="Seed of the mixtures.", min=0)] = 0,
     output: Results = None,
     as_json: AsJson = False,
+    skip_bad: SkipBad = False,
 ) -> None:
     """Score a model on mixtures of sounds at -5 to 5 dB, with text and with audio queries."""
     import json
     from time import perf_counter
 
     from singleout import evaluate as evaluation
+    from singleout.data.checking import SoundCheck
     from singleout.data.manifest import read_manifest
-    from singleout.data.plan import SCORED_MIXTURES
+    from singleout.data.plan import SCORED_MIXTURES, check_mixable
     from singleout.model import QueriedSeparator
 
     started = perf_counter()
     if output is not None:
         check_results(output, manifest)  # before any work
-    loaded = QueriedSeparator.from_pretrained(model, encoder)
-    clips = read_manifest(manifest, split)
+    check = SoundCheck()
+    clips = check.usable(read_manifest(manifest, split, on_bad=check.add))
+    with printed_warnings():
+        check.finish(skip_bad)
     scored = SCORED_MIXTURES.model_copy(update={"num_sources": (sources, sources)})
+    check_mixable(clips, scored)
+    loaded = QueriedSeparator.from_pretrained(model, encoder)
     config = evaluation.EvaluationConfig(num_mixtures=mixtures, seed=seed, mixtures=scored)
     if questions:
         rows = evaluation.evaluate_scenarios(loaded, clips, config)
@@ -59,6 +66,7 @@ def evaluate(
     meta = {
         **provenance(command, loaded.encoder, perf_counter() - started),
         "num_sounds": len(clips),
+        "left_out": {str(path): reason for path, reason in check.reasons.items()},
         "config": config.model_dump(),
     }
     text = json.dumps({"meta": meta, **result}, indent=2)

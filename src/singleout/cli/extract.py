@@ -186,11 +186,10 @@ def _run(
                 show(result, lines, as_json)
         except KeyboardInterrupt:
             if len(jobs) > 1:
-                typer.echo(
+                raise KeyboardInterrupt(
                     f"{len(results)} of {len(jobs)} recordings done; repeat the command with "
-                    "--skip-existing for the rest",
-                    err=True,
-                )
+                    "--skip-existing for the rest"
+                ) from None
             raise
         finally:
             running.close()  # type: ignore[attr-defined]

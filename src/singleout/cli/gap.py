@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from singleout.cli.options import AsJson, Manifest, named
-from singleout.cli.outputs import check_file
+from singleout.cli.outputs import check_file, make_folder
 from singleout.cli.results import format_interval, provenance
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def gap(
     with ExitStack() as all_or_none:
         for path in (output, plot):
             if path is not None:
-                path.parent.mkdir(parents=True, exist_ok=True)
+                make_folder(path.parent)
         if output is not None:
             partial = all_or_none.enter_context(replacing(output))
             partial.write_text(printed + "\n", encoding="utf-8")

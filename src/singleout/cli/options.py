@@ -57,3 +57,10 @@ Results = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")]
+SkipBad = Annotated[
+    bool,
+    typer.Option(
+        "--skip-bad",
+        help="Go on without sounds that cannot be read, are cut or damaged, or are silent.",
+    ),
+]

@@ -1,9 +1,14 @@
-"""Checks of output paths, before any work is done."""
+"""Checks of output paths, before any work is done; and warnings on stderr."""
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+import typer
 
 from singleout.errors import OutputError
 from singleout.storage.atomic import is_same_file
@@ -35,6 +40,21 @@ def check_folder(folder: Path) -> None:
         raise OutputError(f"{existing}: is a file, the output needs a folder")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise OutputError(f"{existing}: cannot be written, choose another folder")
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, with those that it is in.
+
+    Raises:
+        OutputError: it cannot be made.
+
+    Example:
+        >>> make_folder(Path("."))  # it exists
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be made: {error.strerror or error}") from None
 
 
 def check_file(path: Path, *inputs: Path) -> None:
@@ -69,3 +89,27 @@ def check_file(path: Path, *inputs: Path) -> None:
     for other in inputs:
         if is_same_file(path, other):
             raise OutputError(f"{path}: would overwrite {other}: choose another file")
+
+
+class _Lines(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        typer.echo(f"warning: {' '.join(record.getMessage().split())}", err=True)
+
+
+@contextmanager
+def printed_warnings() -> Iterator[None]:
+    """Print the warnings that the library logs, each in one line on stderr.
+
+    Example:
+        >>> with printed_warnings():
+        ...     logging.getLogger("singleout").warning("rain.wav: is cut")  # on stderr
+    """
+    logger, handler = logging.getLogger("singleout"), _Lines()
+    propagates = logger.propagate
+    logger.addHandler(handler)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.propagate = propagates
+        logger.removeHandler(handler)

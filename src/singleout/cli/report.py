@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ import typer
 
 from singleout.cli.messages import printable
 from singleout.errors import OutputError
+from singleout.progress import is_shown
 
 if TYPE_CHECKING:
     from singleout.extract.batch import Job, JobResult
@@ -113,7 +113,7 @@ def progress_bar(num_jobs: int) -> Iterator[tuple[Any, Callable[..., None]]]:
     from rich.console import Console
     from rich.progress import Progress
 
-    if not sys.stderr.isatty():
+    if not is_shown():
         yield None, print_result
         return
     started = perf_counter()

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from singleout.cli.outputs import check_file
+from singleout.cli.outputs import check_file, make_folder
 
 if TYPE_CHECKING:
     from singleout.encoders import QueryEncoder
@@ -88,7 +88,7 @@ def write_results(output: Path, text: str, rows: Sequence[dict[str, Any]]) -> No
     """
     from singleout.storage.atomic import replacing
 
-    output.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(output.parent)
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     with replacing(output) as partial, replacing(_rows_path(output)) as table:
         partial.write_text(text + "\n", encoding="utf-8")

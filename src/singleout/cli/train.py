@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from singleout.cli.options import named
+from singleout.cli.deadline import ending_in_time
+from singleout.cli.options import SkipBad, named
+from singleout.cli.outputs import printed_warnings
 
 if TYPE_CHECKING:
     from singleout.train import TrainConfig
@@ -41,6 +43,7 @@ def train(
         str | None,
         typer.Option(help="Model to start from: 'builtin', a folder, or owner/name on a hub."),
     ] = None,
+    skip_bad: SkipBad = False,
 ) -> None:
     """Train a model on sounds alone. It extracts sounds by text queries.
 
@@ -60,16 +63,16 @@ def train(
         settings = _from_folder(audio, output, steps, init)
     else:
         raise ConfigError("nothing to train on: give a config, or --audio FOLDER --output DIR")
+    if skip_bad:
+        settings = settings.model_copy(update={"skip_bad": True})
     if settings.audio is not None:
         _warn_of_skipped(settings.audio)
+    advice = f"repeat the command to resume from the last checkpoint in {settings.output}"
     try:
-        model = run(settings)
+        with ending_in_time(advice), printed_warnings():
+            model = run(settings)
     except KeyboardInterrupt:
-        typer.echo(
-            f"stopped: repeat the command to resume from the last checkpoint in {settings.output}",
-            err=True,
-        )
-        raise
+        raise KeyboardInterrupt(advice) from None
     typer.echo(f"model: {model}")
 
 

@@ -12,12 +12,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from singleout.config import StrictConfig
+from singleout.data.checking import file_state
 from singleout.data.embeddings import SAMPLE_RATE, EmbeddingTable
 from singleout.data.manifest import Clip
 from singleout.data.plan import MixtureConfig, MixtureSpec, Planner, num_crops
 from singleout.data.query_plan import PlannedQuery, QueriesConfig, QueryPlanner
 from singleout.data.render import Mixture, read_crop, render
 from singleout.data.seeds import Stream, random_stream
+from singleout.errors import AudioError
 from singleout.manipulations.audio import Mixup, SpecAugment
 
 ALIKE_SHARE = 0.03
@@ -166,6 +168,7 @@ class MixtureDataset(Dataset[TrainingExample]):
         self._class: dict[str, list[int]] = {}
         for i, clip in enumerate(clips):
             self._class.setdefault(clip.label, []).append(i)
+        self._states = [file_state(clip.path) for clip in clips]
 
     def __len__(self) -> int:
         return self.length
@@ -176,6 +179,8 @@ class MixtureDataset(Dataset[TrainingExample]):
         number = self.first + index
         spec = self.planner.plan(0, number)
         rendered = render(spec, self.clips, self.config, self.sample_rate)
+        for source in spec.sources:
+            self._check_unchanged(source.clip)
         # Queries have streams of their own, so that they do not change what is mixed.
         rng = random_stream(self.seed, 0, number, Stream.QUERY)
         kinds = random_stream(self.seed, 0, number, Stream.KIND)
@@ -211,6 +216,15 @@ class MixtureDataset(Dataset[TrainingExample]):
             query_audio=query_audio,
             query_samples=query_samples,
         )
+
+    def _check_unchanged(self, clip: int) -> None:
+        """Refuse a sound whose file is another one now: its embeddings are those of the old one."""
+        path = self.clips[clip].path
+        if file_state(path) != self._states[clip]:
+            raise AudioError(
+                f"{path}: changed during the training: repeat the command to go on from the last "
+                "checkpoint"
+            )
 
     def _others(self, spec: MixtureSpec, number: int | None) -> list[Place | None]:
         """Places of all sources but number ``number``, with None in place of missing ones."""

@@ -3,6 +3,10 @@
 A row is identified by what was embedded: SHA-256 of the audio file, start and length of the crop.
 It does not depend on the name of the file. So runs, splits and copies of a corpus share the rows,
 and several processes may fill the file at once.
+
+A row ends with a digest of its key and its embedding. A row with another digest is damaged: it
+counts as missing, and is made again. Rows of earlier versions have no digest, and are taken as they
+are.
 """
 
 from __future__ import annotations
@@ -10,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sqlite3
+import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from singleout.data.manifest import Clip
@@ -29,6 +35,9 @@ SCHEMA_VERSION = 1
 
 APPLICATION_ID = 0x51E0_0075
 """In the header of every cache: tells it from SQLite files of other programs."""
+
+DIGEST_BYTES = 8
+"""Length of the digest at the end of a row."""
 
 BATCH = 64
 """Rows per transaction: a killed run loses at most as many embeddings."""
@@ -105,7 +114,10 @@ class EmbeddingCache:
         self.path, self.fingerprint, self.dim, self.read_only = path, fingerprint, dim, read_only
         self._new_files: dict[tuple[bytes, str], bytes] = {}
         self._new_crops: dict[CropKey, bytes] = {}
+        self._damaged_crops: set[CropKey] = set()
         with self._errors_in_one_line():
+            if path.exists() and not path.is_file():
+                raise OSError("it is a folder, a device or a pipe")
             if read_only:
                 path.stat()  # for a clearer reason than SQLite's
             else:
@@ -152,7 +164,7 @@ class EmbeddingCache:
         return CropKey(self._content_of(clip.path), start, config.segment_seconds)
 
     def get(self, key: CropKey) -> Tensor | None:
-        """The embedding of a crop, float32 [dim]; None if the cache does not hold it."""
+        """The embedding of a crop, float32 [dim]; None if the cache lacks it or it is damaged."""
         blob = self._new_crops.get(key)
         if blob is None:
             query = "SELECT embedding FROM crops WHERE content = ? AND start = ? AND seconds = ?"
@@ -160,12 +172,14 @@ class EmbeddingCache:
             if not rows:
                 return None
             blob = rows[0][0]
-        if not isinstance(blob, bytes) or len(blob) != 4 * self.dim:
-            raise self._damaged("an embedding of another length")
-        return torch.from_numpy(np.frombuffer(blob, "<f4").astype(np.float32))
+        numbers = _numbers_in(blob, key, self.dim)
+        if numbers is None:
+            self._damaged_crops.add(key)
+            return None
+        return torch.from_numpy(numbers)
 
     def put(self, key: CropKey, embedding: Tensor) -> None:
-        """Keep the embedding of a crop, unless the cache holds one already.
+        """Keep the embedding of a crop, unless the cache holds one that is not damaged.
 
         Args:
             key: of the crop.
@@ -182,7 +196,7 @@ class EmbeddingCache:
                 f"not {self.dim} finite numbers: it is not kept in {self.path}"
             )
         blob = embedding.detach().cpu().numpy().astype("<f4").tobytes()
-        self._new_crops.setdefault(key, blob)
+        self._new_crops.setdefault(key, blob + _digest(key, blob))
         self._flush_batch()
 
     def flush(self) -> None:
@@ -191,11 +205,14 @@ class EmbeddingCache:
             return
         files = [(*file, content) for file, content in self._new_files.items()]
         crops = [(*key, blob) for key, blob in self._new_crops.items()]
+        damaged = [key for key in self._new_crops if key in self._damaged_crops]
         # Cleared first, so that rows that could not be written are not tried again on leaving.
         self._new_files, self._new_crops = {}, {}
         with self._errors_in_one_line(), self._database as database:
             database.execute("BEGIN IMMEDIATE")
             database.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?)", files)
+            delete = "DELETE FROM crops WHERE content = ? AND start = ? AND seconds = ?"
+            database.executemany(delete, damaged)
             database.executemany("INSERT OR IGNORE INTO crops VALUES (?, ?, ?, ?)", crops)
 
     def _flush_batch(self) -> None:
@@ -283,3 +300,19 @@ class EmbeddingCache:
             ) from None
         except (sqlite3.Error, UnicodeDecodeError) as error:  # the latter: of damaged names
             raise self._damaged(one_line(error)) from None
+
+
+def _digest(key: CropKey, numbers: bytes) -> bytes:
+    described = key.content + struct.pack("<2d", key.start, key.seconds)
+    return hashlib.blake2b(described + numbers, digest_size=DIGEST_BYTES).digest()
+
+
+def _numbers_in(blob: object, key: CropKey, dim: int) -> NDArray[np.float32] | None:
+    """The embedding in a row; None if the row is damaged."""
+    if not isinstance(blob, bytes) or len(blob) not in (4 * dim, 4 * dim + DIGEST_BYTES):
+        return None
+    content, digest = blob[: 4 * dim], blob[4 * dim :]
+    if digest not in (b"", _digest(key, content)):
+        return None
+    numbers = np.frombuffer(content, "<f4").astype(np.float32)
+    return numbers if np.isfinite(numbers).all() else None

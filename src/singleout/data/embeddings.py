@@ -17,7 +17,7 @@ from singleout.data.manifest import Clip
 from singleout.data.plan import MixtureConfig, num_crops
 from singleout.data.render import read_crop
 from singleout.encoders.encoder import QueryEncoder
-from singleout.errors import AudioError, ModelError
+from singleout.errors import AudioError, ConfigError, ModelError
 from singleout.progress import track
 
 SAMPLE_RATE = 32_000
@@ -82,20 +82,41 @@ def build_table(
     return EmbeddingTable(torch.stack(rows).float(), tuple(offsets))
 
 
-def default_cache(fingerprint: str) -> Path:
-    """The default cache file of an encoder.
+def cache_folder() -> Path:
+    """The folder of all caches: ``$SINGLEOUT_CACHE``, or ``~/.cache/singleout`` without it.
 
-    It is below ``$SINGLEOUT_CACHE`` or, if that is not set, below ``~/.cache/singleout``.
+    Raises:
+        ConfigError: the variable is not set, and the user has no home folder.
+
+    Example:
+        >>> from unittest.mock import patch
+        >>> with patch.dict(os.environ, SINGLEOUT_CACHE="caches"):
+        ...     cache_folder().name
+        'caches'
+    """
+    try:
+        return Path(os.environ.get("SINGLEOUT_CACHE") or "~/.cache/singleout").expanduser()
+    except RuntimeError:
+        raise ConfigError(
+            "this user has no home folder for the caches: name another folder in the variable "
+            "SINGLEOUT_CACHE"
+        ) from None
+
+
+def default_cache(fingerprint: str) -> Path:
+    """The default cache file of an encoder, below ``cache_folder``.
 
     Args:
         fingerprint: of the encoder.
+
+    Raises:
+        ConfigError: see ``cache_folder``.
 
     Example:
         >>> default_cache("encoder-1").name
         'encoder-1.sqlite'
     """
-    root = Path(os.environ.get("SINGLEOUT_CACHE") or "~/.cache/singleout").expanduser()
-    return root / "embeddings" / f"{quote(fingerprint, safe='')}.sqlite"
+    return cache_folder() / "embeddings" / f"{quote(fingerprint, safe='')}.sqlite"
 
 
 def embeddings_of(

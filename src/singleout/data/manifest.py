@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from os.path import realpath
 from pathlib import Path
@@ -83,17 +83,27 @@ class Clip:
         return (() if self.caption is None else (self.caption,)) + self.alternatives
 
 
-def read_manifest(path: Path, split: str | None = None, may_be_empty: bool = False) -> list[Clip]:
+OnBad = Callable[[Path, str], None]
+"""Gets a file that cannot be used, and the reason."""
+
+
+def read_manifest(
+    path: Path,
+    split: str | None = None,
+    may_be_empty: bool = False,
+    on_bad: OnBad | None = None,
+) -> list[Clip]:
     """The clips of a manifest, or of one of its splits, in the order of the lines.
 
     Args:
         path: the manifest.
         split: name of the split; all by default.
         may_be_empty: return an empty list instead of an error if there are no clips.
+        on_bad: gets every audio file that does not exist, whose clip is then left out.
 
     Raises:
         ManifestError: the manifest cannot be read or has no clips; a line is not a JSON object or
-            lacks a key; an audio file does not exist.
+            lacks a key; an audio file does not exist, unless ``on_bad`` is given.
 
     Example:
         >>> import tempfile
@@ -111,10 +121,14 @@ def read_manifest(path: Path, split: str | None = None, may_be_empty: bool = Fal
         if split is not None and _split(row) != split:
             continue
         clip = _clip(row, path)
-        if not _is_file(clip.path):
+        if _is_file(clip.path):
+            clips.append(clip)
+        elif on_bad is None:
             missing = shortened(clip.path, 500)
             raise ManifestError(f"{path}:{number}: names a missing file: {missing}")
-        clips.append(clip)
+        else:
+            on_bad(clip.path, f"no such file, named by {path}:{number}")
+            may_be_empty = True
     if not clips and not may_be_empty:
         which = "sounds" if split is None else f"sounds of the split '{split}'"
         common = sizes.most_common(10)
@@ -272,15 +286,19 @@ def _check_row(row: dict[str, Any]) -> None:
             checked_text(text)  # raises if the text cannot be a query
 
 
-def scan_folder(folder: Path) -> list[Clip]:
+def scan_folder(folder: Path, on_bad: OnBad | None = None) -> list[Clip]:
     """Every audio file below ``folder`` as a clip without caption, sorted by path.
 
     Hidden files, such as those that macOS leaves on other disks, are left out. So are media that
     only FFmpeg reads (``needing_ffmpeg``).
 
+    Args:
+        folder: of the files.
+        on_bad: gets every file that cannot be read, which is then left out.
+
     Raises:
-        ManifestError: ``folder`` is not a folder or holds no audio files, or a file cannot be
-            read.
+        ManifestError: ``folder`` is not a folder or holds no audio files; or a file cannot be
+            read, unless ``on_bad`` is given.
 
     Example:
         >>> import tempfile, numpy as np, soundfile
@@ -297,14 +315,29 @@ def scan_folder(folder: Path) -> list[Clip]:
     clips = []
     for path in paths:
         try:
-            seconds = soundfile.info(sndfile_name(path)).duration
-        except soundfile.SoundFileError as error:
-            raise ManifestError(f"{path}: cannot be read as audio: {error}") from None
-        if not seconds:
-            raise ManifestError(f"{path}: has no samples")
+            seconds = _stated_seconds(path)
+        except ManifestError as error:
+            if on_bad is None:
+                raise
+            on_bad(path, str(error).removeprefix(f"{path}: "))
+            continue
         name = path.relative_to(folder).as_posix()
         clips.append(Clip(path, seconds, None, (), name, name, "train", has_class=False))
     return clips
+
+
+def _stated_seconds(path: Path) -> float:
+    """Length of a sound by its header."""
+    if not path.is_file():  # such as a named pipe, which a reader would wait for
+        raise ManifestError(f"{path}: is not a file")
+    try:
+        seconds = float(soundfile.info(sndfile_name(path)).duration)
+    except soundfile.SoundFileError as error:
+        reason = str(getattr(error, "error_string", error)).rstrip(".")
+        raise ManifestError(f"{path}: cannot be read as audio: {reason}") from None
+    if not seconds:
+        raise ManifestError(f"{path}: has no samples")
+    return seconds
 
 
 def needing_ffmpeg(folder: Path) -> list[Path]:

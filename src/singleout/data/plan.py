@@ -212,6 +212,34 @@ def clip_weights(clips: Sequence[Clip], class_balance: float) -> NDArray[np.floa
     return np.array([float(size[clip.label]) ** -class_balance for clip in clips])
 
 
+def check_mixable(clips: Sequence[Clip], config: MixtureConfig) -> None:
+    """Refuse clips that make no mixture.
+
+    Args:
+        clips: the sounds.
+        config: how to mix them.
+
+    Raises:
+        ManifestError: the clips hold no mixture of as many sounds, all of different classes and
+            groups.
+
+    Example:
+        >>> from pathlib import Path
+        >>> names = ("dog.wav", "rain.wav", "car.wav")
+        >>> clips = [Clip(Path(name), 5.0, None, (), name, name, "train") for name in names]
+        >>> check_mixable(clips, MixtureConfig(num_sources=(2, 3)))
+    """
+    labels = {clip.label for clip in clips}
+    groups = {clip.group for clip in clips}
+    needed = config.num_sources[1]
+    if min(len(labels), len(groups)) < needed or not _has_mixture(clips, needed):
+        raise ManifestError(
+            f"mixtures of {needed} sounds need {needed} sounds of different classes and "
+            f"different groups (without a manifest, {needed} files). Add sounds "
+            f"(now: sounds {len(clips)}, classes {len(labels)}, groups {len(groups)})"
+        )
+
+
 class Planner:
     """Draws mixtures from clips.
 
@@ -221,8 +249,7 @@ class Planner:
         seed: of the run.
 
     Raises:
-        ManifestError: the clips hold no mixture of as many sounds, all of different classes and
-            groups.
+        ManifestError: see ``check_mixable``.
 
     Example:
         >>> from pathlib import Path
@@ -237,15 +264,7 @@ class Planner:
 
     def __init__(self, clips: Sequence[Clip], config: MixtureConfig, seed: int) -> None:
         self.clips, self.config, self.seed = clips, config, seed
-        labels = {clip.label for clip in clips}
-        groups = {clip.group for clip in clips}
-        needed = config.num_sources[1]
-        if min(len(labels), len(groups)) < needed or not _has_mixture(clips, needed):
-            raise ManifestError(
-                f"mixtures of {needed} sounds need {needed} sounds of different classes and "
-                f"different groups (without a manifest, {needed} files). Add sounds "
-                f"(now: sounds {len(clips)}, classes {len(labels)}, groups {len(groups)})"
-            )
+        check_mixable(clips, config)
         weight = clip_weights(clips, config.class_balance)
         self._cumulative = np.cumsum(weight / weight.sum())
 

@@ -95,6 +95,8 @@ def read_crop(
                 round(config.segment_seconds * file.samplerate), dtype="float32", always_2d=True
             )
             rate = file.samplerate
+            if not len(audio):
+                raise AudioError(f"{clip.path}: is truncated, it ends before {start / rate:.2f} s")
     except (soundfile.SoundFileError, OSError) as error:
         raise AudioError(f"{clip.path}: cannot be read as audio: {error}") from None
     if not np.isfinite(audio).all():

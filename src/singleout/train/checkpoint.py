@@ -1,28 +1,35 @@
 """Resumable checkpoints in safetensors: weights, averaged weights, optimiser state, step.
 
 A checkpoint names the run that it belongs to in its metadata: the ``key`` of the run's settings,
-and the identity of its ``encoder`` and its ``sounds``.
+and the identity of its ``encoder`` and its ``sounds``. It has a checksum. The checkpoint before the
+last one is kept, and a run whose last checkpoint is damaged goes on from it.
 """
 
 from __future__ import annotations
 
+import logging
+import os
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning
-import safetensors
 import torch
 from lightning.pytorch.callbacks import Callback
-from safetensors import SafetensorError
 from torch import Tensor
 
 from singleout.errors import ModelError, TrainingError
-from singleout.storage.tensors import write_safetensors
+from singleout.storage.atomic import replacing
+from singleout.storage.tensors import read_safetensors, write_safetensors
 from singleout.train.module import TrainingModule
 
 FILE_NAME = "checkpoint.safetensors"
 """Name of the checkpoint in the folder of a run."""
+PREVIOUS_NAME = "checkpoint.previous.safetensors"
+"""Name of the checkpoint before it."""
+METADATA = {"step", "key", "encoder", "sounds"}
+"""Names of the metadata. A damaged name would hide its entry."""
 DIFFERENCES = {
     "encoder": "another query encoder, whose embeddings are different",
     "sounds": "a different set of sounds",
@@ -32,6 +39,10 @@ WAY_OUT = (
     "choose another output folder (with init, its run can start from the model in this one), or "
     "delete the checkpoint to start anew"
 )
+
+
+class DamagedError(ModelError):
+    """A checkpoint is damaged, so that the one before is needed."""
 
 
 class Checkpoint(Callback):
@@ -96,7 +107,8 @@ def save(
         metadata: names the run; the step is added to it.
 
     Raises:
-        TrainingError: a weight is not finite. The previous checkpoint is kept.
+        TrainingError: a weight is not finite. The checkpoints stay as they are.
+        OutputError: the file cannot be written. The checkpoints stay as they are.
 
     Example:
         >>> import tempfile
@@ -110,7 +122,7 @@ def save(
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = Path(folder) / FILE_NAME
         ...     save(module, module.configure_optimizers(), path, {"key": "0123"})
-        ...     saved_step(path, "0123")
+        ...     saved_step(path.parent, "0123")
         0
     """
     tensors: dict[str, Tensor] = {}
@@ -127,41 +139,73 @@ def save(
             f"the weights are not finite at step {module.step_index}: lower the learning rate; the "
             "last checkpoint is intact"
         )
-    write_safetensors(tensors, path, {"step": str(module.step_index), **metadata})
+    metadata = {"step": str(module.step_index), **metadata}
+    with replacing(path) as partial:
+        write_safetensors(tensors, partial, metadata)
+        if path.exists():  # it becomes the one before, just before the new one takes its place
+            _name_also(path, path.with_name(PREVIOUS_NAME))
+
+
+def _name_also(path: Path, other: Path) -> None:
+    """Give a file a second name, which another file may have had."""
+    with replacing(other) as partial:
+        try:
+            os.link(path, partial)
+        except OSError:  # a file system without links
+            shutil.copyfile(path, partial)
 
 
 def saved_step(
-    path: Path,
+    folder: Path,
     key: str,
     identity: Mapping[str, str] | None = None,
     changes: Callable[[], str] = str,
 ) -> int:
-    """The step of a checkpoint; 0 if there is no checkpoint.
+    """The step of the checkpoint in a folder; 0 if there is no checkpoint.
+
+    If the checkpoint is damaged, the one before takes its place, with a warning.
 
     Args:
-        path: of the checkpoint.
+        folder: of the run.
         key: of the run that continues it.
         identity: of that run's ``encoder`` and ``sounds``. Checkpoints of earlier versions do not
             have them; then they are not compared.
         changes: describes which settings differ, for the message of the error.
 
     Raises:
-        ModelError: the file is corrupt, or belongs to another run.
+        ModelError: the checkpoint and the one before are damaged, or belong to another run.
+        OutputError: the folder cannot be written.
 
     Example:
-        >>> saved_step(Path("no-run/checkpoint.safetensors"), "key")
+        >>> saved_step(Path("no-run"), "key")
         0
     """
+    path, previous = folder / FILE_NAME, folder / PREVIOUS_NAME
     if not path.exists():
         return 0
     try:
-        with safetensors.safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path}: corrupt or truncated checkpoint ({error})") from None
-    if metadata.get("key") != key:
+        return _step_of(path, key, identity or {}, changes)
+    except DamagedError as error:
+        damage = error
+    if not previous.exists():
+        raise ModelError(f"{damage}; there is no checkpoint before it: {WAY_OUT}")
+    try:
+        step = _step_of(previous, key, identity or {}, changes)
+    except DamagedError as error:
+        raise ModelError(f"{damage}; {error}: {WAY_OUT}") from None
+    _name_also(previous, path)
+    logging.getLogger("singleout").warning(
+        "%s: the run goes on from the checkpoint before it, of step %d", damage, step
+    )
+    return step
+
+
+def _step_of(path: Path, key: str, identity: Mapping[str, str], changes: Callable[[], str]) -> int:
+    """The step of a checkpoint of this run."""
+    metadata = _read(path)[1]
+    if metadata["key"] != key:
         raise ModelError(f"{path}: belongs to a run with another config ({changes()}): {WAY_OUT}")
-    for name, value in (identity or {}).items():
+    for name, value in identity.items():
         if metadata.get(name, value) != value:
             raise ModelError(f"{path}: this run was started with {DIFFERENCES[name]}: {WAY_OUT}")
     return int(metadata["step"])
@@ -174,6 +218,9 @@ def restore(module: TrainingModule, optimizer: torch.optim.Optimizer | None, pat
         module: receives the weights, the learned part of the manipulation and the step.
         optimizer: receives its state; None loads the module only.
         path: of the checkpoint.
+
+    Raises:
+        ModelError: the file is damaged.
 
     Example:
         >>> import tempfile
@@ -195,19 +242,17 @@ def restore(module: TrainingModule, optimizer: torch.optim.Optimizer | None, pat
     weights: dict[str, Tensor] = {}
     learned: dict[str, Tensor] = {}
     states: dict[int, dict[str, Tensor]] = {}
-    with safetensors.safe_open(path, "pt") as file:
-        for name in file.keys():  # noqa: SIM118
-            part, rest = name.split(".", 1)
-            # A copy, because a mapped tensor would change when the file is replaced.
-            tensor = file.get_tensor(name).clone()
-            if part == "module":
-                weights[rest] = tensor
-            elif part == "manipulation":
-                learned[rest] = tensor
-            else:
-                index, entry = rest.split(".", 1)
-                states.setdefault(int(index), {})[entry] = tensor
-        module.step_index = int(file.metadata()["step"])
+    tensors, metadata = _read(path)
+    for name, tensor in tensors.items():
+        part, rest = name.split(".", 1)
+        if part == "module":
+            weights[rest] = tensor
+        elif part == "manipulation":
+            learned[rest] = tensor
+        else:
+            index, entry = rest.split(".", 1)
+            states.setdefault(int(index), {})[entry] = tensor
+    module.step_index = int(metadata["step"])
     module.load_state_dict(weights)
     if learned:  # from the sounds that the run was started with
         module.model.manipulator.state = learned
@@ -215,3 +260,14 @@ def restore(module: TrainingModule, optimizer: torch.optim.Optimizer | None, pat
     if optimizer is not None:
         groups = optimizer.state_dict()["param_groups"]
         optimizer.load_state_dict({"state": states, "param_groups": groups})
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and the metadata of a checkpoint that is whole."""
+    try:
+        tensors, metadata = read_safetensors(path)
+    except ModelError as error:
+        raise DamagedError(str(error)) from None
+    if not {"step", "key"} <= metadata.keys() <= METADATA or not metadata["step"].isdecimal():
+        raise DamagedError(f"{path}: corrupt checkpoint (its metadata are damaged)")
+    return tensors, metadata

@@ -126,6 +126,8 @@ class TrainConfig(StrictConfig):
         checkpoint_every: steps from one checkpoint to the next.
         num_workers: processes that render mixtures; 0 renders in the main process.
         seed: of all random draws.
+        skip_bad: train without sounds that cannot be read, are cut or damaged, or are silent. By
+            default such sounds are refused.
 
     Example:
         >>> config = TrainConfig(
@@ -166,6 +168,7 @@ class TrainConfig(StrictConfig):
     checkpoint_every: Positive = 200
     num_workers: Annotated[int, Field(ge=0)] = 1
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    skip_bad: bool = added(False)
 
     @model_validator(mode="after")
     def _one_source(self) -> TrainConfig:

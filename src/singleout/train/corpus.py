@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from singleout.data.checking import SoundCheck
 from singleout.data.dataset import MixtureDataset
 from singleout.data.embeddings import EmbeddingTable, embeddings_of, given_embeddings
 from singleout.data.manifest import (
@@ -21,7 +22,7 @@ from singleout.data.manifest import (
     scan_folder,
     share_of,
 )
-from singleout.data.plan import MixtureConfig
+from singleout.data.plan import MixtureConfig, check_mixable
 from singleout.encoders import QueryEncoder
 from singleout.errors import ManifestError
 from singleout.manipulations import FitEmbeddings, Manipulator
@@ -31,6 +32,8 @@ VALIDATION_SEED = 1_000_000
 """Seed of the validation mixtures, the same in every run."""
 VALIDATION_FRACTION = 20
 """One sound in so many of a folder is held out for validation."""
+BAD_SOUNDS = "bad_sounds.jsonl"
+"""Name, in the folder of a run, of the list of its bad sounds if they are many."""
 CAPTION_BATCH = 64
 """Captions that are embedded at once."""
 
@@ -62,38 +65,54 @@ class Corpus:
 
 
 def read_corpus(config: TrainConfig) -> Corpus:
-    """Find the clips of a run.
+    """Find the clips of a run, and check that all their sounds can be used.
+
+    If there are many bad sounds, all of them are listed in the file ``BAD_SOUNDS`` in the folder
+    of the run.
 
     Raises:
-        ManifestError: a manifest or a folder cannot be used.
+        ManifestError: a manifest or a folder cannot be used, or the sounds make no mixture.
+        AudioError: sounds are bad, and ``config.skip_bad`` is not set or no sound is good.
 
     Example:
-        >>> import tempfile
+        >>> import os, tempfile
+        >>> from unittest.mock import patch
         >>> import numpy as np
         >>> from singleout.audio import write_wav
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     for name in ("dog.wav", "rain.wav"):
-        ...         write_wav(Path(folder) / name, np.zeros((1, 800), np.float32), 8_000)
+        ...     for name in ("car.wav", "dog.wav", "rain.wav"):
+        ...         noise = np.random.default_rng(0).normal(0, 0.1, (1, 800))
+        ...         write_wav(Path(folder) / name, noise.astype(np.float32), 8_000)
         ...     model = {"separator": {"type": "identity"}}
-        ...     corpus = read_corpus(TrainConfig(audio=folder, output="run", model=model))
+        ...     with patch.dict(os.environ, SINGLEOUT_CACHE=folder):
+        ...         corpus = read_corpus(TrainConfig(audio=folder, output="run", model=model))
         >>> [clip.path.name for clip in corpus.training]
-        ['dog.wav', 'rain.wav']
+        ['car.wav', 'dog.wav', 'rain.wav']
         >>> corpus.validation
         []
     """
-    training, validation = split_clips(config)
+    check = SoundCheck()
+    training, validation = split_clips(config, check)
     if config.uncaptioned is not None:
         excluded = ((), ()) if config.manifest is None else held_out(config.manifest)
         known = [*training, *validation]
-        training = training + uncaptioned_clips(config.uncaptioned, known, excluded)
+        training = training + uncaptioned_clips(config.uncaptioned, known, excluded, check)
+    check.finish(config.skip_bad, config.output / BAD_SOUNDS)
+    check_mixable(training, config.mixtures)
     return Corpus(training, validation)
 
 
-def split_clips(config: TrainConfig) -> tuple[list[Clip], list[Clip]]:
+def split_clips(
+    config: TrainConfig, check: SoundCheck | None = None
+) -> tuple[list[Clip], list[Clip]]:
     """Clips to train on and clips to validate with; the latter may be empty.
 
     A manifest names its splits. One sound in twenty of a folder is held out, unless that is too
     few for one mixture. ``config.uncaptioned`` is not part of the result.
+
+    Args:
+        config: of the run.
+        check: notes bad sounds, which are left out. By default no sound is read.
 
     Raises:
         ManifestError: the manifest or the folder cannot be used.
@@ -111,12 +130,18 @@ def split_clips(config: TrainConfig) -> tuple[list[Clip], list[Clip]]:
         >>> [len(clips) for clips in splits]
         [57, 3]
     """
+    on_bad = None if check is None else check.add
     if config.manifest is not None:
-        training = read_manifest(config.manifest, "train")
+        training = read_manifest(config.manifest, "train", on_bad=on_bad)
         check_splits(config.manifest)
-        return training, read_manifest(config.manifest, "validation", may_be_empty=True)
+        validation = read_manifest(config.manifest, "validation", may_be_empty=True, on_bad=on_bad)
+        if check is not None:
+            training, validation = check.usable(training), check.usable(validation)
+        return training, validation
     assert config.audio is not None
-    clips = scan_folder(config.audio)
+    clips = scan_folder(config.audio, on_bad)
+    if check is not None:
+        clips = check.usable(clips)
     count = len(clips) // VALIDATION_FRACTION
     if count < config.validation.mixtures.num_sources[1]:
         count = 0  # too few for one mixture
@@ -131,6 +156,7 @@ def uncaptioned_clips(
     config: UncaptionedConfig,
     known: Sequence[Clip] = (),
     excluded: tuple[Collection[Path], Collection[str]] = ((), ()),
+    check: SoundCheck | None = None,
 ) -> list[Clip]:
     """The configured share of more recordings, without their captions.
 
@@ -139,6 +165,7 @@ def uncaptioned_clips(
         known: clips that already train or validate. Their files are left out.
         excluded: files and groups to leave out. Groups count in manifests only: in a folder, a
             group is the name of a file, which another folder may have, too.
+        check: notes bad sounds, which are left out. By default no sound is read.
 
     Raises:
         ManifestError: the manifest or the folder cannot be used.
@@ -156,20 +183,22 @@ def uncaptioned_clips(
         >>> others
         []
     """
+    on_bad = None if check is None else check.add
     if config.manifest is not None:
-        clips = read_manifest(config.manifest, "train")
+        clips = read_manifest(config.manifest, "train", on_bad=on_bad)
     else:
         assert config.audio is not None
-        clips = scan_folder(config.audio)
+        clips = scan_folder(config.audio, on_bad)
     files = {clip.path.resolve() for clip in known} | set(excluded[0])
     groups = excluded[1] if config.manifest is not None else ()
-    return [
+    chosen = [
         dataclasses.replace(clip, caption=None, alternatives=())
         for clip in clips
         if share_of(clip.group) < config.share
         and clip.group not in groups
         and clip.path.resolve() not in files
     ]
+    return chosen if check is None else check.usable(chosen)
 
 
 def caption_embeddings(clips: list[Clip], encoder: QueryEncoder) -> EmbeddingTable | None:

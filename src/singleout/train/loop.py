@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
+import multiprocessing
+import os
 import signal
+import sys
 import threading
 import warnings
+from contextlib import suppress
 from typing import Any, Literal
 
 import lightning
@@ -14,7 +19,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch.utils.data import DataLoader
 
 from singleout.data.dataset import MixtureDataset
-from singleout.errors import ConfigError, SingleoutError, TrainingError, one_line
+from singleout.errors import ConfigError, OutputError, SingleoutError, TrainingError, one_line
 from singleout.storage.tensors import has_fast_bfloat16
 from singleout.train.checkpoint import Checkpoint
 from singleout.train.config import TrainConfig
@@ -22,6 +27,8 @@ from singleout.train.module import TrainingModule
 from singleout.train.progress import RunProgress
 
 Device = Literal["cpu", "cuda"]
+PR_SET_PDEATHSIG = 1
+"""Number of the option in prctl.h: the signal that a process gets when its parent dies."""
 
 
 def chosen_device(config: TrainConfig) -> Device:
@@ -64,12 +71,17 @@ def run_loop(
 
     Raises:
         KeyboardInterrupt: Ctrl-C.
-        SingleoutError: a sound cannot be read, or the loss is not finite.
+        SingleoutError: a sound cannot be read, the loss is not finite, or the folder of the run
+            cannot be written.
     """
     config = module.run
     workers = config.num_workers
     batches = DataLoader(
-        training, config.batch_size, num_workers=workers, persistent_workers=workers > 0
+        training,
+        config.batch_size,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        worker_init_fn=_follow_parent,
     )
     scored = None if validation is None else DataLoader(validation, config.batch_size)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
@@ -108,6 +120,22 @@ def _trainer(
     )
 
 
+def _follow_parent(_: int) -> None:
+    """Let a process that renders mixtures live as long as its parent, and end without a word.
+
+    Ctrl-C reaches all processes of a terminal, and ``timeout`` signals all of a group. The parent
+    would report the death of such a process instead of the signal, unless it ends with code 0.
+    """
+    for name in ("SIGINT", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    signal.set_wakeup_fd(-1)  # what the parent watches is for its own signals
+    if sys.platform == "linux":
+        with suppress(AttributeError, OSError):  # another C library
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def _has_bfloat16(device: Device) -> bool:
     if device == "cuda":
         return bool(torch.cuda.is_bf16_supported())
@@ -127,12 +155,20 @@ def _fit(
     """
     is_main = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGINT)
+    others = set(multiprocessing.active_children())
     try:
         trainer.fit(module, batches, scored)
     except SystemExit as error:
         if error.code != 1 or not trainer.interrupted:  # such as SIGTERM
             raise
         raise KeyboardInterrupt from None
+    except OSError as error:
+        if error.errno is None:  # an error of a library, and none of the system
+            raise
+        raise OutputError(
+            f"{module.run.output}: the training stopped, the disk or the system refused "
+            f"({error.strerror}): the last checkpoint is intact"
+        ) from None
     except SingleoutError as error:
         if "in DataLoader worker process" not in str(error):
             raise
@@ -148,3 +184,6 @@ def _fit(
     finally:
         if is_main and handler is not None:
             signal.signal(signal.SIGINT, handler)
+        for child in set(multiprocessing.active_children()) - others:
+            child.terminate()
+            child.join()

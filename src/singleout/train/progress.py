@@ -8,6 +8,8 @@ from typing import Any
 
 from lightning.pytorch.callbacks import Callback
 
+from singleout.progress import is_shown
+
 SECONDS_PER_LINE = 60.0
 SECONDS_PER_DRAWING = 0.5
 """The bar is drawn no more often, because its figures have to be copied from the device."""
@@ -33,7 +35,7 @@ class RunProgress(Callback):
 
     def on_train_start(self, *_: Any) -> None:
         self._start_time = self._last_time = monotonic()
-        if not sys.stderr.isatty():
+        if not is_shown():
             return
         from rich.console import Console
         from rich.progress import Progress, TextColumn
@@ -55,7 +57,7 @@ class RunProgress(Callback):
         figures = ", ".join([f"{speed:.2f} steps/s", *scores])
         if self._bar is not None:
             self._bar.update(0, completed=done, figures=figures)
-        else:
+        elif sys.stderr is not None:
             print(f"step {done:,} of {self.steps:,}: {figures}", file=sys.stderr, flush=True)
 
     def on_train_end(self, *_: Any) -> None:

@@ -15,10 +15,11 @@ from singleout.data.manifest import Clip
 from singleout.data.plan import MixtureConfig
 from singleout.data.render import REFERENCE_RMS
 from singleout.encoders import QueryEncoder, load_encoder
-from singleout.errors import ConfigError, ModelError, one_line
+from singleout.errors import ModelError, one_line
 from singleout.evaluate.evaluation import EvaluationConfig
 from singleout.evaluate.scenarios import calibration_of
 from singleout.model import QueriedSeparator, read_config
+from singleout.storage.atomic import replacing
 from singleout.storage.models import resolve_model
 from singleout.train.checkpoint import FILE_NAME, Checkpoint, restore, saved_step
 from singleout.train.config import TrainConfig, ValidationConfig
@@ -29,7 +30,8 @@ from singleout.train.corpus import (
     training_dataset,
     validation_dataset,
 )
-from singleout.train.loop import chosen_device, run_loop
+from singleout.train.lock import only_training
+from singleout.train.loop import Device, chosen_device, run_loop
 from singleout.train.module import TrainingModule
 
 CONFIG_NAME = "config.json"
@@ -56,17 +58,21 @@ def train(config: TrainConfig, encoder: QueryEncoder | None = None) -> Path:
         InputError: the sounds or the config cannot be used, or the folder cannot be written.
         ModelError: ``init`` or the checkpoint cannot be loaded, or the checkpoint belongs to
             another run.
-        TrainingError: the loss is not finite.
+        TrainingError: the loss is not finite, or another training writes to the same folder.
     """
     device = chosen_device(config)
+    with only_training(config.output):
+        return _train(config, encoder, device)
 
+
+def _train(config: TrainConfig, encoder: QueryEncoder | None, device: Device) -> Path:
     # Corpus
     if encoder is None:
         encoder = load_encoder(config.model.encoder.name, config.model.encoder.fingerprint)
     corpus = read_corpus(config)
     identity = {"encoder": encoder.fingerprint, "sounds": corpus.digest}
-    key, checkpoint = run_key(config, encoder), config.output / FILE_NAME
-    start = saved_step(checkpoint, key, identity, lambda: _changes(config))
+    key = run_key(config, encoder)
+    start = saved_step(config.output, key, identity, lambda: _changes(config))
     _write_config(config)
     dataset = training_dataset(config, corpus.training, encoder, start)
     validation = None
@@ -83,7 +89,7 @@ def train(config: TrainConfig, encoder: QueryEncoder | None = None) -> Path:
         checkpoints = Checkpoint(config.output, config.checkpoint_every, key, identity)
         run_loop(module, dataset, validation, start, device, checkpoints)
     else:
-        restore(module, None, checkpoint)
+        restore(module, None, config.output / FILE_NAME)
     model.separator.load_state_dict(module.averaged.module.state_dict())
     folder = config.output / "model"
     if validation is not None:
@@ -96,7 +102,8 @@ def train(config: TrainConfig, encoder: QueryEncoder | None = None) -> Path:
 def settings_json(config: TrainConfig) -> str:
     """The settings that decide what a run computes, as JSON.
 
-    A run may move: its folder, its device and its number of workers are left out.
+    A run may move: its folder, its device and its number of workers are left out. So is whether bad
+    sounds are skipped, because the identity of a run has its sounds.
 
     Example:
         >>> model = {"separator": {"type": "identity"}}
@@ -105,7 +112,7 @@ def settings_json(config: TrainConfig) -> str:
         >>> settings_json(moved) == settings_json(config)
         True
     """
-    return config.model_dump_json(indent=2, exclude={"output", "num_workers", "device"})
+    return config.model_dump_json(indent=2, exclude={"output", "num_workers", "device", "skip_bad"})
 
 
 def run_key(config: TrainConfig, encoder: QueryEncoder) -> str:
@@ -219,13 +226,8 @@ def _uses_encoder(path: Path, encoder: QueryEncoder) -> bool:
 
 
 def _write_config(config: TrainConfig) -> None:
-    try:
-        config.output.mkdir(parents=True, exist_ok=True)
-        text = config.model_dump_json(indent=2) + "\n"
-        (config.output / CONFIG_NAME).write_text(text, encoding="utf-8")
-    except OSError as error:
-        reason = error.strerror or one_line(error)
-        raise ConfigError(f"output: {config.output} cannot be written: {reason}") from None
+    with replacing(config.output / CONFIG_NAME) as partial:
+        partial.write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
 def _changes(config: TrainConfig) -> str:

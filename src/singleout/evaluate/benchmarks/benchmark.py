@@ -171,7 +171,7 @@ def read_mono(path: Path, sample_rate: int) -> NDArray[np.float32]:
         ...     read_mono(path, 16_000).shape
         (16000,)
     """
-    audio, rate = read_audio(path)
+    audio, rate = read_audio(path, strict=True)
     return resample(audio.mean(0), rate, sample_rate)
 
 

@@ -114,7 +114,7 @@ def embed_pairs(
     """
     sounds = []
     for clip in track(clips, "embedding the sounds"):
-        audio, rate = read_audio(clip.path)
+        audio, rate = read_audio(clip.path, strict=True)
         sounds.append(encoder.embed_audio(audio[:, : round(seconds * rate)].mean(0), rate))
     # Once each, so that sounds of one caption have exactly the same text embedding.
     captions = dict.fromkeys(clip.caption or "" for clip in clips)

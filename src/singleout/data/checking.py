@@ -1,0 +1,211 @@
+"""The check of a corpus before a run: every sound is read once, and all bad ones are named at once.
+
+A sound is bad if it cannot be read, is cut or damaged, or is silent. Good sounds are remembered in
+the cache folder by path, size and time of change, so that a later run reads only new sounds.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+from threading import Event
+
+import soundfile
+
+from singleout.audio import open_audio, sndfile_name
+from singleout.audio.silence import SILENT_RMS
+from singleout.data.embeddings import cache_folder
+from singleout.data.manifest import Clip
+from singleout.data.render import SHORT_SECONDS
+from singleout.errors import AudioError, OutputError
+from singleout.progress import track
+from singleout.storage.atomic import replacing
+
+MAX_NAMED = 10
+"""Most bad sounds that a message names."""
+MAX_REASON = 100
+"""Most characters of a reason in a message."""
+MAX_THREADS = 8
+RULES = 1
+"""Raise it when the rules for good sounds change: all sounds are then read again."""
+
+
+class SoundCheck:
+    """Finds the bad sounds of a corpus, so that one message names all of them.
+
+    Attributes:
+        reasons: why each bad sound cannot be used, by path.
+
+    Example:
+        >>> import tempfile
+        >>> from unittest.mock import patch
+        >>> import numpy as np
+        >>> from singleout.audio import write_wav
+        >>> from singleout.data.manifest import scan_folder
+        >>> noise = np.random.default_rng(0).normal(0, 0.1, (1, 800)).astype(np.float32)
+        >>> check = SoundCheck()
+        >>> with (
+        ...     tempfile.TemporaryDirectory() as folder,
+        ...     patch.dict(os.environ, SINGLEOUT_CACHE=folder),
+        ... ):
+        ...     write_wav(Path(folder) / "rain.wav", noise, 8_000)
+        ...     write_wav(Path(folder) / "nothing.wav", 0 * noise, 8_000)
+        ...     clips = check.usable(scan_folder(Path(folder), check.add))
+        >>> [clip.path.name for clip in clips]
+        ['rain.wav']
+        >>> list(check.reasons.values())
+        ['is silent']
+    """
+
+    def __init__(self) -> None:
+        self.reasons: dict[Path, str] = {}
+        self._has_good = False
+
+    def add(self, path: Path, reason: str) -> None:
+        """Note that a sound cannot be used."""
+        self.reasons[path] = reason
+
+    def usable(self, clips: Sequence[Clip]) -> list[Clip]:
+        """The clips whose sounds are good. The others are added to ``reasons``.
+
+        A sound that several clips name is read once.
+        """
+        cache = cache_folder() / "checked_sounds.txt"
+        known = _lines(cache)
+        marked = {_mark(clip): clip for clip in clips}
+        unknown = {mark: clip for mark, clip in marked.items() if mark not in known}
+        found = zip(unknown.items(), _bad_reasons([*unknown.values()]), strict=True)
+        good = []
+        for (mark, clip), reason in found:
+            if reason is None:
+                good.append(f"{mark}\n")
+            else:
+                self.add(clip.path, reason)
+        with suppress(OSError):  # without the cache, the next run reads all sounds again
+            cache.parent.mkdir(parents=True, exist_ok=True)
+            with cache.open("a", encoding="ascii") as file:
+                file.write("".join(good))
+        usable = [clip for clip in clips if clip.path not in self.reasons]
+        self._has_good |= bool(usable)
+        return usable
+
+    def finish(self, skips_bad: bool, list_path: Path | None = None) -> None:
+        """Refuse the bad sounds, or warn of them, in one line.
+
+        Args:
+            skips_bad: whether the run goes on without bad sounds.
+            list_path: gets all bad sounds if the line cannot name them all, one JSON object each.
+
+        Raises:
+            AudioError: there are bad sounds, and ``skips_bad`` is False or no sound is good.
+            OutputError: the list cannot be written.
+        """
+        if not self.reasons:
+            return
+        named = self._named()
+        if list_path is not None and len(self.reasons) > MAX_NAMED:
+            self._write(list_path)
+            named += f" (all of them are listed in {list_path})"
+        count = f"{len(self.reasons):,} sound" + "s" * (len(self.reasons) > 1)
+        if not self._has_good:
+            raise AudioError(f"no sound can be used, {count} are bad: {named}")
+        if not skips_bad:
+            raise AudioError(
+                f"{count} cannot be used: {named}: repair or remove them, or go on without them "
+                "with --skip-bad"
+            )
+        logging.getLogger("singleout").warning("left out %s: %s", count, named)
+
+    def _named(self) -> str:
+        """The first bad sounds with their reasons, and the number of the others."""
+        some = [f"{path}: {r[:MAX_REASON]}" for path, r in list(self.reasons.items())[:MAX_NAMED]]
+        more = len(self.reasons) - MAX_NAMED
+        return "; ".join([*some, f"and {more:,} more"] if more > 0 else some)
+
+    def _write(self, path: Path) -> None:
+        rows = ({"path": str(sound), "reason": r} for sound, r in self.reasons.items())
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(path) as temporary:
+                temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        except OSError as error:
+            raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from None
+
+
+def _lines(path: Path) -> frozenset[str]:
+    try:
+        return frozenset(path.read_text(encoding="ascii", errors="replace").split("\n"))
+    except OSError:
+        return frozenset()
+
+
+def file_state(path: Path) -> str:
+    """Size and time of change of a file, which tell whether it is still the same.
+
+    Example:
+        >>> file_state(Path("no such file"))
+        'missing'
+    """
+    try:
+        status = path.stat()
+    except OSError:
+        return "missing"
+    return f"{status.st_size} {status.st_mtime_ns}"
+
+
+def _mark(clip: Clip) -> str:
+    """Identifies a sound in its present state: it changes with the file and with the rules."""
+    text = f"{RULES} {clip.seconds!r} {file_state(clip.path)} "
+    return sha256(text.encode() + os.fsencode(clip.path.absolute())).hexdigest()[:32]
+
+
+def _bad_reasons(clips: Sequence[Clip]) -> Iterator[str | None]:
+    """Why each clip is bad, None for good ones; in the order of the clips."""
+    is_stopped = Event()
+    pool = ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1))
+    try:
+        found = pool.map(partial(_bad_reason, is_stopped), clips)
+        yield from track(found, "reading the sounds", len(clips))
+    finally:  # a signal must not wait for sounds that nobody will use
+        is_stopped.set()
+        pool.shutdown(cancel_futures=True)
+
+
+def _bad_reason(is_stopped: Event, clip: Clip) -> str | None:
+    """Read a whole sound. The result is of no use after ``is_stopped`` is set."""
+    loudest, num_frames = 0.0, 0
+    try:
+        with open_audio(clip.path, strict=True) as reader:
+            _check_last_crop(clip.path)
+            for block in reader.blocks():
+                if is_stopped.is_set():
+                    return None
+                num_frames += block.shape[1]
+                loudest = max(loudest, float(block.mean(0).std()))  # a constant is silence, too
+            seconds = num_frames / reader.info.sample_rate
+    except AudioError as error:
+        return str(error).removeprefix(f"{clip.path}: ")
+    if seconds < clip.seconds - SHORT_SECONDS:
+        return f"lasts {seconds:.2f} s, but {clip.seconds:.2f} s are stated"
+    return None if loudest >= SILENT_RMS else "is silent"
+
+
+def _check_last_crop(path: Path) -> None:
+    """Refuse a file that crops cannot be read from as far as its header says."""
+    try:
+        with soundfile.SoundFile(sndfile_name(path)) as file:
+            file.seek(max(0, file.frames - 1 - round(SHORT_SECONDS * file.samplerate)))
+            if not len(file.read(1)):
+                raise AudioError(f"{path}: ends before the length that its header states")
+    except soundfile.SoundFileError as error:
+        raise AudioError(
+            f"{path}: crops cannot be read from it ({error}): convert it, such as with "
+            "ffmpeg -i FILE FILE.flac"
+        ) from None
