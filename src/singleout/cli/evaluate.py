@@ -7,7 +7,6 @@ from typing import Annotated, Any
 import typer
 
 from singleout.cli.options import AsJson, Encoder, Manifest, Model, Results, SkipBad
-from singleout.cli.outputs import printed_warnings
 from singleout.cli.results import check_results, format_interval, provenance, write_results
 
 Questions = Annotated[
@@ -47,8 +46,7 @@ def evaluate(
         check_results(output, manifest)  # before any work
     check = SoundCheck()
     clips = check.usable(read_manifest(manifest, split, on_bad=check.add))
-    with printed_warnings():
-        check.finish(skip_bad)
+    check.finish(skip_bad)
     scored = SCORED_MIXTURES.model_copy(update={"num_sources": (sources, sources)})
     check_mixable(clips, scored)
     loaded = QueriedSeparator.from_pretrained(model, encoder)

@@ -1,14 +1,9 @@
-"""Checks of output paths, before any work is done; and warnings on stderr."""
+"""Checks of output paths, before any work is done."""
 
 from __future__ import annotations
 
-import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-
-import typer
 
 from singleout.errors import OutputError
 from singleout.storage.atomic import is_same_file
@@ -89,27 +84,3 @@ def check_file(path: Path, *inputs: Path) -> None:
     for other in inputs:
         if is_same_file(path, other):
             raise OutputError(f"{path}: would overwrite {other}: choose another file")
-
-
-class _Lines(logging.Handler):
-    def emit(self, record: logging.LogRecord) -> None:
-        typer.echo(f"warning: {' '.join(record.getMessage().split())}", err=True)
-
-
-@contextmanager
-def printed_warnings() -> Iterator[None]:
-    """Print the warnings that the library logs, each in one line on stderr.
-
-    Example:
-        >>> with printed_warnings():
-        ...     logging.getLogger("singleout").warning("rain.wav: is cut")  # on stderr
-    """
-    logger, handler = logging.getLogger("singleout"), _Lines()
-    propagates = logger.propagate
-    logger.addHandler(handler)
-    logger.propagate = False
-    try:
-        yield
-    finally:
-        logger.propagate = propagates
-        logger.removeHandler(handler)

@@ -10,7 +10,6 @@ import typer
 
 from singleout.cli.deadline import ending_in_time
 from singleout.cli.options import SkipBad, named
-from singleout.cli.outputs import printed_warnings
 
 if TYPE_CHECKING:
     from singleout.train import TrainConfig
@@ -69,7 +68,7 @@ def train(
         _warn_of_skipped(settings.audio)
     advice = f"repeat the command to resume from the last checkpoint in {settings.output}"
     try:
-        with ending_in_time(advice), printed_warnings():
+        with ending_in_time(advice):
             model = run(settings)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(advice) from None
