@@ -4,11 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 CONFIG ?= configs/builtin.yaml
-CODE := src recipes tests benchmarks conftest.py
+CODE := src recipes tests benchmarks fuzz conftest.py
 # Per cent of the lines of src/singleout that `make test` must reach.
 COVERAGE_FLOOR ?= 97
 
-.PHONY: demo test test-fast check bench card sounds builtin paper clean
+.PHONY: demo test test-fast check bench card sounds builtin paper fuzz clean
 
 # Extract a sound from the recording in examples/, with the model in the package.
 demo: $(VENV)/.demo
@@ -63,6 +63,12 @@ builtin: $(VENV)/.recipes
 paper: $(VENV)/.recipes
 	$(BIN)/python -m recipes.sounds --tier full
 	$(BIN)/python -m recipes.paper
+
+# Read 100,000 mutated files with every reader. A file that is neither read nor refused in one
+# line is kept in fuzz/findings.
+INPUTS ?= 100000
+fuzz: $(VENV)/.dev
+	$(BIN)/python -m fuzz all --inputs $(INPUTS)
 
 clean:
 	rm -rf $(VENV) demo

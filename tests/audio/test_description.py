@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import shutil
 import struct
@@ -329,6 +330,19 @@ def test_the_chunks_of_a_wav_have_a_place_in_a_flac(tmp_path: Path) -> None:
     assert read(tmp_path / "new.flac")[1].riff_chunks == info.riff_chunks
 
 
+def test_a_long_recording_is_an_rf64_in_a_flac(tmp_path: Path) -> None:
+    """Its chunks have a place as well, those of an odd length behind the samples."""
+    info = AudioInfo(RATE, 1, riff_chunks=KEPT)
+    audio = np.rint(noise(1) * 32_768) / 32_768
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("singleout.audio.wav.MAX_BYTES", 0)
+        write(tmp_path / "x.flac", audio, info, OutputKind("flac", "PCM_16"))
+    again, new = read(tmp_path / "x.flac")
+    np.testing.assert_array_equal(again, audio)
+    assert sorted(new.riff_chunks) == sorted(KEPT)
+    assert b"riffRF64" in (tmp_path / "x.flac").read_bytes()
+
+
 @pytest.mark.skipif(shutil.which("flac") is None, reason="needs the program flac")
 @pytest.mark.parametrize("name", ["x.wav", "x.aiff"])
 def test_the_program_flac_agrees(tmp_path: Path, name: str) -> None:
@@ -355,6 +369,24 @@ def test_comments_of_ogg_are_read(tmp_path: Path) -> None:
     assert "TITLE=Größe".encode() in comments(info.flac_blocks[0][1])
     write(tmp_path / "x.flac", audio, info, OutputKind("flac", "PCM_24"))
     assert read(tmp_path / "x.flac")[1].tags["title"] == "Größe"
+
+
+@pytest.mark.parametrize("size", [1, 100, 3_000_000])
+def test_an_ogg_keeps_comments_and_pictures(tmp_path: Path, size: int) -> None:
+    """libsndfile reads the samples only if the sums of all pages are right."""
+    texts = [*TEXTS, b"LYRICS=" + b"l" * size]
+    flac(tmp_path / "x.flac", (COMMENTS, comment_block(texts)), (6, PICTURE))
+    audio, info = read(tmp_path / "x.flac")
+    kind = output_kind(info, "ogg")
+    assert output_notes("x", info, kind) == []
+    write(tmp_path / "x.ogg", audio, info, kind)
+    again, new = read(tmp_path / "x.ogg")
+    picture = b"METADATA_BLOCK_PICTURE=" + base64.b64encode(PICTURE)
+    assert comments(new.flac_blocks[0][1]) == [*texts, picture]
+    assert again.shape == audio.shape
+    av = pytest.importorskip("av")
+    with av.open(str(tmp_path / "x.ogg")) as media:
+        assert media.streams.audio[0].metadata["X-UNKNOWN"] == "a=b"
 
 
 # AIFF

@@ -202,7 +202,7 @@ def test_a_wav_keeps_what_describes_it(tmp_path: Path, container: str) -> None:
 @pytest.mark.parametrize("subtype", ["PCM_16", "FLOAT"])
 def test_long_wav_files_with_descriptions_are_readable(tmp_path: Path, subtype: str) -> None:
     """libsndfile does not skip the padding of an odd chunk in an RF64 and would see no samples
-    after it. In an RF64 the padding belongs to the chunk."""
+    after it. In an RF64 such chunks stand behind the samples, to the byte."""
     path = tmp_path / "x.wav"
     info = AudioInfo(RATE, 2, riff_chunks=DESCRIBING)
     audio = np.rint(noise() * 32_768) / 32_768
@@ -211,9 +211,8 @@ def test_long_wav_files_with_descriptions_are_readable(tmp_path: Path, subtype: 
         write(path, audio, info, OutputKind("wav", subtype))
     info = read(path)[1]
     assert info.container == "RF64"
-    assert [(name, content.rstrip(b"\0")) for name, content in info.riff_chunks] == [
-        (name, content.rstrip(b"\0")) for name, content in DESCRIBING
-    ]
+    assert any(len(content) % 2 for _, content in DESCRIBING)
+    assert sorted(info.riff_chunks) == sorted(DESCRIBING)
     np.testing.assert_array_equal(soundfile.read(path, dtype="float32")[0].T, audio)
     assert_lengths_are_right(path)
 

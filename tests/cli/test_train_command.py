@@ -115,7 +115,8 @@ def test_files_that_training_cannot_read_are_named(config: Path) -> None:
     for arguments in (["--audio", str(folder), "-o", str(config.parent / "run")], [str(config)]):
         run = CliRunner().invoke(app, ["train", *arguments])
         assert run.exit_code == 1
-        warning, error = run.stderr.splitlines()
+        warning, others, error = run.stderr.splitlines()
+        assert others == f"warning: {folder}: left out: 1 hidden"
         assert warning.startswith(f"warning: {folder}: 3 files are left out (.m4a, .mp4): convert")
         assert error.startswith(
             f"error: 1 sound cannot be used: {folder / 'broken.WAV'}: cannot be read as audio"

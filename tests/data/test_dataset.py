@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +17,7 @@ from singleout.data.manifest import Clip
 from singleout.data.plan import Planner, SourceSpec, num_crops
 from singleout.data.query_plan import NUM_QUERIES, QueriesConfig
 from singleout.data.render import read_crop, render
+from singleout.errors import AudioError
 from singleout.manipulations.audio import Mixup, SpecAugment
 from tests.data.examples import (
     ALL_KINDS,
@@ -247,3 +249,21 @@ def test_another_sound_is_mixed_into_the_query(five_clips: list[Clip]) -> None:
             assert level == pytest.approx(-5, abs=0.01)
             correlations.append(abs(np.corrcoef(interference, expected)[0, 1]))
     assert np.median(correlations) < 0.1  # any clip is mixed in, sometimes the same one
+
+
+@pytest.mark.parametrize("change", ["touched", "another", "removed"])
+def test_a_sound_that_changes_during_the_training_is_named(
+    change: str, three_clips: list[Clip]
+) -> None:
+    """Its embeddings would be those of the old sound."""
+    dataset = dataset_of(three_clips)
+    assert len([dataset[i] for i in range(4)]) == 4
+    path = three_clips[1].path
+    status = path.stat()
+    if change == "another":
+        path.write_bytes(three_clips[2].path.read_bytes())
+    else:
+        path.unlink() if change == "removed" else os.utime(path, ns=(0, status.st_mtime_ns + 1))
+    with pytest.raises(AudioError, match="was changed or removed during the training") as caught:
+        [dataset[i] for i in range(4)]
+    assert str(caught.value).startswith(f"{path}: ")

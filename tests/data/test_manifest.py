@@ -268,3 +268,16 @@ def test_a_family_is_the_first_part_of_a_class() -> None:
         "animal",
         "a",
     ]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links and pipes of POSIX")
+def test_linked_folders_are_scanned_once(five_sounds: Path, tmp_path: Path) -> None:
+    """Pipes, which a reader would wait for, and links to nothing are left out."""
+    (tmp_path / "sounds").mkdir()
+    (tmp_path / "sounds" / "circle").symlink_to(tmp_path)
+    (tmp_path / "sounds" / "five").symlink_to(five_sounds)
+    (tmp_path / "sounds" / "twice.wav").symlink_to(five_sounds / "0.wav")
+    (tmp_path / "sounds" / "gone.wav").symlink_to(tmp_path / "gone.wav")
+    os.mkfifo(tmp_path / "sounds" / "pipe.wav")
+    labels = [clip.label for clip in scan_folder(tmp_path / "sounds")]
+    assert labels == [f"five/{i}.wav" for i in range(5)]

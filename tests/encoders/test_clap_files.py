@@ -103,6 +103,16 @@ def configure(folder: Path, **changes: Any) -> None:
     (folder / "config.json").write_text(json.dumps({**values, **changes}))
 
 
+def prepare(folder: Path, **changes: Any) -> None:
+    path = folder / "preprocessor_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def replace_by_pipe(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+
+
 def remove(folder: Path, *names: str) -> None:
     # transformers 4 writes the tokenizer twice.
     for name in names:
@@ -143,6 +153,28 @@ def remove(folder: Path, *names: str) -> None:
             ),
             r"'text_projection\.linear1\.bias' is \[7\], expected \[24\]",
         ),
+        (lambda f: configure(f, projection_dim=2**40), "'projection_dim' is 1099511627776"),
+        (lambda f: configure(f, text_config={"hidden_size": 10**6}), "'hidden_size' is 1000000"),
+        (lambda f: configure(f, text_config={"num_hidden_layers": 10**7}), "'num_hidden_layers'"),
+        (lambda f: configure(f, audio_config={"depths": [2, 10**7]}), "'depths' is 10000000"),
+        (lambda f: configure(f, audio_config={"depths": [1] * 10**4}), "'depths' has 10,000"),
+        (lambda f: configure(f, audio_config={"spec_size": float("inf")}), "'spec_size' is inf"),
+        (lambda f: configure(f, note="x" * 2_000_000), "not a query encoder's folder: has"),
+        (lambda f: (f / "config.json").write_text('{"a":' * 10**5), "nested deeper"),
+        (lambda f: prepare(f, fft_window_size=2**30), "'fft_window_size' is 1073741824"),
+        (lambda f: prepare(f, feature_size=2**30), "'feature_size' is 1073741824"),
+        (lambda f: replace_by_pipe(f / "config.json"), "not a query encoder's folder: not a file"),
+        (lambda f: replace_by_pipe(f / "tokenizer.json"), "no tokenizer|not a file"),
+        (lambda f: replace_by_pipe(f / "tokenizer_config.json"), "config.json: not a file"),
+        (lambda f: replace_by_pipe(f / "preprocessor_config.json"), "not a file"),
+        (lambda f: os.truncate(f / "tokenizer.json", 10**9), "has 1,000,000,000 bytes"),
+        (
+            lambda f: (
+                (f / "model.safetensors").unlink(),
+                (f / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../b"}}'),
+            ),
+            "not an index of weights",
+        ),
     ],
 )
 def test_a_damaged_folder_is_one_line(
@@ -152,6 +184,7 @@ def test_a_damaged_folder_is_one_line(
     with pytest.raises(ModelError, match=message) as caught:
         load_encoder(str(copied))
     assert str(copied) in one_line(caught)
+    assert len(one_line(caught)) <= 1_500
 
 
 def test_a_folder_without_a_clap_is_one_line(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -304,6 +305,33 @@ def test_the_encoder_is_not_saved_with_the_model(debug_model: QueriedSeparator) 
     assert all(name.startswith("separator.") for name in debug_model.state_dict())
 
 
+def replace_by_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+HOSTILE: list[tuple[dict[str, Any], str]] = [
+    ({"separator": {"type": "locoformer", "num_blocks": 10**7}}, "num_blocks"),
+    ({"separator": {"type": "resunet30", "num_fft": 2**30, "hop": 1}}, "num_fft"),
+    ({"separator": {"type": "conditioned_unet", "channels": [2**62] * 3}}, "channels"),
+    ({"separator": {"type": "conditioned_unet", "channels": [16_000] * 4}}, "weights: the limit"),
+    ({"separator": {"type": "identity", "sample_rate": 2**62}}, "sample_rate"),
+    ({"separator": {"type": "x" * 100_000}}, "another architecture"),
+    ({"quietest_db": 1e308}, "quietest_db"),
+    ({"quietest_db": float("nan")}, "quietest_db"),
+    ({"presence": {"scale": float("inf"), "bias": 0}}, "presence.scale"),
+    ({"gate": {"low": -1e300, "high": 0.5, "floor_db": -20, "gain_db": 0}}, "gate.low"),
+    ({"gate": {"low": 0, "high": 0.5, "floor_db": -1e300, "gain_db": 0}}, "gate.floor_db"),
+    ({"manipulation": {"steps": [{"type": "dropout"}] * 1_000}}, "manipulation.steps"),
+    ({"manipulation": {"steps": [{"type": "neighbours", "sounds": 10**6}]}}, "sounds"),
+    ({"manipulation": {"steps": [{"type": "projection", "temperature": 1e-300}]}}, "temperature"),
+    ({"encoder": {"name": "a\nb"}}, "encoder.name"),
+    ({"encoder": {"name": "x" * 5_000}}, "encoder.name"),
+    ({"encoder": {"name": "builtin", "fingerprint": "\x1b[31m"}}, "encoder.fingerprint"),
+    ({"sha256": "\n"}, "sha256"),
+]
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -348,6 +376,19 @@ def test_the_encoder_is_not_saved_with_the_model(debug_model: QueriedSeparator) 
             ),
             "fingerprint",
         ),
+        (lambda folder: (folder / "config.json").write_text('{"a":' * 100_000), "nested deeper"),
+        (lambda folder: (folder / "config.json").write_text(" " * 2_000_000), "2,000,000 bytes"),
+        (lambda folder: replace_by_pipe(folder / "config.json"), "not a file"),
+        (lambda folder: replace_by_pipe(folder / "model.safetensors"), "a device or a pipe"),
+        *(
+            (
+                lambda folder, change=change: change_json(
+                    folder / "config.json", lambda config: config.update(change)
+                ),
+                message,
+            )
+            for change, message in HOSTILE
+        ),
     ],
 )
 def test_a_damaged_model_is_one_line(
@@ -358,7 +399,7 @@ def test_a_damaged_model_is_one_line(
     damage(folder)
     with pytest.raises(ModelError, match=message) as caught:
         QueriedSeparator.from_pretrained(folder)
-    one_line(caught)
+    assert len(one_line(caught)) <= 1_500
 
 
 def test_a_file_for_a_model_is_one_line(debug_model_folder: Path) -> None:

@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from singleout.audio.channels import Layout
-from singleout.audio.flac import Blocks, foreign_chunks, is_foreign, read_flac, read_ogg
+from singleout.audio.flac import Blocks, foreign_chunks, is_foreign, read_flac
 from singleout.audio.iff import aiff_tags, caf_layout, read_aiff
 from singleout.audio.info import AudioInfo, Note
+from singleout.audio.ogg import read_ogg
 from singleout.audio.parts import MAX_BYTES, Chunks
 from singleout.audio.riff import info_tags, read_riff
 

@@ -18,17 +18,20 @@ from singleout.audio.flac import (
     MASK_KEY,
     PADDING,
     Blocks,
+    all_comments,
     block,
     comment_block,
-    comments,
     flac_blocks,
 )
 from singleout.audio.iff import aiff_chunk, aiff_parts, append_chunks
 from singleout.audio.info import AudioInfo, OutputKind, sndfile_name
+from singleout.audio.ogg import replace_comments, vorbis_comments
 from singleout.audio.wav import WavHead
 
 BLOCK_FRAMES = 1 << 16
 """Samples per channel that are encoded at once: the Vorbis encoder overflows its stack on more."""
+LONG_FRAMES = 1 << 40
+"""Descriptions of a recording that is so long need the most room."""
 LAST_BYTES = 1 << 20
 """An encoder keeps fewer bytes than this until its file is closed."""
 
@@ -141,7 +144,7 @@ class FlacFile(EncodedFile):
 
     def __init__(self, path: Path, info: AudioInfo, kind: OutputKind) -> None:
         self._info, self._kind = info, kind
-        room = sum(4 + len(content) for _, content in _described(info, kind))
+        room = sum(4 + len(content) for _, content in _described(info, kind, LONG_FRAMES))
         # libsndfile writes no other blocks. A long comment makes room for them.
         super().__init__(path, info, kind, {"comment": "-" * room} if room else info.tags)
 
@@ -162,9 +165,7 @@ class FlacFile(EncodedFile):
                 file.write(head + block(PADDING, bytes(padding), is_last=True))
 
 
-def _described(
-    info: AudioInfo, kind: OutputKind, num_frames: int = 0, vendor: bytes = b""
-) -> Blocks:
+def _described(info: AudioInfo, kind: OutputKind, num_frames: int, vendor: bytes = b"") -> Blocks:
     """The describing blocks of a FLAC; none where libsndfile itself writes all that there is."""
     mask = []
     is_stated = info.channels > 2 or info.channel_mask or info.is_ambisonic
@@ -172,7 +173,8 @@ def _described(
         mask.append(MASK_KEY + b"=0x%X" % info.channel_mask)
     foreign: Blocks = ()
     if info.riff_chunks or info.is_ambisonic:
-        parts = WavHead(info, kind.subtype, info.riff_chunks).parts(num_frames)
+        head = WavHead(info, kind.subtype, info.riff_chunks)
+        parts = [*head.parts(num_frames), *head.tail(num_frames)]
         foreign = tuple((APPLICATION, b"riff" + part) for part in parts)
     elif info.aiff_chunks:
         parts = aiff_parts(info, kind, num_frames)
@@ -180,16 +182,48 @@ def _described(
     if not (mask or foreign or info.flac_blocks):
         return ()
     others = tuple(each for each in info.flac_blocks if each[0] != COMMENTS)
-    texts = [
-        text
-        for number, content in info.flac_blocks
-        if number == COMMENTS
-        for text in comments(content)
-    ]
-    if not texts:
-        texts = [f"{k.upper()}={v}".encode("utf-8", "replace") for k, v in info.tags.items()]
-    texts = [text for text in texts if not text.upper().startswith(MASK_KEY + b"=")]
-    return ((COMMENTS, comment_block(texts + mask, vendor)), *others, *foreign)
+    texts = all_comments(info.flac_blocks, info.tags) + mask
+    return ((COMMENTS, comment_block(texts, vendor)), *others, *foreign)
+
+
+class OggFile(EncodedFile):
+    """An Ogg Vorbis with all comments and pictures of the recording.
+
+    Args:
+        path: the file, which is overwritten.
+        info: the recording.
+        kind: container and encoding of the file.
+
+    Raises:
+        soundfile.LibsndfileError: see ``EncodedFile``.
+        OSError: the disk is full.
+
+    Example:
+        >>> import tempfile
+        >>> from singleout.audio.ogg import read_ogg
+        >>> blocks = ((COMMENTS, comment_block([b"PLACE=Oulu"])),)
+        >>> info = AudioInfo(16_000, 1, flac_blocks=blocks)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "x.ogg"
+        ...     file = OggFile(path, info, OutputKind("ogg", "VORBIS"))
+        ...     file.write(np.zeros((1, 1_000), np.float32))
+        ...     file.close()
+        ...     with path.open("rb") as raw:
+        ...         all_comments(read_ogg(raw)[1], {})
+        [b'PLACE=Oulu']
+    """
+
+    def __init__(self, path: Path, info: AudioInfo, kind: OutputKind) -> None:
+        self._texts = vorbis_comments(info) if info.flac_blocks else []
+        room = sum(4 + len(text) for text in self._texts)
+        super().__init__(path, info, kind, {"comment": "-" * room} if room else info.tags)
+
+    def close(self) -> None:
+        """Complete the file."""
+        super().close()
+        if self._texts:
+            with self._path.open("r+b") as file:
+                replace_comments(file, self._texts)
 
 
 class AiffFile(EncodedFile):

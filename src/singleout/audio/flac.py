@@ -1,16 +1,15 @@
-"""The metadata blocks of FLAC files, and the comments of Ogg files, which have the same form."""
+"""The metadata blocks of FLAC files."""
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from itertools import islice
 from typing import BinaryIO
 
-from singleout.audio.channels import FLAC_MASKS, Layout, vorbis_layout
+from singleout.audio.channels import FLAC_MASKS, Layout
 from singleout.audio.iff import SAMPLE_CHUNKS
-from singleout.audio.parts import MAX_BYTES, MAX_CHUNKS, Chunks, read_parts
+from singleout.audio.parts import MAX_CHUNKS, Chunks, read_parts
 from singleout.audio.riff import describes, format_layout
 
 Blocks = tuple[tuple[int, bytes], ...]
@@ -59,40 +58,6 @@ def flac_blocks(file: BinaryIO) -> Iterator[tuple[int, int, int]]:
         position += 4 + length
 
 
-def ogg_packets(file: BinaryIO) -> Iterator[bytes]:
-    """Read the packets of the sound of an Ogg file, the first ones of which are headers.
-
-    Args:
-        file: a file that is open at its start. It may be damaged or of any other kind.
-
-    Yields:
-        Packets of the first stream of Vorbis, Opus or FLAC. A packet of more than
-        ``parts.MAX_BYTES`` is empty.
-
-    Example:
-        >>> import io
-        >>> page = b"OggS\\0\\2" + bytes(20) + b"\\1\\x08" + b"OpusHead"
-        >>> list(ogg_packets(io.BytesIO(page)))
-        [b'OpusHead']
-    """
-    serial, packet, is_long = None, b"", False
-    while len(head := file.read(27)) == 27 and head[:4] == b"OggS":
-        lacing = file.read(head[26])
-        content = file.read(sum(lacing))
-        is_sound = content.startswith((b"\x01vorbis", b"OpusHead", b"\x7fFLAC"))
-        if serial is None and head[5] & 2 and is_sound:
-            serial = head[14:18]
-        if head[14:18] != serial:
-            continue
-        for length in lacing:
-            packet, content = packet + content[:length], content[length:]
-            is_long = is_long or len(packet) > MAX_BYTES
-            packet = b"" if is_long else packet
-            if length < 255:
-                yield packet
-                packet, is_long = b"", False
-
-
 def read_flac(file: BinaryIO) -> tuple[Layout, Blocks, list[str]]:
     """Read what a FLAC says about its recording.
 
@@ -115,57 +80,19 @@ def read_flac(file: BinaryIO) -> tuple[Layout, Blocks, list[str]]:
     """
     listed = [each for each in flac_blocks(file) if each[0] not in (PADDING, SEEKTABLE)]
     blocks, too_large = read_parts(file, listed)
-    return _flac_layout(blocks), _describing(blocks), [f"block {kind}" for kind in too_large]
+    return flac_layout(blocks), describing_blocks(blocks), [f"block {kind}" for kind in too_large]
 
 
-def read_ogg(file: BinaryIO) -> tuple[Layout, Blocks, list[str]]:
-    """Read what an Ogg file says about its recording: Vorbis, Opus or FLAC.
+def flac_layout(blocks: Blocks) -> Layout:
+    """The layout of the channels by the blocks of a FLAC.
 
     Args:
-        file: a file that is open at its start.
-
-    Returns:
-        As ``read_flac``: comments are in a block of type ``COMMENTS``.
-
-    Raises:
-        OSError: the file cannot be read.
+        blocks: all of them, the first one and the comments among them.
 
     Example:
-        >>> import io
-        >>> packet = b"\\1vorbis" + bytes(4) + b"\\6" + bytes(18)
-        >>> page = b"OggS\\0\\2" + bytes(20) + b"\\1\\x1e" + packet
-        >>> read_ogg(io.BytesIO(page))[0].mask
+        >>> flac_layout(((STREAMINFO, bytes(12) + bytes([10]) + bytes(21)),)).mask  # 6 channels
         63
     """
-    packets = ogg_packets(file)
-    first = next(packets, b"")
-    if first.startswith(b"\x7fFLAC"):
-        headers = [first[13:], *_flac_headers(packets)]
-        blocks = tuple((packet[0] & 0x7F, packet[4:]) for packet in headers if packet)
-        return _flac_layout(blocks), _describing(blocks), []
-    second = next(packets, b"\0")
-    too_large = [] if second else ["comments"]
-    is_opus = first.startswith(b"OpusHead")
-    prefix = b"OpusTags" if is_opus else b"\x03vorbis"
-    kept = ((COMMENTS, second.removeprefix(prefix)),) if second.startswith(prefix) else ()
-    layout = Layout()
-    if is_opus and len(first) > 18 and first[18] == 1:
-        layout = vorbis_layout(first[9])
-    elif not is_opus and len(first) > 11:
-        layout = vorbis_layout(first[11])
-    return layout, kept, too_large
-
-
-def _flac_headers(packets: Iterator[bytes]) -> Iterator[bytes]:
-    for packet in islice(packets, MAX_CHUNKS):
-        if len(packet) < 4 or packet[0] == 0xFF:
-            return
-        yield packet
-        if packet[0] & 0x80:
-            return
-
-
-def _flac_layout(blocks: Blocks) -> Layout:
     mask = 0
     for kind, content in blocks:
         if kind == STREAMINFO and len(content) > 12:
@@ -179,7 +106,16 @@ def _flac_layout(blocks: Blocks) -> Layout:
     return Layout(mask)
 
 
-def _describing(blocks: Blocks) -> Blocks:
+def describing_blocks(blocks: Blocks) -> Blocks:
+    """The blocks that describe the recording and are whole.
+
+    Args:
+        blocks: of a FLAC.
+
+    Example:
+        >>> describing_blocks(((STREAMINFO, bytes(34)), (APPLICATION, b"fica"), (PICTURE, b"")))
+        ((2, b'fica'),)
+    """
     kinds = (STREAMINFO, PADDING, SEEKTABLE, INVALID)
     return tuple(each for each in blocks if each[0] not in kinds and _is_whole(*each))
 
@@ -258,7 +194,7 @@ def comments(content: bytes) -> list[bytes]:
         (length,) = struct.unpack_from("<I", content)
         (count,) = struct.unpack_from("<I", content, 4 + length)
         position = 8 + length
-        for _ in range(count):
+        for _ in range(min(count, MAX_CHUNKS)):
             (length,) = struct.unpack_from("<I", content, position)
             if position + 4 + length > len(content):
                 break
@@ -290,3 +226,20 @@ def block(kind: int, content: bytes, is_last: bool = False) -> bytes:
         b'\\x81\\x00\\x00\\x02\\x00\\x00'
     """
     return bytes([kind | is_last << 7]) + len(content).to_bytes(3) + content
+
+
+def all_comments(blocks: Blocks, tags: Mapping[str, str]) -> list[bytes]:
+    """The comments of a recording, without the one that states the loudspeakers.
+
+    Args:
+        blocks: of the recording.
+        tags: texts by libsndfile's names, which count if the blocks have no comments.
+
+    Example:
+        >>> all_comments((), {"title": "rain"})
+        [b'TITLE=rain']
+    """
+    texts = [text for kind, content in blocks if kind == COMMENTS for text in comments(content)]
+    if not texts:
+        texts = [f"{name.upper()}={text}".encode("utf-8", "replace") for name, text in tags.items()]
+    return [text for text in texts if not text.upper().startswith(MASK_KEY + b"=")]

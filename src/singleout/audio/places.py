@@ -58,6 +58,8 @@ def _without_place(info: AudioInfo, container: str) -> list[str]:
     places = {"wav": INFO_NAMES, "aiff": AIFF_TAGS}.get(container, info.tags)
     kept = {text for tag, text in info.tags.items() if tag in places}
     for kind, content in info.flac_blocks:
+        if container == "ogg" and kind in (COMMENTS, PICTURE):
+            continue
         if kind != COMMENTS:
             names.append(BLOCKS.get(kind, f"block {kind}"))
             continue

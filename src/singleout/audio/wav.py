@@ -69,10 +69,13 @@ class WavHead:
         if self.is_float:
             chunks.append(chunk(b"fact", struct.pack("<I", min(num_frames, MAX_FIELD))))
         for name, content in self._describing:
-            # libsndfile does not skip padding in an RF64, so that it becomes content.
-            chunks.append(chunk(name, content + bytes(len(content) % 2 if is_long else 0)))
+            if is_long and len(content) % 2:
+                chunks.append(chunk(b"JUNK", bytes(len(content) + 1)))  # it stands in the tail
+            else:
+                chunks.append(chunk(name, content))
         head_bytes = 4 + 8 + DS64_BYTES + sum(map(len, chunks)) + 8
-        riff_bytes = head_bytes + num_bytes + num_bytes % 2
+        tail_bytes = sum(map(len, self.tail(num_frames)))
+        riff_bytes = head_bytes + num_bytes + num_bytes % 2 + tail_bytes
         sizes = struct.pack("<QQQI", riff_bytes, num_bytes, num_frames, 0)
         first, riff_field, data_field = (
             (chunk(b"ds64", sizes), MAX_FIELD, MAX_FIELD)
@@ -81,6 +84,19 @@ class WavHead:
         )
         head = (b"RF64" if is_long else b"RIFF") + struct.pack("<I", riff_field) + b"WAVE"
         return [head, first, *chunks, b"data" + struct.pack("<I", data_field)]
+
+    def tail(self, num_frames: int) -> list[bytes]:
+        """The chunks after the samples: in an RF64 those of an odd length.
+
+        libsndfile does not skip the padding of such a chunk in an RF64, and would see no samples
+        after it.
+
+        Args:
+            num_frames: samples per channel.
+        """
+        if num_frames * self.frame_bytes <= MAX_BYTES:
+            return []
+        return [chunk(*each) for each in self._describing if len(each[1]) % 2]
 
     def _format(self) -> bytes:
         info, plain = self._info, 3 if self.is_float else 1
@@ -167,6 +183,7 @@ class WavFile:
             return
         with self._file as file:
             file.write(bytes(self._num_frames * self._head.frame_bytes % 2))
+            file.write(b"".join(self._head.tail(self._num_frames)))
             file.seek(0)
             file.write(b"".join(self._head.parts(self._num_frames)))
 

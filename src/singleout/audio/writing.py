@@ -12,7 +12,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from singleout.audio.channels import vorbis_holds
-from singleout.audio.encoding import BLOCK_FRAMES, AiffFile, EncodedFile, FlacFile
+from singleout.audio.encoding import BLOCK_FRAMES, AiffFile, EncodedFile, FlacFile, OggFile
 from singleout.audio.info import (
     MAX_FLAC_CHANNELS,
     MAX_FLAC_RATE,
@@ -164,6 +164,8 @@ def _opened(path: Path, partial: Path, info: AudioInfo, kind: OutputKind) -> _Si
             return FlacFile(partial, info, kind)
         if kind.container == "aiff":
             return AiffFile(partial, info, kind)
+        if kind.container == "ogg":
+            return OggFile(partial, info, kind)
         return EncodedFile(partial, info, kind, info.tags)
     except (soundfile.LibsndfileError, ValueError) as error:
         reason = getattr(error, "error_string", None) or one_line(error)

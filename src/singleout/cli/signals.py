@@ -1,7 +1,7 @@
 """Signals that stop a command: Ctrl-C, SIGTERM, and SIGHUP of a terminal that closes.
 
-A signal raises ``Stopped`` in the main thread, so that files that are not complete are removed on
-the way out. Three moments need care:
+A signal raises a ``KeyboardInterrupt`` in the main thread, so that files that are not complete are
+removed on the way out. Three moments need care:
 
 - While a command imports its libraries, nothing has to be removed. The process ends at once,
   because an exception would leave modules half initialised.
@@ -25,7 +25,7 @@ REPEAT_SECONDS = 0.2
 """Time after which a stop that has not arrived is tried again."""
 
 
-class Stopped(KeyboardInterrupt):
+class _Stopped(KeyboardInterrupt):
     """A signal stopped the command. Libraries treat it as Ctrl-C."""
 
 
@@ -103,13 +103,13 @@ class StopSignals:
             os._exit(self.exit_code)
         if hasattr(signal, "setitimer"):
             signal.setitimer(signal.ITIMER_REAL, REPEAT_SECONDS)
-        if any(isinstance(error, Stopped) for error in _errors_being_handled()):
+        if any(isinstance(error, _Stopped) for error in _errors_being_handled()):
             return
         importer = _importer(frame)
         if importer.startswith("singleout.cli"):
             self._exit()
         if not importer:
-            raise Stopped
+            raise _Stopped
 
     def _exit(self) -> NoReturn:
         with suppress(OSError):
@@ -136,5 +136,5 @@ def _importer(frame: FrameType | None) -> str:
 
 def _without_stops(event: Any) -> None:
     """Report what Python cannot raise, except a stop: it is tried again."""
-    if not issubclass(event.exc_type, Stopped):
+    if not issubclass(event.exc_type, _Stopped):
         sys.__unraisablehook__(event)

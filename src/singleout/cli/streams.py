@@ -10,7 +10,6 @@ import io
 import os
 import select
 import sys
-from contextlib import suppress
 from typing import Any
 
 
@@ -19,7 +18,7 @@ class _Output(io.FileIO):
 
     error: OSError | None = None
 
-    def write(self, data) -> int:  # type: ignore[no-untyped-def,override]
+    def write(self, data) -> int:  # type: ignore[no-untyped-def]
         view = memoryview(data)
         try:
             while self.error is None:
@@ -81,9 +80,9 @@ def output_error() -> str | None:
         >>> output_error() is None
         True
     """
-    with suppress(AttributeError, ValueError):
-        sys.stdout.flush()
-        error = sys.stdout.buffer.raw.error  # type: ignore[attr-defined]
-        if error is not None and not isinstance(error, BrokenPipeError):
-            return f"stdout cannot be written: {error.strerror}"
-    return None
+    sys.stdout.flush()
+    output = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
+    error = output.error if isinstance(output, _Output) else None
+    if error is None or isinstance(error, BrokenPipeError):
+        return None
+    return f"stdout cannot be written: {error.strerror}"

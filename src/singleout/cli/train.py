@@ -120,12 +120,32 @@ def _init(name: str | None) -> Path | None:
 
 
 def _warn_of_skipped(folder: Path) -> None:
+    """Say what of a folder is not trained on."""
     from singleout.data.manifest import needing_ffmpeg
+    from singleout.storage.folders import list_files
 
+    if not folder.is_dir():
+        return
     if paths := needing_ffmpeg(folder):
         suffixes = ", ".join(sorted({path.suffix.lower() for path in paths}))
-        typer.echo(
-            f"warning: {folder}: {len(paths):,} files are left out ({suffixes}): convert them "
-            "first, such as with ffmpeg -i FILE FILE.flac",
-            err=True,
+        _warn(
+            f"{folder}: {len(paths):,} files are left out ({suffixes}): convert them first, such "
+            "as with ffmpeg -i FILE FILE.flac"
         )
+    listing = list_files([folder])
+    if listing.problems:
+        _warn(
+            f"{folder}: {len(listing.problems):,} links or folders are left out, such as "
+            f"{listing.problems[0]}"
+        )
+    counts = {
+        "hidden": listing.num_hidden,
+        "further names of the same files": listing.num_repeated,
+        "pipes or devices": listing.num_special,
+    }
+    if parts := [f"{count:,} {what}" for what, count in counts.items() if count]:
+        _warn(f"{folder}: left out: {', '.join(parts)}")
+
+
+def _warn(message: str) -> None:
+    typer.echo(f"warning: {message}", err=True)

@@ -178,9 +178,9 @@ class MixtureDataset(Dataset[TrainingExample]):
             raise IndexError(index)
         number = self.first + index
         spec = self.planner.plan(0, number)
-        rendered = render(spec, self.clips, self.config, self.sample_rate)
         for source in spec.sources:
             self._check_unchanged(source.clip)
+        rendered = render(spec, self.clips, self.config, self.sample_rate)
         # Queries have streams of their own, so that they do not change what is mixed.
         rng = random_stream(self.seed, 0, number, Stream.QUERY)
         kinds = random_stream(self.seed, 0, number, Stream.KIND)
@@ -222,8 +222,8 @@ class MixtureDataset(Dataset[TrainingExample]):
         path = self.clips[clip].path
         if file_state(path) != self._states[clip]:
             raise AudioError(
-                f"{path}: changed during the training: repeat the command to go on from the last "
-                "checkpoint"
+                f"{path}: was changed or removed during the training: repeat the command to go on "
+                "from the last checkpoint"
             )
 
     def _others(self, spec: MixtureSpec, number: int | None) -> list[Place | None]:

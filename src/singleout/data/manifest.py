@@ -21,6 +21,7 @@ from singleout.audio import MEDIA_SUFFIXES, SOUND_SUFFIXES, sndfile_name
 from singleout.config import is_path
 from singleout.documents import DocumentError, parse_json, read_lines
 from singleout.errors import ManifestError, shortened
+from singleout.storage.folders import list_files
 from singleout.types import checked_text
 
 MAX_LINE_CHARACTERS = 1_000_000
@@ -289,8 +290,8 @@ def _check_row(row: dict[str, Any]) -> None:
 def scan_folder(folder: Path, on_bad: OnBad | None = None) -> list[Clip]:
     """Every audio file below ``folder`` as a clip without caption, sorted by path.
 
-    Hidden files, such as those that macOS leaves on other disks, are left out. So are media that
-    only FFmpeg reads (``needing_ffmpeg``).
+    Links are followed, and each file counts once. Hidden files, such as those that macOS leaves on
+    other disks, are left out. So are media that only FFmpeg reads (``needing_ffmpeg``).
 
     Args:
         folder: of the files.
@@ -309,7 +310,7 @@ def scan_folder(folder: Path, on_bad: OnBad | None = None) -> list[Clip]:
     """
     if not folder.is_dir():
         raise ManifestError(f"{folder}: not a folder of audio files")
-    paths = _visible_files(folder, SOUND_SUFFIXES)
+    paths = _files_below(folder, SOUND_SUFFIXES)
     if not paths:
         raise ManifestError(f"{folder}: holds no audio files ({', '.join(SOUND_SUFFIXES)})")
     clips = []
@@ -328,8 +329,6 @@ def scan_folder(folder: Path, on_bad: OnBad | None = None) -> list[Clip]:
 
 def _stated_seconds(path: Path) -> float:
     """Length of a sound by its header."""
-    if not path.is_file():  # such as a named pipe, which a reader would wait for
-        raise ManifestError(f"{path}: is not a file")
     try:
         seconds = float(soundfile.info(sndfile_name(path)).duration)
     except soundfile.SoundFileError as error:
@@ -353,17 +352,11 @@ def needing_ffmpeg(folder: Path) -> list[Path]:
         ['film.mp4']
     """
     suffixes = [suffix for suffix in MEDIA_SUFFIXES if suffix not in SOUND_SUFFIXES]
-    return _visible_files(folder, suffixes)
+    return _files_below(folder, suffixes)
 
 
-def _visible_files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
-    """Files below ``folder`` that are not hidden, sorted."""
-
-    def is_visible(path: Path) -> bool:
-        return not any(part.startswith(".") for part in path.relative_to(folder).parts)
-
-    files = (path for path in folder.rglob("*") if path.suffix.lower() in suffixes)
-    return sorted(filter(is_visible, files))
+def _files_below(folder: Path, suffixes: Sequence[str]) -> list[Path]:
+    return [path for path in list_files([folder]).files if path.suffix.lower() in suffixes]
 
 
 def share_of(*names: str) -> float:

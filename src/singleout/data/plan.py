@@ -21,6 +21,13 @@ from singleout.errors import ManifestError
 
 Share = Annotated[float, Field(ge=0, le=1)]
 """A probability: how often something is drawn."""
+Seconds = Annotated[float, Field(ge=0.001, le=3_600)]
+Decibels = Annotated[float, Field(ge=-200, le=200)]
+Count = Annotated[int, Field(le=64)]
+Speed = Annotated[float, Field(le=100)]
+Rt60 = Annotated[float, Field(le=60)]
+Hertz = Annotated[float, Field(le=1e6)]
+"""Ranges far beyond every use, which keep a damaged config from taking all memory."""
 
 
 class MixtureConfig(StrictConfig):
@@ -52,22 +59,22 @@ class MixtureConfig(StrictConfig):
         4.0
     """
 
-    segment_seconds: Annotated[float, Field(gt=0)] = 4.0
-    crop_hop_seconds: Annotated[float, Field(gt=0)] = 2.0
-    num_sources: tuple[int, int] = (2, 3)
-    snr_db: tuple[float, float] = (-8.0, 8.0)
-    gain_db: tuple[float, float] = (-15.0, 9.0)
+    segment_seconds: Seconds = 4.0
+    crop_hop_seconds: Seconds = 2.0
+    num_sources: tuple[Count, Count] = (2, 3)
+    snr_db: tuple[Decibels, Decibels] = (-8.0, 8.0)
+    gain_db: tuple[Decibels, Decibels] = (-15.0, 9.0)
     repeat_share: Share = 0.5
-    speed: tuple[float, float] = (0.9, 1.1)
+    speed: tuple[Speed, Speed] = (0.9, 1.1)
     source_band_share: Share = 0.2
     mixture_band_share: Share = 0.2
-    band_hz: tuple[float, float] = (2_000.0, 14_000.0)
+    band_hz: tuple[Hertz, Hertz] = (2_000.0, 14_000.0)
     class_balance: Share = 0.5
     gate_share: Share = added(0.0)
     reverb_share: Share = added(0.0)
-    rt60_seconds: tuple[float, float] = added((0.2, 1.2))
+    rt60_seconds: tuple[Rt60, Rt60] = added((0.2, 1.2))
     bed_share: Share = added(0.0)
-    bed_snr_db: tuple[float, float] = added((0.0, 25.0))
+    bed_snr_db: tuple[Decibels, Decibels] = added((0.0, 25.0))
     lossy_share: Share = added(0.0)
 
     @model_validator(mode="after")

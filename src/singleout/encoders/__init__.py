@@ -11,7 +11,7 @@ from singleout.documents import DocumentError, read_json
 from singleout.encoders.builtin import BuiltinEncoder
 from singleout.encoders.clap import ClapEncoder
 from singleout.encoders.encoder import QueryEncoder
-from singleout.errors import ModelError
+from singleout.errors import ModelError, shortened
 from singleout.storage.hub import is_hub_id, path_of
 
 __all__ = ["BuiltinEncoder", "ClapEncoder", "QueryEncoder", "load_encoder"]
@@ -43,8 +43,8 @@ def load_encoder(name: str = "builtin", fingerprint: str | None = None) -> Query
     encoder = _load(name)
     if fingerprint is not None and fingerprint != encoder.fingerprint:
         raise ModelError(
-            f"query encoder '{name}' has fingerprint {encoder.fingerprint}, the model was trained "
-            f"with {fingerprint}: {_way_out(name)}"
+            f"query encoder '{shortened(name)}' has fingerprint {shortened(encoder.fingerprint)}, "
+            f"the model was trained with {shortened(fingerprint)}: {_way_out(name)}"
         )
     return encoder
 

@@ -30,6 +30,7 @@ from singleout.encoders.clap_files import (
     read_weights,
 )
 from singleout.encoders.encoder import Augment, sentences_of, waveforms_of
+from singleout.encoders.minilm import refusing
 from singleout.errors import ModelError, one_line
 from singleout.storage.atomic import replacing_files
 from singleout.storage.hub import split_revision
@@ -94,7 +95,8 @@ class ClapEncoder:
             )
         # The positions of RoBERTa start after the number of the padding token.
         self._max_tokens = min(MAX_TOKENS, text.max_position_embeddings - text.pad_token_id - 1)
-        self.fingerprint: str = _fingerprint(self)
+        with refusing(f"{name}: the tokenizer fails"):
+            self.fingerprint: str = _fingerprint(self)
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | Path, revision: str | None = None) -> ClapEncoder:
@@ -151,17 +153,21 @@ class ClapEncoder:
 
         Raises:
             QueryError: there is no text, or a text is blank.
+            ModelError: the tokenizer does not belong to the model.
         """
         sentences = sentences_of(text)
         embeddings: list[Tensor] = []
         for i in range(0, len(sentences), BATCH):
-            tokens = self.tokenizer(
-                sentences[i : i + BATCH],
-                padding=True,
-                truncation=True,
-                max_length=self._max_tokens,
-                return_tensors="pt",
-            )
+            with refusing(f"{self.name}: the tokenizer fails"):
+                tokens = self.tokenizer(
+                    sentences[i : i + BATCH],
+                    padding=True,
+                    truncation=True,
+                    max_length=self._max_tokens,
+                    return_tensors="pt",
+                )
+            if int(tokens["input_ids"].max()) >= self.model.config.text_config.vocab_size:
+                raise ModelError(f"{self.name}: the tokenizer is not the model's")
             output = self.model.get_text_features(tokens["input_ids"], tokens["attention_mask"])
             embeddings.append(_unit(output))
         return torch.cat(embeddings)

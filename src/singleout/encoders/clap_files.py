@@ -11,6 +11,7 @@ from torch import Tensor
 
 from singleout.config import is_path
 from singleout.documents import DocumentError, check_file, read_json
+from singleout.encoders.minilm import refusing
 from singleout.errors import MissingExtraError, ModelError, one_line, shortened
 from singleout.storage.foreign import read_tensors
 from singleout.storage.hub import fetched, is_hub_id
@@ -26,9 +27,11 @@ MAX_TOKENIZER_BYTES = 50_000_000
 """Size of the largest file of a tokenizer."""
 MAX_SIZE = 2_000_000
 """Largest number in a config: RoBERTa has 50,265 tokens, its widest layer 3,072 channels."""
+MAX_LISTED = 1_000
+"""Most values in a list of a config."""
 MAX_SIZES = {
-    "num_hidden_layers": 64, "depths": 64, "num_attention_heads": 256, "hidden_size": 16_384,
-    "intermediate_size": 65_536, "patch_embeds_hidden_size": 16_384, "projection_dim": 16_384,
+    "num_hidden_layers": 48, "depths": 48, "num_attention_heads": 256, "hidden_size": 4_096,
+    "intermediate_size": 16_384, "patch_embeds_hidden_size": 4_096, "projection_dim": 4_096,
     "spec_size": 4_096, "window_size": 64, "patch_size": 256, "patch_stride": 256,
     "num_mel_bins": 1_024, "mlp_ratio": 64, "max_position_embeddings": 16_384, "num_labels": 1_024,
     "feature_size": 1_024, "fft_window_size": 32_768, "nb_max_samples": 10_000_000,
@@ -180,18 +183,37 @@ def read_clap_config(folder: Path, origin: str) -> dict[str, Any]:
         raise ModelError(
             f"{origin}: not a CLAP: its config.json has the model_type '{shortened(kind)}'"
         )
-    _check_sizes(config, f"{origin}: config.json")
+    check_sizes(config, f"{origin}: config.json")
     return config  # type: ignore[no-any-return]
 
 
-def _check_sizes(values: Any, origin: str, key: str = "", limit: int = MAX_SIZE) -> None:
-    """Refuse sizes that no CLAP has; ``key`` is the place of ``values`` in the file."""
+def check_sizes(values: Any, origin: str, key: str = "", limit: int = MAX_SIZE) -> None:
+    """Refuse sizes that no CLAP has, before a network of these sizes is built.
+
+    Args:
+        values: of a config.
+        origin: where they come from, for the message.
+        key: their key in a larger config.
+        limit: largest number under this key.
+
+    Raises:
+        ModelError: names the key.
+
+    Example:
+        >>> check_sizes({"audio_config": {"depths": [2, 10**9]}}, "owner/name")
+        Traceback (most recent call last):
+        singleout.errors.ModelError: owner/name: 'depths' is 1000000000, the limit is 48
+    """
+    if isinstance(values, list) and len(values) > MAX_LISTED:
+        raise ModelError(f"{origin}: '{shortened(key)}' has {len(values):,} values")
     if isinstance(values, dict | list):
         pairs = values.items() if isinstance(values, dict) else ((key, value) for value in values)
         for name, value in pairs:
-            _check_sizes(value, origin, str(name), MAX_SIZES.get(str(name), MAX_SIZE))
+            check_sizes(value, origin, str(name), MAX_SIZES.get(str(name), MAX_SIZE))
     elif isinstance(values, int | float) and not abs(values) <= limit:
-        raise ModelError(f"{origin}: '{shortened(key)}': the limit is {limit:,}")
+        raise ModelError(
+            f"{origin}: '{shortened(key)}' is {shortened(values)}, the limit is {limit:,}"
+        )
 
 
 def _check_files(folder: Path, names: Iterable[str], origin: str) -> None:
@@ -273,7 +295,7 @@ def load_extractor(folder: Path, origin: str) -> Any:
     for name in files:
         if (folder / name).exists():
             try:
-                _check_sizes(read_json(folder / name), f"{origin}: {name}")
+                check_sizes(read_json(folder / name), f"{origin}: {name}")
             except DocumentError as error:
                 raise ModelError(
                     f"{origin}: preprocessing cannot be read: {name}: {error}"
@@ -325,8 +347,5 @@ def load_tokenizer(kind: Any, folder: Path, origin: str) -> Any:
             f"into the folder {folder}, or go online"
         )
     _check_files(folder, TOKENIZER_FILES, origin)
-    try:
-        with quiet():
-            return kind.from_pretrained(folder)
-    except Exception as error:  # tokenizers raises plain exceptions for a damaged file
-        raise ModelError(f"{origin}: the tokenizer cannot be read: {one_line(error)}") from None
+    with refusing(f"{origin}: the tokenizer cannot be read"), quiet():
+        return kind.from_pretrained(folder)

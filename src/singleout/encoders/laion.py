@@ -18,6 +18,7 @@ from torch import Tensor
 from singleout.encoders.clap import ClapEncoder
 from singleout.encoders.clap_files import (
     TOKENIZER_FILES,
+    check_sizes,
     filled_model,
     has_tokenizer,
     import_transformers,
@@ -83,7 +84,7 @@ def from_laion(
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     from_laion(Path(folder) / "missing.pt")
         Traceback (most recent call last):
-        singleout.errors.ModelError: ...missing.pt: no such file: give the path of a checkpoint
+        singleout.errors.ModelError: ...missing.pt: no such file: ...checkpoint...
     """
     transformers = import_transformers()
     origin = name or ("LAION-CLAP" if isinstance(source, Mapping) else str(source))
@@ -193,11 +194,13 @@ def _config_of(tensors: Mapping[str, Tensor], origin: str) -> dict[str, Any]:
     )
     if shape("text_branch.embeddings.token_type_embeddings.weight")[0] != 1:
         raise ModelError(f"{origin}: not a LAION-CLAP with RoBERTa: its text branch is a BERT")
-    return {
+    config = {
         "audio_config": audio_config,
         "text_config": _text_config(shape, count),
         "projection_dim": shape("text_projection.2.weight")[0],
     }
+    check_sizes(config, origin)  # a tensor without values may have any shape
+    return config
 
 
 Shape = Callable[[str], tuple[int, ...]]

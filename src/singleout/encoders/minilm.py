@@ -7,14 +7,15 @@ command line. The network is only sixty lines long.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from singleout.errors import ModelError, one_line
+from singleout.errors import ModelError, shortened
 
 MAX_TOKENS = 256
 """Longer texts are cut."""
@@ -164,10 +165,34 @@ def sentence_tokenizer(tokenizer_json: str) -> Tokenizer:
         Traceback (most recent call last):
         singleout.errors.ModelError: not a tokenizer: ...
     """
-    try:
+    with refusing("not a tokenizer"):
         return for_sentences(Tokenizer.from_str(tokenizer_json))
-    except Exception as error:  # tokenizers raises plain exceptions
-        raise ModelError(f"not a tokenizer: {one_line(error)}") from None
+
+
+@contextmanager
+def refusing(reason: str) -> Iterator[None]:
+    """Turn every failure of a tokenizer into an error of ours.
+
+    Tokenizers raises plain exceptions, and a panic of its Rust code is not even an ``Exception``.
+
+    Args:
+        reason: the start of the message.
+
+    Raises:
+        ModelError: the code in the context failed.
+
+    Example:
+        >>> with refusing("not a tokenizer"):
+        ...     Tokenizer.from_str("{}")
+        Traceback (most recent call last):
+        singleout.errors.ModelError: not a tokenizer: ...
+    """
+    try:
+        yield
+    except (ModelError, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        raise ModelError(f"{reason}: {shortened(error, 200)}") from None
 
 
 def tokenize(tokenizer: Tokenizer, sentences: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -191,10 +216,8 @@ def tokenize(tokenizer: Tokenizer, sentences: Sequence[str]) -> tuple[Tensor, Te
                 [1]]), tensor([[1],
                 [1]]))
     """
-    try:
+    with refusing("the tokenizer fails"):
         encodings = tokenizer.encode_batch(list(sentences))
-    except Exception as error:  # tokenizers raises plain exceptions
-        raise ModelError(f"the tokenizer fails: {one_line(error)}") from None
     ids = torch.tensor([e.ids for e in encodings])
     mask = torch.tensor([e.attention_mask for e in encodings])
     if not bool(mask.any(1).all()) or ids.shape[1] > MAX_TOKENS:

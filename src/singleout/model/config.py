@@ -15,6 +15,9 @@ from singleout.model.level_gate import Gate
 from singleout.model.similarity import PresenceCalibration
 from singleout.separators import AnySeparator
 
+OneLine = Annotated[str, Field(max_length=1_000, pattern=r"^[^\x00-\x1f\x7f]*$")]
+"""A text that a message can quote."""
+
 
 class EncoderReference(StrictConfig):
     """The query encoder that a model was trained with.
@@ -28,8 +31,8 @@ class EncoderReference(StrictConfig):
         True
     """
 
-    name: str = "builtin"
-    fingerprint: str | None = None
+    name: OneLine = "builtin"
+    fingerprint: OneLine | None = None
 
 
 class ModelConfig(StrictConfig):
@@ -63,7 +66,7 @@ class ModelConfig(StrictConfig):
     presence: PresenceCalibration | None = added(None)
     gate: Gate | None = added(None)
     quietest_db: Annotated[float, Field(ge=-200, le=0)] | None = added(None)
-    sha256: str | None = None
+    sha256: OneLine | None = None
 
 
 def read_config(folder: Path) -> ModelConfig:

@@ -16,12 +16,12 @@ import torch
 
 from singleout.documents import DocumentError, read_json
 from singleout.encoders import QueryEncoder, load_encoder
-from singleout.errors import ConfigError, ModelError, OutputError, shortened
+from singleout.errors import ConfigError, ModelError, shortened
 from singleout.manipulations import Manipulator
 from singleout.model.config import EncoderReference, ModelConfig, read_config
 from singleout.separators import ResUNet30, ResUNet30Config
 from singleout.separators.resunet30.checkpoint import holds_checkpoint
-from singleout.storage.atomic import replacing
+from singleout.storage.atomic import replacing_files
 from singleout.storage.foreign import checkpoint_file
 from singleout.storage.hub import is_hub_id, upload
 from singleout.storage.models import resolve_model
@@ -65,23 +65,20 @@ def save_model(model: QueriedSeparator, folder: Path) -> None:
         ...     sorted(path.name for path in Path(folder).iterdir())
         ['config.json', 'model.safetensors']
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot be written: {error.strerror or error}") from None
     learned = model.manipulator.state
     if learned is None:
         raise ModelError(f"{folder}: not saved: the manipulation has not been fitted")
-    weights = folder / "model.safetensors"
     extra = {LEARNED + name: tensor for name, tensor in learned.items()}
-    save_tensors(model.separator, weights, extra=extra)
     reference = EncoderReference(
         name=model.config.encoder.name, fingerprint=model.encoder.fingerprint
     )
-    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
-    config = model.config.model_copy(update={"encoder": reference, "sha256": digest})
-    with replacing(folder / "config.json") as partial:
-        partial.write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    with replacing_files(folder) as partial:
+        weights = partial / "model.safetensors"
+        save_tensors(model.separator, weights, extra=extra)
+        digest = _sha256(weights)
+        config = model.config.model_copy(update={"encoder": reference, "sha256": digest})
+        text = config.model_dump_json(indent=2) + "\n"
+        (partial / "config.json").write_text(text, encoding="utf-8")
 
 
 def push_model(model: QueriedSeparator, identifier: str, private: bool) -> str:
@@ -146,7 +143,7 @@ def _from_folder(
         config = config.model_copy(update=changes)
     weights = path / "model.safetensors"
     if config.sha256 is not None and weights.is_file():
-        digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+        digest = _sha256(weights)
         if digest != config.sha256:
             raise ModelError(
                 f"{weights}: corrupt or truncated: its SHA-256 is {digest[:12]}…, config.json "
@@ -191,6 +188,14 @@ def _from_checkpoint(
         model = kind(config, encoder)
     model.separator = separator
     return model.eval()
+
+
+def _sha256(weights: Path) -> str:
+    try:
+        with weights.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ModelError(f"{weights}: cannot be read: {error.strerror or error}") from None
 
 
 def _is_ours(folder: Path) -> bool:

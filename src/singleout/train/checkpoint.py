@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -140,19 +141,22 @@ def save(
             "last checkpoint is intact"
         )
     metadata = {"step": str(module.step_index), **metadata}
-    with replacing(path) as partial:
-        write_safetensors(tensors, partial, metadata)
-        if path.exists():  # it becomes the one before, just before the new one takes its place
-            _name_also(path, path.with_name(PREVIOUS_NAME))
+    with _also_named(path, path.with_name(PREVIOUS_NAME)):
+        write_safetensors(tensors, path, metadata)
 
 
-def _name_also(path: Path, other: Path) -> None:
-    """Give a file a second name, which another file may have had."""
+@contextmanager
+def _also_named(path: Path, other: Path) -> Iterator[None]:
+    """Give a file, if it exists, a second name at the end, which another file may have had."""
+    if not path.exists():
+        yield
+        return
     with replacing(other) as partial:
         try:
             os.link(path, partial)
         except OSError:  # a file system without links
             shutil.copyfile(path, partial)
+        yield
 
 
 def saved_step(
@@ -193,7 +197,8 @@ def saved_step(
         step = _step_of(previous, key, identity or {}, changes)
     except DamagedError as error:
         raise ModelError(f"{damage}; {error}: {WAY_OUT}") from None
-    _name_also(previous, path)
+    with _also_named(previous, path):
+        pass
     logging.getLogger("singleout").warning(
         "%s: the run goes on from the checkpoint before it, of step %d", damage, step
     )

@@ -53,7 +53,7 @@ class ValidationConfig(StrictConfig):
         500
     """
 
-    num_mixtures: Annotated[int, Field(ge=0)] = 100
+    num_mixtures: Annotated[int, Field(ge=0, le=1_000_000)] = 100
     every_steps: Positive = 500
     mixtures: MixtureConfig = SCORED_MIXTURES
 
@@ -156,7 +156,7 @@ class TrainConfig(StrictConfig):
     si_sdr_weight: Annotated[float, Field(ge=0)] = added(0.0)
     optimizer: Literal["adamw", "muon"] = added("adamw")
     steps: Positive = 4_000
-    batch_size: Positive = 8
+    batch_size: Annotated[int, Field(gt=0, le=65_536)] = 8
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     schedule: Literal["cosine", "flat"] = added("cosine")
     warmup_steps: Annotated[int, Field(ge=0)] = 200
@@ -166,7 +166,7 @@ class TrainConfig(StrictConfig):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     checkpoint_every: Positive = 200
-    num_workers: Annotated[int, Field(ge=0)] = 1
+    num_workers: Annotated[int, Field(ge=0, le=1_024)] = 1
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     skip_bad: bool = added(False)
 

@@ -10,7 +10,8 @@ import signal
 import sys
 import threading
 import warnings
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, Literal
 
 import lightning
@@ -142,6 +143,20 @@ def _has_bfloat16(device: Device) -> bool:
     return has_fast_bfloat16()
 
 
+@contextmanager
+def _errors_once() -> Iterator[None]:
+    """Keep errors of files in other threads off the terminal.
+
+    TensorBoard writes its logs in a thread, and raises an error of this thread in the main one.
+    """
+    hook = threading.excepthook
+    threading.excepthook = lambda e: None if issubclass(e.exc_type, OSError) else hook(e)
+    try:
+        yield
+    finally:
+        threading.excepthook = hook
+
+
 def _fit(
     trainer: lightning.Trainer,
     module: TrainingModule,
@@ -157,7 +172,8 @@ def _fit(
     handler = signal.getsignal(signal.SIGINT)
     others = set(multiprocessing.active_children())
     try:
-        trainer.fit(module, batches, scored)
+        with _errors_once():
+            trainer.fit(module, batches, scored)
     except SystemExit as error:
         if error.code != 1 or not trainer.interrupted:  # such as SIGTERM
             raise
@@ -166,8 +182,8 @@ def _fit(
         if error.errno is None:  # an error of a library, and none of the system
             raise
         raise OutputError(
-            f"{module.run.output}: the training stopped, the disk or the system refused "
-            f"({error.strerror}): the last checkpoint is intact"
+            f"{error.filename or module.run.output}: cannot be written ({error.strerror}), so the "
+            "training stopped: the last checkpoint is intact"
         ) from None
     except SingleoutError as error:
         if "in DataLoader worker process" not in str(error):

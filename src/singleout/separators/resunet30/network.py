@@ -149,7 +149,7 @@ class ResUNet30(Separator):
         norm = tensors.get("base.bn0.weight", torch.empty(0))
         film = tensors.get("film.encoder_block1->conv_block1->beta1.weight", torch.empty(0))
         rate, num_fft, hop = VARIANTS.get(norm.numel(), VARIANTS[1_025])
-        dim = film.shape[1] if film.ndim == 2 else 512
+        dim = film.shape[1] if film.ndim == 2 and film.numel() else 512
         with torch.device("meta"):
             model = cls(
                 dim,

@@ -1,0 +1,108 @@
+"""Readers of recordings."""
+
+from __future__ import annotations
+
+import io
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+
+import singleout.audio.reading
+from fuzz import media, mutation, packages
+from fuzz.target import Files, Target
+from singleout.audio import open_audio
+from singleout.errors import AudioError
+
+MAX_SAMPLES = 3_000_000
+"""Reading stops after this many samples: a long recording is not a finding."""
+
+
+class Sndfile(Target):
+    """Recordings, through libsndfile alone."""
+
+    name = "sndfile"
+
+    def prepare(self, folder: Path, with_packages: bool) -> None:
+        self.seeds = media.sndfile_seeds() + (packages.odd_files() if with_packages else [])
+        # FFmpeg needs a process for each file, and has a target of its own.
+        for name in dir(singleout.audio.reading):
+            if name in ("Decoder", "decoded"):
+                setattr(singleout.audio.reading, name, _not_by_ffmpeg)
+
+    def make(self, random: Random) -> Files:
+        return {"input": mutation.mutated_bytes(random, self.seeds)}
+
+    def read(self, folder: Path) -> None:
+        _check_recording(folder / "input")
+
+
+def _not_by_ffmpeg(*_: Any, **__: Any) -> Any:
+    raise AudioError("libsndfile does not read this file")
+
+
+def _check_recording(path: Path) -> None:
+    num_samples = 0
+    with open_audio(path) as reader:
+        info = reader.info
+        for block in reader.blocks():
+            assert block.ndim == 2, "a block has not two dimensions"
+            assert block.shape[0] == info.channels, "a block has other channels than stated"
+            assert block.dtype == info.dtype, "a block has another type than stated"
+            assert block.shape[1], "an empty block"
+            assert np.isfinite(block).all(), "samples that are not finite"
+            num_samples += block.size
+            if num_samples > MAX_SAMPLES:
+                return
+        for note in reader.notes:
+            assert "\n" not in note.text, "a note of several lines"
+            assert len(note.text) <= 2_000, "a long note"
+
+
+class _Sink(io.RawIOBase):
+    """Takes what FFmpeg decodes, and keeps nothing."""
+
+    num_bytes = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self.num_bytes += len(data)
+        if self.num_bytes > 4 * MAX_SAMPLES:
+            raise BrokenPipeError
+        return len(data)
+
+
+class Ffmpeg(Target):
+    """Recordings, through FFmpeg in this process. One in 500 goes through the whole reader."""
+
+    name = "ffmpeg"
+
+    def prepare(self, folder: Path, with_packages: bool) -> None:
+        self.seeds = media.ffmpeg_seeds() + (packages.odd_files() if with_packages else [])
+        self.count = 0
+
+    def make(self, random: Random) -> Files:
+        return {"input": mutation.mutated_bytes(random, self.seeds)}
+
+    def read(self, folder: Path) -> None:
+        self.count += 1
+        if self.count % 500 == 0:
+            _check_recording(folder / "input")
+            return
+        try:
+            _decode()(str(folder / "input"), _Sink())
+        except BrokenPipeError:
+            return
+
+
+def _decode() -> Any:
+    """FFmpeg's part of the reader, which usually runs in a process of its own."""
+    for name in ("ffmpeg", "decoding"):
+        if find_spec(f"singleout.audio.{name}"):
+            return import_module(f"singleout.audio.{name}").decode
+    raise ImportError("singleout.audio has no decode")

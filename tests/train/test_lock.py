@@ -1,0 +1,91 @@
+"""Two trainings never write to one folder."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from singleout.errors import ModelError, OutputError, TrainingError
+from singleout.train.config import TrainConfig
+from singleout.train.lock import LOCK_NAME, only_training
+from singleout.train.run import train
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such locks")
+
+HOLD = """
+import sys
+from pathlib import Path
+from singleout.train.lock import only_training
+with only_training(Path(sys.argv[1])):
+    print("holds", flush=True)
+    sys.stdin.read()
+"""
+
+
+def holder_of(folder: Path) -> subprocess.Popen[str]:
+    """A process that holds the lock of a folder until its input is closed."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "holds\n"
+    return process
+
+
+def test_a_second_training_is_refused_with_the_number_of_the_first(
+    configure: Callable[..., TrainConfig], tmp_path: Path
+) -> None:
+    with holder_of(tmp_path) as process:
+        with pytest.raises(TrainingError, match=rf"\(process {process.pid}\)") as caught:
+            train(configure(tmp_path))
+        assert str(caught.value).startswith(f"{tmp_path}: another training")
+        assert "\n" not in str(caught.value)
+        assert [path.name for path in tmp_path.iterdir()] == [LOCK_NAME]
+        process.communicate()
+    train(configure(tmp_path, steps=1))
+    assert not (tmp_path / LOCK_NAME).exists()
+
+
+def test_the_lock_of_a_killed_training_is_free(tmp_path: Path) -> None:
+    with holder_of(tmp_path) as process:
+        process.kill()
+    assert (tmp_path / LOCK_NAME).exists()
+    with only_training(tmp_path):
+        assert (tmp_path / LOCK_NAME).read_text() == str(os.getpid())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_training_in_the_same_process_is_refused(tmp_path: Path) -> None:
+    with (
+        only_training(tmp_path),
+        pytest.raises(TrainingError, match=f"process {os.getpid()}"),
+        only_training(tmp_path),
+    ):
+        pass
+    with only_training(tmp_path):
+        assert (tmp_path / LOCK_NAME).exists()
+
+
+def test_a_new_folder_in_which_nothing_was_written_is_removed(tmp_path: Path) -> None:
+    with pytest.raises(ModelError), only_training(tmp_path / "new"):
+        raise ModelError("no such model")
+    assert list(tmp_path.iterdir()) == []
+    with only_training(tmp_path / "new"):
+        (tmp_path / "new" / "config.json").touch()
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["config.json"]
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(OutputError, match="cannot be written") as caught, only_training(folder):
+            pass
+        assert "\n" not in str(caught.value)
