@@ -31,6 +31,13 @@ def test_the_command_has_the_defaults_of_python() -> None:
     assert {name: parameters[name].default for name in options} == options
 
 
+def test_help_has_a_short_name() -> None:
+    for arguments in ((), ("extract",), ("train",), ("formats",)):
+        short, long = (run(*arguments, option) for option in ("-h", "--help"))
+        assert (short.exit_code, short.stdout) == (0, long.stdout)
+        assert "-h, --help" in short.stdout
+
+
 def successful_queries(result: Result) -> list[str]:
     """The query of each line of ``--json``; every line has a target and a valid presence."""
     assert result.exit_code == 0, result.output
@@ -102,9 +109,23 @@ def test_the_last_argument_is_a_recording_or_a_query(
         assert inputs == {street, more}
     for last in ("dog", "a dog", "no. 2 and a dog"):
         assert successful_queries(extract(street, last, *options)) == [f"{last} / like bark.wav"]
+    check_refused_addresses(street, bark)
     missing = extract(street, tmp_path / "missing.wav", *options)
     assert missing.exit_code == 3
     assert "missing.wav: no such file" in missing.stdout
+
+
+def check_refused_addresses(street: Path, bark: Path) -> None:
+    """An address is a recording, even as the last argument, and the way out is one line."""
+    address = "https://example.org/dog?x=1"
+    check_refused(extract(street, "--like", address), f"{address}: is an address: fetch it first")
+    for arguments in ((address, "a dog"), (address, "--like", bark)):
+        result = extract(*arguments, "-o", street.parent / "unused")
+        check_refused(result, f"{address}: is an address: fetch it first")
+    for option in ("-o", "--report"):
+        result = extract(street, "a dog", option, "s3://bucket/x")
+        assert result.exit_code == 2
+        assert "s3://bucket/x is an address: give a path" in " ".join(result.stderr.split())
 
 
 @pytest.mark.parametrize(

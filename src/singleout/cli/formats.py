@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import textwrap
+from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
@@ -93,8 +94,11 @@ def _ffmpeg_formats(suffixes: set[str]) -> dict[str, Any]:
             container = av.ContainerFormat(name, "r")
         except ValueError:  # FFmpeg only writes it
             continue
+        extensions = set(container.extensions)
+        with suppress(ValueError):  # some suffixes stand only where FFmpeg writes the container
+            extensions |= av.ContainerFormat(name, "w").extensions
         containers.append(name)
-        if container.extensions & suffixes:
+        if extensions & suffixes:
             in_folders.append(name)
     for name in sorted(av.codecs_available):
         try:
