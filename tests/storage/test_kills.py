@@ -249,7 +249,7 @@ def test_what_is_no_journal_is_one_line(make: Callable[[Path], object], tmp_path
 
 def test_old_files_that_cannot_be_put_back_are_kept(tmp_path: Path) -> None:
     """Someone made a folder in the place of the target."""
-    old = tmp_path / f".target.{TOKEN}-1.partial"
+    old = tmp_path / f".target.{TOKEN}-1.old.partial"
     old.write_text("the only copy")
     (tmp_path / "target").mkdir()
     (tmp_path / JOURNAL).write_text(json.dumps({"target": old.name}) + "\n")

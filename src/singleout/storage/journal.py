@@ -43,7 +43,7 @@ JOURNAL = ".singleout.journal.partial"
 """Name of the journal of a folder. It exists only while files are renamed."""
 MAX_JOURNAL_BYTES = 1 << 20
 """A longer journal is not read to its end."""
-_TEMPORARY = re.compile(r"\..*\.([0-9a-f]{16})(?:-\d+|\.lock)\.partial", re.DOTALL)
+_TEMPORARY = re.compile(r"\..*\.([0-9a-f]{16})(?:-\d+(?:\.old)?|\.lock)\.partial", re.DOTALL)
 """Names of temporary files, with the token of their writer."""
 
 
@@ -278,7 +278,12 @@ def moving_aside(folder: Path, names: Sequence[str]) -> Iterator[None]:
         'new'
     """
     with temporary_names(folder) as new_name, renaming(folder) as journal:
-        moves = {name: new_name(name) if os.path.lexists(folder / name) else None for name in names}
+        moves = {
+            name: f"{new_name(name).removesuffix('.partial')}.old.partial"
+            if os.path.lexists(folder / name)
+            else None
+            for name in names
+        }
         start = journal.seek(0, os.SEEK_END) if journal else 0
         try:
             if journal:
