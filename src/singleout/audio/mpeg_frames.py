@@ -19,7 +19,7 @@ from typing import BinaryIO
 from singleout.audio.tags import tag_bytes
 
 BLOCK_BYTES = 1 << 20
-HEADER = re.compile(rb"\xff[\xe2-\xff][\x00-\xef]")
+HEADER = re.compile(rb"\xff[\xe2-\xff][\x00-\xef].", re.DOTALL)
 """Matches what may be the header of a frame."""
 MAX_FREE_BYTES = 8_192
 """Longest frame of a bit rate that is not in the tables ("free format")."""
