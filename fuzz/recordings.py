@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-import singleout.audio.reading
+import singleout.audio.sources
 from fuzz import media, mutation, packages
 from fuzz.target import Files, Target
 from singleout.audio import open_audio
@@ -29,9 +29,9 @@ class Sndfile(Target):
     def prepare(self, folder: Path, with_packages: bool) -> None:
         self.seeds = media.sndfile_seeds() + (packages.odd_files() if with_packages else [])
         # FFmpeg needs a process for each file, and has a target of its own.
-        for name in dir(singleout.audio.reading):
+        for name in dir(singleout.audio.sources):
             if name in ("Decoder", "decoded"):
-                setattr(singleout.audio.reading, name, _not_by_ffmpeg)
+                setattr(singleout.audio.sources, name, _not_by_ffmpeg)
 
     def make(self, random: Random) -> Files:
         return {"input": mutation.mutated_bytes(random, self.seeds)}
