@@ -31,7 +31,10 @@ class Encoder(Target):
         }
         self.config = json.loads(self.seed["config.json"])
         self.config["network"].update(text_heads=None, rank=None)
-        self.tokenizer = json.loads(self.seed["tokenizer.json"])
+        tokenizer = json.loads(self.seed["tokenizer.json"])
+        replace = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 10}
+        laughs = {"type": "Sequence", "normalizers": [replace] * 12}
+        self.tokenizers: list[Any] = [tokenizer, {**tokenizer, "normalizer": laughs}]
 
     def make(self, random: Random) -> Files:
         kind = random.random()
@@ -40,7 +43,7 @@ class Encoder(Target):
             text = mutation.mutated_json(random, [self.config, self.config["network"]])
             files["config.json"] = text.encode(errors="surrogatepass")
         elif kind < 0.8:
-            text = mutation.mutated_json(random, [self.tokenizer])
+            text = mutation.mutated_json(random, self.tokenizers)
             files["tokenizer.json"] = text.encode(errors="surrogatepass")
         else:
             name = random.choice(sorted(files))

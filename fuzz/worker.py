@@ -98,13 +98,13 @@ def run(
             os.close(reader)
             _work(target, seed, at, end, folder, findings, progress, writer)
         os.close(writer)
-        found = b""
+        lines = b""
         while part := os.read(reader, 1 << 16):
-            found += part
+            lines += part
         os.close(reader)
         _, status = os.waitpid(process, 0)
         reached, read, refused = struct.unpack("3q", progress[:])
-        for line in found.decode().splitlines():
+        for line in lines.decode().splitlines():
             counts.findings[json.loads(line)] += 1
         counts.read, counts.refused = counts.read + read, counts.refused + refused
         if os.WIFSIGNALED(status) or reached < end:

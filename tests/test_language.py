@@ -15,7 +15,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = sorted(ROOT.glob("src/singleout/**/*.py"))
-CODE = [*PACKAGE, *sorted(ROOT.glob("recipes/**/*.py")), *sorted(ROOT.glob("benchmarks/*.py"))]
+FOLDERS = ("recipes/**", "benchmarks", "fuzz")
+CODE = [*PACKAGE, *(path for folder in FOLDERS for path in sorted(ROOT.glob(f"{folder}/*.py")))]
 TESTS = [ROOT / "conftest.py", *sorted(ROOT.glob("tests/**/*.py"))]
 PAGES = [
     *sorted(ROOT.glob("*.md")),

@@ -141,7 +141,9 @@ def differences(old: object, new: object, key: str = "") -> list[str]:
         ['loss.scale: 1, now 2']
     """
     if not (isinstance(old, dict) and isinstance(new, dict)):
-        return [] if old == new else [f"{key}: {json.dumps(old)}, now {json.dumps(new)}"]
+        if old == new:
+            return []
+        return [f"{key}: {shortened(json.dumps(old))}, now {shortened(json.dumps(new))}"]
     return [
         line
         for name in {**old, **new}

@@ -6,14 +6,13 @@ import io
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from singleout.audio import decoding
-from singleout.errors import AudioError
+from singleout.audio import ffmpeg
 from tests.audio.media import NUM_FRAMES, TAGS, av, encode
 
 
@@ -34,6 +33,7 @@ def media(tmp_path_factory: pytest.TempPathFactory, integers: NDArray[np.int16])
     encode(folder / "alac.m4a", "alac", integers, coded_format="s16p", tags=TAGS)
     encode(folder / "fragments.m4a", "alac", integers, coded_format="s32p", options=fragments)
     encode(folder / "video.mp4", "aac", integers, pictures="mpeg4", options=index_first, tags=TAGS)
+    encode(folder / "aac first.m4a", "aac", integers, options=index_first)
     encode(folder / "silent.mp4", None, integers, pictures="mpeg4")
     encode(folder / "opus.mkv", "libopus", integers, pictures="mpeg4", tags=TAGS)
     encode(folder / "opus.webm", "libopus", integers)
@@ -47,18 +47,14 @@ def media(tmp_path_factory: pytest.TempPathFactory, integers: NDArray[np.int16])
 class InProcess:
     """Does what the process of a ``Decoder`` does, with the face of ``subprocess.Popen``."""
 
-    def __init__(self, command: list[str], *, stderr: BinaryIO, **_: Any) -> None:
-        self.stdout = io.BytesIO()
-        self._code = 0
-        try:
-            decoding.decode(command[-1], self.stdout)
-        except AudioError as error:
-            stderr.write(f"{decoding.REFUSAL}{error}".encode())
-            self._code = 1
+    def __init__(self, command: list[str], **_: Any) -> None:
+        self.stdin, self.stdout = io.BytesIO(), io.BytesIO()
+        path, track = command[-2:]
+        ffmpeg.decode(path, self.stdout, int(track) if track else None)
         self.stdout.seek(0)
 
     def wait(self) -> int:
-        return self._code
+        return 0
 
     def kill(self) -> None:
         """It has ended."""

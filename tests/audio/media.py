@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from singleout.audio import read_audio
+from singleout.audio import AudioInfo, Note, open_audio, read_audio
 from singleout.errors import AudioError
 
 av = pytest.importorskip("av")
@@ -69,9 +70,36 @@ def encode(
     return path
 
 
-def assert_refused(path: Path, reason: str) -> None:
+def lag(part: NDArray[np.float32], whole: NDArray[np.float32]) -> int:
+    """Where a part of a noise begins within the whole."""
+    size = len(part) + len(whole)
+    product = np.fft.rfft(whole, size) * np.fft.rfft(part, size).conj()
+    return int(np.argmax(np.fft.irfft(product, size)))
+
+
+def read_notes(
+    path: Path, track: int | None = None
+) -> tuple[NDArray[np.float32], AudioInfo, list[Note]]:
+    """The waveform, description and notes of a recording. Each note is a line with its name."""
+    with open_audio(path, track=track) as reader:
+        waveform = np.concatenate(list(reader.blocks()), axis=1)
+        for note in reader.notes:
+            assert note.text.startswith(f"{path}: ")
+            assert "\n" not in note.text
+        return waveform, reader.info, reader.notes
+
+
+def damage(path: Path) -> Note:
+    """The only note of a recording that is not whole. Reading it strictly refuses it."""
+    (note,) = read_notes(path)[2]
+    assert note.is_damage
+    assert_refused(path, re.escape(note.text), strict=True)
+    return note
+
+
+def assert_refused(path: Path, reason: str, *, strict: bool = False) -> None:
     """Reading fails with one line that names the file and matches ``reason``."""
     with pytest.raises(AudioError, match=reason) as raised:
-        read_audio(path)
+        read_audio(path, strict=strict)
     assert "\n" not in str(raised.value)
     assert str(raised.value).startswith(f"{path}: ")

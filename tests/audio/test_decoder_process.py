@@ -53,21 +53,37 @@ def unreadable(tmp_path: Path) -> Path:
 
 
 HEAD = """
-import json, os, signal, sys
+import json, os, signal, struct, sys
 out = sys.stdout.buffer
-def head(**fields):
-    out.write(json.dumps({"sample_rate": 48000, "channels": 2, **fields}).encode() + b"\\n")
+def line(**fields):
+    out.write(json.dumps(fields).encode() + b"\\n")
+def head():
+    line(sample_rate=48000, channels=2)
+def block(frames, content=b""):
+    out.write(struct.pack("<I", frames) + content)
 """
 
 KILL = "out.flush(); os.kill(os.getpid(), signal.SIGSEGV)\n"
 
 
-@pytest.mark.parametrize("num_bytes", [None, 0, 8_000, 8_003, 3 << 20])
+@pytest.mark.parametrize(
+    "sent",
+    [
+        "",
+        "head()",
+        "head(); out.write(b'1')",
+        "head(); block(1_000)",
+        "head(); block(1_000, bytes(7_999))",
+        "head(); block(1_000, bytes(8_000))",
+        "head()\nfor _ in range(4): block(100_000, bytes(800_000))",
+        "head(); block(1_000, bytes(8_000)); block(0)",
+    ],
+)
 def test_a_decoder_that_dies_is_reported(
-    unreadable: Path, monkeypatch: pytest.MonkeyPatch, num_bytes: int | None
+    unreadable: Path, monkeypatch: pytest.MonkeyPatch, sent: str
 ) -> None:
     """Before its first line, after it, or within the samples: this process lives on."""
-    sent = "" if num_bytes is None else f"head(); out.write(bytes({num_bytes}))\n"
+    sent += "\n"
     monkeypatch.setattr(decoding, "PROGRAM", HEAD + sent + KILL)
     assert_refused(unreadable, "SIGSEGV.*damaged")
 
@@ -76,7 +92,7 @@ def test_samples_of_a_dying_decoder_do_not_end_normally(
     unreadable: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The samples are read, then an error is raised."""
-    sent = "head(); out.write(bytes(8_000))\n"
+    sent = "head(); block(1_000, bytes(8_000))\n"
     monkeypatch.setattr(decoding, "PROGRAM", HEAD + sent + KILL)
     with open_audio(unreadable) as reader:
         blocks = reader.blocks()
@@ -87,19 +103,23 @@ def test_samples_of_a_dying_decoder_do_not_end_normally(
 
 BROKEN = {
     "import sys; sys.exit(1)": "its decoder failed: exit code 1",
-    "": "its decoder failed",
-    "print('garbage')": "cannot be read as audio",
-    "print('5')": "cannot be read as audio",
-    "print('{\"sample_rate\": 1}')": "cannot be read as audio",
-    "import sys; sys.stdout.buffer.write(b'\\xff\\xfe\\n')": "cannot be read as audio",
+    "": "its decoder failed: exit code 0",
+    "print('garbage')": "its decoder failed",
+    "print('5')": "its decoder failed",
+    "print('{\"sample_rate\": 1}')": "its decoder failed",
+    "import sys; sys.stdout.buffer.write(b'\\xff\\xfe\\n')": "its decoder failed",
     "import sys; sys.stdout.buffer.write(b'no line')": "its decoder failed",
-    "1 / 0": "its decoder failed: ZeroDivisionError",
-    "import sys; sys.exit('refused: of a reason')": ": of a reason$",
-    "import sys; sys.stderr.write('x\\n' * 100_000); sys.exit(3)": "its decoder failed: x$",
-    HEAD + "head(); out.write(bytes(8_000)); out.flush(); 1 / 0": "failed: ZeroDivisionError",
-    HEAD + "head(); out.write(bytes(8_003))": "its decoder failed",
-    HEAD + "head()": "no samples",
-    HEAD + "head(); out.write(b'\\xff' * 8_000)": "NaN",
+    "1 / 0": "its decoder failed: exit code 1",
+    HEAD + "line(error='of a reason')": ": of a reason$",
+    HEAD + "sys.stderr.write('x\\n' * 100_000); sys.exit(3)": "exit code 3",
+    HEAD + "head(); block(1_000, bytes(8_000)); out.flush(); 1 / 0": "exit code 1",
+    HEAD + "head(); block(1_000, bytes(8_000)); block(0); line(error='late')": ": late$",
+    HEAD + "head(); block(1_000, bytes(7_999))": "its decoder failed: exit code 0",
+    HEAD + "head(); block(1 << 30)": "the block is too long",
+    HEAD + "head(); block(0); line(notes=[])": "no samples",
+    HEAD + "head(); block(0); line(notes=[1])": "its decoder failed",
+    HEAD + "head(); block(0); line()": "its decoder failed",
+    HEAD + "head(); block(1_000, b'\\xff' * 8_000)": "NaN",
 }
 
 
@@ -128,9 +148,9 @@ def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Decoder]]:
     decoders: list[Decoder] = []
     init = Decoder.__init__
 
-    def record(self: Decoder, path: Path, sndfile_error: str) -> None:
+    def record(self: Decoder, path: Path, sndfile_error: str, track: int | None) -> None:
         decoders.append(self)
-        init(self, path, sndfile_error)
+        init(self, path, sndfile_error, track)
 
     monkeypatch.setattr(Decoder, "__init__", record)
     yield decoders
@@ -139,8 +159,9 @@ def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Decoder]]:
         # ``wait`` gave the return code: the process is not even a zombie.
         assert decoder._process.returncode is not None
         assert not Path(f"/proc/{decoder._process.pid}").exists()
-        assert decoder._samples.closed
-        assert decoder._errors.closed
+        for pipe in (decoder._process.stdin, decoder._process.stdout):
+            assert pipe is not None
+            assert pipe.closed
 
 
 def test_a_reader_that_is_left_early_ends_its_process(media: Path, started: list[Decoder]) -> None:
@@ -165,7 +186,7 @@ def test_a_decoder_that_hangs_is_ended(
     unreadable: Path, monkeypatch: pytest.MonkeyPatch, started: list[Decoder]
 ) -> None:
     """Closing does not wait for the decoder."""
-    hang = "head(); out.write(bytes(8 << 20)); out.flush()\nwhile True: signal.pause()"
+    hang = "head(); block(9, bytes(72)); out.flush()\nwhile True: signal.pause()"
     monkeypatch.setattr(decoding, "PROGRAM", HEAD + hang)
     with open_audio(unreadable) as reader:
         assert next(reader.blocks()).shape[0] == 2
@@ -177,4 +198,4 @@ def test_errors_leave_no_process(
     assert_refused(media / "silent.mp4", "no sound")
     read_audio(media / "aac.m4a")
     monkeypatch.setattr(decoding, "PROGRAM", "print('garbage', flush=True)\nwhile True: pass")
-    assert_refused(unreadable, "cannot be read as audio")
+    assert_refused(unreadable, "its decoder failed")

@@ -12,9 +12,28 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
-from singleout.audio import AudioInfo, decoding, new_audio, open_audio, output_kind, read_audio
+from singleout.audio import (
+    AudioInfo,
+    blocks,
+    new_audio,
+    open_audio,
+    output_kind,
+    read_audio,
+    streams,
+)
 from singleout.errors import AudioError
-from tests.audio.media import NUM_FRAMES, RATE, TAGS, assert_refused, av, encode, to_floats
+from tests.audio.media import (
+    NUM_FRAMES,
+    RATE,
+    TAGS,
+    assert_refused,
+    av,
+    damage,
+    encode,
+    lag,
+    read_notes,
+    to_floats,
+)
 
 TAGGED = ("aac.m4a", "alac.m4a", "video.mp4", "opus.mkv", "flac.mka")
 pytestmark = pytest.mark.usefixtures("in_process")
@@ -32,7 +51,7 @@ LOSSY = {
 def assert_tags_arrived(name: str, info: AudioInfo) -> None:
     """Tags have the names that libsndfile knows, and no others."""
     assert (info.tags.items() >= TAGS.items()) == (name in TAGGED)
-    assert info.tags.keys() <= set(decoding.AV_TAGS.values())
+    assert info.tags.keys() <= set(streams.AV_TAGS.values())
 
 
 @pytest.mark.parametrize("name", LOSSY)
@@ -78,10 +97,10 @@ def test_lossless_media_keep_every_bit(
 ) -> None:
     """The samples are exact, and so is a file that is written of them."""
     with open_audio(media / name) as reader:
-        info, blocks = reader.info, list(reader.blocks())
-    assert len(blocks) > 1
-    assert max(block.nbytes for block in blocks) <= decoding.BLOCK_BYTES + 8
-    waveform = np.concatenate(blocks, axis=1)
+        info, parts = reader.info, list(reader.blocks())
+    assert len(parts) > 1
+    assert max(part.nbytes for part in parts) <= blocks.BLOCK_BYTES
+    waveform = np.concatenate(parts, axis=1)
     np.testing.assert_array_equal(waveform, to_floats(integers))
     assert (info.sample_rate, info.channels, info.subtype) == (RATE, 2, LOSSLESS[name])
     assert_tags_arrived(name, info)
@@ -123,13 +142,27 @@ def test_samples_of_other_widths(
         np.testing.assert_array_equal(waveform, (drawn / steps).astype(np.float32))
 
 
-@pytest.mark.parametrize(("channels", "layout"), [(6, "5.1"), (12, "7.1.4")])
+CODED = {"wavpack": "s16p"}
+
+
+@pytest.mark.parametrize(
+    ("codec", "channels", "layout"),
+    [
+        ("pcm_s16le", 6, "5.1"),
+        ("pcm_s16le", 8, "7.1"),
+        ("pcm_s16le", 12, "7.1.4"),
+        ("flac", 8, "7.1"),
+        ("wavpack", 8, "7.1"),
+    ],
+)
 def test_any_number_of_channels_is_read(
-    tmp_path: Path, integers: NDArray[np.int16], channels: int, layout: str
+    tmp_path: Path, integers: NDArray[np.int16], codec: str, channels: int, layout: str
 ) -> None:
-    """The channels keep the order of the file."""
+    """The channels keep the order of the file, in planes and interleaved."""
     audio = np.stack([np.roll(integers[0], 100 * number)[:20_000] for number in range(channels)])
-    path = encode(tmp_path / "x.mkv", "pcm_s16le", audio, layout=layout, rate=44_100)
+    path = encode(
+        tmp_path / "x.mkv", codec, audio, layout=layout, rate=44_100, coded_format=CODED.get(codec)
+    )
     waveform, rate = read_audio(path)
     assert rate == 44_100
     np.testing.assert_array_equal(waveform, to_floats(audio))
@@ -168,7 +201,7 @@ def test_blocks_that_cut_a_frame(
     """Reading from the pipe may stop within a frame."""
     audio = np.stack([integers[0, :2_000]] * 3)
     path = encode(tmp_path / "x.mkv", "pcm_s16le", audio, layout="2.1")
-    monkeypatch.setattr(decoding, "BLOCK_BYTES", 1_001)
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 1_001)
     np.testing.assert_array_equal(read_audio(path)[0], to_floats(audio))
 
 
@@ -206,22 +239,38 @@ def test_text_is_refused_under_any_name(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "share"),
+    ("name", "share", "seconds"),
     [
-        ("video.mp4", 0.6),
-        ("opus.mkv", 0.97),
-        ("opus.webm", 0.6),
-        ("pcm.mkv", 0.97),
-        ("flac.mka", 0.6),
-        ("fragments.m4a", 0.6),
+        ("video.mp4", 0.6, 3),
+        ("aac first.m4a", 0.6, 3),
+        ("opus.mkv", 0.97, 3),
+        ("opus.webm", 0.6, 3),
+        ("flac.mka", 0.6, 3),
+        ("fragments.m4a", 0.6, None),
     ],
 )
-def test_cut_media_are_refused(media: Path, tmp_path: Path, name: str, share: float) -> None:
-    """FFmpeg decodes the rest and warns at most."""
-    whole = (media / name).read_bytes()
+def test_cut_media_are_read_as_far_as_they_go(
+    media: Path, tmp_path: Path, name: str, share: float, seconds: float | None
+) -> None:
+    """The note says how many of the stated seconds are missing."""
+    whole, _ = read_audio(media / name)
     path = tmp_path / name
-    path.write_bytes(whole[: int(len(whole) * share)])
-    assert_refused(path, r"truncated|damaged")
+    content = (media / name).read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+    waveform = read_notes(path)[0]
+    np.testing.assert_array_equal(waveform, whole[:, : waveform.shape[1]])
+    note = damage(path)
+    assert "is cut" in note.text
+    if seconds is None:
+        assert note.missing_seconds is None
+    else:
+        assert note.missing_seconds is not None
+        assert waveform.shape[1] / RATE + note.missing_seconds == pytest.approx(seconds, abs=0.06)
+
+
+def test_a_cut_recording_of_one_packet_is_refused(media: Path, tmp_path: Path) -> None:
+    (tmp_path / "x.mkv").write_bytes((media / "pcm.mkv").read_bytes()[:-3_000])
+    assert_refused(tmp_path / "x.mkv", "no samples")
 
 
 @pytest.mark.parametrize("name", ["aac.m4a", "pcm.mov"])
@@ -229,14 +278,26 @@ def test_media_without_their_index_are_refused(media: Path, tmp_path: Path, name
     """An MP4 has its index at its end, unless the program that wrote it moved it."""
     path = tmp_path / name
     path.write_bytes((media / name).read_bytes()[:-3_000])
-    assert_refused(path, r"truncated|damaged")
+    assert_refused(path, r"is cut or was never finished: it lacks the index")
 
 
-def test_damage_in_the_middle_is_refused(media: Path, tmp_path: Path) -> None:
+def test_damage_in_the_middle_is_silence(
+    media: Path, tmp_path: Path, integers: NDArray[np.int16]
+) -> None:
+    """The sound after the damaged packets keeps its time."""
     data = bytearray((media / "aac.m4a").read_bytes())
     data[20_000:21_000] = np.random.default_rng(0).bytes(1_000)
-    (tmp_path / "x.m4a").write_bytes(data)
-    assert_refused(tmp_path / "x.m4a", "damaged")
+    path = tmp_path / "x.m4a"
+    path.write_bytes(data)
+    waveform = read_notes(path)[0]
+    assert waveform.shape == (2, NUM_FRAMES)
+    note = damage(path)
+    assert "is damaged" in note.text
+    assert note.missing_seconds == pytest.approx(
+        np.count_nonzero(waveform[0] == 0) / RATE, abs=0.01
+    )
+    assert 0.02 < (note.missing_seconds or 0.0) < 0.2
+    assert lag(waveform[0, -RATE:], to_floats(integers)[0]) == NUM_FRAMES - RATE
 
 
 def without_a_packet(path: Path, stream: int) -> Path:
@@ -277,7 +338,10 @@ def test_a_damaged_picture_does_not_matter(tmp_path: Path, integers: NDArray[np.
     expected, _ = read_audio(whole)
     waveform, _ = read_audio(without_a_packet(whole, 0))
     np.testing.assert_array_equal(waveform, expected)
-    assert_refused(without_a_packet(whole, 1), "damaged or truncated")
+    waveform, _, _ = read_notes(without_a_packet(whole, 1))
+    assert abs(waveform.shape[1] - expected.shape[1]) <= RATE * 0.05
+    assert lag(waveform[0, -RATE:], expected[0]) == expected.shape[1] - RATE
+    assert "is damaged" in damage(without_a_packet(whole, 1)).text
 
 
 def test_sound_without_samples_is_refused(tmp_path: Path) -> None:

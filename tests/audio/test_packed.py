@@ -176,7 +176,8 @@ def test_a_cut_is_noticed(tmp_path: Path) -> None:
         cut, _ = reader.notes
     assert cut.is_damage
     assert cut.missing_seconds == 1.0
-    assert cut.text == f"{tmp_path / 'x.wav'}: ends 1.0 s before its stated end"
+    stated = "1.00 s of the 1.04 s that it states are missing"
+    assert cut.text == f"{tmp_path / 'x.wav'}: is truncated: {stated}"
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from singleout.cli import app
 from singleout.model import QueriedSeparator, read_config
 from singleout.storage.models import resolve_model
 from singleout.train import TrainConfig, train
+from tests.cli.commands import file_size_limit
 from tests.conftest import TINY_SEPARATOR
 from tests.train.runs import cache_model
 
@@ -121,6 +122,77 @@ def test_files_that_training_cannot_read_are_named(config: Path) -> None:
         assert error.startswith(
             f"error: 1 sound cannot be used: {folder / 'broken.WAV'}: cannot be read as audio"
         )
+
+
+def test_bad_sounds_are_skipped_and_the_run_resumes_without_them(config: Path) -> None:
+    folder = config.parent / "sounds"
+    write_wav(folder / "silent.wav", np.zeros((1, RATE), np.float32), RATE)
+    (folder / "text.wav").write_text("no sound")
+    run = CliRunner().invoke(app, ["train", str(config), "--skip-bad", "--steps", "1"])
+    assert run.exit_code == 0, run.output
+    assert run.stderr.startswith("warning: left out 2 sounds: ")
+    checkpoint = (config.parent / "run" / "checkpoint.safetensors").read_bytes()
+    run = CliRunner().invoke(app, ["train", str(config), "--steps", "1"])
+    assert run.exit_code == 1
+    (error,) = run.stderr.splitlines()
+    assert error.startswith("error: 2 sounds cannot be used: ")
+    (folder / "silent.wav").unlink()
+    (folder / "text.wav").unlink()
+    run = CliRunner().invoke(app, ["train", str(config), "--steps", "1"])
+    assert run.exit_code == 0, run.output
+    assert (config.parent / "run" / "checkpoint.safetensors").read_bytes() == checkpoint
+
+
+def test_too_few_good_sounds_are_one_line(config: Path) -> None:
+    for i in range(2):
+        write_wav(config.parent / "sounds" / f"{i}.wav", np.zeros((1, RATE), np.float32), RATE)
+    run = CliRunner().invoke(app, ["train", str(config), "--skip-bad"])
+    assert run.exit_code == 1
+    warning, error = run.stderr.splitlines()
+    assert warning.startswith("warning: left out 2 sounds: ")
+    assert error.startswith("error: mixtures of 3 sounds need 3 sounds")
+    assert not (config.parent / "run").exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="limits of POSIX processes")
+@pytest.mark.parametrize("limit", [100, 3_000, 20_000])
+def test_a_full_disk_is_one_line(limit: int, config: Path) -> None:
+    """The config, the logs or the checkpoint cannot be written."""
+    arguments = ["train", str(config), "steps=40", "checkpoint_every=100"]
+    embedded = CliRunner().invoke(app, [*arguments, "--steps", "1", "-o", str(config.parent / "x")])
+    assert embedded.exit_code == 0
+    with file_size_limit(limit):
+        run = CliRunner().invoke(app, arguments)
+    assert run.exit_code == 1, run.output
+    (error,) = [line for line in run.stderr.splitlines() if not line.startswith("step ")]
+    assert error.startswith("error: ")
+    assert "cannot be written" in error
+    assert not list((config.parent / "run").rglob("*.partial"))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+def test_a_stop_leaves_no_process_and_no_file_behind(config: Path, command: list[str]) -> None:
+    """SIGTERM reaches the processes that render mixtures as well, as with ``timeout``."""
+    arguments = ["train", str(config), "steps=100000", "checkpoint_every=1", "num_workers=2"]
+    folder = config.parent / "run"
+    with subprocess.Popen(
+        [*command, *arguments], stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as run:
+        while not (folder / "checkpoint.previous.safetensors").exists() and run.poll() is None:
+            time.sleep(0.02)
+        os.killpg(run.pid, signal.SIGTERM)
+        _, stderr = run.communicate(timeout=120)
+    assert run.returncode == 143, stderr
+    assert stderr == (
+        f"terminated: repeat the command to resume from the last checkpoint in {folder}\n"
+    )
+    with pytest.raises(ProcessLookupError):
+        os.killpg(run.pid, 0)
+    files = {path.name for path in folder.iterdir()}
+    assert files == {
+        "checkpoint.previous.safetensors", "checkpoint.safetensors", "config.json", "logs",
+        "tensorboard",
+    }  # fmt: skip
 
 
 def test_a_folder_may_be_named_like_a_date(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -271,6 +271,12 @@ def change_json(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
     path.write_text(json.dumps(values))
 
 
+REPLACE = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 10}
+LAUGHS = {"normalizer": {"type": "Sequence", "normalizers": [REPLACE] * 12}}
+"""Makes 10^12 letters of one."""
+SPLIT = {"type": "Split", "pattern": {"Regex": "(x+x+)+y"}, "behavior": "Isolated", "invert": False}
+
+
 def replace_by_pipe(path: Path) -> None:
     path.unlink()
     os.mkfifo(path)
@@ -308,6 +314,12 @@ def truncate(path: Path) -> None:
         lambda folder: replace_by_pipe(folder / "tokenizer.json"),
         lambda folder: (folder / "tokenizer.json").write_text('{"a":' * 100_000),
         lambda folder: os.truncate(folder / "tokenizer.json", 10**9),
+        *(
+            lambda folder, part=part: change_json(
+                folder / "tokenizer.json", lambda tokenizer: tokenizer.update(part)
+            )
+            for part in (LAUGHS, {"pre_tokenizer": SPLIT}, {"model": {"type": "BPE"}})
+        ),
         *(
             lambda folder, key=key, value=value: change_json(
                 folder / "config.json", lambda c: c["network"].update({key: value})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -172,6 +173,34 @@ def test_command_writes_summary_and_rows(manifest: Path, debug_model_folder: Pat
     assert "query gap" in table.stdout
 
 
+def test_bad_sounds_are_named_or_skipped(
+    manifest: Path, debug_model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SINGLEOUT_CACHE", str(manifest.parent / "cache"))
+    folder = manifest.parent
+    cut = (folder / "3.wav").read_bytes()
+    (folder / "3.wav").write_bytes(cut[: len(cut) // 2])
+    write_wav(folder / "4.wav", np.zeros((1, RATE), np.float32), RATE)
+    (folder / "2.wav").unlink()
+    arguments = ["evaluate", str(manifest), "--model", str(debug_model_folder), "--mixtures", "3"]
+    run = CliRunner().invoke(app, arguments)
+    assert run.exit_code == 1
+    (error,) = run.stderr.splitlines()
+    assert error.startswith("error: 3 sounds cannot be used: ")
+    assert all(f"{folder / name}: " in error for name in ("2.wav", "3.wav", "4.wav"))
+    run = CliRunner().invoke(app, [*arguments, "--skip-bad", "--json"])
+    assert run.exit_code == 0, run.output
+    (warning,) = run.stderr.splitlines()
+    assert warning.startswith(f"warning: left out 3 sounds: {folder / '2.wav'}: no such file")
+    meta = json.loads(run.stdout)["meta"]
+    assert meta["num_sounds"] == 2
+    assert sorted(Path(path).name for path in meta["left_out"]) == ["2.wav", "3.wav", "4.wav"]
+    assert meta["left_out"][str(folder / "4.wav")] == "is silent"
+    run = CliRunner().invoke(app, [*arguments, "--skip-bad", "--sources", "3"])
+    assert run.exit_code == 1
+    assert "mixtures of 3 sounds need 3 sounds" in run.stderr.splitlines()[1]
+
+
 @pytest.mark.parametrize("name", ["mixed.jsonl", "mixed.json"])
 def test_results_do_not_overwrite_the_manifest(manifest: Path, name: str) -> None:
     """Neither the summary nor the rows."""
@@ -192,6 +221,8 @@ def test_results_do_not_overwrite_the_manifest(manifest: Path, name: str) -> Non
     [
         (["{manifest}", "-o", "{folder}"], "is a folder: give the name of a file"),
         (["{manifest}", "-o", "."], "is a folder: give the name of a file"),
+        (["{manifest}", "-o", os.devnull], "is a device or a pipe: give the name of a file"),
+        (["{manifest}", "-o", "{manifest}/results.json"], "is a file, the output needs a folder"),
         (["{manifest}", "--split", "nowhere"], "no sounds of the split 'nowhere'"),
         (["{manifest}x"], "cannot be read as a manifest"),
         (["{manifest}", "--model", "missing"], "model 'missing' does not exist"),

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 
 RATE = 44_100
 """Not the rate of the model: targets are resampled."""
-BLOCK_FRAMES = "singleout.audio.reading.BLOCK_FRAMES"
+BLOCK_FRAMES = "singleout.audio.sources.BLOCK_FRAMES"
 """Largest block of a recording that is read at once, frames times channels."""
 
 

@@ -19,7 +19,7 @@ from tests.recordings import file_names, noise, read_samples, write_recording
 
 RATE = 44_100
 """Not the rate of the model: targets are resampled."""
-BLOCK_FRAMES = "singleout.audio.reading.BLOCK_FRAMES"
+BLOCK_FRAMES = "singleout.audio.sources.BLOCK_FRAMES"
 """Largest block of a recording that is read at once, frames times channels."""
 
 

@@ -49,7 +49,7 @@ def refused(content: bytes, path: Path) -> str:
     message = str(caught.value)
     assert message.startswith(f"{path}: corrupt or truncated weights (")
     assert "\n" not in message
-    assert len(message) < len(str(path)) + 160
+    assert len(message) < len(str(path)) + 250
     return message
 
 
@@ -145,7 +145,7 @@ def test_any_bytes_are_refused_or_read(
         (with_header({"a": entry(dtype="X1")}, b"1"), "'a' has an impossible"),
         (with_header({"a": [1]}, b"1"), "'a' has an impossible"),
         (with_header({"n" * 9_999: 1}), "'nnn"),
-        (with_header({"\n\x1b[2J": 1}), r"'\n\x1b[2J' has"),
+        (with_header({"\n\x1b[2J": 1}), "'?[2J' has"),
         (with_header({"__metadata__": {"step": 3}}), "metadata are not texts"),
         (with_header({"__metadata__": ["step"]}), "metadata are not texts"),
         (with_header({"__metadata__": {checked.CHECKSUM: "x"}}), "its checksum is damaged"),

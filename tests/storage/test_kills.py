@@ -5,19 +5,23 @@ Children are forked and kill themselves before their n-th call, for every n.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import FrameType
 from typing import Any
 
 import pytest
 
+from singleout.errors import OutputError
 from singleout.storage.atomic import replacing, replacing_files, restoring
-from singleout.storage.journal import JOURNAL, recover
+from singleout.storage.journal import JOURNAL, moving_aside, recover
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no locks on Windows"),
@@ -28,6 +32,14 @@ pytestmark = [
 CALLS = {"close", "flock", "fsync", "mkdir", "open", "replace", "rmdir", "truncate", "unlink"}
 """Functions that change the disk or a lock. Opening writes nothing, closing may write."""
 TOKEN = "0123456789abcdef"
+
+
+@pytest.fixture
+def tmp_path(tmp_path: Path) -> Iterator[Path]:
+    """A folder in memory, where there is one: the tests wait for the disk many times."""
+    memory = Path("/dev/shm")
+    with TemporaryDirectory(dir=memory if memory.is_dir() else tmp_path) as folder:
+        yield Path(folder)
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -154,3 +166,173 @@ def test_a_recovery_that_is_killed_is_done_again(tmp_path: Path) -> None:
         if not killed:
             break
     assert number > 5
+
+
+# What is left alone, and what is hostile.
+
+
+def test_the_files_of_a_living_writer_stay(tmp_path: Path) -> None:
+    with replacing(tmp_path / "a") as first, replacing_files(tmp_path / "b") as second:
+        first.write_text("new")
+        (second / "c").write_text("new")
+        for folder in (tmp_path, tmp_path / "b"):
+            before = sorted(folder.iterdir())
+            recover(folder)
+            assert exit_code(lambda folder=folder: recover(folder)) == 0  # type: ignore[misc]
+            assert sorted(folder.iterdir()) == before
+    assert (tmp_path / "a").read_text() == (tmp_path / "b" / "c").read_text() == "new"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "x.partial",
+        ".x.partial",
+        f".x.{TOKEN}.partial",
+        f".x.{TOKEN}-1.part",
+        f"x.{TOKEN}-1.partial",
+        f".x.{TOKEN.upper()}-1.partial",
+        f".x.{TOKEN[1:]}-1.partial",
+    ],
+)
+def test_files_of_others_stay(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("mine")
+    (tmp_path / f".x.{TOKEN}-1.partial").write_text("left")
+    (tmp_path / f".x.{TOKEN}-2.partial").mkdir()
+    (tmp_path / f".x.{TOKEN}-2.partial" / "x").write_text("left")
+    recover(tmp_path)
+    assert contents(tmp_path) == {name: "mine"}
+
+
+@pytest.mark.parametrize(
+    "journal",
+    [
+        "",
+        "{",
+        "[]",
+        "[" * 100_000,
+        "\0" * 1_000,
+        json.dumps({"../target": None}),
+        json.dumps({"..": None}),
+        json.dumps({"": None}),
+        json.dumps({"a\0": None}),
+        json.dumps({"target": "residual"}),
+        json.dumps({"target": f"../.x.{TOKEN}-1.partial"}),
+        json.dumps({"target": f".x.{TOKEN}-1.partial", "residual": 3}),
+        json.dumps({"target": f".x.{TOKEN}-1.partial"}),  # which is not there
+        json.dumps({"target": None})[:-1],  # not whole
+        json.dumps({"missing": None}),
+    ],
+)
+def test_a_hostile_journal_changes_no_file(journal: str, tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for place in (tmp_path, folder):
+        (place / "target").write_text("mine")
+        (place / "residual").write_text("mine")
+    (folder / JOURNAL).write_text(journal + "\n")
+    recover(folder)
+    assert contents(folder) == {"target": "mine", "residual": "mine"}
+    assert (tmp_path / "target").read_text() == "mine"
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("x")])
+def test_what_is_no_journal_is_one_line(make: Callable[[Path], object], tmp_path: Path) -> None:
+    make(tmp_path / JOURNAL)
+    recover(tmp_path)
+    with pytest.raises(OutputError, match="a: cannot be written") as caught:
+        write_file(tmp_path / "a")
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == [JOURNAL]
+
+
+def test_old_files_that_cannot_be_put_back_are_kept(tmp_path: Path) -> None:
+    """Someone made a folder in the place of the target."""
+    old = tmp_path / f".target.{TOKEN}-1.partial"
+    old.write_text("the only copy")
+    (tmp_path / "target").mkdir()
+    (tmp_path / JOURNAL).write_text(json.dumps({"target": old.name}) + "\n")
+    recover(tmp_path)
+    with pytest.raises(OutputError, match="other: cannot be written"):
+        write_file(tmp_path / "other")
+    assert old.read_text() == "the only copy"
+    (tmp_path / "target").rmdir()
+    write_file(tmp_path / "other")
+    assert contents(tmp_path) == {"target": "the only copy", "other": "new"}
+
+
+@pytest.mark.parametrize("place", ["/dev/null", "pipe"])
+def test_a_device_or_a_pipe_is_not_replaced(place: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OutputError, match="is a device or a pipe"):
+        write_file(tmp_path / place)
+    assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
+
+
+# Several writers.
+
+
+def write_file(path: Path, text: str = "new") -> None:
+    with replacing(path) as partial:
+        partial.write_text(text)
+
+
+@pytest.mark.parametrize("by", ["threads", "processes"])
+def test_writers_of_the_same_names_do_not_mix_their_files(by: str, tmp_path: Path) -> None:
+    """Every group is whole after the last writer, and no temporary file is left."""
+
+    def write_often(text: str) -> None:
+        for number in range(20):
+            write_group(tmp_path, 5_000 * f"{text}{number}")
+
+    if by == "threads":
+        with ThreadPoolExecutor(3) as pool:
+            list(pool.map(write_often, "abc"))
+    else:
+        children = []
+        for text in "abc":
+            child = os.fork()
+            if child == 0:
+                try:
+                    write_often(text)
+                    os._exit(0)
+                finally:
+                    os._exit(1)
+            children.append(child)
+        for child in children:
+            assert os.waitpid(child, 0)[1] == 0
+    assert len(set(contents(tmp_path).values())) == 1
+    assert contents(tmp_path).keys() == NEW.keys()
+
+
+def test_renames_wait_for_a_group_of_another_writer(tmp_path: Path) -> None:
+    """A file that was renamed in between could otherwise be rolled back."""
+    (tmp_path / "target").write_text("old")
+    reading, writing = os.pipe()
+    with moving_aside(tmp_path, ["target"]):
+        child = os.fork()
+        if child == 0:
+            try:
+                os.write(writing, b"1")
+                write_file(tmp_path / "target", "of the child")
+                os._exit(0)
+            finally:
+                os._exit(1)
+        os.read(reading, 1)
+        assert os.waitpid(child, os.WNOHANG) == (0, 0)
+        assert not (tmp_path / "target").exists()
+        (tmp_path / "target").write_text("of the parent")
+    assert os.waitpid(child, 0)[1] == 0
+    assert contents(tmp_path) == {"target": "of the child"}
+    os.close(reading)
+    os.close(writing)
+
+
+def test_a_child_of_a_writer_has_locks_of_its_own(tmp_path: Path) -> None:
+    with replacing(tmp_path / "a") as partial:
+        partial.write_text("of the parent")
+        assert exit_code(lambda: write_file(tmp_path / "b")) == 0
+        assert exit_code(lambda: recover(tmp_path)) == 0
+        assert partial.exists()
+    assert contents(tmp_path) == {"a": "of the parent", "b": "new"}

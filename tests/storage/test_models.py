@@ -87,6 +87,13 @@ def test_a_pipe_or_a_device_is_one_line(tmp_path: Path) -> None:
             resolve_model(path)
 
 
+def test_a_path_below_a_file_or_a_circle_of_links_is_left_to_its_reader(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "circle").symlink_to("circle")
+    for path in (tmp_path / "file" / "model", tmp_path / "circle"):
+        assert resolve_model(path) == path
+
+
 @pytest.mark.parametrize("name", ["missing", "a/b/c", "./missing/model", "/missing/model"])
 def test_a_missing_path_is_left_to_its_reader(name: str) -> None:
     assert resolve_model(name) == Path(name)

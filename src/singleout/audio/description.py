@@ -42,7 +42,7 @@ class Description:
             info,
             tags=info.tags or info_tags(self.riff_chunks) or aiff_tags(self.aiff_chunks),
             channel_mask=self.layout.mask or info.channel_mask,
-            is_ambisonic=self.layout.is_ambisonic,
+            is_ambisonic=self.layout.is_ambisonic or info.is_ambisonic,
             riff_chunks=self.riff_chunks,
             aiff_chunks=self.aiff_chunks,
             flac_blocks=self.flac_blocks,

@@ -21,9 +21,6 @@ from singleout.audio.info import AudioInfo, Note
 from singleout.audio.riff import chunks
 
 BLOCK_BYTES = 1 << 20
-STREAMED_BYTES = 0x7FFF_0000
-"""Lengths from here on mean "until the end of the file": programs that write to a pipe state
-them."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +33,6 @@ class Packing:
         place_bytes: bytes of the place of one sample, 2 to 4.
         bits: of a sample.
         start, num_bytes: position and length of all samples in the file, bytes.
-        missing_bytes: the header states so many more.
         is_low: whether a sample stands in the lowest bits of its place.
         is_float: whether the samples are floats, whose full scale is that of ``bits``.
 
@@ -52,7 +48,6 @@ class Packing:
     bits: int
     start: int
     num_bytes: int
-    missing_bytes: int = 0
     is_low: bool = False
     is_float: bool = False
 
@@ -126,11 +121,10 @@ def packing(path: Path) -> Packing | None:
         place_bytes = frame_bytes // channels
         if not 2 <= place_bytes <= 4 or not 8 < bits < 8 * place_bytes:
             return None
-        # A length of 0 or of 32 bits is that of a pipe: samples last to the end of the file.
+        # The reader knows the true length (``ends``).
         rest = file.seek(0, 2) - start
-        missing = num_bytes - rest if rest < num_bytes < STREAMED_BYTES else 0
         num_bytes = min(num_bytes, rest) or rest
-        packed = Packing(rate, channels, place_bytes, bits, start, num_bytes, missing)
+        packed = Packing(rate, channels, place_bytes, bits, start, num_bytes)
         is_odd = field <= 8 * (place_bytes - 1)
         if is_odd and place_bytes == 4 and _is_float(packed, file):
             return replace(packed, is_float=True)
@@ -210,11 +204,6 @@ class PackedWav:
         )
         self.notes: list[Note] = []
         self._shift = 0
-        if packed.missing_bytes:
-            seconds = packed.missing_bytes / packed.place_bytes / packed.channels
-            seconds /= packed.sample_rate
-            text = f"{path}: ends {seconds:.1f} s before its stated end"
-            self.notes.append(Note(text, seconds, is_damage=True))
         if packed.is_low:
             self._shift = 8 * packed.place_bytes - packed.bits
             text = f"its {packed.bits} bits stand in the lowest bits of {8 * packed.place_bytes}"

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import re
 import stat
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,26 +13,11 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from singleout.audio.decoding import Decoder
-from singleout.audio.description import describe
-from singleout.audio.info import ALAC, AudioInfo, Note, sndfile_name
-from singleout.audio.packed import PackedWav, packing
+from singleout.audio.ends import sections
+from singleout.audio.info import AudioInfo, Note
+from singleout.audio.section import Section
+from singleout.audio.sources import Source, open_source, sndfile_reason
 from singleout.errors import AudioError
-
-BLOCK_FRAMES = 1 << 18
-"""Most samples of a block, all channels together."""
-BLOCK_SECONDS = 10
-"""Longest block. Blocks of low rates are short, because resampling may make them long."""
-UNKNOWN_FRAMES = 1 << 40
-"""libsndfile reports at least this many where a streamed file does not state its length."""
-STREAMED_BYTES = 0x7FFF_0000
-"""Sizes from here on mean "until the end of the file": programs that write to a pipe state them."""
-MP3_TOLERANCE = 576
-"""Samples that an MP3 may lack: half a frame, or a whole one at low rates."""
-MP3_COUNT = re.compile(rb"\xff[\xe2-\xff]..(?:.{9}|.{17}|.{32})(?:Xing|Info)", re.DOTALL)
-"""Matches a first frame that states the number of frames."""
-MAX_OGG_PAGE = 65_307
-"""Bytes."""
 
 
 class AudioReader(Protocol):
@@ -114,7 +98,15 @@ def open_audio(
         >>> reader.info.sample_rate, reader.info.num_frames, shapes
         (16000, 24000, [(2, 24000)])
     """
-    path = Path(path)
+    with _reader(Path(path), strict, track, None) as reader:
+        yield reader
+
+
+@contextmanager
+def _reader(
+    path: Path, strict: bool, track: int | None, known: tuple[os.stat_result, list[Section]] | None
+) -> Iterator[AudioReader]:
+    """Open a recording. ``known`` are the sections of a file that was looked at before."""
     with _one_line(path):
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
@@ -125,19 +117,26 @@ def open_audio(
             raise AudioError(f"{path}: is empty (0 bytes)")
         if not os.access(path, os.R_OK):  # libsndfile would not name the reason
             raise AudioError(f"{path}: may not be read: permission denied")
-        source = _opened(path, track)
+        is_known = known is not None and _is_same(known[0], status)
+        listed = known[1] if known and is_known else sections(path, status.st_size)
+        source = open_source(path, listed, track)
     try:
-        yield _CheckedReader(path, source, status, strict, track)
+        yield _CheckedReader(path, source, status, listed, strict, track)
     finally:
         source.close()
 
 
-def read_audio(path: str | Path, *, strict: bool = False) -> tuple[NDArray[np.float32], int]:
+def _is_same(before: os.stat_result, now: os.stat_result) -> bool:
+    return (now.st_size, now.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+
+
+def read_audio(path: str | Path, *, strict: bool = True) -> tuple[NDArray[np.float32], int]:
     """Read a whole recording.
 
     Args:
         path: the file; see ``open_audio`` for the formats.
-        strict: refuse a recording that is cut or damaged.
+        strict: refuse a recording that is cut or damaged. Without it, what is there is returned
+            without a word; ``open_audio`` has notes.
 
     Returns:
         The waveform, float32 [channels, samples] with full scale 1, and its rate in Hz.
@@ -174,42 +173,11 @@ def _one_line(path: Path) -> Iterator[None]:
     except FileNotFoundError:
         raise AudioError(f"{path}: no such file") from None
     except soundfile.LibsndfileError as error:
-        reason = f"cannot be read as audio, or is damaged: {_reason(error)}"
+        reason = f"cannot be read as audio, or is damaged: {sndfile_reason(error)}"
         raise AudioError(f"{path}: {reason}") from None
     except (OSError, TypeError, ValueError) as error:
         reason = str(error.strerror if isinstance(error, OSError) else error)
         raise AudioError(f"{path}: cannot be read as audio: {reason}") from None
-
-
-def _reason(error: soundfile.LibsndfileError) -> str:
-    reason = str(error.error_string).rstrip(".")
-    if "SF_INFO" in reason:
-        return "its header states an impossible sample rate or number of channels"
-    return reason
-
-
-class _Source(Protocol):
-    info: AudioInfo
-    notes: list[Note]
-
-    def read(self) -> NDArray[Any]:
-        """The next block, [channels, samples]; no samples at the end."""
-
-    def close(self) -> None: ...
-
-
-def _opened(path: Path, track: int | None) -> _Source:
-    other: Decoder | PackedWav
-    try:
-        if (packed := packing(path)) is None:
-            return _SoundFile(path)
-        other = PackedWav(path, packed)
-    except soundfile.LibsndfileError as error:
-        other = Decoder(path, _reason(error))
-    described = describe(path)
-    other.info = described.completed(other.info)
-    other.notes += described.notes(path)
-    return other
 
 
 class _CheckedReader:
@@ -221,18 +189,20 @@ class _CheckedReader:
     def __init__(
         self,
         path: Path,
-        source: _Source,
+        source: Source,
         status: os.stat_result,
+        listed: list[Section],
         strict: bool,
         track: int | None,
     ) -> None:
         self._path, self._source, self._status = path, source, status
-        self._strict, self._track = strict, track
+        self._sections, self._strict, self._track = listed, strict, track
         self.name, self.info, self.notes = str(path), source.info, source.notes
 
     def reopened(self) -> AbstractContextManager[AudioReader]:
         """See ``AudioReader.reopened``."""
-        return open_audio(self._path, strict=self._strict, track=self._track)
+        known = self._status, self._sections
+        return _reader(self._path, self._strict, self._track, known)
 
     def blocks(self) -> Iterator[NDArray[Any]]:
         """See ``AudioReader.blocks``."""
@@ -243,105 +213,12 @@ class _CheckedReader:
                     raise AudioError(f"{self._path}: has NaN or infinite samples")
                 num_read += block.shape[1]
                 yield block
-            if self._strict and (damage := [note for note in self.notes if note.is_damage]):
-                raise AudioError(damage[0].text)
-            now, before = self._path.stat(), self._status
-            if (now.st_size, now.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+            if not _is_same(self._status, self._path.stat()):
                 raise AudioError(
                     f"{self._path}: changed while it was read: wait until it is complete"
                 )
+            damage = [note for note in self.notes if note.is_damage]
+            if damage and (self._strict or not num_read):
+                raise AudioError(damage[0].text)
             if not num_read:
                 raise AudioError(f"{self._path}: has no samples")
-
-
-class _SoundFile:
-    """A file that libsndfile reads."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._file = soundfile.SoundFile(sndfile_name(path))
-        try:
-            self._min_frames = self._stated_frames()
-        except BaseException:
-            self.close()
-            raise
-        file = self._file
-        described = describe(path)
-        self._layout, self.notes = described.layout, described.notes(path)
-        guesses = file.format in ("MP3", "MPEG") or file.frames >= UNKNOWN_FRAMES
-        self.info = described.completed(
-            AudioInfo(
-                sample_rate=file.samplerate,
-                channels=file.channels,
-                num_frames=None if guesses and not self._min_frames else file.frames,
-                container=file.format,
-                subtype=ALAC.get(file.subtype, file.subtype),
-                tags=_tags(file),
-            )
-        )
-        self._num_read = 0
-
-    def _stated_frames(self) -> int:
-        """The lowest number of frames that the file states; 0 if it states none.
-
-        Raises:
-            AudioError: the file is truncated, and its format shows it before reading.
-        """
-        file, path = self._file, self._path
-        if file.format in ("OGG", "MP3", "MPEG"):
-            with path.open("rb") as raw:
-                if file.format == "OGG":
-                    raw.seek(max(0, path.stat().st_size - 2 * MAX_OGG_PAGE))
-                    if not _last_ogg_page_is_whole(raw.read()):
-                        raise _truncated(path)
-                    return 0
-                # Where the encoder stated no count, the decoder guesses one from the bit rate.
-                head = raw.read(1 << 16)
-                return file.frames - MP3_TOLERANCE if MP3_COUNT.search(head) else 0
-        if _header_states_more_bytes(file.extra_info):
-            raise _truncated(path)
-        return file.frames if file.frames < UNKNOWN_FRAMES else 0
-
-    def read(self) -> NDArray[Any]:
-        dtype = "float64" if self.info.dtype is np.float64 else "float32"
-        info = self.info
-        frames = max(1, min(BLOCK_FRAMES // info.channels, BLOCK_SECONDS * info.sample_rate))
-        block = self._file.read(frames, dtype=dtype, always_2d=True)
-        self._num_read += len(block)
-        if not len(block) and self._num_read < self._min_frames:
-            raise _truncated(self._path)
-        return self._layout.in_wav_order(np.ascontiguousarray(block.T))
-
-    def close(self) -> None:
-        with suppress(soundfile.LibsndfileError):
-            self._file.close()
-
-
-def _truncated(path: Path) -> AudioError:
-    return AudioError(f"{path}: is truncated, it ends before the length that its header states")
-
-
-def _tags(file: soundfile.SoundFile) -> dict[str, str]:
-    try:
-        return {str(name): str(text) for name, text in file.copy_metadata().items()}
-    except UnicodeDecodeError:  # an old encoding, not UTF-8
-        return {}
-
-
-def _header_states_more_bytes(log: str) -> bool:
-    """Whether a chunk is longer than its file: libsndfile cuts it and writes so in its log."""
-    cut = re.findall(r"^ *(?:data|SSND|Data Size|riff) *: (\d+) \(should be (\d+)\)", log, re.M)
-    if any(int(actual) + 1 < int(stated) < STREAMED_BYTES for stated, actual in cut):
-        return True
-    count = re.search(r"Calculated frame count (\d+) does not match .* (\d+)", log)
-    return count is not None and int(count[1]) < int(count[2]) < UNKNOWN_FRAMES
-
-
-def _last_ogg_page_is_whole(tail: bytes) -> bool:
-    """Whether the last page is complete. An Ogg stream states no length, but each page does."""
-    page = tail.rfind(b"OggS")
-    if page < 0 or len(tail) < page + 27:
-        return False
-    num_segments = tail[page + 26]
-    segments = tail[page + 27 : page + 27 + num_segments]
-    return len(tail) >= page + 27 + num_segments + sum(segments)

@@ -22,8 +22,10 @@ from singleout.cli.formats import formats
 from singleout.cli.gap import gap
 from singleout.cli.messages import printed_messages
 from singleout.cli.train import train
-from singleout.errors import SingleoutError, one_line
+from singleout.errors import SingleoutError, one_line, shortened
 
+MAX_OWN_MESSAGE = 10_000
+"""Our own messages name up to ten files, with the way out at the end."""
 MAX_MESSAGE = 200
 """Longer messages of other libraries are cut."""
 
@@ -62,7 +64,7 @@ def _failures_in_one_line() -> Iterator[None]:
 def _message(error: Exception) -> str | None:
     """The message of an error of the user or of the machine; None for a mistake of the program."""
     if isinstance(error, SingleoutError):
-        return one_line(error)
+        return shortened(error, MAX_OWN_MESSAGE)
     reason = one_line(error)[:MAX_MESSAGE]
     if isinstance(error, MemoryError) or "can't allocate memory" in reason:
         return f"not enough memory: {reason}"

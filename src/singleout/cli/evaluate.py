@@ -44,12 +44,12 @@ def evaluate(
     started = perf_counter()
     if output is not None:
         check_results(output, manifest)  # before any work
+    loaded = QueriedSeparator.from_pretrained(model, encoder)
     check = SoundCheck()
     clips = check.usable(read_manifest(manifest, split, on_bad=check.add))
     check.finish(skip_bad)
     scored = SCORED_MIXTURES.model_copy(update={"num_sources": (sources, sources)})
     check_mixable(clips, scored)
-    loaded = QueriedSeparator.from_pretrained(model, encoder)
     config = evaluation.EvaluationConfig(num_mixtures=mixtures, seed=seed, mixtures=scored)
     if questions:
         rows = evaluation.evaluate_scenarios(loaded, clips, config)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from singleout.cli.outputs import check_file, make_folder
+from singleout.errors import OutputError
 
 if TYPE_CHECKING:
     from singleout.encoders import QueryEncoder
@@ -61,6 +62,8 @@ def check_results(output: Path, *inputs: Path) -> None:
         .: is a folder: give the name of a file
     """
     check_file(output, *inputs)
+    if output.exists() and not output.is_file():
+        raise OutputError(f"{output}: is a device or a pipe: give the name of a file")
     check_file(_rows_path(output), *inputs)
 
 

@@ -11,11 +11,11 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from threading import Event
+from threading import Event, Lock
 
 import soundfile
 
@@ -33,8 +33,12 @@ MAX_NAMED = 10
 MAX_REASON = 100
 """Most characters of a reason in a message."""
 MAX_THREADS = 8
+MPEG_SUFFIXES = (".mp3", ".mp2")
 RULES = 1
 """Raise it when the rules for good sounds change: all sounds are then read again."""
+_ONE_MPEG = Lock()
+"""The decoder of MP3 reports damage to the standard error output of the process. With several at
+once, the report could be that of another file."""
 
 
 class SoundCheck:
@@ -180,18 +184,24 @@ def _bad_reasons(clips: Sequence[Clip]) -> Iterator[str | None]:
 
 def _bad_reason(is_stopped: Event, clip: Clip) -> str | None:
     """Read a whole sound. The result is of no use after ``is_stopped`` is set."""
-    loudest, num_frames = 0.0, 0
+    is_mpeg = clip.path.suffix.lower() in MPEG_SUFFIXES
     try:
-        with open_audio(clip.path, strict=True) as reader:
-            _check_last_crop(clip.path)
-            for block in reader.blocks():
-                if is_stopped.is_set():
-                    return None
-                num_frames += block.shape[1]
-                loudest = max(loudest, float(block.mean(0).std()))  # a constant is silence, too
-            seconds = num_frames / reader.info.sample_rate
+        with _ONE_MPEG if is_mpeg else nullcontext():
+            return _problem(is_stopped, clip)
     except AudioError as error:
         return str(error).removeprefix(f"{clip.path}: ")
+
+
+def _problem(is_stopped: Event, clip: Clip) -> str | None:
+    loudest, num_frames = 0.0, 0
+    with open_audio(clip.path, strict=True) as reader:
+        _check_last_crop(clip.path)
+        for block in reader.blocks():
+            if is_stopped.is_set():
+                return None
+            num_frames += block.shape[1]
+            loudest = max(loudest, float(block.mean(0).std()))  # a constant is silence, too
+        seconds = num_frames / reader.info.sample_rate
     if seconds < clip.seconds - SHORT_SECONDS:
         return f"lasts {seconds:.2f} s, but {clip.seconds:.2f} s are stated"
     return None if loudest >= SILENT_RMS else "is silent"

@@ -29,6 +29,7 @@ from torch import Tensor
 from singleout.data.manifest import Clip
 from singleout.data.plan import MixtureConfig
 from singleout.errors import AudioError, ModelError, one_line
+from singleout.storage.disk import is_device
 
 SCHEMA_VERSION = 1
 """Raise it when the tables change, or how a crop is read: older files are then refused."""
@@ -116,8 +117,8 @@ class EmbeddingCache:
         self._new_crops: dict[CropKey, bytes] = {}
         self._damaged_crops: set[CropKey] = set()
         with self._errors_in_one_line():
-            if path.exists() and not path.is_file():
-                raise OSError("it is a folder, a device or a pipe")
+            if is_device(path):
+                raise OSError("it is a device or a pipe")
             if read_only:
                 path.stat()  # for a clearer reason than SQLite's
             else:

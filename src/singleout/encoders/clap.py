@@ -30,7 +30,7 @@ from singleout.encoders.clap_files import (
     read_weights,
 )
 from singleout.encoders.encoder import Augment, sentences_of, waveforms_of
-from singleout.encoders.minilm import refusing
+from singleout.encoders.tokens import refusing
 from singleout.errors import ModelError, one_line
 from singleout.storage.atomic import replacing_files
 from singleout.storage.hub import split_revision

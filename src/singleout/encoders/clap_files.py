@@ -11,7 +11,7 @@ from torch import Tensor
 
 from singleout.config import is_path
 from singleout.documents import DocumentError, check_file, read_json
-from singleout.encoders.minilm import refusing
+from singleout.encoders.tokens import check_parts, refusing
 from singleout.errors import MissingExtraError, ModelError, one_line, shortened
 from singleout.storage.foreign import read_tensors
 from singleout.storage.hub import fetched, is_hub_id
@@ -348,4 +348,9 @@ def load_tokenizer(kind: Any, folder: Path, origin: str) -> Any:
         )
     _check_files(folder, TOKENIZER_FILES, origin)
     with refusing(f"{origin}: the tokenizer cannot be read"), quiet():
-        return kind.from_pretrained(folder)
+        tokenizer = kind.from_pretrained(folder)
+    try:
+        check_parts(tokenizer.backend_tokenizer)
+    except (AttributeError, ModelError) as error:  # AttributeError: one without Rust
+        raise ModelError(f"{origin}: {error}") from None
+    return tokenizer

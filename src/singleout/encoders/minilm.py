@@ -7,15 +7,15 @@ command line. The network is only sixty lines long.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from singleout.errors import ModelError, shortened
+from singleout.encoders.tokens import check_parts, refusing
+from singleout.errors import ModelError
 
 MAX_TOKENS = 256
 """Longer texts are cut."""
@@ -158,7 +158,7 @@ def sentence_tokenizer(tokenizer_json: str) -> Tokenizer:
     """Make the tokenizer of sentences from the content of a ``tokenizer.json``.
 
     Raises:
-        ModelError: the content is not a tokenizer.
+        ModelError: the content is not a tokenizer, or see ``check_parts``.
 
     Example:
         >>> sentence_tokenizer("{}")
@@ -166,33 +166,9 @@ def sentence_tokenizer(tokenizer_json: str) -> Tokenizer:
         singleout.errors.ModelError: not a tokenizer: ...
     """
     with refusing("not a tokenizer"):
-        return for_sentences(Tokenizer.from_str(tokenizer_json))
-
-
-@contextmanager
-def refusing(reason: str) -> Iterator[None]:
-    """Turn every failure of a tokenizer into an error of ours.
-
-    Tokenizers raises plain exceptions, and a panic of its Rust code is not even an ``Exception``.
-
-    Args:
-        reason: the start of the message.
-
-    Raises:
-        ModelError: the code in the context failed.
-
-    Example:
-        >>> with refusing("not a tokenizer"):
-        ...     Tokenizer.from_str("{}")
-        Traceback (most recent call last):
-        singleout.errors.ModelError: not a tokenizer: ...
-    """
-    try:
-        yield
-    except (ModelError, KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as error:
-        raise ModelError(f"{reason}: {shortened(error, 200)}") from None
+        tokenizer = Tokenizer.from_str(tokenizer_json)
+    check_parts(tokenizer)
+    return for_sentences(tokenizer)
 
 
 def tokenize(tokenizer: Tokenizer, sentences: Sequence[str]) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from shutil import rmtree
 
 from singleout.errors import OutputError
-from singleout.storage.disk import sync_file, sync_names
+from singleout.storage.disk import is_device, sync_file, sync_names
 from singleout.storage.journal import moving_aside, renaming, temporary_names
 
 
@@ -44,7 +44,7 @@ def replacing(path: Path) -> Iterator[Path]:
         'done'
     """
     try:
-        if path.exists() and not (path.is_file() or path.is_dir()):
+        if is_device(path):
             raise OutputError(f"{path}: cannot be written: is a device or a pipe, not a file")
         with temporary_names(path.parent) as new_name:
             partial = path.with_name(new_name(path.name))

@@ -16,6 +16,8 @@ from typing import Any, BinaryIO, NamedTuple
 import torch
 from torch import Tensor
 
+from singleout.errors import shortened
+
 MAX_HEADER_BYTES = 16 << 20
 """A longer header is refused. One of 1,000 tensors has about 100,000 bytes."""
 MAX_TENSORS = 10_000
@@ -118,7 +120,7 @@ def _entries(header: dict[str, Any], size: int) -> list[_Entry]:
     position = 0
     for entry in entries:
         if entry.begin != position:
-            raise ValueError(f"tensor {entry.name[:40]!r} overlaps another or leaves a gap")
+            raise ValueError(f"tensor '{shortened(entry.name)}' overlaps another or leaves a gap")
         position = entry.end
     if position != size:
         raise ValueError(f"its tensors have {position:,} bytes, the file has {size:,} for them")
@@ -128,7 +130,8 @@ def _entries(header: dict[str, Any], size: int) -> list[_Entry]:
 def _entry(name: str, described: Any) -> _Entry:
     try:
         shape, (begin, end) = described["shape"], described["data_offsets"]
-        if not all(type(number) is int and number >= 0 for number in (*shape, begin, end)):
+        numbers = (*shape, begin, end)
+        if type(shape) is not list or not all(type(n) is int and n >= 0 for n in numbers):
             raise ValueError
         dtype = DTYPES[described["dtype"]]
         # A shape with a zero has no bytes, and its other sizes must not overflow either.
@@ -137,7 +140,9 @@ def _entry(name: str, described: Any) -> _Entry:
         if math.prod(shape) * dtype.itemsize != end - begin:
             raise ValueError
     except (LookupError, TypeError, ValueError):
-        raise ValueError(f"tensor {name[:40]!r} has an impossible type, shape or place") from None
+        raise ValueError(
+            f"tensor '{shortened(name)}' has an impossible type, shape or place"
+        ) from None
     return _Entry(begin, end, name, dtype, shape)
 
 

@@ -10,7 +10,7 @@ import sys
 from contextlib import suppress
 from errno import EINVAL, ENOTSUP
 from pathlib import Path
-from stat import S_ISREG
+from stat import S_ISDIR, S_ISREG
 from typing import BinaryIO
 
 from singleout.errors import ModelError
@@ -54,6 +54,22 @@ def sync_names(folder: Path) -> None:
     """
     with suppress(OSError):  # Windows, and folders that may not be read
         sync_file(folder)
+
+
+def is_device(path: Path) -> bool:
+    """Whether a path is that of a device or a pipe, which cannot be replaced or read as a file.
+
+    A path that cannot be looked up is neither.
+
+    Example:
+        >>> is_device(Path(__file__)), is_device(Path("missing"))
+        (False, False)
+    """
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return not (S_ISREG(mode) or S_ISDIR(mode))
 
 
 def open_model_file(path: Path) -> BinaryIO:

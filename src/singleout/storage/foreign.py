@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from singleout.errors import ModelError, one_line
+from singleout.errors import ModelError, one_line, shortened
 from singleout.storage.checked import MAX_TENSORS
 from singleout.storage.disk import open_model_file
 from singleout.storage.pickles import IGNORED, UnsafeError, check_checkpoint
@@ -48,7 +48,7 @@ def checkpoint_file(path: Path) -> Path:
         raise ModelError(f"{path}: cannot be read: {error.strerror or error}") from None
     if len(files) == 1:
         return files[0]
-    listed = ", ".join(file.name for file in files)[:100] or "none"
+    listed = shortened(", ".join(file.name for file in files)) or "none"
     raise ModelError(f"{path}: must hold one checkpoint, holds {listed}: name the file itself")
 
 
@@ -91,7 +91,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     for name, tensor in tensors.items():
         # A tensor of strides of zero may say that it is larger than any memory.
         if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-            raise ModelError(f"{path}: tensor {name[:100]!r} is larger than its data")
+            raise ModelError(f"{path}: tensor '{shortened(name)}' is larger than its data")
     if all(name.startswith("module.") for name in tensors):
         tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
     return dict(tensors)
@@ -107,8 +107,7 @@ def _unpickled(path: Path) -> Any:
                 "any program: save only its state dict, as safetensors"
             ) from None
         except ValueError as error:
-            reason = one_line(error)[:100]
-            raise ModelError(f"{path}: not a checkpoint, or truncated: {reason}") from None
+            raise ModelError(f"{path}: not a checkpoint, or truncated: {one_line(error)}") from None
     num_bytes = 0
 
     def fixed(storage: Any, location: str) -> Any:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from singleout.errors import MissingExtraError, ModelError, one_line
+from singleout.errors import MissingExtraError, ModelError, one_line, shortened
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 """An id without its revision."""
-MAX_QUOTED = 200
-"""Characters of a name, or of a reason of the hub, that a message quotes."""
 
 
 def split_revision(name: str, revision: str | None = None) -> tuple[str, str | None]:
@@ -53,16 +51,8 @@ def path_of(name: str | Path) -> Path:
         if "\0" in str(path):
             raise ValueError("a null character")
     except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: ~ of an unknown user
-        raise ModelError(f"{_quoted(name)}: not a path: {_reason(error)}") from None
+        raise ModelError(f"{shortened(name)}: not a path: {one_line(error)}") from None
     return path
-
-
-def _quoted(name: object) -> str:
-    return " ".join(str(name).split())[:MAX_QUOTED]
-
-
-def _reason(error: Exception) -> str:
-    return one_line(error)[:MAX_QUOTED]
 
 
 def _require_hub(reason: str = "") -> None:
@@ -105,7 +95,7 @@ def fetched(
         RevisionNotFoundError,
     )
 
-    shown = _quoted(identifier if revision is None else f"{identifier}@{revision}")
+    shown = shortened(identifier if revision is None else f"{identifier}@{revision}")
     try:
         return Path(
             snapshot_download(
@@ -128,7 +118,7 @@ def fetched(
             "check the name, or log in with 'hf auth login'"
         ) from None
     except Exception as error:  # the errors of the HTTP client differ between versions
-        raise ModelError(f"{shown}: cannot be downloaded from the hub: {_reason(error)}") from None
+        raise ModelError(f"{shown}: cannot be downloaded from the hub: {one_line(error)}") from None
 
 
 def upload(folder: Path, identifier: str, private: bool, card: str) -> str:
@@ -163,7 +153,7 @@ def upload(folder: Path, identifier: str, private: bool, card: str) -> str:
         api.upload_folder(repo_id=identifier, folder_path=folder)
     except Exception as error:  # the errors of the HTTP client differ between versions
         raise ModelError(
-            f"{identifier}: cannot be uploaded to the hub: {_reason(error)}: log in with "
+            f"{identifier}: cannot be uploaded to the hub: {one_line(error)}: log in with "
             "'hf auth login'"
         ) from None
     return str(address)

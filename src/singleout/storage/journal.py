@@ -19,6 +19,7 @@ files of killed programs stay.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -27,10 +28,10 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from errno import ENOSPC
+from errno import EEXIST, ENOSPC
 from pathlib import Path
 from shutil import rmtree
-from stat import S_ISDIR
+from stat import S_ISDIR, S_ISREG
 from typing import IO
 
 from singleout.storage.disk import sync, sync_names
@@ -84,7 +85,8 @@ class _Writer:
     """The temporary files of this process in a folder, and the lock that says that it lives."""
 
     def __init__(self, folder: Path) -> None:
-        self.num_users = self._num_names = 0
+        self.num_users = 0
+        self._numbers = itertools.count(1)  # which threads may share
         while True:
             self._token = secrets.token_hex(8)
             self._path = folder / _lock_name(self._token)
@@ -97,8 +99,7 @@ class _Writer:
     def temporary_name(self, name: str) -> str:
         # File systems limit names in bytes, some of them to 143.
         short = os.fsencode(name)[:64].decode("utf-8", "ignore")
-        self._num_names += 1
-        return f".{short}.{self._token}-{self._num_names}.partial"
+        return f".{short}.{self._token}-{next(self._numbers)}.partial"
 
     def close(self) -> None:
         _remove_and_unlock(self._file, self._path)
@@ -347,10 +348,14 @@ def _undo(folder: Path, moves: dict[str, str | None]) -> None:
 
 
 def _opened(path: Path, flags: int = 0) -> IO[bytes]:
-    """Open for reading and writing. A link is refused, and a pipe is not waited for."""
+    """Open for reading and writing. A link, a pipe or a device is refused."""
     for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY"):
         flags |= getattr(os, name, 0)
-    return os.fdopen(os.open(path, os.O_RDWR | flags, 0o666), "r+b", buffering=0)
+    file = os.fdopen(os.open(path, os.O_RDWR | flags, 0o666), "r+b", buffering=0)
+    if not S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(EEXIST, "is not a file", str(path))
+    return file
 
 
 def _lock(file: IO[bytes], wait: bool) -> bool:

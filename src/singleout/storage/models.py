@@ -6,6 +6,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from singleout.errors import ModelError
+from singleout.storage.disk import is_device
 from singleout.storage.foreign import CHECKPOINT_SUFFIXES
 from singleout.storage.hub import fetched, is_hub_id, path_of, split_revision
 from singleout.storage.journal import recover
@@ -58,7 +59,7 @@ def resolve_model(name: str | Path | None = None, revision: str | None = None) -
     path = path_of(name)
     if str(path) == BUILTIN:  # it was ./builtin: as a Path it must not become the name again
         path = path.absolute()
-    if path.exists() and not (path.is_dir() or path.is_file()):
+    if is_device(path):
         raise ModelError(f"{path}: is a device or a pipe: give the folder of a model")
     if path.exists() or not is_hub_id(str(name)):
         return _model_in(path)

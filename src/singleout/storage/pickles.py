@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 
 import torch
 
+from singleout.errors import shortened
 from singleout.storage.checked import MAX_TENSORS
 
 MAX_UNPACKED_BYTES = 64 << 20
@@ -146,7 +147,7 @@ def check_pickle(pickle: BinaryIO) -> None:
         if opcode.name == "GLOBAL":
             name = str(argument).replace(" ", ".")
             if not _is_plain(name):
-                raise UnsafeError(repr(name[:100]))
+                raise UnsafeError(f"'{shortened(name)}'")
         num_tuples += opcode.name.startswith("TUPLE")
         if number > MAX_OPCODES or num_tuples > MAX_TUPLES:
             raise ValueError("it holds more objects than any model")

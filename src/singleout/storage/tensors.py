@@ -20,8 +20,6 @@ from singleout.storage.disk import open_model_file
 
 SCALE_SUFFIX = "::scale"
 """The float scales of a tensor stored as int8, one per row, have its name with this suffix."""
-MAX_QUOTED = 100
-"""Characters of a name or of a reason that a message quotes."""
 MAX_LISTED = 20
 """Tensors that a message lists."""
 
@@ -153,8 +151,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         try:
             return read_checked(file)
         except (ValueError, RecursionError, OSError, RuntimeError) as error:
-            reason = one_line(error)[:MAX_QUOTED]
-            raise ModelError(f"{path}: corrupt or truncated weights ({reason})") from None
+            raise ModelError(f"{path}: corrupt or truncated weights ({one_line(error)})") from None
 
 
 def load_tensors(
@@ -195,7 +192,7 @@ def load_tensors(
         if scale is not None:
             if tensor.ndim != 2 or scale.shape != (len(tensor), 1):
                 raise ModelError(
-                    f"{path}: weights of another architecture: {_quoted(name)} is "
+                    f"{path}: weights of another architecture: '{shortened(name)}' is "
                     f"{_size(tensor)}, its scales are {_size(scale)}"
                 )
             tensor = tensor.float() * scale
@@ -233,13 +230,13 @@ def fill(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
     for name in sorted(expected.keys() | tensors.keys()):
         if name not in tensors or name not in expected:
             what = "missing" if name in expected else "unexpected"
-            wrong.append(f"tensor {_quoted(name)} is {what}")
+            wrong.append(f"tensor '{shortened(name)}' is {what}")
             continue
         tensor, target = tensors[name], expected[name]
         if tensor.shape != target.shape:
-            wrong.append(f"tensor {_quoted(name)} is {_size(tensor)}, expected {_size(target)}")
+            wrong.append(f"tensor '{shortened(name)}' is {_size(tensor)}, expected {_size(target)}")
         elif tensor.is_floating_point() != target.is_floating_point():
-            wrong.append(f"tensor {_quoted(name)} is {tensor.dtype}, expected {target.dtype}")
+            wrong.append(f"tensor '{shortened(name)}' is {tensor.dtype}, expected {target.dtype}")
     if len(wrong) > MAX_LISTED:
         wrong[MAX_LISTED:] = [f"and {len(wrong) - MAX_LISTED:,} more"]
     if wrong:
@@ -249,13 +246,8 @@ def fill(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
     module.load_state_dict({n: _aligned(t) for n, t in floats.items()}, assign=True)
 
 
-def _quoted(name: str) -> str:
-    """A name from a file, which may be long and hold any character."""
-    return repr(name if len(name) <= MAX_QUOTED else name[:MAX_QUOTED] + "…")
-
-
 def _size(tensor: Tensor) -> str:
-    return str(list(tensor.shape))[:MAX_QUOTED]
+    return shortened(list(tensor.shape))
 
 
 def _aligned(tensor: Tensor) -> Tensor:

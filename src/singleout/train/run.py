@@ -14,6 +14,7 @@ from singleout.data.dataset import MixtureDataset
 from singleout.data.manifest import Clip
 from singleout.data.plan import MixtureConfig
 from singleout.data.render import REFERENCE_RMS
+from singleout.documents import DocumentError, read_json
 from singleout.encoders import QueryEncoder, load_encoder
 from singleout.errors import ModelError, one_line
 from singleout.evaluate.evaluation import EvaluationConfig
@@ -234,10 +235,10 @@ def _changes(config: TrainConfig) -> str:
     """Where a config differs from the one that a run left in its folder."""
     path = config.output / CONFIG_NAME
     try:
-        old = json.loads(path.read_text(encoding="utf-8"))
+        old = read_json(path)
         new = json.loads(settings_json(config))
         changed = differences({key: old.get(key) for key in new}, new)
-    except (OSError, ValueError, AttributeError):
+    except (DocumentError, AttributeError):
         return f"{path} cannot be read, so it is unknown which keys differ"
     shown = changed[:3] + ([f"and {len(changed) - 3} more"] if len(changed) > 3 else [])
     return "; ".join(shown) or "its query encoder is another one"
