@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import os
+import select
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -199,3 +204,53 @@ def test_errors_leave_no_process(
     read_audio(media / "aac.m4a")
     monkeypatch.setattr(decoding, "PROGRAM", "print('garbage', flush=True)\nwhile True: pass")
     assert_refused(unreadable, "its decoder failed")
+
+
+def test_the_process_ends_with_its_parent(media: Path) -> None:
+    """A killed parent closes nothing, and the process may not write for a long time."""
+    program = (
+        "import time; from singleout.audio import ffmpeg\n"
+        "ffmpeg.decode = lambda *_: time.sleep(600)\n"
+        "print('started', flush=True); ffmpeg.main()"
+    )
+    command = [sys.executable, "-c", program, str(media / "aac.m4a"), ""]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"started\n"
+        process.stdin.close()
+        assert process.wait(60) == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="needs Linux")
+def test_a_killed_parent_leaves_no_decoder(media: Path) -> None:
+    program = (
+        "import os, signal, sys; from pathlib import Path\n"
+        "from singleout.audio.decoding import Decoder\n"
+        "decoder = Decoder(Path(sys.argv[1]), '')\n"
+        "print(decoder._process.pid, flush=True)\n"
+        "sys.stdin.read(1); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    command = [sys.executable, "-c", program, str(media / "pcm.mkv")]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes) as parent:
+        assert parent.stdin is not None
+        assert parent.stdout is not None
+        decoder = os.pidfd_open(int(parent.stdout.readline()))
+        parent.stdin.close()
+        assert parent.wait(60) == -signal.SIGKILL
+        assert select.select([decoder], [], [], 60)[0]  # it has ended
+        os.close(decoder)
+
+
+def test_the_memory_of_the_process_is_limited(
+    unreadable: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = (
+        "from singleout.audio import ffmpeg\n"
+        "ffmpeg._decode = lambda *_: bytearray(ffmpeg.MAX_MEMORY_BYTES)\n"
+        "ffmpeg.main()"
+    )
+    monkeypatch.setattr(decoding, "PROGRAM", program)
+    assert_refused(unreadable, "needs too much memory")

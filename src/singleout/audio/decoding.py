@@ -66,7 +66,7 @@ class Decoder:
         self.notes: list[Note] = []
         # The process imports this package, and no module from the current folder.
         import_path = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
-        arguments = [os.fspath(path.absolute()), str(track or "")]
+        arguments = [os.fspath(path.absolute()), "" if track is None else str(track)]
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-c", PROGRAM, *arguments],
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, import_path))},
