@@ -28,6 +28,7 @@ KINDS = {
     "mpg": ("vob", "ac3", "mpeg2video", 2_048),
     "flv": ("flv", "aac", "flv1", 2_048),
     "wmv": ("asf", "pcm_s16le", "mpeg4", 0),
+    "avi": ("avi", "ac3", "mpeg4", 2_048),
     "nut": ("nut", "pcm_s16le", "mpeg4", 0),
 }
 

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from singleout.audio.avi import skipped_frames
 from singleout.audio.blocks import BlockWriter
 from singleout.audio.frames import FrameConverter
 from singleout.audio.info import AudioInfo, Note
@@ -98,22 +99,23 @@ def _limit_memory() -> None:
 def decode(path: str, output: BinaryIO, track: int | None = None) -> None:
     """Decode a media file with FFmpeg.
 
-    Args:
-        path: the media file.
-        output: gets the description, samples and notes, or a reason; see ``blocks``.
-        track: number of the sound track, from 1; None takes the main one.
+        Args:
+            path: the media file.
+            output: gets the description, samples and notes, or a reason; see ``blocks``.
+            track: number of the sound track, from 1; None takes the main one.
 
-    Example:
-        >>> import io, tempfile
-        >>> from singleout.audio import write_wav
-        >>> from singleout.audio.blocks import BlockReader
-        >>> output = io.BytesIO()
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     path = f"{folder}/silence.wav"
-        ...     write_wav(path, np.zeros((2, 1_000), np.float32), 16_000)
-        ...     decode(path, output)
-        >>> BlockReader(io.BytesIO(output.getvalue())).read().shape
-        (2, 1000)
+        Example:
+            >>> import io, tempfile
+            >>> from singleout.audio import write_wav
+            >>> from singleout.audio.avi import skipped_frames
+    from singleout.audio.blocks import BlockReader
+            >>> output = io.BytesIO()
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     path = f"{folder}/silence.wav"
+            ...     write_wav(path, np.zeros((2, 1_000), np.float32), 16_000)
+            ...     decode(path, output)
+            >>> BlockReader(io.BytesIO(output.getvalue())).read().shape
+            (2, 1000)
     """
     writer = BlockWriter(output)
     try:
@@ -208,6 +210,8 @@ class _Decoding:
         # A negative start is the padding of an encoder.
         start = min((max(0.0, each) for each in starts if each is not None), default=None)
         self._timeline = Timeline(start, self._stated_end, may_jump=self._may_jump)
+        self._tick = float(stream.time_base)
+        self._skipped = skipped_frames(container.name, stream)
         self._output: _Output | None = None
         self._sound_end = self._any_end = -math.inf
         self._num_damaged = 0
@@ -222,6 +226,7 @@ class _Decoding:
         """
         from av.error import FFmpegError
 
+        waiting = None  # the last frame: the time of the next one shows whether its own is right
         for packet in self._packets():
             self._read_log()
             if packet is not None and not self._is_sound(packet):
@@ -234,8 +239,12 @@ class _Decoding:
                 self._expect_loss(error)
                 continue
             for frame in frames:
-                self._take(frame)
+                if waiting is not None:
+                    self._place(waiting, frame)
+                waiting = frame
         self._read_log()
+        if waiting is not None:
+            self._place(waiting, None)
         if self._output is None:
             if self._is_encrypted:
                 raise AudioError("its sound is encrypted")
@@ -258,6 +267,8 @@ class _Decoding:
                 break
             except MemoryError:
                 raise
+            except IndexError:  # a packet of a stream that was not there at the start
+                continue
             except FFmpegError as error:
                 num_errors += 1
                 self._is_cut = self._is_cut or self._stated_end is None
@@ -296,10 +307,11 @@ class _Decoding:
                 self._is_cut = self._is_cut or CUT.search(text) is not None
                 self._is_encrypted = self._is_encrypted or ENCRYPTED.search(text) is not None
 
-    def _take(self, frame: Any) -> None:
+    def _place(self, frame: Any, following: Any) -> None:
         """Write the samples of a frame at their time."""
         position = self._output.seconds if self._output else 0.0
-        silence = self._timeline.silence_before(_seconds(frame.pts, self._stream), position)
+        next_time = None if following is None else self._time(following)
+        silence = self._timeline.silence_before(self._time(frame), position, next_time)
         if self._output is None:
             info = describe(self._container, self._stream, frame, self._stated_frames(frame))
             self._converter = FrameConverter(frame)
@@ -308,6 +320,15 @@ class _Decoding:
             self._output.write(self._converter.finish())
             self._output.write_silence(silence)
         self._output.write(self._converter.push(frame))
+
+    def _time(self, frame: Any) -> float | None:
+        """The timestamp of a frame in seconds."""
+        if frame.pts is None:
+            return None
+        skipped = 0
+        if len(self._skipped):
+            skipped = int(np.searchsorted(self._skipped, frame.pts, side="right"))
+        return float(frame.pts + skipped) * self._tick
 
     def _stream_end(self) -> float | None:
         """The end of the sound that an MP4 states to the sample."""
