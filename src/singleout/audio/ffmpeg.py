@@ -99,23 +99,22 @@ def _limit_memory() -> None:
 def decode(path: str, output: BinaryIO, track: int | None = None) -> None:
     """Decode a media file with FFmpeg.
 
-        Args:
-            path: the media file.
-            output: gets the description, samples and notes, or a reason; see ``blocks``.
-            track: number of the sound track, from 1; None takes the main one.
+    Args:
+        path: the media file.
+        output: gets the description, samples and notes, or a reason; see ``blocks``.
+        track: number of the sound track, from 1; None takes the main one.
 
-        Example:
-            >>> import io, tempfile
-            >>> from singleout.audio import write_wav
-            >>> from singleout.audio.avi import skipped_frames
-    from singleout.audio.blocks import BlockReader
-            >>> output = io.BytesIO()
-            >>> with tempfile.TemporaryDirectory() as folder:
-            ...     path = f"{folder}/silence.wav"
-            ...     write_wav(path, np.zeros((2, 1_000), np.float32), 16_000)
-            ...     decode(path, output)
-            >>> BlockReader(io.BytesIO(output.getvalue())).read().shape
-            (2, 1000)
+    Example:
+        >>> import io, tempfile
+        >>> from singleout.audio import write_wav
+        >>> from singleout.audio.blocks import BlockReader
+        >>> output = io.BytesIO()
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = f"{folder}/silence.wav"
+        ...     write_wav(path, np.zeros((2, 1_000), np.float32), 16_000)
+        ...     decode(path, output)
+        >>> BlockReader(io.BytesIO(output.getvalue())).read().shape
+        (2, 1000)
     """
     writer = BlockWriter(output)
     try:
