@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from singleout.audio import decoding, open_audio, read_audio
 from singleout.audio.decoding import Decoder
 from singleout.errors import AudioError
-from tests.audio.media import NUM_FRAMES, RATE, assert_refused, to_floats
+from tests.audio.media import NUM_FRAMES, RATE, assert_refused, encode, to_floats
 
 
 def test_samples_pass_the_pipe_exactly(media: Path, integers: NDArray[np.int16]) -> None:
@@ -44,6 +45,28 @@ def test_relative_paths_are_read(
     (tmp_path / "x.m4a").write_bytes((media / "aac.m4a").read_bytes())
     monkeypatch.chdir(tmp_path)
     assert read_audio("x.m4a")[1] == RATE
+
+
+def test_channels_in_an_order_of_their_own_are_sorted(
+    tmp_path: Path, integers: NDArray[np.int16]
+) -> None:
+    """The right channel is the first one in the file. PyAV frees such a layout twice."""
+    path = encode(tmp_path / "x.mov", "pcm_s16le", integers)
+    data = bytearray(path.read_bytes())
+    start = data.index(b"chan") - 4
+    size = int.from_bytes(data[start : start + 4], "big")
+    labels = b"".join(struct.pack(">II12x", label, 0) for label in (2, 1))
+    box = struct.pack(">I4sIIII", 64, b"chan", 0, 0, 0, 2) + labels
+    for name in (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd", b"sowt"):
+        place = data.rindex(name) - 4
+        grown = int.from_bytes(data[place : place + 4], "big") + len(box) - size
+        data[place : place + 4] = grown.to_bytes(4, "big")
+    data[start : start + size] = box
+    path.write_bytes(data)
+    with open_audio(path) as reader:
+        assert reader.info.channel_mask == 3
+        waveform = np.concatenate(list(reader.blocks()), axis=1)
+    np.testing.assert_array_equal(waveform, to_floats(integers)[::-1])
 
 
 # A decoder that fails

@@ -21,6 +21,7 @@ from singleout.audio.lengths import is_fragmented, starts_as_mp4, stated_end
 from singleout.audio.streams import (
     UNREADABLE,
     describe,
+    kept,
     picture_stream,
     shortened,
     sound_stream,
@@ -78,7 +79,8 @@ def main() -> None:
         decode(sys.argv[1], output, track)
         output.flush()
     except BrokenPipeError:
-        os._exit(0)  # the reader has stopped
+        pass  # the reader has stopped
+    os._exit(0)  # without cleaning up, see ``kept``
 
 
 def _end_with_parent() -> None:
@@ -241,6 +243,7 @@ class _Decoding:
                 if waiting is not None:
                     self._place(waiting, frame)
                 waiting = frame
+                kept(frame.layout)
         self._read_log()
         if waiting is not None:
             self._place(waiting, None)
