@@ -26,6 +26,8 @@ from singleout.errors import AudioError
 
 T = TypeVar("T")
 
+ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+"""NumPy starts no threads in the process. Many threads would need more than its memory."""
 PROGRAM = "from singleout.audio.ffmpeg import main; main()"
 """What the process runs."""
 
@@ -69,7 +71,11 @@ class Decoder:
         arguments = [os.fspath(path.absolute()), "" if track is None else str(track)]
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-c", PROGRAM, *arguments],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, import_path))},
+            env={
+                **os.environ,
+                **ENVIRONMENT,
+                "PYTHONPATH": os.pathsep.join(filter(None, import_path)),
+            },
             stdin=subprocess.PIPE,  # its end tells the process that this one has ended
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,  # FFmpeg prints there

@@ -8,6 +8,7 @@ import re
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -95,7 +96,8 @@ def _limit_memory() -> None:
         return
     hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
     limit = MAX_MEMORY_BYTES if hard == resource.RLIM_INFINITY else min(hard, MAX_MEMORY_BYTES)
-    resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
+    with suppress(OSError, ValueError):  # some systems refuse it
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
 
 
 def decode(path: str, output: BinaryIO, track: int | None = None) -> None:
