@@ -43,7 +43,7 @@ def test_what_is_no_sound_is_one_line(content: bytes, tmp_path: Path) -> None:
     for place in (path, tmp_path / "gone.wav", tmp_path):
         with (
             pytest.raises(AudioError, match="cannot be read as audio") as caught,
-            open_sound(where),
+            open_sound(place),
         ):
             pass
         assert str(caught.value).startswith(f"{place}: ")
