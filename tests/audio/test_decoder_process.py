@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import os
+import select
+import signal
+import struct
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +19,7 @@ from numpy.typing import NDArray
 from singleout.audio import decoding, open_audio, read_audio
 from singleout.audio.decoding import Decoder
 from singleout.errors import AudioError
-from tests.audio.media import NUM_FRAMES, RATE, assert_refused, to_floats
+from tests.audio.media import NUM_FRAMES, RATE, assert_refused, encode, to_floats
 
 
 def test_samples_pass_the_pipe_exactly(media: Path, integers: NDArray[np.int16]) -> None:
@@ -39,6 +45,28 @@ def test_relative_paths_are_read(
     (tmp_path / "x.m4a").write_bytes((media / "aac.m4a").read_bytes())
     monkeypatch.chdir(tmp_path)
     assert read_audio("x.m4a")[1] == RATE
+
+
+def test_channels_in_an_order_of_their_own_are_sorted(
+    tmp_path: Path, integers: NDArray[np.int16]
+) -> None:
+    """The right channel is the first one in the file. PyAV frees such a layout twice."""
+    path = encode(tmp_path / "x.mov", "pcm_s16le", integers)
+    data = bytearray(path.read_bytes())
+    start = data.index(b"chan") - 4
+    size = int.from_bytes(data[start : start + 4], "big")
+    labels = b"".join(struct.pack(">II12x", label, 0) for label in (2, 1))
+    box = struct.pack(">I4sIIII", 64, b"chan", 0, 0, 0, 2) + labels
+    for name in (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd", b"sowt"):
+        place = data.rindex(name) - 4
+        grown = int.from_bytes(data[place : place + 4], "big") + len(box) - size
+        data[place : place + 4] = grown.to_bytes(4, "big")
+    data[start : start + size] = box
+    path.write_bytes(data)
+    with open_audio(path) as reader:
+        assert reader.info.channel_mask == 3
+        waveform = np.concatenate(list(reader.blocks()), axis=1)
+    np.testing.assert_array_equal(waveform, to_floats(integers)[::-1])
 
 
 # A decoder that fails
@@ -199,3 +227,53 @@ def test_errors_leave_no_process(
     read_audio(media / "aac.m4a")
     monkeypatch.setattr(decoding, "PROGRAM", "print('garbage', flush=True)\nwhile True: pass")
     assert_refused(unreadable, "its decoder failed")
+
+
+def test_the_process_ends_with_its_parent(media: Path) -> None:
+    """A killed parent closes nothing, and the process may not write for a long time."""
+    program = (
+        "import time; from singleout.audio import ffmpeg\n"
+        "ffmpeg.decode = lambda *_: time.sleep(600)\n"
+        "print('started', flush=True); ffmpeg.main()"
+    )
+    command = [sys.executable, "-c", program, str(media / "aac.m4a"), ""]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"started\n"
+        process.stdin.close()
+        assert process.wait(60) == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="needs Linux")
+def test_a_killed_parent_leaves_no_decoder(media: Path) -> None:
+    program = (
+        "import os, signal, sys; from pathlib import Path\n"
+        "from singleout.audio.decoding import Decoder\n"
+        "decoder = Decoder(Path(sys.argv[1]), '')\n"
+        "print(decoder._process.pid, flush=True)\n"
+        "sys.stdin.read(1); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    command = [sys.executable, "-c", program, str(media / "pcm.mkv")]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes) as parent:
+        assert parent.stdin is not None
+        assert parent.stdout is not None
+        decoder = os.pidfd_open(int(parent.stdout.readline()))
+        parent.stdin.close()
+        assert parent.wait(60) == -signal.SIGKILL
+        assert select.select([decoder], [], [], 60)[0]  # it has ended
+        os.close(decoder)
+
+
+def test_the_memory_of_the_process_is_limited(
+    unreadable: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = (
+        "from singleout.audio import ffmpeg\n"
+        "ffmpeg._decode = lambda *_: bytearray(ffmpeg.MAX_MEMORY_BYTES)\n"
+        "ffmpeg.main()"
+    )
+    monkeypatch.setattr(decoding, "PROGRAM", program)
+    assert_refused(unreadable, "needs too much memory")

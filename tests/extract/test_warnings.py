@@ -125,17 +125,17 @@ def test_strict_refuses_a_cut_recording_and_leaves_no_file(
 def test_an_example_that_is_cut_is_used_with_one_warning(
     calibrated_extractor: Extractor, cut: Path, logged: Callable[[], list[str]]
 ) -> None:
-    extractor = Extractor(calibrated_extractor.model)
+    extractor, example = Extractor(calibrated_extractor.model), Example(cut)
     for _ in range(2):
-        result = extractor.extract(noise(RATE), Example(cut), RATE)
+        result = extractor.extract(noise(RATE), example, RATE)
         assert result.warnings == ()
     (text,) = logged()
     assert str(cut) in text
     for _ in range(2):  # a condition that is kept is not strict
         with pytest.raises(AudioError, match=f"^{cut}: "):
-            extractor.extract(noise(RATE), Example(cut), RATE, strict=True)
+            extractor.extract(noise(RATE), example, RATE, strict=True)
     with pytest.raises(AudioError, match=f"^{cut}: "):
-        Extractor(extractor.model, strict=True).prepare(Example(cut))
+        Extractor(extractor.model, strict=True).prepare(example)
 
 
 def test_the_picture_of_a_cut_recording_is_that_of_its_rest(

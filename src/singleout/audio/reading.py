@@ -73,6 +73,7 @@ def open_audio(
     process. Integers become floats with full scale 1. No sample is clipped or rescaled.
 
     Of a recording that is cut or damaged, the rest is read, and a note says what is missing.
+    The sound of a video keeps its time: gaps in it and a start after the pictures become silence.
 
     Args:
         path: the file.
