@@ -253,6 +253,21 @@ def test_a_broken_last_sample_shows_a_cut(tmp_path: Path, kind: str) -> None:
     assert note.missing_seconds is None
 
 
+@pytest.mark.parametrize("size", [0, UNSET])
+def test_a_wav_of_more_than_4_gb_whose_size_is_unset(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """It is read as an RF64. The limit is lower here."""
+    monkeypatch.setattr("singleout.audio.sizes.LONG_BYTES", 5_000)
+    path = tmp_path / "x.wav"
+    path.write_bytes(wav(DATA, riff=size, size=size, after=TAGS))
+    waveform, notes = read_with_notes(path)
+    np.testing.assert_array_equal(waveform, soundfile.read(write_right(tmp_path))[0].T)
+    assert notes == []
+    with open_audio(path) as reader:
+        assert reader.info.container == "RF64"
+
+
 def voc(lengths: list[int], data: bytes) -> bytes:
     """A VOC of 16 bits in blocks of any lengths."""
     head = b"Creative Voice File\x1a" + struct.pack("<HHH", 26, 0x114, 0x1F11)
