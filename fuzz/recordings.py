@@ -99,10 +99,10 @@ class Ffmpeg(Target):
 
 def _check_decoded(pipe: io.BytesIO) -> None:
     """Check what the process of a decoder would send to the program."""
-    if not find_spec("singleout.audio.blocks"):
+    if not find_spec("singleout.audio.ffmpeg.blocks"):
         return
     try:
-        reader = import_module("singleout.audio.blocks").BlockReader(pipe)
+        reader = import_module("singleout.audio.ffmpeg.blocks").BlockReader(pipe)
         while (block := reader.read()).size:
             assert block.shape[0] == reader.info.channels, "a block has other channels than stated"
     except AudioError as error:

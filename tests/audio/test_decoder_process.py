@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from singleout.audio import decoding, open_audio, read_audio
-from singleout.audio.decoding import Decoder
+from singleout.audio import open_audio, read_audio
+from singleout.audio.ffmpeg import decoder as ffmpeg_decoder
+from singleout.audio.ffmpeg.decoder import Decoder
 from singleout.errors import AudioError
 from tests.audio.media import NUM_FRAMES, RATE, assert_refused, encode, to_floats
 
@@ -112,7 +113,7 @@ def test_a_decoder_that_dies_is_reported(
 ) -> None:
     """Before its first line, after it, or within the samples: this process lives on."""
     sent += "\n"
-    monkeypatch.setattr(decoding, "PROGRAM", HEAD + sent + KILL)
+    monkeypatch.setattr(ffmpeg_decoder, "PROGRAM", HEAD + sent + KILL)
     assert_refused(unreadable, "SIGSEGV.*damaged")
 
 
@@ -121,7 +122,7 @@ def test_samples_of_a_dying_decoder_do_not_end_normally(
 ) -> None:
     """The samples are read, then an error is raised."""
     sent = "head(); block(1_000, bytes(8_000))\n"
-    monkeypatch.setattr(decoding, "PROGRAM", HEAD + sent + KILL)
+    monkeypatch.setattr(ffmpeg_decoder, "PROGRAM", HEAD + sent + KILL)
     with open_audio(unreadable) as reader:
         blocks = reader.blocks()
         assert next(blocks).shape == (2, 1_000)
@@ -156,14 +157,14 @@ def test_a_broken_decoder_is_reported(
     unreadable: Path, monkeypatch: pytest.MonkeyPatch, program: str
 ) -> None:
     """Any failure becomes a message of one line."""
-    monkeypatch.setattr(decoding, "PROGRAM", program)
+    monkeypatch.setattr(ffmpeg_decoder, "PROGRAM", program)
     assert_refused(unreadable, BROKEN[program])
 
 
 def test_without_pyav_the_message_names_it(media: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Files that libsndfile reads do not need PyAV."""
-    hidden = "import sys; sys.modules['av'] = None\n" + decoding.PROGRAM
-    monkeypatch.setattr(decoding, "PROGRAM", hidden)
+    hidden = "import sys; sys.modules['av'] = None\n" + ffmpeg_decoder.PROGRAM
+    monkeypatch.setattr(ffmpeg_decoder, "PROGRAM", hidden)
     assert_refused(media / "aac.m4a", "pip install av")
 
 
@@ -215,7 +216,7 @@ def test_a_decoder_that_hangs_is_ended(
 ) -> None:
     """Closing does not wait for the decoder."""
     hang = "head(); block(9, bytes(72)); out.flush()\nwhile True: signal.pause()"
-    monkeypatch.setattr(decoding, "PROGRAM", HEAD + hang)
+    monkeypatch.setattr(ffmpeg_decoder, "PROGRAM", HEAD + hang)
     with open_audio(unreadable) as reader:
         assert next(reader.blocks()).shape[0] == 2
 
@@ -225,16 +226,16 @@ def test_errors_leave_no_process(
 ) -> None:
     assert_refused(media / "silent.mp4", "no sound")
     read_audio(media / "aac.m4a")
-    monkeypatch.setattr(decoding, "PROGRAM", "print('garbage', flush=True)\nwhile True: pass")
+    monkeypatch.setattr(ffmpeg_decoder, "PROGRAM", "print('garbage', flush=True)\nwhile True: pass")
     assert_refused(unreadable, "its decoder failed")
 
 
 def test_the_process_ends_with_its_parent(media: Path) -> None:
     """A killed parent closes nothing, and the process may not write for a long time."""
     program = (
-        "import time; from singleout.audio import ffmpeg\n"
-        "ffmpeg.decode = lambda *_: time.sleep(600)\n"
-        "print('started', flush=True); ffmpeg.main()"
+        "import time; from singleout.audio.ffmpeg import process\n"
+        "process.decode = lambda *_: time.sleep(600)\n"
+        "print('started', flush=True); process.main()"
     )
     command = [sys.executable, "-c", program, str(media / "aac.m4a"), ""]
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
@@ -250,7 +251,7 @@ def test_the_process_ends_with_its_parent(media: Path) -> None:
 def test_a_killed_parent_leaves_no_decoder(media: Path) -> None:
     program = (
         "import os, signal, sys; from pathlib import Path\n"
-        "from singleout.audio.decoding import Decoder\n"
+        "from singleout.audio.ffmpeg.decoder import Decoder\n"
         "decoder = Decoder(Path(sys.argv[1]), '')\n"
         "print(decoder._process.pid, flush=True)\n"
         "sys.stdin.read(1); os.kill(os.getpid(), signal.SIGKILL)"
@@ -271,9 +272,9 @@ def test_the_memory_of_the_process_is_limited(
     unreadable: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program = (
-        "from singleout.audio import ffmpeg\n"
-        "ffmpeg._decode = lambda *_: bytearray(ffmpeg.MAX_MEMORY_BYTES)\n"
-        "ffmpeg.main()"
+        "from singleout.audio.ffmpeg import process\n"
+        "process._decode = lambda *_: bytearray(process.MAX_MEMORY_BYTES)\n"
+        "process.main()"
     )
-    monkeypatch.setattr(decoding, "PROGRAM", program)
+    monkeypatch.setattr(ffmpeg_decoder, "PROGRAM", program)
     assert_refused(unreadable, "needs too much memory")

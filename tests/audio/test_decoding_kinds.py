@@ -11,8 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 from singleout.audio import output_kind
-from singleout.audio.frames import FrameConverter
-from singleout.audio.streams import WAV_CHANNELS
+from singleout.audio.ffmpeg.frames import FrameConverter
+from singleout.audio.ffmpeg.streams import WAV_CHANNELS
 from tests.audio.media import RATE, assert_refused, av, damage, encode, read_notes, to_floats
 
 pytestmark = pytest.mark.usefixtures("in_process")

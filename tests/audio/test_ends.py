@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from singleout.audio import Note, open_audio, read_audio
-from singleout.audio.riff import chunk
+from singleout.audio.description.riff import chunk
 from singleout.errors import AudioError
 from tests.audio.recordings import WITH_FILES, noise
 
@@ -258,7 +258,7 @@ def test_a_wav_of_more_than_4_gb_whose_size_is_unset(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
     """It is read as an RF64. The limit is lower here."""
-    monkeypatch.setattr("singleout.audio.sizes.LONG_BYTES", 5_000)
+    monkeypatch.setattr("singleout.audio.ends.sizes.LONG_BYTES", 5_000)
     path = tmp_path / "x.wav"
     path.write_bytes(wav(DATA, riff=size, size=size, after=TAGS))
     waveform, notes = read_with_notes(path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from singleout.audio.timeline import Timeline
+from singleout.audio.ffmpeg.timeline import Timeline
 
 FRAME = 1_024 / 48_000
 DAY = 24 * 3600.0

@@ -13,9 +13,9 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from singleout.audio.ends import sections
+from singleout.audio.ends.rule import sections
+from singleout.audio.ends.section import Section
 from singleout.audio.info import AudioInfo, Note
-from singleout.audio.section import Section
 from singleout.audio.sources import Source, open_source, sndfile_reason
 from singleout.errors import AudioError
 

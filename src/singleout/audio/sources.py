@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 
 from singleout.audio.channels import Layout
 from singleout.audio.chatter import quiet
-from singleout.audio.decoding import Decoder
-from singleout.audio.description import Description, describe
+from singleout.audio.description.describe import Description, describe
+from singleout.audio.ends.section import Section, as_one
+from singleout.audio.ffmpeg.decoder import Decoder
 from singleout.audio.info import ALAC, AudioInfo, Note, sndfile_name
 from singleout.audio.packed import PackedWav, packing
 from singleout.audio.resampling import ResampleStream
-from singleout.audio.section import Section, as_one
 from singleout.errors import AudioError
 
 BLOCK_FRAMES = 1 << 18

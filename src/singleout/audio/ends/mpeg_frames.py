@@ -16,7 +16,7 @@ import re
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
-from singleout.audio.tags import tag_bytes
+from singleout.audio.ends.tags import tag_bytes
 
 BLOCK_BYTES = 1 << 20
 HEADER = re.compile(rb"\xff[\xe2-\xff][\x00-\xef].", re.DOTALL)

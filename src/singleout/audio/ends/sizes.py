@@ -9,10 +9,10 @@ from __future__ import annotations
 import struct
 from typing import BinaryIO
 
-from singleout.audio.headers import MAX_FIELD, RIFF, Head, chunks
+from singleout.audio.ends.headers import MAX_FIELD, RIFF, Head, chunks
+from singleout.audio.ends.section import Section
+from singleout.audio.ends.tags import tag_bytes
 from singleout.audio.info import Note
-from singleout.audio.section import Section
-from singleout.audio.tags import tag_bytes
 
 LONG_BYTES = MAX_FIELD - 8
 """A WAV that is longer cannot state its size."""

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from singleout.audio.ffmpeg.streams import WAV_CHANNELS, wav_order
 from singleout.audio.resampling import ResampleStream
-from singleout.audio.streams import WAV_CHANNELS, wav_order
 
 SAMPLES: dict[str, Any] = {
     "u8": np.uint8, "s16": np.int16, "s32": np.int32, "s64": np.int64,

@@ -14,12 +14,11 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from singleout.audio.avi import skipped_frames
-from singleout.audio.blocks import BlockWriter
-from singleout.audio.frames import FrameConverter
-from singleout.audio.info import AudioInfo, Note
-from singleout.audio.lengths import is_fragmented, starts_as_mp4, stated_end
-from singleout.audio.streams import (
+from singleout.audio.ffmpeg.avi import skipped_frames
+from singleout.audio.ffmpeg.blocks import BlockWriter
+from singleout.audio.ffmpeg.frames import FrameConverter
+from singleout.audio.ffmpeg.lengths import is_fragmented, starts_as_mp4, stated_end
+from singleout.audio.ffmpeg.streams import (
     UNREADABLE,
     describe,
     kept,
@@ -28,7 +27,8 @@ from singleout.audio.streams import (
     sound_stream,
     tracks_note,
 )
-from singleout.audio.timeline import GAP_SECONDS, Timeline
+from singleout.audio.ffmpeg.timeline import GAP_SECONDS, Timeline
+from singleout.audio.info import AudioInfo, Note
 from singleout.errors import AudioError
 
 MAX_MEMORY_BYTES = 2 << 30
@@ -64,7 +64,7 @@ def main() -> None:
 
     Example:
         >>> import subprocess
-        >>> program = "from singleout.audio.ffmpeg import main; main()"
+        >>> program = "from singleout.audio.ffmpeg.process import main; main()"
         >>> command = [sys.executable, "-c", program, "missing.mp4", ""]
         >>> pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         >>> with subprocess.Popen(command, **pipes) as process:
@@ -111,7 +111,7 @@ def decode(path: str, output: BinaryIO, track: int | None = None) -> None:
     Example:
         >>> import io, tempfile
         >>> from singleout.audio import write_wav
-        >>> from singleout.audio.blocks import BlockReader
+        >>> from singleout.audio.ffmpeg.blocks import BlockReader
         >>> output = io.BytesIO()
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = f"{folder}/silence.wav"
