@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import io
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import numpy as np
 
-import singleout.audio.sources
 from fuzz import media, mutation, packages
 from fuzz.target import Files, Target
-from singleout.audio import open_audio
+from singleout.audio import open_audio, sources
+from singleout.audio.ffmpeg.blocks import BlockReader
+from singleout.audio.ffmpeg.process import decode
 from singleout.errors import AudioError
 
 MAX_SAMPLES = 3_000_000
@@ -29,9 +28,7 @@ class Sndfile(Target):
     def prepare(self, folder: Path, with_packages: bool) -> None:
         self.seeds = media.sndfile_seeds() + (packages.odd_files() if with_packages else [])
         # FFmpeg needs a process for each file, and has a target of its own.
-        for name in dir(singleout.audio.sources):
-            if name in ("Decoder", "decoded"):
-                setattr(singleout.audio.sources, name, _not_by_ffmpeg)
+        setattr(sources, "Decoder", _not_by_ffmpeg)  # noqa: B010
 
     def make(self, random: Random) -> Files:
         return {"input": mutation.mutated_bytes(random, self.seeds)}
@@ -90,7 +87,7 @@ class Ffmpeg(Target):
             return
         pipe = _Pipe()
         try:
-            _decode()(str(folder / "input"), pipe)
+            decode(str(folder / "input"), pipe)
         except BrokenPipeError:
             return
         pipe.seek(0)
@@ -99,10 +96,8 @@ class Ffmpeg(Target):
 
 def _check_decoded(pipe: io.BytesIO) -> None:
     """Check what the process of a decoder would send to the program."""
-    if not find_spec("singleout.audio.ffmpeg.blocks"):
-        return
     try:
-        reader = import_module("singleout.audio.ffmpeg.blocks").BlockReader(pipe)
+        reader = BlockReader(pipe)
         while (block := reader.read()).size:
             assert block.shape[0] == reader.info.channels, "a block has other channels than stated"
     except AudioError as error:
@@ -110,11 +105,3 @@ def _check_decoded(pipe: io.BytesIO) -> None:
         if "its decoder failed" in str(error):
             raise AssertionError(f"decoder: {str(error)[:60]}") from None
         raise
-
-
-def _decode() -> Any:
-    """FFmpeg's part of the reader, which usually runs in a process of its own."""
-    for name in ("ffmpeg", "decoding"):
-        if find_spec(f"singleout.audio.{name}"):
-            return import_module(f"singleout.audio.{name}").decode
-    raise ImportError("singleout.audio has no decode")

@@ -83,11 +83,12 @@ def test_silence_is_not_an_error(tmp_path: Path, debug_model_folder: Path) -> No
     assert extract(path, "a dog", "-o", tmp_path, *model).exit_code == 0
 
 
-@pytest.mark.parametrize("kind", [kind for kind in BAD if kind != "\0"])
+@pytest.mark.parametrize("kind", [kind for kind in BAD if kind not in ("\0", "pipe")])
 def test_bad_recordings(tmp_path: Path, debug_model_folder: Path, kind: str) -> None:
+    """A pipe is no bad recording, but a command waits for the program that writes into it."""
     path = write_bad(tmp_path, kind)
     out = tmp_path / "out"
-    result = extract(path, "a dog", "-o", out, "--model", debug_model_folder)
+    result = extract(path, "a dog", "-o", out, "--strict", "--model", debug_model_folder)
     check_refused(result, str(path))
     assert not out.exists()
 
