@@ -238,7 +238,10 @@ def test_bad_output_folders(street: Path, tmp_path: Path, debug_model_folder: Pa
 
 @pytest.mark.skipif(os.name != "posix", reason="permissions of folders")
 def test_read_only_folder(street: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write everywhere
+    def refuse(**_: object) -> None:  # root may write everywhere
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("singleout.cli.outputs.TemporaryFile", refuse)
     check_refused(extract(street, "a dog", "-o", tmp_path / "new"), "cannot be written")
 
 
@@ -275,7 +278,7 @@ def test_a_full_disk_leaves_all_files_as_they_were(
     assert files_below(tmp_path) == before
 
 
-@pytest.mark.parametrize("moment", ["singleout.extract.chunking.torch.tensor", "os.getpid"])
+@pytest.mark.parametrize("moment", ["singleout.extract.chunking.torch.tensor", "secrets.token_hex"])
 def test_interrupt_leaves_nothing(
     street: Path,
     tmp_path: Path,

@@ -24,7 +24,7 @@ needs_shim = pytest.mark.skipif(
 
 @needs_shim
 @pytest.mark.slow
-@pytest.mark.parametrize(("command", "most"), zip(COMMANDS, (4, 2, 2, 2), strict=True))
+@pytest.mark.parametrize(("command", "most"), [*zip(COMMANDS, (4, 2, 2, 2), strict=True)])
 def test_nothing_is_lost(tmp_path: Path, command: str, most: int) -> None:
     output = tmp_path / "faults.json"
     subprocess.run(
