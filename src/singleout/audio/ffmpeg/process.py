@@ -51,7 +51,7 @@ MAX_SURPLUS_FRAMES = 4_096
 CUT_SECONDS = 1.0
 """Pictures and sounds may end so much before the stated end of a whole recording."""
 MAX_ERRORS = 16
-"""Packets in a row that cannot be read before the rest is given up."""
+"""Packets that cannot be read, and no frame between them, before the rest is given up."""
 TIMESTAMPS_MAY_JUMP = 0x0200
 """FFmpeg's AVFMT_TS_DISCONT."""
 
@@ -217,7 +217,7 @@ class _Decoding:
         self._skipped = skipped_frames(container.name, stream)
         self._output: _Output | None = None
         self._sound_end = self._any_end = -math.inf
-        self._num_damaged = 0
+        self._num_damaged = self._num_errors = 0
         self._is_cut = self._is_encrypted = False
         self._last_error = ""
 
@@ -242,6 +242,7 @@ class _Decoding:
                 self._expect_loss(error)
                 continue
             for frame in frames:
+                self._num_errors = 0
                 if waiting is not None:
                     self._place(waiting, frame)
                 waiting = frame
@@ -261,12 +262,10 @@ class _Decoding:
         from av.error import FFmpegError
 
         streams = [self._stream, *([self._pictures] if self._pictures else [])]
-        num_errors = 0
-        while num_errors < MAX_ERRORS:
+        while self._num_errors < MAX_ERRORS:
             try:
                 for packet in self._container.demux(streams):
                     if packet.size:
-                        num_errors = 0
                         yield packet
                 break
             except MemoryError:
@@ -274,7 +273,7 @@ class _Decoding:
             except IndexError:  # a packet of a stream that was not there at the start
                 continue
             except FFmpegError as error:
-                num_errors += 1
+                self._num_errors += 1
                 self._is_cut = self._is_cut or self._stated_end is None
                 self._expect_loss(error, count=0)
         yield None
