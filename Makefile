@@ -28,6 +28,31 @@ check: $(VENV)/.dev
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/mypy
 
+# Try every fault at every place, for hours, and fill the tables of docs/reliability.md.
+faults: $(VENV)/.dev
+	$(BIN)/python -m tests.faults results/faults.json
+	$(BIN)/python -m recipes.reliability
+
+# Run the quick tests with the lowest versions that pyproject.toml allows, in a folder of its own.
+# Torch is the one of constraints.txt: the lowest one is a download of gigabytes.
+FLOORS := .venv-floors
+TORCH := $(shell grep -E '^torch==' constraints.txt)
+EXTRAS := --extra train --extra plot --extra clap --extra hub
+floors:
+	$(PYTHON) -m venv $(FLOORS)
+	$(FLOORS)/bin/python -m pip install --quiet --disable-pip-version-check uv "$(TORCH)"
+	$(FLOORS)/bin/python -m pip freeze --quiet | grep '^torch==' > $(FLOORS)/torch.txt
+	$(FLOORS)/bin/uv pip compile --quiet --python $(FLOORS)/bin/python pyproject.toml $(EXTRAS) \
+		--resolution lowest-direct --constraint $(FLOORS)/torch.txt \
+		$${PIP_EXTRA_INDEX_URL:+--extra-index-url $$PIP_EXTRA_INDEX_URL} \
+		$${PIP_FIND_LINKS:+--find-links $$PIP_FIND_LINKS} --output-file $(FLOORS)/floors.txt
+	$(FLOORS)/bin/python -m pip install --quiet --disable-pip-version-check \
+		-r $(FLOORS)/floors.txt pytest hypothesis scipy torchmetrics
+	$(FLOORS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	$(FLOORS)/bin/python -m pytest --import-mode=importlib -q -o addopts= -o filterwarnings=default \
+		tests/cli tests/audio tests/encoders tests/test_public_api.py tests/test_config.py \
+		tests/train/test_public_face.py
+
 MANIFEST := $${SINGLEOUT_SOUNDS:-$$HOME/.cache/singleout/sounds}/manifest.jsonl
 
 # Measure speed and quality; quality needs the sounds of `make sounds`.
@@ -71,7 +96,7 @@ fuzz: $(VENV)/.dev
 	$(BIN)/python -m fuzz all --inputs $(INPUTS)
 
 clean:
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) $(FLOORS) demo
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import io
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import numpy as np
 
-import singleout.audio.reading
 from fuzz import media, mutation, packages
 from fuzz.target import Files, Target
-from singleout.audio import open_audio
+from singleout.audio import open_audio, sources
+from singleout.audio.ffmpeg.blocks import BlockReader
+from singleout.audio.ffmpeg.process import decode
 from singleout.errors import AudioError
 
 MAX_SAMPLES = 3_000_000
@@ -29,9 +28,7 @@ class Sndfile(Target):
     def prepare(self, folder: Path, with_packages: bool) -> None:
         self.seeds = media.sndfile_seeds() + (packages.odd_files() if with_packages else [])
         # FFmpeg needs a process for each file, and has a target of its own.
-        for name in dir(singleout.audio.reading):
-            if name in ("Decoder", "decoded"):
-                setattr(singleout.audio.reading, name, _not_by_ffmpeg)
+        setattr(sources, "Decoder", _not_by_ffmpeg)  # noqa: B010
 
     def make(self, random: Random) -> Files:
         return {"input": mutation.mutated_bytes(random, self.seeds)}
@@ -62,19 +59,13 @@ def _check_recording(path: Path) -> None:
             assert len(note.text) <= 2_000, "a long note"
 
 
-class _Sink(io.RawIOBase):
-    """Takes what FFmpeg decodes, and keeps nothing."""
-
-    num_bytes = 0
-
-    def writable(self) -> bool:
-        return True
+class _Pipe(io.BytesIO):
+    """Takes what FFmpeg decodes, and breaks where a recording is long."""
 
     def write(self, data: Any) -> int:
-        self.num_bytes += len(data)
-        if self.num_bytes > 4 * MAX_SAMPLES:
+        if self.tell() > 4 * MAX_SAMPLES:
             raise BrokenPipeError
-        return len(data)
+        return super().write(data)
 
 
 class Ffmpeg(Target):
@@ -94,15 +85,23 @@ class Ffmpeg(Target):
         if self.count % 500 == 0:
             _check_recording(folder / "input")
             return
+        pipe = _Pipe()
         try:
-            _decode()(str(folder / "input"), _Sink())
+            decode(str(folder / "input"), pipe)
         except BrokenPipeError:
             return
+        pipe.seek(0)
+        _check_decoded(pipe)
 
 
-def _decode() -> Any:
-    """FFmpeg's part of the reader, which usually runs in a process of its own."""
-    for name in ("ffmpeg", "decoding"):
-        if find_spec(f"singleout.audio.{name}"):
-            return import_module(f"singleout.audio.{name}").decode
-    raise ImportError("singleout.audio has no decode")
+def _check_decoded(pipe: io.BytesIO) -> None:
+    """Check what the process of a decoder would send to the program."""
+    try:
+        reader = BlockReader(pipe)
+        while (block := reader.read()).size:
+            assert block.shape[0] == reader.info.channels, "a block has other channels than stated"
+    except AudioError as error:
+        # The process turns every failure of its program into this message.
+        if "its decoder failed" in str(error):
+            raise AssertionError(f"decoder: {str(error)[:60]}") from None
+        raise

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from singleout.audio import ffmpeg
+from singleout.audio.ffmpeg import process
 from tests.audio.media import NUM_FRAMES, TAGS, av, encode
 
 
@@ -50,7 +50,7 @@ class InProcess:
     def __init__(self, command: list[str], **_: Any) -> None:
         self.stdin, self.stdout = io.BytesIO(), io.BytesIO()
         path, track = command[-2:]
-        ffmpeg.decode(path, self.stdout, int(track) if track else None)
+        process.decode(path, self.stdout, int(track) if track else None)
         self.stdout.seek(0)
 
     def wait(self) -> int:

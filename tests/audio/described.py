@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from singleout.audio.flac import PADDING, block, flac_blocks
-from singleout.audio.iff import aiff_chunk, aiff_chunks
-from singleout.audio.riff import W64_RIFF, W64_WAVE, chunk, chunks
+from singleout.audio.description.flac import PADDING, block, flac_blocks
+from singleout.audio.description.iff import aiff_chunk, aiff_chunks
+from singleout.audio.description.riff import W64_RIFF, W64_WAVE, chunk, chunks
 from tests.audio.recordings import RATE, noise
 
 CUE = struct.pack("<I", 1) + struct.pack("<II4sIII", 1, 100, b"data", 0, 0, 100)

@@ -20,8 +20,8 @@ from singleout.audio.channels import (
     speaker_layout,
     vorbis_layout,
 )
-from singleout.audio.decoding import Decoder
-from singleout.audio.riff import AMBISONIC_TAIL, GUID_TAIL, chunk
+from singleout.audio.description.riff import AMBISONIC_TAIL, GUID_TAIL, chunk
+from singleout.audio.ffmpeg.decoder import Decoder
 from singleout.errors import OutputError
 from tests.audio.media import encode
 from tests.audio.recordings import RATE, noise, read, write

@@ -13,8 +13,14 @@ import pytest
 import soundfile
 
 from singleout.audio import AudioInfo, OutputKind, output_kind, output_notes
-from singleout.audio.description import describe
-from singleout.audio.flac import APPLICATION, COMMENTS, comment_block, comments, read_flac
+from singleout.audio.description.describe import describe
+from singleout.audio.description.flac import (
+    APPLICATION,
+    COMMENTS,
+    comment_block,
+    comments,
+    read_flac,
+)
 from tests.audio.described import (
     AIFF_KEPT,
     CUE_SHEET,

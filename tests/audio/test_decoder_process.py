@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import os
+import select
+import signal
+import struct
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from singleout.audio import decoding, open_audio, read_audio
-from singleout.audio.decoding import Decoder
+from singleout.audio import open_audio, read_audio
+from singleout.audio.ffmpeg import decoder as ffmpeg_decoder
+from singleout.audio.ffmpeg.decoder import Decoder
 from singleout.errors import AudioError
-from tests.audio.media import NUM_FRAMES, RATE, assert_refused, to_floats
+from tests.audio.media import NUM_FRAMES, RATE, assert_refused, encode, to_floats
 
 
 def test_samples_pass_the_pipe_exactly(media: Path, integers: NDArray[np.int16]) -> None:
@@ -39,6 +46,28 @@ def test_relative_paths_are_read(
     (tmp_path / "x.m4a").write_bytes((media / "aac.m4a").read_bytes())
     monkeypatch.chdir(tmp_path)
     assert read_audio("x.m4a")[1] == RATE
+
+
+def test_channels_in_an_order_of_their_own_are_sorted(
+    tmp_path: Path, integers: NDArray[np.int16]
+) -> None:
+    """The right channel is the first one in the file. PyAV frees such a layout twice."""
+    path = encode(tmp_path / "x.mov", "pcm_s16le", integers)
+    data = bytearray(path.read_bytes())
+    start = data.index(b"chan") - 4
+    size = int.from_bytes(data[start : start + 4], "big")
+    labels = b"".join(struct.pack(">II12x", label, 0) for label in (2, 1))
+    box = struct.pack(">I4sIIII", 64, b"chan", 0, 0, 0, 2) + labels
+    for name in (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd", b"sowt"):
+        place = data.rindex(name) - 4
+        grown = int.from_bytes(data[place : place + 4], "big") + len(box) - size
+        data[place : place + 4] = grown.to_bytes(4, "big")
+    data[start : start + size] = box
+    path.write_bytes(data)
+    with open_audio(path) as reader:
+        assert reader.info.channel_mask == 3
+        waveform = np.concatenate(list(reader.blocks()), axis=1)
+    np.testing.assert_array_equal(waveform, to_floats(integers)[::-1])
 
 
 # A decoder that fails
@@ -84,7 +113,7 @@ def test_a_decoder_that_dies_is_reported(
 ) -> None:
     """Before its first line, after it, or within the samples: this process lives on."""
     sent += "\n"
-    monkeypatch.setattr(decoding, "PROGRAM", HEAD + sent + KILL)
+    monkeypatch.setattr(ffmpeg_decoder, "PROGRAM", HEAD + sent + KILL)
     assert_refused(unreadable, "SIGSEGV.*damaged")
 
 
@@ -93,7 +122,7 @@ def test_samples_of_a_dying_decoder_do_not_end_normally(
 ) -> None:
     """The samples are read, then an error is raised."""
     sent = "head(); block(1_000, bytes(8_000))\n"
-    monkeypatch.setattr(decoding, "PROGRAM", HEAD + sent + KILL)
+    monkeypatch.setattr(ffmpeg_decoder, "PROGRAM", HEAD + sent + KILL)
     with open_audio(unreadable) as reader:
         blocks = reader.blocks()
         assert next(blocks).shape == (2, 1_000)
@@ -128,14 +157,14 @@ def test_a_broken_decoder_is_reported(
     unreadable: Path, monkeypatch: pytest.MonkeyPatch, program: str
 ) -> None:
     """Any failure becomes a message of one line."""
-    monkeypatch.setattr(decoding, "PROGRAM", program)
+    monkeypatch.setattr(ffmpeg_decoder, "PROGRAM", program)
     assert_refused(unreadable, BROKEN[program])
 
 
 def test_without_pyav_the_message_names_it(media: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Files that libsndfile reads do not need PyAV."""
-    hidden = "import sys; sys.modules['av'] = None\n" + decoding.PROGRAM
-    monkeypatch.setattr(decoding, "PROGRAM", hidden)
+    hidden = "import sys; sys.modules['av'] = None\n" + ffmpeg_decoder.PROGRAM
+    monkeypatch.setattr(ffmpeg_decoder, "PROGRAM", hidden)
     assert_refused(media / "aac.m4a", "pip install av")
 
 
@@ -187,7 +216,7 @@ def test_a_decoder_that_hangs_is_ended(
 ) -> None:
     """Closing does not wait for the decoder."""
     hang = "head(); block(9, bytes(72)); out.flush()\nwhile True: signal.pause()"
-    monkeypatch.setattr(decoding, "PROGRAM", HEAD + hang)
+    monkeypatch.setattr(ffmpeg_decoder, "PROGRAM", HEAD + hang)
     with open_audio(unreadable) as reader:
         assert next(reader.blocks()).shape[0] == 2
 
@@ -197,5 +226,55 @@ def test_errors_leave_no_process(
 ) -> None:
     assert_refused(media / "silent.mp4", "no sound")
     read_audio(media / "aac.m4a")
-    monkeypatch.setattr(decoding, "PROGRAM", "print('garbage', flush=True)\nwhile True: pass")
+    monkeypatch.setattr(ffmpeg_decoder, "PROGRAM", "print('garbage', flush=True)\nwhile True: pass")
     assert_refused(unreadable, "its decoder failed")
+
+
+def test_the_process_ends_with_its_parent(media: Path) -> None:
+    """A killed parent closes nothing, and the process may not write for a long time."""
+    program = (
+        "import time; from singleout.audio.ffmpeg import process\n"
+        "process.decode = lambda *_: time.sleep(600)\n"
+        "print('started', flush=True); process.main()"
+    )
+    command = [sys.executable, "-c", program, str(media / "aac.m4a"), ""]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"started\n"
+        process.stdin.close()
+        assert process.wait(60) == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="needs Linux")
+def test_a_killed_parent_leaves_no_decoder(media: Path) -> None:
+    program = (
+        "import os, signal, sys; from pathlib import Path\n"
+        "from singleout.audio.ffmpeg.decoder import Decoder\n"
+        "decoder = Decoder(Path(sys.argv[1]), '')\n"
+        "print(decoder._process.pid, flush=True)\n"
+        "sys.stdin.read(1); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    command = [sys.executable, "-c", program, str(media / "pcm.mkv")]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes) as parent:
+        assert parent.stdin is not None
+        assert parent.stdout is not None
+        decoder = os.pidfd_open(int(parent.stdout.readline()))
+        parent.stdin.close()
+        assert parent.wait(60) == -signal.SIGKILL
+        assert select.select([decoder], [], [], 60)[0]  # it has ended
+        os.close(decoder)
+
+
+def test_the_memory_of_the_process_is_limited(
+    unreadable: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = (
+        "from singleout.audio.ffmpeg import process\n"
+        "process._decode = lambda *_: bytearray(process.MAX_MEMORY_BYTES)\n"
+        "process.main()"
+    )
+    monkeypatch.setattr(ffmpeg_decoder, "PROGRAM", program)
+    assert_refused(unreadable, "needs too much memory")

@@ -14,13 +14,12 @@ from numpy.typing import NDArray
 
 from singleout.audio import (
     AudioInfo,
-    blocks,
     new_audio,
     open_audio,
     output_kind,
     read_audio,
-    streams,
 )
+from singleout.audio.ffmpeg import blocks, streams
 from singleout.errors import AudioError
 from tests.audio.media import (
     NUM_FRAMES,

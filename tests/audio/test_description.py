@@ -14,17 +14,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from singleout.audio import AudioInfo, Note, OutputKind, output_kind, output_notes
-from singleout.audio.description import Description, describe
-from singleout.audio.flac import (
+from singleout.audio.description.describe import Description, describe
+from singleout.audio.description.flac import (
     COMMENTS,
     STREAMINFO,
     block,
     comment_block,
     flac_blocks,
 )
-from singleout.audio.iff import aiff_chunk, aiff_chunks
-from singleout.audio.parts import MAX_BYTES, MAX_CHUNKS
-from singleout.audio.riff import chunk, chunks, info_chunk, info_tags
+from singleout.audio.description.iff import aiff_chunk, aiff_chunks
+from singleout.audio.description.parts import MAX_BYTES, MAX_CHUNKS
+from singleout.audio.description.riff import chunk, chunks, info_chunk, info_tags
 from tests.audio.described import (
     AIFF_KEPT,
     FORMAT,

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from singleout.audio import Note, open_audio, read_audio
-from singleout.audio.riff import chunk
+from singleout.audio.description.riff import chunk
 from singleout.errors import AudioError
 from tests.audio.recordings import WITH_FILES, noise
 
@@ -253,6 +253,21 @@ def test_a_broken_last_sample_shows_a_cut(tmp_path: Path, kind: str) -> None:
     assert note.missing_seconds is None
 
 
+@pytest.mark.parametrize("size", [0, UNSET])
+def test_a_wav_of_more_than_4_gb_whose_size_is_unset(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """It is read as an RF64. The limit is lower here."""
+    monkeypatch.setattr("singleout.audio.ends.sizes.LONG_BYTES", 5_000)
+    path = tmp_path / "x.wav"
+    path.write_bytes(wav(DATA, riff=size, size=size, after=TAGS))
+    waveform, notes = read_with_notes(path)
+    np.testing.assert_array_equal(waveform, soundfile.read(write_right(tmp_path))[0].T)
+    assert notes == []
+    with open_audio(path) as reader:
+        assert reader.info.container == "RF64"
+
+
 def voc(lengths: list[int], data: bytes) -> bytes:
     """A VOC of 16 bits in blocks of any lengths."""
     head = b"Creative Voice File\x1a" + struct.pack("<HHH", 26, 0x114, 0x1F11)
@@ -312,3 +327,36 @@ def test_joined_files_of_other_rates_and_channels(tmp_path: Path) -> None:
     np.testing.assert_allclose(waveform[:, NUM_FRAMES + 500 : -500], 0.25, atol=1e-3)
     assert note.is_damage
     assert "left out: it has 5 channels" in note.text
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("x.au", b".snd" + struct.pack(">5I", 7, 0xFFFF, 3, 0, 1) + bytes(100)),
+        ("x.mp3", b"\xff\xfb\x90\x00" + bytes(17) + b"Info"),
+        ("x.mp3", b"\xff\xfb\x90"),
+        ("x.voc", b"Creative Voice File\x1a"),
+        ("x.w64", b"riff\x2e\x91\xcf\x11" + bytes(100)),
+        ("x.caf", b"caff\0\1\0\0data" + b"\xff" * 8),
+        ("x.sph", b"NIST_1A\n   -100\n" + bytes(2_000)),
+        ("x.ogg", b"OggS\0\2" + bytes(21)),
+        ("x.flac", b"fLaC\0\0\0\x22"),
+    ],
+)
+def test_heads_that_end_early_are_refused(tmp_path: Path, name: str, data: bytes) -> None:
+    path = tmp_path / name
+    path.write_bytes(data)
+    with pytest.raises(AudioError) as raised:
+        read_audio(path)
+    assert "\n" not in str(raised.value)
+    assert str(raised.value).startswith(f"{path}: ")
+
+
+def test_a_recording_is_opened_again_without_another_look(tmp_path: Path) -> None:
+    path = tmp_path / "x.wav"
+    path.write_bytes(wav(DATA, size=0, after=TAGS))
+    with open_audio(path) as reader:
+        first = np.concatenate(list(reader.blocks()), axis=1)
+        with reader.reopened() as again:
+            np.testing.assert_array_equal(np.concatenate(list(again.blocks()), axis=1), first)
+            assert again.info == reader.info

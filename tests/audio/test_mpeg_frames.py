@@ -11,7 +11,8 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
-from singleout.audio import Note, mpeg_frames, open_audio, read_audio
+from singleout.audio import Note, open_audio, read_audio
+from singleout.audio.ends import mpeg_frames
 from singleout.errors import AudioError
 from tests.audio.media import encode
 from tests.audio.recordings import noise

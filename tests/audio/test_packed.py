@@ -12,8 +12,8 @@ import soundfile
 from numpy.typing import NDArray
 
 from singleout.audio import open_audio, output_kind, quantised
+from singleout.audio.description.riff import GUID_TAIL, chunk
 from singleout.audio.packed import packing
-from singleout.audio.riff import GUID_TAIL, chunk
 from tests.audio.recordings import RATE, read, write
 
 LEVELS = [0.5, -0.5, -1.0, 0.25, 0.0]

@@ -24,9 +24,9 @@ from singleout.audio import (
     read_audio,
     write_wav,
 )
-from singleout.audio.description import describe
+from singleout.audio.description.describe import describe
+from singleout.audio.description.riff import chunk, chunks, info_chunk
 from singleout.audio.info import LOSSLESS_BITS
-from singleout.audio.riff import chunk, chunks, info_chunk
 from singleout.audio.wav import WavFile, WavHead
 from tests.audio.recordings import RATE, WITH_FILES, noise, read, write
 

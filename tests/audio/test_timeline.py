@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from singleout.audio.timeline import Timeline
+from singleout.audio.ffmpeg.timeline import Timeline
 
 FRAME = 1_024 / 48_000
 DAY = 24 * 3600.0
@@ -14,8 +14,8 @@ DAY = 24 * 3600.0
 def place(timeline: Timeline, times: list[float], length: float = FRAME) -> list[float]:
     """Silence before each frame of one length."""
     position, silences = 0.0, []
-    for time in times:
-        silences.append(timeline.silence_before(time, position))
+    for time, following in zip(times, [*times[1:], None], strict=True):
+        silences.append(timeline.silence_before(time, position, following))
         position += silences[-1] + length
     return silences
 
@@ -75,6 +75,15 @@ def test_timestamps_that_go_back_start_a_new_recording() -> None:
     silences = place(Timeline(None, None, may_jump=True), times)
     assert silences[150] == pytest.approx(1.0)
     assert sum(silences) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("error", [0.06, 5.0, 1e9, -0.06, -5.0, -1e9])
+@pytest.mark.parametrize("place_of_error", [1, 10, 18])
+def test_one_wrong_timestamp_changes_nothing(error: float, place_of_error: int) -> None:
+    """A flipped bit in one packet must not shift the rest of the recording."""
+    times = regular(20)
+    times[place_of_error] += error
+    assert not any(place(Timeline(None, None, may_jump=False), times))
 
 
 @pytest.mark.parametrize("jump", [10.1, 1e5, 1e12])

@@ -169,7 +169,7 @@ def test_the_decoder_ends_with_the_command(tmp_path: Path) -> None:
         "import os, signal, sys\n"
         "import numpy as np, soundfile\n"
         "from pathlib import Path\n"
-        "from singleout.audio.decoding import Decoder\n"
+        "from singleout.audio.ffmpeg.decoder import Decoder\n"
         f"path = Path({str(tmp_path / 'long.wav')!r})\n"
         "soundfile.write(path, np.zeros(4_000_000), 48_000)\n"
         "decoder = Decoder(path, 'unknown format')\n"

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from singleout.encoders import ClapEncoder, load_encoder
+from singleout.encoders.clap_files import check_sizes
 from singleout.errors import MissingExtraError, ModelError
 from tests.encoders.clap_models import (
     RATE,
@@ -316,3 +317,13 @@ def test_the_built_in_model_loads_no_transformers() -> None:
     """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "set()"
+
+
+def test_the_sizes_of_real_claps_are_within_the_bounds() -> None:
+    from transformers import ClapConfig, ClapFeatureExtractor
+
+    check_sizes(ClapConfig().to_dict(), "the default")
+    check_sizes(ClapFeatureExtractor(truncation="fusion").to_dict(), "the default")
+    base = {"patch_embeds_hidden_size": 128, "hidden_size": 1_024, "depths": [2, 2, 12, 2]}
+    check_sizes(ClapConfig(audio_config=base).to_dict(), "HTSAT-base")
+    check_sizes({"max_length": 10**30, "torch_dtype": "float32"}, "written by transformers")

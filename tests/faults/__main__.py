@@ -28,7 +28,9 @@ MODULES = (
 def main() -> None:
     """Start again with the shim preloaded, and write the rows."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("output", type=Path, help="JSON file of the rows")
+    parser.add_argument(
+        "output", type=Path, help="JSON file of the rows; those of other commands stay"
+    )
     parser.add_argument("--most", type=int, help="places of a fault in a command; default: every")
     parser.add_argument("--command", help="only this command")
     arguments = parser.parse_args()
@@ -64,8 +66,11 @@ def _measure(output: Path, shim: Path, folder: Path, most: int | None, only: str
         print(row.command, row.fault, row.injected, dict(row.endings), len(row.lost), flush=True)
         for line in row.lost[:3]:
             print("   ", line, flush=True)
-    meta = {"seconds": round(perf_counter() - started), "places": most or "every"}
-    output.write_text(json.dumps({"meta": meta, "rows": rows}, indent=1) + "\n")
+    print(f"{perf_counter() - started:.0f} s", flush=True)
+    tried = {row["command"] for row in rows}
+    before = json.loads(output.read_text())["rows"] if output.exists() else []
+    rows = [row for row in before if row["command"] not in tried] + rows
+    output.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

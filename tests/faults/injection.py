@@ -19,7 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-KINDS = ("open", "read", "write", "rename", "fsync", "remove", "mkdir", "lock", "memory")
+KINDS = (
+    *("open", "read", "write", "rename", "fsync", "remove", "mkdir", "lock", "shorten", "memory"),
+)
 """Kinds of calls, in the order of the shim."""
 KILL = -1
 """Instead of an error: the process is killed."""
@@ -96,12 +98,14 @@ FAULTS = (
     calls("remove", "no file can be removed", errno.EACCES, lasts=True),
     calls("mkdir", "a folder cannot be made", errno.EIO),
     calls("lock", "a file cannot be locked", errno.ENOLCK),
+    calls("shorten", "a file cannot be shortened", errno.EIO),
     calls("memory", "an array gets no memory", errno.ENOMEM),
     calls("open", "killed before it opens a file", KILL),
     calls("write", "killed before a write", KILL),
     calls("rename", "killed before it renames a file", KILL),
     calls("fsync", "killed before it syncs a file", KILL),
     calls("remove", "killed before it removes a file", KILL),
+    calls("shorten", "killed before it shortens a file", KILL),
     Fault(
         "no file may be larger than a limit",
         arrange=limit(resource.RLIMIT_FSIZE),

@@ -130,7 +130,8 @@ class Campaign:
         for group in command.groups:
             if len({states[name] for name in group}) > 1:
                 yield f"partly old and partly new: {states}"
-        if fault.kind != "remove" and (names := self._workshop.left_behind()):
+        # What cannot be removed now, the next command removes.
+        if fault.kind not in ("remove", "shorten") and (names := self._workshop.left_behind()):
             yield f"{', '.join(names)} stayed"
 
     def _unrecovered(self, command: Command, right: dict[str, bytes]) -> Iterator[str]:

@@ -19,7 +19,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-enum { OPEN, READ, WRITE, RENAME, FSYNC, REMOVE, MKDIR, LOCK, MEMORY };
+enum { OPEN, READ, WRITE, RENAME, FSYNC, REMOVE, MKDIR, LOCK, SHORTEN, MEMORY };
 enum { KILL = -1 };
 static const size_t LARGE = 1 << 16;
 
@@ -98,8 +98,8 @@ ON_FILE(WRITE, ssize_t, pwrite, (int file, const void *from, size_t n, off_t at)
 ON_FILE(WRITE, ssize_t, pwrite64, (int file, const void *from, size_t n, off64_t at),
         (file, from, n, at))
 ON_FILE(WRITE, ssize_t, writev, (int file, const struct iovec *from, int n), (file, from, n))
-ON_FILE(WRITE, int, ftruncate, (int file, off_t size), (file, size))
-ON_FILE(WRITE, int, ftruncate64, (int file, off64_t size), (file, size))
+ON_FILE(SHORTEN, int, ftruncate, (int file, off_t size), (file, size))
+ON_FILE(SHORTEN, int, ftruncate64, (int file, off64_t size), (file, size))
 ON_FILE(FSYNC, int, fsync, (int file), (file))
 ON_FILE(FSYNC, int, fdatasync, (int file), (file))
 ON_FILE(LOCK, int, flock, (int file, int operation), (file, operation))

@@ -402,6 +402,15 @@ def test_a_damaged_model_is_one_line(
     assert len(one_line(caught)) <= 1_500
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "other.safetensors", "last.ckpt"])
+def test_a_pipe_for_a_checkpoint_is_never_waited_for(name: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / name)
+    for path in (tmp_path, tmp_path / name):
+        with pytest.raises(ModelError) as caught:
+            QueriedSeparator.from_pretrained(path)
+        one_line(caught)
+
+
 def test_a_file_for_a_model_is_one_line(debug_model_folder: Path) -> None:
     with pytest.raises(ModelError, match="no checkpoint of AudioSep"):
         QueriedSeparator.from_pretrained(debug_model_folder / "model.safetensors")

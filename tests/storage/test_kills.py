@@ -21,7 +21,7 @@ import pytest
 
 from singleout.errors import OutputError
 from singleout.storage.atomic import replacing, replacing_files, restoring
-from singleout.storage.journal import JOURNAL, moving_aside, recover
+from singleout.storage.journal import JOURNAL, moving_aside, recover, recover_once
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no locks on Windows"),
@@ -249,7 +249,7 @@ def test_what_is_no_journal_is_one_line(make: Callable[[Path], object], tmp_path
 
 def test_old_files_that_cannot_be_put_back_are_kept(tmp_path: Path) -> None:
     """Someone made a folder in the place of the target."""
-    old = tmp_path / f".target.{TOKEN}-1.partial"
+    old = tmp_path / f".target.{TOKEN}-1.old.partial"
     old.write_text("the only copy")
     (tmp_path / "target").mkdir()
     (tmp_path / JOURNAL).write_text(json.dumps({"target": old.name}) + "\n")
@@ -336,3 +336,15 @@ def test_a_child_of_a_writer_has_locks_of_its_own(tmp_path: Path) -> None:
         assert exit_code(lambda: recover(tmp_path)) == 0
         assert partial.exists()
     assert contents(tmp_path) == {"a": "of the parent", "b": "new"}
+
+
+def test_files_of_a_killed_writer_do_not_count_as_existing(tmp_path: Path) -> None:
+    """Also in a folder that this process has recovered before."""
+    write_file(tmp_path / "first")
+    for number in range(1, 1_000):
+        assert killed_at(number, lambda: write_group(tmp_path))
+        if (tmp_path / JOURNAL).exists() and (tmp_path / "target").exists():
+            break
+        recover(tmp_path)
+    recover_once(tmp_path)
+    assert contents(tmp_path) == {"first": "new"}

@@ -4,6 +4,7 @@ Waveforms are [channels, samples] in floating point with full scale 1. Rates are
 """
 
 from singleout.audio.arrays import MAX_CHANNELS, checked_array
+from singleout.audio.description.places import output_notes
 from singleout.audio.formats import is_media
 from singleout.audio.info import (
     MEDIA_SUFFIXES,
@@ -18,7 +19,6 @@ from singleout.audio.info import (
 from singleout.audio.infrasound import InfrasoundFilter
 from singleout.audio.notes import log_notes, missing_seconds
 from singleout.audio.pipes import media_name, open_media
-from singleout.audio.places import output_notes
 from singleout.audio.reading import AudioReader, open_audio, read_audio
 from singleout.audio.resampling import ResampleStream, resample
 from singleout.audio.writing import AudioWriter, new_audio, quantised, write_wav

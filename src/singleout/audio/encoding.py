@@ -12,7 +12,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from singleout.audio.channels import FLAC_MASKS, Layout, core_audio_chunk, vorbis_layout
-from singleout.audio.flac import (
+from singleout.audio.description.flac import (
     APPLICATION,
     COMMENTS,
     MASK_KEY,
@@ -23,9 +23,9 @@ from singleout.audio.flac import (
     comment_block,
     flac_blocks,
 )
-from singleout.audio.iff import aiff_chunk, aiff_parts, append_chunks
+from singleout.audio.description.iff import aiff_chunk, aiff_parts, append_chunks
+from singleout.audio.description.ogg import replace_comments, vorbis_comments
 from singleout.audio.info import AudioInfo, OutputKind, sndfile_name
-from singleout.audio.ogg import replace_comments, vorbis_comments
 from singleout.audio.wav import WavHead
 
 BLOCK_FRAMES = 1 << 16
@@ -130,7 +130,7 @@ class FlacFile(EncodedFile):
 
     Example:
         >>> import tempfile
-        >>> from singleout.audio.flac import read_flac
+        >>> from singleout.audio.description.flac import read_flac
         >>> info = AudioInfo(16_000, 4, channel_mask=0x603)
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = Path(folder) / "x.flac"
@@ -200,7 +200,7 @@ class OggFile(EncodedFile):
 
     Example:
         >>> import tempfile
-        >>> from singleout.audio.ogg import read_ogg
+        >>> from singleout.audio.description.ogg import read_ogg
         >>> blocks = ((COMMENTS, comment_block([b"PLACE=Oulu"])),)
         >>> info = AudioInfo(16_000, 1, flac_blocks=blocks)
         >>> with tempfile.TemporaryDirectory() as folder:
@@ -240,7 +240,7 @@ class AiffFile(EncodedFile):
 
     Example:
         >>> import tempfile
-        >>> from singleout.audio.iff import read_aiff
+        >>> from singleout.audio.description.iff import read_aiff
         >>> info = AudioInfo(16_000, 1, aiff_chunks=((b"MARK", bytes(2)),))
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = Path(folder) / "x.aiff"

@@ -142,7 +142,8 @@ class InfrasoundFilter:
             num_frames = self._block // self._period
             frames = np.lib.stride_tricks.sliding_window_view(low, FRAMES)[:num_frames]
             content = frames @ self._interpolation[::-1]
-            np.subtract(middle[channel], content.reshape(-1), out=output)
+            with np.errstate(over="ignore"):  # samples near the largest number; refused later
+                np.subtract(middle[channel], content.reshape(-1), out=output)
         return result
 
 

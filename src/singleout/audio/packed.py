@@ -17,8 +17,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from singleout.audio.description.riff import chunks
 from singleout.audio.info import AudioInfo, Note
-from singleout.audio.riff import chunks
 
 BLOCK_BYTES = 1 << 20
 

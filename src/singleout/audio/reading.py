@@ -13,9 +13,9 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from singleout.audio.ends import sections
+from singleout.audio.ends.rule import sections
+from singleout.audio.ends.section import Section
 from singleout.audio.info import AudioInfo, Note
-from singleout.audio.section import Section
 from singleout.audio.sources import Source, open_source, sndfile_reason
 from singleout.errors import AudioError
 
@@ -73,6 +73,7 @@ def open_audio(
     process. Integers become floats with full scale 1. No sample is clipped or rescaled.
 
     Of a recording that is cut or damaged, the rest is read, and a note says what is missing.
+    The sound of a video keeps its time: gaps in it and a start after the pictures become silence.
 
     Args:
         path: the file.

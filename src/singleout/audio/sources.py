@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 
 from singleout.audio.channels import Layout
 from singleout.audio.chatter import quiet
-from singleout.audio.decoding import Decoder
-from singleout.audio.description import Description, describe
+from singleout.audio.description.describe import Description, describe
+from singleout.audio.ends.section import Section, as_one
+from singleout.audio.ffmpeg.decoder import Decoder
 from singleout.audio.info import ALAC, AudioInfo, Note, sndfile_name
 from singleout.audio.packed import PackedWav, packing
 from singleout.audio.resampling import ResampleStream
-from singleout.audio.section import Section, as_one
 from singleout.errors import AudioError
 
 BLOCK_FRAMES = 1 << 18
@@ -210,13 +210,22 @@ class _Recording:
 
     def _next_block(self) -> NDArray[Any]:
         try:
-            return self._source.read()
+            block = self._source.read()
         except soundfile.LibsndfileError as error:
-            self._has_failed = True
             return self._read_on(sndfile_reason(error))
+        if not block.shape[1] and self._ends_early():
+            return self._read_on("it ended early")
+        return block
+
+    def _ends_early(self) -> bool:
+        """Whether libsndfile gave fewer samples than the file has, as it does after damage."""
+        section, seconds = self._section, self._num_read / self.info.sample_rate
+        is_short = section.seconds is not None and section.seconds - seconds > section.tolerance
+        return is_short and self._is_only and isinstance(self._source, _SoundFile)
 
     def _read_on(self, failure: str) -> NDArray[Any]:
         """The next block by FFmpeg, after libsndfile failed."""
+        self._has_failed = True
         if not self._is_only:
             raise AudioError(f"{self._path}: its decoder failed: {failure}")
         decoder = self._decoder(failure)
@@ -249,6 +258,9 @@ class _Recording:
             self.notes.append(Note(f"{self._path}: {text}", missing or None, is_damage=True))
         else:
             self.notes += (replace(n, text=f"{self._path}: {n.text}") for n in section.notes)
+        if self._has_failed and section.kind == "flac" and not self._source.notes and not missing:
+            text = "is damaged: some of its frames do not match their checksums"
+            self.notes.append(Note(f"{self._path}: {text}", None, is_damage=True))
         is_known = section.has_others or any(note.is_damage for note in self.notes)
         self.notes += (n for n in self._source.notes if not (n.is_damage and is_known))
 

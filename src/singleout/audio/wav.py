@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from singleout.audio.description.parts import Chunks
+from singleout.audio.description.riff import AMBISONIC_TAIL, GUID_TAIL, MAX_FIELD, chunk, info_chunk
 from singleout.audio.info import LOSSLESS_BITS, AudioInfo
-from singleout.audio.parts import Chunks
-from singleout.audio.riff import AMBISONIC_TAIL, GUID_TAIL, MAX_FIELD, chunk, info_chunk
 
 MAX_BYTES = MAX_FIELD - (16 << 20)
 """A WAV counts bytes in 32 bits. Longer recordings become RF64, which most programs read."""
@@ -141,7 +141,7 @@ class WavFile:
 
     Example:
         >>> import tempfile
-        >>> from singleout.audio.riff import chunks
+        >>> from singleout.audio.description.riff import chunks
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = Path(folder) / "x.wav"
         ...     file = WavFile(path, WavHead(AudioInfo(16_000, 2), "FLOAT"))

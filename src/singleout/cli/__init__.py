@@ -12,15 +12,12 @@ import sys
 from contextlib import suppress
 from typing import Any
 
-from singleout.cli.signals import StopSignals
+from singleout.cli.signals import stop_signals
 from singleout.cli.streams import open_streams, output_error
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Numbers of the parameters in malloc.h."""
 MMAP_THRESHOLD_BYTES = 32 << 20
-
-stop_signals = StopSignals()
-"""Those of this process."""
 
 
 def __getattr__(name: str) -> Any:

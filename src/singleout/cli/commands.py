@@ -14,13 +14,13 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from singleout.cli import stop_signals
 from singleout.cli.benchmark import benchmark
 from singleout.cli.evaluate import evaluate
 from singleout.cli.extract import extract
 from singleout.cli.formats import formats
 from singleout.cli.gap import gap
 from singleout.cli.messages import printed_messages
+from singleout.cli.signals import stop_signals
 from singleout.cli.train import train
 from singleout.errors import SingleoutError, one_line, shortened
 

@@ -47,7 +47,6 @@ def gap(
 ) -> None:
     """Measure, and draw, the distance between an encoder's embeddings of captions and sounds."""
     import json
-    from contextlib import ExitStack
     from time import perf_counter
 
     started = perf_counter()
@@ -56,7 +55,7 @@ def gap(
     from singleout.encoders import load_encoder
     from singleout.evaluate.gap.measure import embed_pairs, modality_gap
     from singleout.evaluate.gap.picture import save_picture
-    from singleout.storage.atomic import replacing
+    from singleout.storage.atomic import replacing_all
 
     clips, num_without_caption = _captioned(manifest, split)
     labels = [clip.label for clip in clips]
@@ -78,17 +77,16 @@ def gap(
     }
     result: dict[str, Any] = {"meta": meta, **report}
     printed = json.dumps(result, indent=2)
-    with ExitStack() as all_or_none:
-        for path in (output, plot):
-            if path is not None:
-                make_folder(path.parent)
-        if output is not None:
-            partial = all_or_none.enter_context(replacing(output))
-            partial.write_text(printed + "\n", encoding="utf-8")
-        if plot is not None:
-            partial = all_or_none.enter_context(replacing(plot))
-            title = f"Modality gap of {encoder} on {len(clips):,} sounds"
-            save_picture(audio, text, labels, report, partial, title, seed)
+    paths = [path for path in (output, plot) if path is not None]
+    for path in paths:
+        make_folder(path.parent)
+    with replacing_all(paths) as partials:
+        for path, partial in zip(paths, partials, strict=True):
+            if path == output:
+                partial.write_text(printed + "\n", encoding="utf-8")
+            else:
+                title = f"Modality gap of {encoder} on {len(clips):,} sounds"
+                save_picture(audio, text, labels, report, partial, title, seed)
     typer.echo(printed if as_json else _table(result))
 
 

@@ -89,12 +89,12 @@ def write_results(output: Path, text: str, rows: Sequence[dict[str, Any]]) -> No
         ...     sorted(path.name for path in Path(folder).iterdir())
         ['dogs.json', 'dogs.rows.jsonl']
     """
-    from singleout.storage.atomic import replacing
+    from singleout.storage.atomic import replacing_all
 
     make_folder(output.parent)
     lines = "".join(json.dumps(row) + "\n" for row in rows)
-    with replacing(output) as partial, replacing(_rows_path(output)) as table:
-        partial.write_text(text + "\n", encoding="utf-8")
+    with replacing_all([output, _rows_path(output)]) as (summary, table):
+        summary.write_text(text + "\n", encoding="utf-8")
         table.write_text(lines, encoding="utf-8")
 
 

@@ -117,6 +117,10 @@ class StopSignals:
         os._exit(self.exit_code)
 
 
+stop_signals = StopSignals()
+"""Those of this process."""
+
+
 def _errors_being_handled() -> Iterator[BaseException]:
     error = sys.exception()
     while error is not None:

@@ -17,13 +17,12 @@ from hashlib import sha256
 from pathlib import Path
 from threading import Event, Lock
 
-import soundfile
-
-from singleout.audio import open_audio, sndfile_name
+from singleout.audio import open_audio
 from singleout.audio.silence import SILENT_RMS
 from singleout.data.embeddings import cache_folder
 from singleout.data.manifest import Clip
 from singleout.data.render import SHORT_SECONDS
+from singleout.data.sound_files import is_mpeg, open_sound
 from singleout.errors import AudioError, OutputError
 from singleout.progress import track
 from singleout.storage.atomic import replacing
@@ -33,7 +32,6 @@ MAX_NAMED = 10
 MAX_REASON = 100
 """Most characters of a reason in a message."""
 MAX_THREADS = 8
-MPEG_SUFFIXES = (".mp3", ".mp2")
 RULES = 1
 """Raise it when the rules for good sounds change: all sounds are then read again."""
 _ONE_MPEG = Lock()
@@ -85,9 +83,9 @@ class SoundCheck:
         known = _lines(cache)
         marked = {_mark(clip): clip for clip in clips}
         unknown = {mark: clip for mark, clip in marked.items() if mark not in known}
-        found = zip(unknown.items(), _bad_reasons([*unknown.values()]), strict=True)
+        checked = zip(unknown.items(), _bad_reasons([*unknown.values()]), strict=True)
         good = []
-        for (mark, clip), reason in found:
+        for (mark, clip), reason in checked:
             if reason is None:
                 good.append(f"{mark}\n")
             else:
@@ -175,8 +173,8 @@ def _bad_reasons(clips: Sequence[Clip]) -> Iterator[str | None]:
     is_stopped = Event()
     pool = ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1))
     try:
-        found = pool.map(partial(_bad_reason, is_stopped), clips)
-        yield from track(found, "reading the sounds", len(clips))
+        reasons = pool.map(partial(_bad_reason, is_stopped), clips)
+        yield from track(reasons, "reading the sounds", len(clips))
     finally:  # a signal must not wait for sounds that nobody will use
         is_stopped.set()
         pool.shutdown(cancel_futures=True)
@@ -184,9 +182,8 @@ def _bad_reasons(clips: Sequence[Clip]) -> Iterator[str | None]:
 
 def _bad_reason(is_stopped: Event, clip: Clip) -> str | None:
     """Read a whole sound. The result is of no use after ``is_stopped`` is set."""
-    is_mpeg = clip.path.suffix.lower() in MPEG_SUFFIXES
     try:
-        with _ONE_MPEG if is_mpeg else nullcontext():
+        with _ONE_MPEG if is_mpeg(clip.path) else nullcontext():
             return _problem(is_stopped, clip)
     except AudioError as error:
         return str(error).removeprefix(f"{clip.path}: ")
@@ -209,13 +206,7 @@ def _problem(is_stopped: Event, clip: Clip) -> str | None:
 
 def _check_last_crop(path: Path) -> None:
     """Refuse a file that crops cannot be read from as far as its header says."""
-    try:
-        with soundfile.SoundFile(sndfile_name(path)) as file:
-            file.seek(max(0, file.frames - 1 - round(SHORT_SECONDS * file.samplerate)))
-            if not len(file.read(1)):
-                raise AudioError(f"{path}: ends before the length that its header states")
-    except soundfile.SoundFileError as error:
-        raise AudioError(
-            f"{path}: crops cannot be read from it ({error}): convert it, such as with "
-            "ffmpeg -i FILE FILE.flac"
-        ) from None
+    with open_sound(path) as file:
+        file.seek(max(0, file.frames - 1 - round(SHORT_SECONDS * file.samplerate)))
+        if not len(file.read(1)):
+            raise AudioError(f"{path}: ends before the length that its header states")

@@ -15,12 +15,11 @@ from os.path import realpath
 from pathlib import Path
 from typing import Any
 
-import soundfile
-
-from singleout.audio import MEDIA_SUFFIXES, SOUND_SUFFIXES, sndfile_name
+from singleout.audio import MEDIA_SUFFIXES, SOUND_SUFFIXES
 from singleout.config import is_path
+from singleout.data.sound_files import open_sound
 from singleout.documents import DocumentError, parse_json, read_lines
-from singleout.errors import ManifestError, shortened
+from singleout.errors import AudioError, ManifestError, shortened
 from singleout.storage.folders import list_files
 from singleout.types import checked_text
 
@@ -317,9 +316,9 @@ def scan_folder(folder: Path, on_bad: OnBad | None = None) -> list[Clip]:
     for path in paths:
         try:
             seconds = _stated_seconds(path)
-        except ManifestError as error:
+        except AudioError as error:
             if on_bad is None:
-                raise
+                raise ManifestError(str(error)) from None
             on_bad(path, str(error).removeprefix(f"{path}: "))
             continue
         name = path.relative_to(folder).as_posix()
@@ -329,14 +328,10 @@ def scan_folder(folder: Path, on_bad: OnBad | None = None) -> list[Clip]:
 
 def _stated_seconds(path: Path) -> float:
     """Length of a sound by its header."""
-    try:
-        seconds = float(soundfile.info(sndfile_name(path)).duration)
-    except soundfile.SoundFileError as error:
-        reason = str(getattr(error, "error_string", error)).rstrip(".")
-        raise ManifestError(f"{path}: cannot be read as audio: {reason}") from None
-    if not seconds:
-        raise ManifestError(f"{path}: has no samples")
-    return seconds
+    with open_sound(path) as file:
+        if not file.frames:
+            raise AudioError(f"{path}: has no samples")
+        return float(file.frames / file.samplerate)
 
 
 def needing_ffmpeg(folder: Path) -> list[Path]:

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from singleout.audio import resample, sndfile_name
+from singleout.audio import resample
 from singleout.data.effects import (
     apply_codec,
     apply_room,
@@ -20,6 +19,7 @@ from singleout.data.effects import (
 )
 from singleout.data.manifest import Clip
 from singleout.data.plan import MixtureConfig, MixtureSpec, SourceSpec
+from singleout.data.sound_files import open_sound
 from singleout.errors import AudioError
 
 PEAK = 0.99
@@ -79,26 +79,22 @@ def read_crop(
         ...     len(read_crop(clip, 1, config, 8_000))
         4000
     """
-    try:
-        with soundfile.SoundFile(sndfile_name(clip.path)) as file:
-            if not file.frames:
-                raise AudioError(f"{clip.path}: has no samples")
-            start = round(crop * config.crop_hop_seconds * file.samplerate)
-            seconds = file.frames / file.samplerate
-            if start >= file.frames and clip.seconds > seconds + SHORT_SECONDS:
-                raise AudioError(
-                    f"{clip.path}: lasts {seconds:.2f} s, but its manifest says "
-                    f"{clip.seconds:.2f} s: correct its 'seconds' in the manifest"
-                )
-            file.seek(min(start, file.frames - 1))
-            audio = file.read(
-                round(config.segment_seconds * file.samplerate), dtype="float32", always_2d=True
+    with open_sound(clip.path) as file:
+        if not file.frames:
+            raise AudioError(f"{clip.path}: has no samples")
+        rate = file.samplerate
+        start = round(crop * config.crop_hop_seconds * rate)
+        seconds = file.frames / rate
+        if start >= file.frames and clip.seconds > seconds + SHORT_SECONDS:
+            raise AudioError(
+                f"{clip.path}: lasts {seconds:.2f} s, but its manifest says "
+                f"{clip.seconds:.2f} s: correct its 'seconds' in the manifest"
             )
-            rate = file.samplerate
-            if not len(audio):
-                raise AudioError(f"{clip.path}: is truncated, it ends before {start / rate:.2f} s")
-    except (soundfile.SoundFileError, OSError) as error:
-        raise AudioError(f"{clip.path}: cannot be read as audio: {error}") from None
+        file.seek(min(start, file.frames - 1))
+        num_samples = round(config.segment_seconds * rate)
+        audio = file.read(num_samples, dtype="float32", always_2d=True)
+    if not len(audio):
+        raise AudioError(f"{clip.path}: is truncated, it ends before {start / rate:.2f} s")
     if not np.isfinite(audio).all():
         raise AudioError(f"{clip.path}: has NaN or infinite samples")
     return resample(np.ascontiguousarray(audio.mean(1)), rate, sample_rate)

@@ -19,6 +19,7 @@ from singleout.extract.names import part_paths, query_slug, query_slugs
 from singleout.extract.options import OptionChanges, OutputOptions
 from singleout.extract.outputs import WrittenFiles
 from singleout.extract.recordings import PART_ENDS, Source, is_kind
+from singleout.storage.journal import recover_once
 from singleout.types import Query
 
 CONTAINERS = ("wav", "flac", "aiff")
@@ -180,6 +181,7 @@ def _run_job(
     try:
         report(0.0)
         if skip_existing:
+            recover_once(job.folder)  # files of a killed program do not count
             remaining = remaining_queries(job, queries, outputs)
         if remaining:
             written = extractor.extract_file(

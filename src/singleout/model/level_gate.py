@@ -42,7 +42,7 @@ class Gate(StrictConfig):
         array([-20.,  -9.,   2.,   0.])
     """
 
-    low: Annotated[float, Field(ge=-10)]
+    low: Annotated[float, Field(ge=-1e6)]
     high: float
     floor_db: Annotated[float, Field(ge=-200)]
     gain_db: Annotated[float, Field(le=200)]

@@ -104,6 +104,35 @@ def restoring(paths: Sequence[Path]) -> Iterator[None]:
 
 
 @contextmanager
+def replacing_all(paths: Sequence[Path]) -> Iterator[list[Path]]:
+    """Give temporary paths; at the end, the files written there replace ``paths``, all or none.
+
+    Args:
+        paths: the files to write; their folders must exist.
+
+    Raises:
+        OutputError: a file cannot be written there.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     names = [Path(folder) / name for name in ("scores.json", "rows.jsonl")]
+        ...     with replacing_all(names) as partials:
+        ...         for partial in partials:
+        ...             _ = partial.write_text("{}")
+        ...     sorted(path.name for path in Path(folder).iterdir())
+        ['rows.jsonl', 'scores.json']
+    """
+    before = ExitStack()
+    with ExitStack() as files:
+        yield [files.enter_context(replacing(path)) for path in paths]
+        before.enter_context(restoring(paths))
+        renaming_files = files.pop_all()
+    with before, renaming_files:
+        pass
+
+
+@contextmanager
 def replacing_files(folder: Path) -> Iterator[Path]:
     """Give a temporary folder; at the end, its files are moved to ``folder``, all or none.
 

@@ -27,7 +27,7 @@ def checkpoint_file(path: Path) -> Path:
     In a folder as on model hubs, ``model.safetensors`` or ``pytorch_model.bin`` is taken.
 
     Raises:
-        ModelError: the folder has no checkpoint, or several.
+        ModelError: the folder has no checkpoint, or several, or may not be read.
 
     Example:
         >>> import tempfile
@@ -36,12 +36,12 @@ def checkpoint_file(path: Path) -> Path:
         ...     checkpoint_file(Path(folder)).name
         'step_100.ckpt'
     """
-    if not path.is_dir():
-        return path
-    for name in FILE_NAMES:
-        if (path / name).is_file():
-            return path / name
     try:
+        if not path.is_dir():
+            return path
+        for name in FILE_NAMES:
+            if (path / name).is_file():
+                return path / name
         files = sorted(f for f in path.iterdir() if f.suffix[1:] in CHECKPOINT_SUFFIXES)
         files = [file for file in files if file.is_file()]
     except OSError as error:

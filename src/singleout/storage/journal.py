@@ -43,8 +43,9 @@ JOURNAL = ".singleout.journal.partial"
 """Name of the journal of a folder. It exists only while files are renamed."""
 MAX_JOURNAL_BYTES = 1 << 20
 """A longer journal is not read to its end."""
-_TEMPORARY = re.compile(r"\..*\.([0-9a-f]{16})(?:-\d+|\.lock)\.partial", re.DOTALL)
+_TEMPORARY = re.compile(r"\..*\.([0-9a-f]{16})(?:-\d+(?:\.old)?|\.lock)\.partial", re.DOTALL)
 """Names of temporary files, with the token of their writer."""
+_LOCK = ".singleout.{}.lock.partial"
 
 
 def recover(folder: Path) -> None:
@@ -75,7 +76,22 @@ def recover(folder: Path) -> None:
         if names or JOURNAL in listed:
             with renaming(folder):  # reads the journal
                 for token, left in names.items():
-                    _remove_if_dead(folder, token, left)
+                    with suppress(OSError):  # the lock of another user
+                        _remove_if_dead(folder, token, left)
+
+
+def recover_once(folder: Path) -> None:
+    """Call ``recover`` if this process has not done so, or if a group of files is half replaced.
+
+    This takes no time in a folder of many files. Call it before it matters which files exist.
+
+    Example:
+        >>> recover_once(Path("missing"))
+    """
+    key = os.path.realpath(folder)
+    if key not in _state.recovered or os.path.lexists(Path(key, JOURNAL)):
+        recover(folder)
+        _state.recovered.add(key)
 
 
 # Writers and their temporary files
@@ -89,7 +105,7 @@ class _Writer:
         self._numbers = itertools.count(1)  # which threads may share
         while True:
             self._token = secrets.token_hex(8)
-            self._path = folder / _lock_name(self._token)
+            self._path = folder / _LOCK.format(self._token)
             self._file = self._path.open("xb")
             _lock(self._file, wait=False)
             if _is_at(self._file, self._path):
@@ -148,10 +164,8 @@ def temporary_names(folder: Path) -> Iterator[Callable[[str], str]]:
         ...         new_name("x.wav") != new_name("x.wav")
         True
     """
+    recover_once(folder)
     state, key = _state, os.path.realpath(folder)
-    if key not in state.recovered:
-        recover(folder)
-        state.recovered.add(key)
     with state.guard:
         writer = state.writers.get(key) or _Writer(Path(key))
         state.writers[key] = writer
@@ -166,24 +180,16 @@ def temporary_names(folder: Path) -> Iterator[Callable[[str], str]]:
                 writer.close()
 
 
-def _lock_name(token: str) -> str:
-    return f".singleout.{token}.lock.partial"
-
-
 def _remove_if_dead(folder: Path, token: str, names: list[str]) -> None:
-    path = folder / _lock_name(token)
-    try:
+    path = folder / _LOCK.format(token)
+    lock = None
+    with suppress(FileNotFoundError):  # the writer is done
         lock = _opened(path)
-    except FileNotFoundError:  # the writer is done
-        lock = None
-    except OSError:  # of another user
-        return
-    if lock is not None and not _lock(lock, wait=False):
-        lock.close()
-        return
-    for name in names:
-        if name != path.name:
-            _remove(folder / name)
+        if not _lock(lock, wait=False):
+            lock.close()
+            return
+    for name in set(names) - {path.name}:
+        _remove(folder / name)
     if lock is not None:
         _remove_and_unlock(lock, path)
 
@@ -278,7 +284,10 @@ def moving_aside(folder: Path, names: Sequence[str]) -> Iterator[None]:
         'new'
     """
     with temporary_names(folder) as new_name, renaming(folder) as journal:
-        moves = {name: new_name(name) if os.path.lexists(folder / name) else None for name in names}
+        moves: dict[str, str | None] = dict.fromkeys(names)
+        for name in names:
+            if os.path.lexists(folder / name):
+                moves[name] = new_name(name).removesuffix("partial") + "old.partial"
         start = journal.seek(0, os.SEEK_END) if journal else 0
         try:
             if journal:
@@ -312,16 +321,14 @@ def _moves_of(line: bytes) -> dict[str, str | None]:
     A line that is not whole was written before the first move. A hostile journal must not name
     files of other folders.
     """
-    try:
+    with suppress(ValueError, RecursionError):
         moves = json.loads(line)
-    except (ValueError, RecursionError):
-        return {}
-    if not isinstance(moves, dict) or not all(
-        _is_name(name) and (old is None or (_is_name(old) and _TEMPORARY.fullmatch(old)))
-        for name, old in moves.items()
-    ):
-        return {}
-    return moves
+        if isinstance(moves, dict) and all(
+            _is_name(name) and (old is None or (_is_name(old) and _TEMPORARY.fullmatch(old)))
+            for name, old in moves.items()
+        ):
+            return moves
+    return {}
 
 
 def _is_name(name: object) -> bool:

@@ -43,7 +43,7 @@ def test_a_table_of_another_layout_is_refused(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "the column idx is missing, its header is "),
+        (b"", "the column idx is missing, its header is empty"),
         (b"idx,caption,src_wav,noise_wav\n", "has no rows"),
         (b"idx,caption\xff", "cannot be read as CSV"),
     ],

@@ -92,7 +92,7 @@ class Table:
                     raise ManifestError(
                         f"{path}: the column {name} is missing"
                         + (f" (number {number} of that name)" if number else "")
-                        + f", its header is {','.join(names)}"
+                        + f", its header is {','.join(names) or 'empty'}"
                     )
                 rows: list[tuple[int, Row]] = []
                 for cells in reader:

@@ -9,6 +9,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from singleout.errors import ModelError
+from singleout.storage.disk import open_model_file
 from singleout.storage.foreign import checkpoint_file, read_tensors
 
 LANDMARK = "base.pre_conv.weight"
@@ -43,7 +44,7 @@ def holds_checkpoint(folder: Path) -> bool:
         file = checkpoint_file(folder)
         if file.suffix != ".safetensors":
             return True
-        with safe_open(file, "pt") as tensors:
+        with open_model_file(file), safe_open(file, "pt") as tensors:
             return landmark(tensors.keys()) is not None
     except (ModelError, SafetensorError, OSError):
         return False

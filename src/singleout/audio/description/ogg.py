@@ -14,7 +14,7 @@ from itertools import islice
 from typing import BinaryIO
 
 from singleout.audio.channels import Layout, vorbis_layout
-from singleout.audio.flac import (
+from singleout.audio.description.flac import (
     COMMENTS,
     PICTURE,
     Blocks,
@@ -23,8 +23,8 @@ from singleout.audio.flac import (
     describing_blocks,
     flac_layout,
 )
+from singleout.audio.description.parts import MAX_BYTES, MAX_CHUNKS
 from singleout.audio.info import AudioInfo
-from singleout.audio.parts import MAX_BYTES, MAX_CHUNKS
 
 HEAD_BYTES = MAX_BYTES * 3 // 2
 """Headers stand in the first bytes of a file, as far as they are read."""

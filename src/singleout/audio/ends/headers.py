@@ -386,5 +386,8 @@ def read_head(file: BinaryIO, size: int) -> Head | None:
                 head = reader(file, size)
             except (struct.error, ValueError, IndexError):  # cut within the head
                 return None
-            return head if head and 0 < head.start <= MAX_HEAD_BYTES else None
+            if head is None or not 0 < head.start <= MAX_HEAD_BYTES:
+                return None
+            ends = [field.position + struct.calcsize(field.form) for field in head.fields]
+            return head if max(ends, default=0) <= head.start else None
     return None

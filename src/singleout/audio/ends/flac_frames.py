@@ -99,19 +99,19 @@ def find_end(file: BinaryIO, begin: int, end: int) -> FlacEnd | None:
     tail = file.read(end - tail_start)
     if tail[-128:].startswith(b"TAG"):
         tail = tail[:-128]
-    frames: list[tuple[int, int, int]] = []
+    last = None
+    ends: set[int] = set()
     for match in SYNC.finditer(tail):
         frame = _frame(tail, match.start(), block_size)
-        if frame is None or not rate:
+        if frame is None:
             continue
-        follows = bool(frames) and frame[0] == frames[-1][1]
-        if not frames or follows or frame[0] > frames[-1][1]:
-            if frames and not follows and len(frames) > 1:
-                continue  # bytes of a frame that look like a frame
-            frames = [*frames, frame] if follows else [frame]
-    if not frames or rate == 0:
+        # Other bytes may look like a frame. A true one follows another, or ends where it should.
+        if last is None or frame[0] in ends or frame[1] == stated:
+            last = frame
+        ends.add(frame[1])
+    if last is None or rate == 0:
         return None
-    first, after, at = frames[-1]
+    first, after, at = last
     is_whole = after == stated or _crc16(tail[at:]) == 0
     if is_whole:
         return FlacEnd(stated, after, end, rate, is_cut=False)

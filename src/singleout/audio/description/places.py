@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from singleout.audio.channels import vorbis_layout
-from singleout.audio.flac import APPLICATION, COMMENTS, CUE_SHEET, MASK_KEY, PICTURE, comments
-from singleout.audio.iff import TEXT_CHUNKS
+from singleout.audio.description.flac import (
+    APPLICATION,
+    COMMENTS,
+    CUE_SHEET,
+    MASK_KEY,
+    PICTURE,
+    comments,
+)
+from singleout.audio.description.iff import TEXT_CHUNKS
+from singleout.audio.description.riff import INFO_NAMES
 from singleout.audio.info import AudioInfo, Note, OutputKind
-from singleout.audio.riff import INFO_NAMES
 
 AIFF_TAGS = (*TEXT_CHUNKS.values(), "software")
 BLOCKS = {APPLICATION: "application data", CUE_SHEET: "cue sheet", PICTURE: "picture"}

@@ -16,14 +16,16 @@ import re
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
-from singleout.audio.tags import tag_bytes
+from singleout.audio.ends.tags import tag_bytes
 
 BLOCK_BYTES = 1 << 20
-HEADER = re.compile(rb"\xff[\xe2-\xff][\x00-\xef]")
+HEADER = re.compile(rb"\xff[\xe2-\xff][\x00-\xef].", re.DOTALL)
 """Matches what may be the header of a frame."""
 MAX_FREE_BYTES = 8_192
 """Longest frame of a bit rate that is not in the tables ("free format")."""
 FREE = -1
+MIN_FRAME_BYTES = 192
+"""The count and all that belongs to it stand in the first bytes of a frame."""
 NUM_CONFIRMED = 3
 """Frames that must follow each other where a walk starts: any two bytes may look like one."""
 
@@ -300,7 +302,7 @@ class _Walker:
     def read_first(self, position: int) -> None:
         """Read what the first frame says: the shape of the sound, and the count of frames."""
         frames, length = self.frames, self.length(position)
-        data = self.at(position, length)
+        data = self.at(position, length).ljust(MIN_FRAME_BYTES, b"\0")
         form = _forms()[data[1] << 8 | data[2]]
         frames.sample_rate, frames.layer = form.rate, form.layer
         frames.is_free = form.num_bytes == FREE

@@ -19,14 +19,16 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from singleout.audio.blocks import BlockReader
+from singleout.audio.ffmpeg.blocks import BlockReader
+from singleout.audio.ffmpeg.streams import UNREADABLE, shortened
 from singleout.audio.info import Note
-from singleout.audio.streams import UNREADABLE, shortened
 from singleout.errors import AudioError
 
 T = TypeVar("T")
 
-PROGRAM = "from singleout.audio.ffmpeg import main; main()"
+ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+"""NumPy starts no threads in the process. Many threads would need more than its memory."""
+PROGRAM = "from singleout.audio.ffmpeg.process import main; main()"
 """What the process runs."""
 
 
@@ -65,11 +67,15 @@ class Decoder:
         self._path, self._sndfile_error = path, sndfile_error
         self.notes: list[Note] = []
         # The process imports this package, and no module from the current folder.
-        import_path = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
-        arguments = [os.fspath(path.absolute()), str(track or "")]
+        import_path = [str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH", "")]
+        arguments = [os.fspath(path.absolute()), "" if track is None else str(track)]
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-c", PROGRAM, *arguments],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, import_path))},
+            env={
+                **os.environ,
+                **ENVIRONMENT,
+                "PYTHONPATH": os.pathsep.join(filter(None, import_path)),
+            },
             stdin=subprocess.PIPE,  # its end tells the process that this one has ended
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,  # FFmpeg prints there

@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from singleout.audio.channels import Layout
-from singleout.audio.flac import Blocks, foreign_chunks, is_foreign, read_flac
-from singleout.audio.iff import aiff_tags, caf_layout, read_aiff
+from singleout.audio.description.flac import Blocks, foreign_chunks, is_foreign, read_flac
+from singleout.audio.description.iff import aiff_tags, caf_layout, read_aiff
+from singleout.audio.description.ogg import read_ogg
+from singleout.audio.description.parts import MAX_BYTES, Chunks
+from singleout.audio.description.riff import info_tags, read_riff
 from singleout.audio.info import AudioInfo, Note
-from singleout.audio.ogg import read_ogg
-from singleout.audio.parts import MAX_BYTES, Chunks
-from singleout.audio.riff import info_tags, read_riff
 
 NO_LAYOUT = Layout()
 
@@ -75,7 +75,7 @@ def describe(path: Path) -> Description:
 
     Example:
         >>> import tempfile
-        >>> from singleout.audio.riff import info_chunk
+        >>> from singleout.audio.description.riff import info_chunk
         >>> from singleout.audio.wav import WavFile, WavHead
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = Path(folder) / "x.wav"

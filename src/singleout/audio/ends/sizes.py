@@ -9,11 +9,13 @@ from __future__ import annotations
 import struct
 from typing import BinaryIO
 
-from singleout.audio.headers import MAX_FIELD, RIFF, Head, chunks
+from singleout.audio.ends.headers import MAX_FIELD, RIFF, Head, chunks
+from singleout.audio.ends.section import Section
+from singleout.audio.ends.tags import tag_bytes
 from singleout.audio.info import Note
-from singleout.audio.section import Section
-from singleout.audio.tags import tag_bytes
 
+LONG_BYTES = MAX_FIELD - 8
+"""A WAV that is longer cannot state its size."""
 STREAMED_BYTES = 0x7FFF_0000
 """Sizes from here on mean "until the end of the file": programs that write to a pipe state them."""
 MAX_TRAILING = 1 << 20
@@ -82,7 +84,7 @@ def settled(file: BinaryIO, head: Head, size: int) -> tuple[Section, int]:
         # W64 and 8SVX: libsndfile reads everything up to the end as sound.
         end=head.start + sound if corrected or _reads_on(file) else size,
         head=corrected,
-        replaced=len(corrected),
+        replaced=head.start if corrected else 0,
         reader="ffmpeg" if head.needs_ffmpeg else "libsndfile",
         sound_bytes=sound,
         missing_bytes=missing,
@@ -182,7 +184,7 @@ def _corrected(file: BinaryIO, head: Head, sound: int) -> bytes:
     """The head with the right sizes."""
     data = bytearray(_read(file, 0, head.start))
     total = head.start + sound
-    if data[:4] == b"RIFF" and total > MAX_FIELD - 8:
+    if data[:4] == b"RIFF" and total > LONG_BYTES:
         return _as_rf64(data, head, sound)
     for each in head.fields:
         number = {

@@ -28,6 +28,10 @@ WAV_CHANNELS = (
     "TBL", "TBC", "TBR",
 )  # fmt: skip
 """FFmpeg's names of the loudspeakers of a WAV, in the order of their bits."""
+CUSTOM_ORDER = " channels ("
+"""In FFmpeg's name of a layout with an order of its own, such as "2 channels (FR+FL)"."""
+KEPT: list[Any] = []
+"""See ``kept``."""
 ATTACHED_PICTURE = 0x400
 """FFmpeg's AV_DISPOSITION_ATTACHED_PIC: the picture of a cover."""
 UNREADABLE = "not media"
@@ -97,6 +101,21 @@ def picture_stream(container: Any, stream: Any) -> Any:
     return None if is_cover else pictures
 
 
+def kept(layout: Any) -> Any:
+    """The same layout, which is kept until the process ends if its channels have their own order.
+
+    PyAV 18 frees the memory of such a layout together with its frame or stream, and then again.
+
+    Example:
+        >>> import av
+        >>> kept(av.AudioLayout("stereo")).name
+        'stereo'
+    """
+    if CUSTOM_ORDER in layout.name:
+        KEPT.append(layout)
+    return layout
+
+
 def tracks_note(container: Any, stream: Any) -> Note | None:
     """Say which tracks there are, if there are several.
 
@@ -117,7 +136,7 @@ def tracks_note(container: Any, stream: Any) -> Note | None:
         return None
     names = []
     for number, each in enumerate(tracks[:MAX_TRACKS_NAMED], start=1):
-        layout = each.codec_context.layout.name if each.codec_context is not None else ""
+        layout = kept(each.codec_context.layout).name if each.codec_context is not None else ""
         words = [each.metadata.get("language", ""), each.metadata.get("title", ""), layout]
         known = [shortened(word, MAX_NAME) for word in words if word not in ("", "und")]
         names.append(f"{number}: {', '.join(known)}" if known else str(number))

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from singleout.audio.ffmpeg.streams import WAV_CHANNELS, wav_order
 from singleout.audio.resampling import ResampleStream
-from singleout.audio.streams import WAV_CHANNELS, wav_order
 
 SAMPLES: dict[str, Any] = {
     "u8": np.uint8, "s16": np.int16, "s32": np.int32, "s64": np.int64,
@@ -73,6 +73,7 @@ class FrameConverter:
         self._num_channels = len(first.layout.channels)
         self._order = wav_order(first.layout)
         self._shape = (first.layout.name, first.sample_rate)
+        self._is_mixable = _is_mixable(first.layout)
         self._mixer: Any = None
         self._resampler = ResampleStream(self._rate, self._rate, self._num_channels)
 
@@ -101,14 +102,9 @@ class FrameConverter:
     def _mixer_of(self, frame: Any) -> Any:
         from av import AudioResampler
 
-        layouts = (self._layout, frame.layout)
-        is_known = all(
-            len(layout.channels) <= MAX_MIXED_CHANNELS
-            and {channel.name for channel in layout.channels} <= set(WAV_CHANNELS)
-            and wav_order(layout) is None
-            for layout in layouts
-        )
-        return AudioResampler("fltp", self._layout, frame.sample_rate) if is_known else None
+        if not self._is_mixable or not _is_mixable(frame.layout):
+            return None
+        return AudioResampler("fltp", self._layout, frame.sample_rate)
 
     def _mixed(self, frame: Any, samples: NDArray[np.float32]) -> NDArray[np.float32]:
         if self._mixer is not None:
@@ -119,3 +115,10 @@ class FrameConverter:
         count = min(len(placed), len(samples))
         placed[:count] = samples[:count]
         return placed
+
+
+def _is_mixable(layout: Any) -> bool:
+    """Whether FFmpeg has rules to mix a layout and another one."""
+    names = {channel.name for channel in layout.channels}
+    is_known = len(layout.channels) <= MAX_MIXED_CHANNELS and names <= set(WAV_CHANNELS)
+    return is_known and wav_order(layout) is None

@@ -69,12 +69,15 @@ class Timeline:
         """Note that sound at a position is damaged, so that the next gap is a loss."""
         self._damaged_until = position + DAMAGE_SECONDS
 
-    def silence_before(self, time: float | None, position: float) -> float:
+    def silence_before(
+        self, time: float | None, position: float, next_time: float | None = None
+    ) -> float:
         """Seconds of silence to put before a frame of sound.
 
         Args:
             time: timestamp of the frame in seconds; None if the frame has none.
             position: seconds of sound and silence before the frame.
+            next_time: timestamp of the next frame; it shows whether ``time`` is wrong.
         """
         if time is None:
             return 0.0
@@ -84,6 +87,10 @@ class Timeline:
             if self._start is not None:
                 self.zero = min(self.zero, self._start)
         gap = time - self.zero - position
+        if next_time is not None:
+            next_gap = next_time - self.zero - position
+            if next_gap < gap if gap > 0 else gap < -REPEAT_SECONDS < next_gap:
+                return 0.0  # the next frame is where this one should be
         if gap < -REPEAT_SECONDS and time < self._last_time:
             self.zero, gap = time - position, 0.0
         self._last_time = time

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from singleout.audio.channels import Layout, core_audio_layout
+from singleout.audio.description.parts import MAX_CHUNKS, Chunks, read_parts
+from singleout.audio.description.riff import decoded
 from singleout.audio.info import AudioInfo, OutputKind
-from singleout.audio.parts import MAX_CHUNKS, Chunks, read_parts
-from singleout.audio.riff import decoded
 
 SAMPLE_CHUNKS = (b"COMM", b"SSND", b"FVER", b"CHAN", b"PEAK", b"SAXL", b"FLLR", b"PAD ")
 """Chunks of an AIFF that describe its samples. All others describe the recording."""

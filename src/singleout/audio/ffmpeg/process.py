@@ -8,24 +8,27 @@ import re
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from singleout.audio.blocks import BlockWriter
-from singleout.audio.frames import FrameConverter
-from singleout.audio.info import AudioInfo, Note
-from singleout.audio.lengths import is_fragmented, starts_as_mp4, stated_end
-from singleout.audio.streams import (
+from singleout.audio.ffmpeg.avi import skipped_frames
+from singleout.audio.ffmpeg.blocks import BlockWriter
+from singleout.audio.ffmpeg.frames import FrameConverter
+from singleout.audio.ffmpeg.lengths import is_fragmented, starts_as_mp4, stated_end
+from singleout.audio.ffmpeg.streams import (
     UNREADABLE,
     describe,
+    kept,
     picture_stream,
     shortened,
     sound_stream,
     tracks_note,
 )
-from singleout.audio.timeline import GAP_SECONDS, Timeline
+from singleout.audio.ffmpeg.timeline import GAP_SECONDS, Timeline
+from singleout.audio.info import AudioInfo, Note
 from singleout.errors import AudioError
 
 MAX_MEMORY_BYTES = 2 << 30
@@ -61,7 +64,7 @@ def main() -> None:
 
     Example:
         >>> import subprocess
-        >>> program = "from singleout.audio.ffmpeg import main; main()"
+        >>> program = "from singleout.audio.ffmpeg.process import main; main()"
         >>> command = [sys.executable, "-c", program, "missing.mp4", ""]
         >>> pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         >>> with subprocess.Popen(command, **pipes) as process:
@@ -77,7 +80,8 @@ def main() -> None:
         decode(sys.argv[1], output, track)
         output.flush()
     except BrokenPipeError:
-        os._exit(0)  # the reader has stopped
+        pass  # the reader has stopped
+    os._exit(0)  # without cleaning up, see ``kept``
 
 
 def _end_with_parent() -> None:
@@ -92,7 +96,8 @@ def _limit_memory() -> None:
         return
     hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
     limit = MAX_MEMORY_BYTES if hard == resource.RLIM_INFINITY else min(hard, MAX_MEMORY_BYTES)
-    resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
+    with suppress(OSError, ValueError):  # some systems refuse it
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
 
 
 def decode(path: str, output: BinaryIO, track: int | None = None) -> None:
@@ -106,7 +111,7 @@ def decode(path: str, output: BinaryIO, track: int | None = None) -> None:
     Example:
         >>> import io, tempfile
         >>> from singleout.audio import write_wav
-        >>> from singleout.audio.blocks import BlockReader
+        >>> from singleout.audio.ffmpeg.blocks import BlockReader
         >>> output = io.BytesIO()
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = f"{folder}/silence.wav"
@@ -208,6 +213,8 @@ class _Decoding:
         # A negative start is the padding of an encoder.
         start = min((max(0.0, each) for each in starts if each is not None), default=None)
         self._timeline = Timeline(start, self._stated_end, may_jump=self._may_jump)
+        self._tick = float(stream.time_base)
+        self._skipped = skipped_frames(container.name, stream)
         self._output: _Output | None = None
         self._sound_end = self._any_end = -math.inf
         self._num_damaged = 0
@@ -222,6 +229,7 @@ class _Decoding:
         """
         from av.error import FFmpegError
 
+        waiting = None  # the last frame: the time of the next one shows whether its own is right
         for packet in self._packets():
             self._read_log()
             if packet is not None and not self._is_sound(packet):
@@ -234,8 +242,13 @@ class _Decoding:
                 self._expect_loss(error)
                 continue
             for frame in frames:
-                self._take(frame)
+                if waiting is not None:
+                    self._place(waiting, frame)
+                waiting = frame
+                kept(frame.layout)
         self._read_log()
+        if waiting is not None:
+            self._place(waiting, None)
         if self._output is None:
             if self._is_encrypted:
                 raise AudioError("its sound is encrypted")
@@ -258,6 +271,8 @@ class _Decoding:
                 break
             except MemoryError:
                 raise
+            except IndexError:  # a packet of a stream that was not there at the start
+                continue
             except FFmpegError as error:
                 num_errors += 1
                 self._is_cut = self._is_cut or self._stated_end is None
@@ -296,10 +311,11 @@ class _Decoding:
                 self._is_cut = self._is_cut or CUT.search(text) is not None
                 self._is_encrypted = self._is_encrypted or ENCRYPTED.search(text) is not None
 
-    def _take(self, frame: Any) -> None:
+    def _place(self, frame: Any, following: Any) -> None:
         """Write the samples of a frame at their time."""
         position = self._output.seconds if self._output else 0.0
-        silence = self._timeline.silence_before(_seconds(frame.pts, self._stream), position)
+        next_time = None if following is None else self._time(following)
+        silence = self._timeline.silence_before(self._time(frame), position, next_time)
         if self._output is None:
             info = describe(self._container, self._stream, frame, self._stated_frames(frame))
             self._converter = FrameConverter(frame)
@@ -308,6 +324,15 @@ class _Decoding:
             self._output.write(self._converter.finish())
             self._output.write_silence(silence)
         self._output.write(self._converter.push(frame))
+
+    def _time(self, frame: Any) -> float | None:
+        """The timestamp of a frame in seconds."""
+        if frame.pts is None:
+            return None
+        skipped = 0
+        if len(self._skipped):
+            skipped = int(np.searchsorted(self._skipped, frame.pts, side="right"))
+        return float(frame.pts + skipped) * self._tick
 
     def _stream_end(self) -> float | None:
         """The end of the sound that an MP4 states to the sample."""

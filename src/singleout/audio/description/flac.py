@@ -8,9 +8,9 @@ from contextlib import suppress
 from typing import BinaryIO
 
 from singleout.audio.channels import FLAC_MASKS, Layout
-from singleout.audio.iff import SAMPLE_CHUNKS
-from singleout.audio.parts import MAX_CHUNKS, Chunks, read_parts
-from singleout.audio.riff import describes, format_layout
+from singleout.audio.description.iff import SAMPLE_CHUNKS
+from singleout.audio.description.parts import MAX_CHUNKS, Chunks, read_parts
+from singleout.audio.description.riff import describes, format_layout
 
 Blocks = tuple[tuple[int, bytes], ...]
 """Types and contents of metadata blocks."""

@@ -32,13 +32,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
-from singleout.audio import flac_frames, mpeg_frames, ogg_pages
-from singleout.audio.headers import read_head
+from singleout.audio.ends import flac_frames, mpeg_frames, ogg_pages
+from singleout.audio.ends.headers import read_head
+from singleout.audio.ends.section import Section, as_one
+from singleout.audio.ends.sizes import MAGICS, settled
+from singleout.audio.ends.tags import tag_bytes
+from singleout.audio.ends.views import FileView
 from singleout.audio.info import Note
-from singleout.audio.section import Section, as_one
-from singleout.audio.sizes import MAGICS, settled
-from singleout.audio.tags import tag_bytes
-from singleout.audio.views import FileView
 from singleout.errors import AudioError
 
 MPEG_SUFFIXES = (".mp3", ".mp2", ".mpga", ".mpa", ".m2a", ".bit")

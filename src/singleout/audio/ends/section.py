@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from singleout.audio.ends.views import FileView
 from singleout.audio.info import Note
-from singleout.audio.views import FileView
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import BinaryIO
 
 from singleout.audio.channels import Layout
-from singleout.audio.parts import MAX_CHUNKS, Chunks, read_parts
+from singleout.audio.description.parts import MAX_CHUNKS, Chunks, read_parts
 
 MAX_FIELD = 0xFFFF_FFFF
 

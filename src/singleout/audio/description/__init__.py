@@ -1,0 +1,1 @@
+"""What a file says about its recording besides the samples, read and written for each format."""

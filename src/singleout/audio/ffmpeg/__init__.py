@@ -1,0 +1,1 @@
+"""Media that FFmpeg decodes: ``decoder`` reads from the process that ``process`` runs."""
