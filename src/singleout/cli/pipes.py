@@ -43,7 +43,7 @@ def with_stdin(places: Sequence[str]) -> list[str | BinaryIO]:
     """The names of recordings, with standard input for ``-``.
 
     Raises:
-        AudioError: stdin is closed or a terminal.
+        AudioError: stdin is a terminal.
 
     Example:
         >>> with_stdin(["street.wav"])
@@ -51,8 +51,6 @@ def with_stdin(places: Sequence[str]) -> list[str | BinaryIO]:
     """
     if STDIN not in places:
         return list(places)
-    if sys.stdin is None:
-        raise AudioError("stdin is closed: give a recording, or send one through a pipe")
     if sys.stdin.isatty():
         raise AudioError("stdin is a terminal: send a recording through a pipe, or give a file")
     return [sys.stdin.buffer if place == STDIN else place for place in places]
