@@ -36,7 +36,8 @@ def tone(num_samples: int, channels: int) -> NDArray[np.float32]:
 def sndfile_seeds() -> list[bytes]:
     """One file of every format and subtype of libsndfile."""
     seeds = []
-    for container in sorted(soundfile.available_formats()):
+    # SD2 has its header in a second file, which libsndfile would leave in the current folder.
+    for container in sorted({*soundfile.available_formats()} - {"SD2"}):
         for subtype in sorted(soundfile.available_subtypes(container)):
             channels = 1 if subtype.startswith(("G7", "GSM", "VOX")) else 2
             output = io.BytesIO()
