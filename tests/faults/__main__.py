@@ -32,7 +32,7 @@ def main() -> None:
         "output", type=Path, help="JSON file of the rows; those of other commands stay"
     )
     parser.add_argument("--most", type=int, help="places of a fault in a command; default: every")
-    parser.add_argument("--command", help="only this command")
+    parser.add_argument("--command", action="append", default=[], help="only this command")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         if (shim := os.environ.get(PRELOADED)) is not None:
@@ -47,7 +47,7 @@ def main() -> None:
         sys.exit(os.spawnve(os.P_WAIT, sys.executable, command, environment))
 
 
-def _measure(output: Path, shim: Path, folder: Path, most: int | None, only: str | None) -> None:
+def _measure(output: Path, shim: Path, folder: Path, most: int | None, only: list[str]) -> None:
     os.environ.pop("LD_PRELOAD")  # not for the decoders
     os.environ["SINGLEOUT_CACHE"] = str(folder / "workshop" / "cache")
 

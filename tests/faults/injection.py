@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import json
 import os
 import resource
 import signal
@@ -139,19 +140,17 @@ class Shim:
         subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", path, source, "-ldl"], check=True)
         return path
 
-    def arm(self, fault: Fault, number: int) -> None:
-        """Let the ``number``-th call from now on fail."""
-        self._library.faults_arm(
-            os.fsencode(self._folder),
-            KINDS.index(fault.kind),
-            ctypes.c_long(number),
-            fault.error,
-            fault.lasts,
-        )
+    def arm(self, fault: Fault | None, number: int) -> None:
+        """Count calls from now on, and let the ``number``-th of the fault's kind fail."""
+        kind, error, lasts = -1, 0, False
+        if fault is not None:
+            kind, error, lasts = KINDS.index(fault.kind), fault.error, fault.lasts
+        folder = os.fsencode(self._folder)
+        self._library.faults_arm(folder, kind, ctypes.c_long(number), error, lasts)
 
-    @property
-    def count(self) -> int:
-        return int(self._library.faults_count())
+    def counts(self) -> dict[str, int]:
+        """Number of calls by kind."""
+        return {kind: int(self._library.faults_count(i)) for i, kind in enumerate(KINDS)}
 
 
 @dataclass(frozen=True)
@@ -161,12 +160,12 @@ class Ended:
     Attributes:
         code: exit code, negative for a signal; None if it did not end in time.
         stderr: what it printed there.
-        calls: of the kind that was armed; 0 if the process was killed.
+        calls: number by kind; empty if the process was killed.
     """
 
     code: int | None
     stderr: str
-    calls: int
+    calls: dict[str, int]
 
 
 def run(arguments: Sequence[str], shim: Shim, fault: Fault | None = None, n: int = 0) -> Ended:
@@ -183,10 +182,10 @@ def run(arguments: Sequence[str], shim: Shim, fault: Fault | None = None, n: int
     os.close(counts[1])
     os.close(stderr[1])
     with open(counts[0]) as numbers, open(stderr[0], errors="replace") as lines:  # noqa: PTH123
-        text, count = lines.read(), int(numbers.read() or 0)
+        text, calls_by_kind = lines.read(), json.loads(numbers.read() or "{}")
     _, status = os.waitpid(child, 0)
     code = os.waitstatus_to_exitcode(status)
-    return Ended(None if code == -signal.SIGALRM else code, text, count)
+    return Ended(None if code == -signal.SIGALRM else code, text, calls_by_kind)
 
 
 def _run_here(arguments: Sequence[str], shim: Shim, fault: Fault | None, n: int) -> NoReturn:
@@ -198,7 +197,7 @@ def _run_here(arguments: Sequence[str], shim: Shim, fault: Fault | None, n: int)
         signal.alarm(SECONDS)
         if fault is not None and fault.arrange is not None:
             fault.arrange(n)
-        elif fault is not None:
+        else:
             shim.arm(fault, n)
         main()
     except SystemExit as end:
@@ -206,7 +205,7 @@ def _run_here(arguments: Sequence[str], shim: Shim, fault: Fault | None, n: int)
     except BaseException:
         traceback.print_exc()
     finally:
-        os.write(COUNTS, str(shim.count).encode())
+        os.write(COUNTS, json.dumps(shim.counts()).encode())
         os._exit(code)
 
 

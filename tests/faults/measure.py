@@ -65,28 +65,26 @@ class Campaign:
         self._shim = Shim(shim, root / "workshop")
         self._most = most
 
-    def rows(self, only: str | None = None) -> Iterator[Row]:
-        """Run every fault in every command, or in only one of them."""
+    def rows(self, names: Sequence[str]) -> Iterator[Row]:
+        """Run every fault in the commands of these names; in all commands if there are none."""
         for command in self._workshop.commands():
-            if only not in (None, command.name):
+            if names and command.name not in names:
                 continue
-            right = self._right_results(command)
+            command.prepare()
+            ended = self._run(command)
+            assert ended.code == 0, ended.stderr
+            right = command.results()
             for fault in FAULTS:
-                yield self._row(fault, command, right)
+                places = range(1, ended.calls[fault.kind] + 1) if fault.kind else fault.values
+                yield self._row(fault, command, right, places)
 
     def _run(self, command: Command, fault: Fault | None = None, number: int = 0) -> Ended:
         return run(command.arguments, self._shim, fault, number)
 
-    def _right_results(self, command: Command) -> dict[str, bytes]:
-        command.prepare()
-        ended = self._run(command)
-        assert ended.code == 0, ended.stderr
-        return command.results()
-
-    def _row(self, fault: Fault, command: Command, right: dict[str, bytes]) -> Row:
-        row = Row(fault.name, command.name)
-        places = self._places(fault, command)
-        row.places = len(places)
+    def _row(
+        self, fault: Fault, command: Command, right: dict[str, bytes], places: Sequence[int]
+    ) -> Row:
+        row = Row(fault.name, command.name, len(places))
         for number in self._chosen(places):
             command.prepare()
             ended = self._run(command, fault, number)
@@ -100,16 +98,12 @@ class Campaign:
             row.lost += [f"at {number}: {complaint}" for complaint in complaints]
         return row
 
-    def _places(self, fault: Fault, command: Command) -> Sequence[int]:
-        if not fault.kind:
-            return fault.values
-        command.prepare()
-        return range(1, self._run(command, fault, 1 << 40).calls + 1)
-
     def _chosen(self, places: Sequence[int]) -> Sequence[int]:
         """All places, or some that are evenly spread."""
         if self._most is None or len(places) <= self._most:
             return places
+        if self._most == 1:
+            return places[len(places) // 2 :][:1]
         last, steps = len(places) - 1, range(self._most)
         return sorted({places[step * last // (self._most - 1)] for step in steps})
 

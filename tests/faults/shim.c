@@ -19,31 +19,32 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-enum { OPEN, READ, WRITE, RENAME, FSYNC, REMOVE, MKDIR, LOCK, SHORTEN, MEMORY };
+enum { OPEN, READ, WRITE, RENAME, FSYNC, REMOVE, MKDIR, LOCK, SHORTEN, MEMORY, KINDS };
 enum { KILL = -1 };
 static const size_t LARGE = 1 << 16;
 
 static char folder[PATH_MAX];
-static atomic_int armed_kind = -1;
-static atomic_long count;
+static atomic_int is_armed;
+static atomic_long counts[KINDS];
 static long failing;
-static int failure, lasts;
+static int failing_kind, failure, lasts;
 
+/* A negative kind only counts. */
 void faults_arm(const char *below, int kind, long n, int error, int is_lasting) {
     strncpy(folder, below, sizeof folder - 1);
-    count = 0;
+    failing_kind = kind;
     failing = n;
     failure = error;
     lasts = is_lasting;
-    armed_kind = kind;
+    is_armed = 1;
 }
 
-long faults_count(void) { return count; }
+long faults_count(int kind) { return counts[kind]; }
 
 static int fails(int kind) {
-    if (kind != armed_kind) return 0;
-    long number = ++count;
-    if (number != failing && !(lasts && number > failing)) return 0;
+    if (!is_armed) return 0;
+    long number = ++counts[kind];
+    if (kind != failing_kind || number < failing || (number > failing && !lasts)) return 0;
     if (failure == KILL) kill(getpid(), SIGKILL);
     errno = failure;
     return 1;
@@ -52,12 +53,12 @@ static int fails(int kind) {
 static int is_below(const char *path) { return !strncmp(path, folder, strlen(folder)); }
 
 static int path_fails(int kind, const char *path) {
-    return kind == armed_kind && is_below(path) && fails(kind);
+    return is_armed && is_below(path) && fails(kind);
 }
 
 static int file_fails(int kind, int file) {
     char link[64], path[PATH_MAX];
-    if (kind != armed_kind) return 0;
+    if (!is_armed) return 0;
     snprintf(link, sizeof link, "/proc/self/fd/%d", file);
     ssize_t length = readlink(link, path, sizeof path - 1);
     if (length < 0) return 0;
