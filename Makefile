@@ -8,7 +8,7 @@ CODE := src recipes tests benchmarks fuzz conftest.py
 # Per cent of the lines of src/singleout that `make test` must reach.
 COVERAGE_FLOOR ?= 97
 
-.PHONY: demo test test-fast check bench card sounds builtin paper fuzz clean
+.PHONY: demo test test-fast check bench card sounds builtin paper fuzz faults floors clean
 
 # Extract a sound from the recording in examples/, with the model in the package.
 demo: $(VENV)/.demo
