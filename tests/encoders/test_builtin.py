@@ -250,6 +250,14 @@ def test_a_tone_is_in_the_band_of_its_frequency() -> None:
 # On disk.
 
 
+def test_an_encoder_of_an_earlier_version_keeps_its_fingerprint(tmp_path: Path) -> None:
+    golden = Path(__file__).parents[1] / "golden" / "old_run" / "encoder"
+    encoder = BuiltinEncoder.from_pretrained(golden)
+    encoder.save_pretrained(tmp_path)  # with a checksum, which the golden file does not have
+    assert encoder.fingerprint == "451056523857a5ed"
+    assert load_encoder(str(tmp_path), "451056523857a5ed").fingerprint == "451056523857a5ed"
+
+
 def test_a_saved_encoder_gives_the_same_embeddings(
     debug_encoder: BuiltinEncoder, debug_encoder_folder: Path, tmp_path: Path
 ) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors.torch
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -23,7 +24,7 @@ from singleout.encoders.minilm import MiniLM, sentence_tokenizer, tokenize
 from singleout.encoders.sizes import EncoderFile
 from singleout.errors import ConfigError, ModelError
 from singleout.storage.atomic import replacing_files
-from singleout.storage.tensors import load_tensors, save_tensors
+from singleout.storage.tensors import load_tensors, read_safetensors, save_tensors
 
 PACKAGED = "builtin/encoder"
 """Folder of the encoder inside the package."""
@@ -240,7 +241,9 @@ class BuiltinEncoder:
         network = {key: value for key, value in self.config.items() if key != "fingerprint"}
         with replacing_files(Path(folder)) as partial:
             save_tensors(self.network, partial / "model.safetensors", int8_below="sentence.")
-            digest = hashlib.sha256((partial / "model.safetensors").read_bytes())
+            stored, _ = read_safetensors(partial / "model.safetensors")
+            # Without the checksum of the file, which encoders of earlier versions do not have.
+            digest = hashlib.sha256(safetensors.torch.save(stored))
             digest.update(self.tokenizer_json.encode())
             fingerprint = digest.hexdigest()[:16]
             config = {"type": self.name, "fingerprint": fingerprint, "network": network}
