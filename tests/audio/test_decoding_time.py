@@ -236,3 +236,41 @@ def test_a_wav_has_one_track(tmp_path: Path, integers: NDArray[np.int16]) -> Non
     np.testing.assert_array_equal(read_notes(path, 1)[0], to_floats(integers))
     with pytest.raises(AudioError, match="has 1 sound track, and no track 2"):
         read_notes(path, 2)
+
+
+def test_a_shorter_track_of_a_whole_file_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "x.mka"
+    lengths = (96_000, 144_000)
+    with av.open(str(path), "w") as file:
+        streams = [file.add_stream("flac", rate=RATE, layout="mono") for _ in lengths]
+        for stream, length in zip(streams, lengths, strict=True):
+            samples = np.random.default_rng(0).integers(-9_000, 9_000, (1, length), np.int16)
+            frame = av.AudioFrame.from_ndarray(samples, format="s16", layout="mono")
+            frame.sample_rate, frame.pts = RATE, 0
+            file.mux(stream.encode(frame))
+            file.mux(stream.encode(None))
+    for track, length in enumerate(lengths, 1):
+        waveform, _, notes = read_notes(path, track)
+        assert waveform.shape == (1, length)
+        assert notes == []
+    assert not any(note.is_damage for note in read_notes(path)[2])
+
+
+@pytest.mark.parametrize("codec", ["libmp3lame", "mp2"])
+def test_compressed_sound_in_a_wav_of_unset_size_is_whole(
+    tmp_path: Path, integers: NDArray[np.int16], codec: str
+) -> None:
+    formats = {"libmp3lame": "s16p", "mp2": "s16"}
+    path = encode(tmp_path / "x.wav", codec, integers, coded_format=formats[codec])
+    data = bytearray(path.read_bytes())
+    start = data.index(b"data") + 4
+    size = int.from_bytes(data[start : start + 4], "little")
+    del data[start + 4 + size :]  # a pipe has nothing behind the sound
+    data[4:8] = data[start : start + 4] = b"\xff" * 4
+    path.write_bytes(data)
+    waveform, _, notes = read_notes(path)
+    assert waveform.shape[1] >= integers.shape[1]
+    assert notes == []
+    if codec == "libmp3lame":  # an MP2 decoder takes a part of a frame
+        path.write_bytes(data[:-100])
+        assert damage(path).missing_seconds is None

@@ -218,7 +218,8 @@ class _Decoding:
         self._output: _Output | None = None
         self._sound_end = self._any_end = -math.inf
         self._num_damaged = self._num_errors = 0
-        self._is_cut = self._is_encrypted = False
+        self._smallest_packet = sys.maxsize
+        self._is_cut = self._is_encrypted = self._is_last_corrupt = False
         self._last_error = ""
 
     def run(self) -> None:
@@ -239,6 +240,7 @@ class _Decoding:
             except MemoryError:
                 raise
             except (FFmpegError, ValueError) as error:
+                self._is_last_corrupt = False
                 self._expect_loss(error)
                 continue
             for frame in frames:
@@ -248,6 +250,9 @@ class _Decoding:
                 waiting = frame
                 kept(frame.layout)
         self._read_log()
+        if self._is_last_corrupt and self._container.format.name == "wav":
+            # FFmpeg calls the last packet of a WAV of unset size so, even if it is whole.
+            self._num_damaged -= 1
         if waiting is not None:
             self._place(waiting, None)
         if self._output is None:
@@ -258,10 +263,12 @@ class _Decoding:
         self._output.write(self._converter.finish())
 
     def _packets(self) -> Iterator[Any]:
-        """All packets of the sound and the pictures, and None at the end."""
+        """All packets of sound, pictures and subtitles, and None at the end."""
         from av.error import FFmpegError
 
-        streams = [self._stream, *([self._pictures] if self._pictures else [])]
+        # The longest stream shows where the file ends.
+        kinds = ("audio", "video", "subtitle")
+        streams = [stream for stream in self._container.streams if stream.type in kinds]
         while self._num_errors < MAX_ERRORS:
             try:
                 for packet in self._container.demux(streams):
@@ -287,10 +294,13 @@ class _Decoding:
             self._any_end = max(self._any_end, end)
             if is_sound:
                 self._sound_end = max(self._sound_end, end)
-            else:
+            elif self._pictures and packet.stream_index == self._pictures.index:
                 self._timeline.show_picture(start)
-        if is_sound and packet.is_corrupt:
-            self._expect_loss(None)
+        if is_sound:
+            self._is_last_corrupt = packet.is_corrupt and packet.size >= self._smallest_packet
+            self._smallest_packet = min(self._smallest_packet, packet.size)
+            if packet.is_corrupt:
+                self._expect_loss(None)
         return is_sound
 
     def _expect_loss(self, error: Any, count: int = 1) -> None:
