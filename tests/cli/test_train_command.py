@@ -305,7 +305,7 @@ def test_without_init_a_new_model_is_trained(config: Path, runs: list[TrainConfi
         (["{config}", "audio=nowhere"], "nowhere: not a folder"),
         (["{config}", "--init", "nowhere"], "model 'nowhere' does not exist"),
         (["{config}x"], "cannot be read as a config"),
-        (["{config}", "-o", "{config}"], "cannot be written: File exists"),
+        (["{config}", "-o", "{config}"], "is not a folder"),
         (["{config}", "-o", "{config}/run"], "Not a directory"),
     ],
 )

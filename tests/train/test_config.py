@@ -95,3 +95,10 @@ def test_values_out_of_range_are_refused(key: str, value: float) -> None:
     values = {"audio": "a", "output": "b", "model": {"separator": {"type": "identity"}}}
     with pytest.raises(ValidationError, match=key):
         TrainConfig.model_validate({**values, key: value})
+
+
+@pytest.mark.parametrize("key", ["audio", "output", "init"])
+def test_an_empty_path_is_not_the_current_folder(key: str) -> None:
+    values = {"audio": "sounds", "output": "run", "model": {"separator": {"type": "identity"}}}
+    with pytest.raises(ConfigError, match=f"'{key}'.*the name is empty"):
+        validated(TrainConfig, {**values, key: ""}, "run.yaml")

@@ -25,8 +25,14 @@ def _expanded(path: AnyPath) -> AnyPath:
         raise ValueError(f"there is no home folder of {shortened(path.parts[0])}") from None
 
 
-Path = Annotated[AnyPath, AfterValidator(_expanded)]
-"""A path in which ~ is the home folder."""
+def _not_empty(value: object) -> object:
+    if value == "":
+        raise ValueError("the name is empty: give one, or . for the current folder")
+    return value
+
+
+Path = Annotated[AnyPath, BeforeValidator(_not_empty), AfterValidator(_expanded)]
+"""A path in which ~ is the home folder. It is not empty, as a variable that is not set would be."""
 
 
 def _init_place(value: object) -> object:

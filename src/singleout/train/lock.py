@@ -45,6 +45,8 @@ def only_training(folder: Path) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = _locked(folder / LOCK_NAME)
+    except FileExistsError:
+        raise OutputError(f"output: {folder} is not a folder: choose another one") from None
     except OSError as error:
         raise OutputError(
             f"output: {folder} cannot be written: {error.strerror or error}"
