@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.testing  # NumPy 1 starts a process for it, which `in_process` replaces
 import pytest
 from numpy.typing import NDArray
 

@@ -138,7 +138,7 @@ def test_floats_of_cool_edit_are_read(tmp_path: Path) -> None:
     audio[:3] = 0, 0.5, 1.25
     content = wav(
         np.zeros(0, np.int64), 32, 24, field=24, is_extensible=False,
-        data=(audio * 2**23).tobytes(),
+        data=(audio * np.float32(2**23)).tobytes(),
     )  # fmt: skip
     (tmp_path / "x.wav").write_bytes(content)
     samples, info = read(tmp_path / "x.wav")

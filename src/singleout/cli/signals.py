@@ -70,12 +70,11 @@ class StopSignals:
         sys.unraisablehook = _without_stops
 
     def finish(self) -> None:
-        """Leave the process to its exit, which a second signal does not change."""
+        """Ignore all signals: the exit code is that of the command, which has ended."""
         if hasattr(signal, "setitimer"):
             signal.setitimer(signal.ITIMER_REAL, 0)
-        if self.number is not None:
-            for number in self._numbers:
-                signal.signal(number, signal.SIG_IGN)
+        for number in self._numbers:
+            signal.signal(number, signal.SIG_IGN)
 
     def report(self, advice: str = "") -> None:
         """Print the line that says why the command ended.
@@ -91,16 +90,16 @@ class StopSignals:
             print(": ".join(filter(None, (word, advice))), file=sys.stderr, flush=True)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self.is_over:
+            return
         self.number = self.number or number
         self._stop(frame)
 
     def _try_again(self, _: int, frame: FrameType | None) -> None:
-        if self.number is not None:
+        if self.number is not None and not self.is_over:
             self._stop(frame)
 
     def _stop(self, frame: FrameType | None) -> None:
-        if self.is_over:
-            os._exit(self.exit_code)
         if hasattr(signal, "setitimer"):
             signal.setitimer(signal.ITIMER_REAL, REPEAT_SECONDS)
         if any(isinstance(error, _Stopped) for error in _errors_being_handled()):

@@ -32,8 +32,6 @@ CUSTOM_ORDER = " channels ("
 """In FFmpeg's name of a layout with an order of its own, such as "2 channels (FR+FL)"."""
 KEPT: list[Any] = []
 """See ``kept``."""
-ATTACHED_PICTURE = 0x400
-"""FFmpeg's AV_DISPOSITION_ATTACHED_PIC: the picture of a cover."""
 UNREADABLE = "not media"
 SOUNDLESS = "has no sound, only pictures"
 
@@ -96,8 +94,10 @@ def picture_stream(container: Any, stream: Any) -> Any:
         ...     with av.open(f"{folder}/x.wav") as container:
         ...         picture_stream(container, container.streams[0])
     """
+    from av.stream import Disposition
+
     pictures = container.streams.best("video", related=stream)
-    is_cover = pictures is not None and pictures.disposition & ATTACHED_PICTURE
+    is_cover = pictures is not None and pictures.disposition & Disposition.attached_pic
     return None if is_cover else pictures
 
 
