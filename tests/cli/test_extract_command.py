@@ -236,7 +236,6 @@ def test_bad_output_folders(street: Path, tmp_path: Path, debug_model_folder: Pa
     assert not list(tmp_path.glob(".*"))
 
 
-@pytest.mark.skipif(os.name != "posix", reason="permissions of folders")
 def test_read_only_folder(street: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(**_: object) -> None:  # root may write everywhere
         raise PermissionError(13, "Permission denied")
