@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from singleout.audio.ffmpeg.blocks import BlockReader
-from singleout.audio.ffmpeg.streams import UNREADABLE, shortened
+from singleout.audio.ffmpeg.streams import UNREADABLE
 from singleout.audio.info import Note
-from singleout.errors import AudioError
+from singleout.errors import AudioError, shortened
 
 T = TypeVar("T")
 

@@ -23,13 +23,12 @@ from singleout.audio.ffmpeg.streams import (
     describe,
     kept,
     picture_stream,
-    shortened,
     sound_stream,
     tracks_note,
 )
 from singleout.audio.ffmpeg.timeline import GAP_SECONDS, Timeline
 from singleout.audio.info import AudioInfo, Note
-from singleout.errors import AudioError
+from singleout.errors import AudioError, shortened
 
 MAX_MEMORY_BYTES = 2 << 30
 """Limit of the process. Sizes that a damaged file states may be large."""

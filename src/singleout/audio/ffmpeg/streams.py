@@ -6,12 +6,10 @@ from contextlib import suppress
 from typing import Any
 
 from singleout.audio.info import AudioInfo, Note
-from singleout.errors import AudioError
+from singleout.errors import AudioError, shortened
 
 MAX_RATE = 10_000_000
 """Hz. No recording has more, but damaged files state more."""
-MAX_TEXT = 100
-"""Longest text from a file in a message."""
 MAX_NAME = 30
 MAX_TRACKS_NAMED = 8
 AV_TAGS = {
@@ -34,17 +32,6 @@ KEPT: list[Any] = []
 """See ``kept``."""
 UNREADABLE = "not media"
 SOUNDLESS = "has no sound, only pictures"
-
-
-def shortened(text: str, max_length: int = MAX_TEXT) -> str:
-    """One line of printable characters, which is not longer than a limit.
-
-    Example:
-        >>> shortened("a\\n  title"), len(shortened("x" * 1_000))
-        ('a title', 100)
-    """
-    line = " ".join("".join(c if c.isprintable() else " " for c in text[:10_000]).split())
-    return line if len(line) <= max_length else line[: max_length - 1] + "…"
 
 
 def sound_stream(container: Any, track: int | None) -> Any:
