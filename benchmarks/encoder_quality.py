@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from singleout.data.manifest import Clip, read_manifest
+from singleout.data.clips import Clip
+from singleout.data.manifest import read_manifest
 from singleout.encoders import BuiltinEncoder
 from singleout.evaluate.gap.measure import embed_pairs, pair_accuracy
 

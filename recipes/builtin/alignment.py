@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from singleout.data.clips import Clip
 from singleout.data.embeddings import EmbeddingTable
-from singleout.data.manifest import Clip
 from singleout.encoders.builtin import Alignment
 
 RANK = 96

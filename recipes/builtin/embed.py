@@ -47,9 +47,10 @@ from recipes.builtin.heads import (
     view_of,
 )
 from singleout.config import load_config
+from singleout.data.clips import Clip
 from singleout.data.embedding_cache import EmbeddingCache
 from singleout.data.embeddings import EmbeddingTable, build_table
-from singleout.data.manifest import Clip, read_manifest
+from singleout.data.manifest import read_manifest
 from singleout.data.plan import MixtureConfig, num_crops
 from singleout.encoders.builtin import Alignment, BuiltinEncoder, BuiltinNetwork, SideBySide
 from singleout.encoders.minilm import for_sentences, tokenize

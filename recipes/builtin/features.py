@@ -25,7 +25,7 @@ from recipes.builtin.teachers import (
     YamNet,
 )
 from singleout.audio import resample
-from singleout.data.manifest import Clip
+from singleout.data.clips import Clip
 from singleout.storage.atomic import replacing
 
 PATCH_HOP_SECONDS = YAMNET_HOP_FRAMES / 100

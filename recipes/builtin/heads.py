@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recipes.builtin.features import TeacherFeatures, TeacherOutput
-from singleout.data.manifest import Clip
+from singleout.data.clips import Clip
 from singleout.encoders.builtin import SideBySide, TextHead
 from singleout.storage.tensors import has_fast_bfloat16
 

@@ -27,8 +27,9 @@ from recipes.builtin.features import teacher_features
 from recipes.builtin.heads import Crops, Recipe, Words, random_crops, train_heads, view_of
 from recipes.documents import fill_in
 from singleout.config import load_config
+from singleout.data.clips import Clip
 from singleout.data.embeddings import EmbeddingTable
-from singleout.data.manifest import Clip, read_manifest
+from singleout.data.manifest import read_manifest
 from singleout.train.config import TrainConfig
 
 RESULTS = Path("results/heads.jsonl")

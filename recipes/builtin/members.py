@@ -23,7 +23,8 @@ from torch import Tensor
 
 from recipes.documents import fill_in
 from singleout.config import load_config
-from singleout.data.manifest import Clip, read_manifest
+from singleout.data.clips import Clip
+from singleout.data.manifest import read_manifest
 from singleout.data.plan import SCORED_MIXTURES, Planner
 from singleout.data.render import render
 from singleout.evaluate.metrics import score

@@ -24,8 +24,8 @@ from recipes.builtin.features import (
     Teachers,
 )
 from recipes.builtin.heads import Recipe, TaggerHead, TaggerView
+from singleout.data.clips import Clip
 from singleout.data.effects import low_pass
-from singleout.data.manifest import Clip
 from singleout.encoders.audio_tower import SAMPLE_RATE
 from singleout.encoders.builtin import SideBySide
 

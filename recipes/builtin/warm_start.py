@@ -22,8 +22,9 @@ from rich.progress import track
 from torch import Tensor
 
 from singleout.config import load_config
+from singleout.data.clips import Clip
 from singleout.data.embeddings import SAMPLE_RATE, given_embeddings
-from singleout.data.manifest import Clip, read_manifest
+from singleout.data.manifest import read_manifest
 from singleout.data.plan import MixtureConfig
 from singleout.data.render import read_crop
 from singleout.encoders import BuiltinEncoder, QueryEncoder

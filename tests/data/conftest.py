@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from singleout.audio import write_wav
+from singleout.data.clips import Clip
 from singleout.data.embeddings import embeddings_of
-from singleout.data.manifest import Clip, scan_folder
+from singleout.data.manifest import scan_folder
 from tests.data.encoders import CROPS, CountingEncoder, write_noise
 from tests.data.sounds import RATE, noise
 

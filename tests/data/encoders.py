@@ -21,8 +21,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from singleout.data import embedding_cache
+from singleout.data.clips import Clip
 from singleout.data.embeddings import build_table, embeddings_of
-from singleout.data.manifest import Clip, scan_folder
+from singleout.data.manifest import scan_folder
 from singleout.data.plan import MixtureConfig, num_crops
 from singleout.data.render import read_crop
 from singleout.errors import ModelError

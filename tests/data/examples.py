@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from singleout.data.clips import Clip
 from singleout.data.dataset import MixtureDataset, TrainingExample
 from singleout.data.embeddings import EmbeddingTable, build_table
-from singleout.data.manifest import Clip
 from singleout.data.plan import MixtureConfig
 from singleout.data.query_plan import QueriesConfig
 from tests.data.sounds import RATE, SHORT

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from singleout.data.manifest import Clip
+from singleout.data.clips import Clip
 from singleout.data.plan import MixtureConfig, MixtureSpec, SourceSpec
 
 RATE = 32_000

@@ -14,7 +14,8 @@ import soundfile
 
 from singleout.audio import write_wav
 from singleout.data.checking import MAX_NAMED, SoundCheck
-from singleout.data.manifest import Clip, read_manifest, scan_folder
+from singleout.data.clips import Clip
+from singleout.data.manifest import read_manifest, scan_folder
 from singleout.errors import AudioError, ConfigError
 from tests.data.sounds import RATE, noise
 

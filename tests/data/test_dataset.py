@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from singleout.data.clips import Clip
 from singleout.data.dataset import QueryAudioConfig
 from singleout.data.embeddings import SAMPLE_RATE, EmbeddingTable, build_table
-from singleout.data.manifest import Clip
 from singleout.data.plan import Planner, SourceSpec, num_crops
 from singleout.data.query_plan import NUM_QUERIES, QueriesConfig
 from singleout.data.render import read_crop, render

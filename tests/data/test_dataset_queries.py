@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from singleout.data import dataset as dataset_module
+from singleout.data.clips import Clip
 from singleout.data.dataset import QueryAudioConfig
 from singleout.data.embeddings import EmbeddingTable, build_table
-from singleout.data.manifest import Clip
 from singleout.data.plan import MixtureConfig, Planner, num_crops
 from singleout.data.query_plan import QueriesConfig
 from singleout.data.render import Mixture, render

@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from singleout.data import embedding_cache
+from singleout.data.clips import Clip
 from singleout.data.embedding_cache import BATCH, CropKey, EmbeddingCache
 from singleout.data.embeddings import embeddings_of, given_embeddings
-from singleout.data.manifest import Clip
 from singleout.errors import ModelError
 from tests.data.encoders import (
     CROPS,

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from recipes.builtin.alignment import Split, fit
 from recipes.builtin.embed import keep
+from singleout.data.clips import Clip
 from singleout.data.embeddings import (
     EmbeddingTable,
     build_table,
@@ -20,7 +21,7 @@ from singleout.data.embeddings import (
     embeddings_of,
     given_embeddings,
 )
-from singleout.data.manifest import Clip, scan_folder
+from singleout.data.manifest import scan_folder
 from singleout.data.plan import num_crops
 from singleout.data.render import read_crop
 from singleout.encoders import BuiltinEncoder

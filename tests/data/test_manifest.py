@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from singleout.audio import write_wav
+from singleout.data.clips import Clip
 from singleout.data.manifest import (
-    Clip,
     check_splits,
     held_out,
     needing_ffmpeg,

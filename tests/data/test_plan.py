@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from singleout.data.manifest import Clip
+from singleout.data.clips import Clip
 from singleout.data.plan import LOSSY_FORMATS, MixtureConfig, MixtureSpec, Planner, num_crops
 from singleout.errors import ManifestError
 from tests.data.sounds import EFFECT_SHARES, HARDER, HARDEST, MANY_CLIPS, SHORT, clip_of

@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from singleout.audio import write_wav
+from singleout.data.clips import Clip
 from singleout.data.effects import background_noise
-from singleout.data.manifest import Clip, scan_folder
+from singleout.data.manifest import scan_folder
 from singleout.data.plan import (
     LOSSY_FORMATS,
     BackgroundSpec,

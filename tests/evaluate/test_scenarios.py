@@ -17,7 +17,8 @@ from typer.testing import CliRunner
 from singleout.audio import write_wav
 from singleout.cli import app
 from singleout.condition import Condition
-from singleout.data.manifest import Clip, read_manifest
+from singleout.data.clips import Clip
+from singleout.data.manifest import read_manifest
 from singleout.data.plan import SCORED_MIXTURES, Planner
 from singleout.data.render import render
 from singleout.encoders import BuiltinEncoder

@@ -20,7 +20,8 @@ from typer.testing import CliRunner
 from singleout import Example, Extractor, Query
 from singleout.audio import read_audio, write_wav
 from singleout.cli import app
-from singleout.data.manifest import Clip, scan_folder
+from singleout.data.clips import Clip
+from singleout.data.manifest import scan_folder
 from singleout.data.plan import SCORED_MIXTURES
 from singleout.evaluate.evaluation import EvaluationConfig, evaluate
 from singleout.evaluate.scenarios import calibration_of, evaluate_scenarios

@@ -12,9 +12,10 @@ import torch
 
 from singleout import Example as Sound
 from singleout import Query
+from singleout.data.clips import Clip
 from singleout.data.dataset import MixtureDataset, QueryAudioConfig, TrainingExample
 from singleout.data.embeddings import embeddings_of
-from singleout.data.manifest import Clip, scan_folder
+from singleout.data.manifest import scan_folder
 from singleout.encoders import BuiltinEncoder
 from singleout.manipulations import Dropout, MeanShift, Neighbours, Noise, Pca
 from singleout.manipulations.audio import Mixup, SpecAugment

@@ -12,9 +12,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from singleout.data.clips import Clip
 from singleout.data.dataset import MixtureDataset
 from singleout.data.embeddings import EmbeddingTable
-from singleout.data.manifest import Clip, scan_folder
+from singleout.data.manifest import scan_folder
 from singleout.encoders import BuiltinEncoder
 from singleout.errors import ManifestError
 from singleout.train.config import TrainConfig, UncaptionedConfig

@@ -12,7 +12,7 @@ from singleout.cli.outputs import check_file, make_folder
 from singleout.cli.results import format_interval, provenance
 
 if TYPE_CHECKING:
-    from singleout.data.manifest import Clip
+    from singleout.data.clips import Clip
     from singleout.evaluate.statistics import Interval
 
 GapEncoder = Annotated[

@@ -19,8 +19,8 @@ from threading import Event, Lock
 
 from singleout.audio import open_audio
 from singleout.audio.silence import SILENT_RMS
+from singleout.data.clips import Clip
 from singleout.data.embeddings import cache_folder
-from singleout.data.manifest import Clip
 from singleout.data.render import SHORT_SECONDS
 from singleout.data.sound_files import is_mpeg, open_sound
 from singleout.errors import AudioError, OutputError

@@ -13,8 +13,8 @@ from torch.utils.data import Dataset
 
 from singleout.config import StrictConfig
 from singleout.data.checking import file_state
+from singleout.data.clips import Clip
 from singleout.data.embeddings import SAMPLE_RATE, EmbeddingTable
-from singleout.data.manifest import Clip
 from singleout.data.plan import MixtureConfig, MixtureSpec, Planner, num_crops
 from singleout.data.query_plan import PlannedQuery, QueriesConfig, QueryPlanner
 from singleout.data.render import Mixture, read_crop, render

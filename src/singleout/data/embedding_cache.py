@@ -26,7 +26,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from singleout.data.manifest import Clip
+from singleout.data.clips import Clip
 from singleout.data.plan import MixtureConfig
 from singleout.errors import AudioError, ModelError, one_line
 from singleout.storage.disk import is_device

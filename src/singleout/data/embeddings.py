@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from singleout.data.clips import Clip
 from singleout.data.embedding_cache import EmbeddingCache
-from singleout.data.manifest import Clip
 from singleout.data.plan import MixtureConfig, num_crops
 from singleout.data.render import read_crop
 from singleout.encoders.encoder import QueryEncoder

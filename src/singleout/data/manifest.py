@@ -10,13 +10,13 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from os.path import realpath
 from pathlib import Path
 from typing import Any
 
 from singleout.audio import MEDIA_SUFFIXES, SOUND_SUFFIXES
 from singleout.config import is_path
+from singleout.data.clips import Clip
 from singleout.data.sound_files import open_sound
 from singleout.documents import DocumentError, parse_json, read_lines
 from singleout.errors import AudioError, ManifestError, shortened
@@ -35,52 +35,6 @@ SPLIT_NAMES = {
     "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation",
 }  # fmt: skip
 """Usual names of the splits, and the names that training expects."""
-
-
-@dataclass(frozen=True)
-class Clip:
-    """One sound.
-
-    Attributes:
-        path: absolute path of its audio file.
-        seconds: length.
-        caption: a description in words; None if there is none.
-        alternatives: other descriptions.
-        label: its class. Two sounds of one class are never mixed. Without a class it is the path,
-            so that the clip only excludes itself.
-        group: same recording or near-duplicate; never split between train and test, never mixed.
-        split: train, validation or test.
-        has_class: whether the manifest names a class.
-
-    Example:
-        >>> from pathlib import Path
-        >>> clip = Clip(Path("rex.wav"), 1.5, "a dog", ("a hound",), "animal/dog", "rex", "train")
-        >>> clip.family, clip.captions
-        ('animal', ('a dog', 'a hound'))
-    """
-
-    path: Path
-    seconds: float
-    caption: str | None
-    alternatives: tuple[str, ...]
-    label: str
-    group: str
-    split: str
-    has_class: bool = True
-
-    @property
-    def family(self) -> str:
-        """The first part of a class that is written ``family/kind``.
-
-        Sounds of one family are near misses of each other. A clip without a class is a family of
-        one.
-        """
-        return self.label.split("/")[0] if self.has_class else self.label
-
-    @property
-    def captions(self) -> tuple[str, ...]:
-        """The caption and all alternatives."""
-        return (() if self.caption is None else (self.caption,)) + self.alternatives
 
 
 OnBad = Callable[[Path, str], None]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from singleout.config import StrictConfig, added
-from singleout.data.manifest import Clip
+from singleout.data.clips import Clip
 from singleout.data.seeds import Stream, mixture_stream, random_stream
 from singleout.errors import ManifestError
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pydantic import model_validator
 
 from singleout.config import StrictConfig
-from singleout.data.manifest import Clip
+from singleout.data.clips import Clip
 from singleout.data.plan import MixtureSpec, Share, clip_weights
 
 NUM_QUERIES = 2

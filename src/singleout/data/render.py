@@ -10,6 +10,7 @@ import soxr
 from numpy.typing import NDArray
 
 from singleout.audio import resample
+from singleout.data.clips import Clip
 from singleout.data.effects import (
     apply_codec,
     apply_room,
@@ -17,7 +18,6 @@ from singleout.data.effects import (
     background_noise,
     low_pass,
 )
-from singleout.data.manifest import Clip
 from singleout.data.plan import MixtureConfig, MixtureSpec, SourceSpec
 from singleout.data.sound_files import open_sound
 from singleout.errors import AudioError

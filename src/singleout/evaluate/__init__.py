@@ -15,7 +15,7 @@ Example:
     >>> from pathlib import Path
     >>> import numpy as np
     >>> from singleout.audio import write_wav
-    >>> from singleout.data.manifest import Clip
+    >>> from singleout.data.clips import Clip
     >>> from singleout.encoders import load_encoder
     >>> from singleout.evaluate import EvaluationConfig, evaluate, summary
     >>> from singleout.model import ModelConfig, QueriedSeparator

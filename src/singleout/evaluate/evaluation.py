@@ -12,8 +12,8 @@ from torch import Tensor
 
 from singleout.condition import Condition
 from singleout.config import StrictConfig
+from singleout.data.clips import Clip
 from singleout.data.embeddings import SAMPLE_RATE
-from singleout.data.manifest import Clip
 from singleout.data.plan import SCORED_MIXTURES, MixtureConfig, Planner
 from singleout.data.render import Mixture, read_crop, render
 from singleout.errors import ManifestError

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from singleout.condition import Condition
+from singleout.data.clips import Clip
 from singleout.data.embeddings import SAMPLE_RATE
-from singleout.data.manifest import Clip
 from singleout.data.plan import MixtureSpec, Planner
 from singleout.data.query_plan import QueriesConfig, QueryPlanner
 from singleout.data.render import Mixture, read_crop, render

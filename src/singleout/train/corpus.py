@@ -12,16 +12,10 @@ import numpy as np
 import torch
 
 from singleout.data.checking import SoundCheck
+from singleout.data.clips import Clip
 from singleout.data.dataset import MixtureDataset
 from singleout.data.embeddings import EmbeddingTable, embeddings_of, given_embeddings
-from singleout.data.manifest import (
-    Clip,
-    check_splits,
-    held_out,
-    read_manifest,
-    scan_folder,
-    share_of,
-)
+from singleout.data.manifest import check_splits, held_out, read_manifest, scan_folder, share_of
 from singleout.data.plan import MixtureConfig, check_mixable
 from singleout.encoders import QueryEncoder
 from singleout.errors import ManifestError

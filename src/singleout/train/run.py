@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 
 from singleout.config import differences
+from singleout.data.clips import Clip
 from singleout.data.dataset import MixtureDataset
-from singleout.data.manifest import Clip
 from singleout.data.plan import MixtureConfig
 from singleout.data.render import REFERENCE_RMS
 from singleout.documents import DocumentError, read_json
@@ -182,7 +182,7 @@ def calibrate(model: QueriedSeparator, clips: list[Clip], config: ValidationConf
         config: how many mixtures, and how they are drawn.
 
     Example:
-        >>> from singleout.data.manifest import Clip
+        >>> from singleout.data.clips import Clip
         >>> model = QueriedSeparator.from_pretrained("builtin")
         >>> before = model.config
         >>> sound = Clip(Path("dog.wav"), 1.0, None, (), "animal/dog", "dog", "validation")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from singleout.data.manifest import Clip
+from singleout.data.clips import Clip
 from singleout.encoders.audio_tower import SAMPLE_RATE
 from tests.recipes.builtin.corpora import clip
 

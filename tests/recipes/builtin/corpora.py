@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from singleout.data.manifest import Clip
+from singleout.data.clips import Clip
 from tests.conftest import TINY_SEPARATOR
 
 

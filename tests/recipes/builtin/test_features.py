@@ -20,7 +20,8 @@ from recipes.builtin.embed import (
 )
 from recipes.builtin.features import TeacherFeatures, TeacherOutput, teacher_features
 from recipes.builtin.shards import CROP_SECONDS, draw, plain, sampling_weight
-from singleout.data.manifest import Clip, read_manifest
+from singleout.data.clips import Clip
+from singleout.data.manifest import read_manifest
 from singleout.encoders import BuiltinEncoder
 from singleout.encoders.audio_tower import SAMPLE_RATE
 from singleout.encoders.builtin import BuiltinNetwork

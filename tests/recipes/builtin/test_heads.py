@@ -26,8 +26,8 @@ from recipes.builtin.heads import (
     read_phrases,
     train_heads,
 )
+from singleout.data.clips import Clip
 from singleout.data.embeddings import EmbeddingTable
-from singleout.data.manifest import Clip
 from tests.recipes.builtin.corpora import clip
 
 pytestmark = pytest.mark.slow

@@ -11,7 +11,8 @@ import numpy as np
 from pydantic import Field, FiniteFloat, field_validator
 
 from singleout.config import StrictConfig, validated
-from singleout.data.manifest import Clip, read_manifest
+from singleout.data.clips import Clip
+from singleout.data.manifest import read_manifest
 from singleout.data.plan import SCORED_MIXTURES, MixtureConfig, MixtureSpec, Planner
 from singleout.data.render import render
 from singleout.errors import ManifestError

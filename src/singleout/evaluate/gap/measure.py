@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from singleout.audio import read_audio
-from singleout.data.manifest import Clip
+from singleout.data.clips import Clip
 from singleout.encoders import QueryEncoder
 from singleout.errors import InputError
 from singleout.evaluate.gap.geometry import as_codes, effective_rank, linked_groups, separability

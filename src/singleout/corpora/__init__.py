@@ -1,0 +1,1 @@
+"""Published corpora, read as their authors publish them, become manifests."""

@@ -1,0 +1,29 @@
+"""Engines run one function over many items: here, one after the other, or on a cluster.
+
+A function that an engine runs returns failures as values, and its result depends on its item
+alone. So every engine gives the same results, and a lost machine costs only time.
+"""
+
+from __future__ import annotations
+
+from singleout.engines.engine import Engine, EngineName, LocalEngine
+
+__all__ = ["Engine", "EngineName", "load_engine"]
+
+
+def load_engine(name: EngineName = "local", address: str | None = None) -> Engine:
+    """The engine of a name.
+
+    Args:
+        name: ``local`` or ``ray``.
+        address: of a Ray cluster; ``auto`` finds a running one, None starts one on this machine.
+
+    Example:
+        >>> type(load_engine("local")).__name__
+        'LocalEngine'
+    """
+    if name == "local":
+        return LocalEngine()
+    from singleout.engines.ray import RayEngine
+
+    return RayEngine(address)

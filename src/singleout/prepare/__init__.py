@@ -1,0 +1,1 @@
+"""Preparation: manifests become shards."""
