@@ -6,14 +6,27 @@ million clips are a few large arrays and no Python objects.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from mmap import mmap
 from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
+
+from singleout.data.columns import (
+    NAMED_COLUMNS,
+    PLACE_COLUMNS,
+    TEXT_COLUMNS,
+    VALUE_COLUMNS,
+    ColumnsBuilder,
+    Texts,
+    concatenated,
+    ends_of,
+    spread,
+)
 
 
 @dataclass(frozen=True)
@@ -88,104 +101,237 @@ class Clip:
         return (() if self.caption is None else (self.caption,)) + self.alternatives
 
 
-class Texts(Sequence[str]):
-    """Texts as two arrays.
-
-    Args:
-        encoded: uint8 [bytes], all texts in UTF-8, one after the other.
-        offsets: int64 [texts + 1], first byte of each text, and the number of bytes.
-
-    Example:
-        >>> texts = Texts.of(["dog", "rain"])
-        >>> texts[1], len(texts), texts.offsets
-        ('rain', 2, array([0, 3, 7]))
-    """
-
-    def __init__(self, encoded: NDArray[np.uint8], offsets: NDArray[np.int64]) -> None:
-        self.encoded, self.offsets = encoded, offsets
-
-    @classmethod
-    def of(cls, texts: Iterable[str]) -> Texts:
-        """Make the arrays from texts."""
-        parts = [text.encode(errors="surrogateescape") for text in texts]
-        offsets = np.zeros(len(parts) + 1, np.int64)
-        np.cumsum([len(part) for part in parts], out=offsets[1:])
-        return cls(np.frombuffer(b"".join(parts), np.uint8), offsets)
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[str]: ...
-    def __getitem__(self, index: int | slice) -> str | Sequence[str]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        index = range(len(self))[index]
-        part = self.encoded[self.offsets[index] : self.offsets[index + 1]]
-        return part.tobytes().decode(errors="surrogateescape")
-
-
-COLUMNS = (
-    "path", "seconds", "caption", "caption_first", "has_caption", "label", "label_name", "group",
-    "group_name", "split", "split_name", "shard", "shard_name", "offset", "size", "sample_rate",
-    "num_samples",
-)  # fmt: skip
-"""Names of the columns. A column of texts is two arrays, ``NAME.encoded`` and ``NAME.offsets``.
-
-``label``, ``group``, ``split`` and ``shard`` are numbers of names. A label or group of -1 is the
-clip's own path; a shard of -1 is none."""
-
-
 class Clips(Sequence[Clip]):
-    """Clips as columns.
+    """Clips as columns. They equal any sequence of the same clips.
+
+    A selection of clips, such as a slice, keeps the arrays of all clips and copies none of them.
+    Columns that are ``numpy.memmap`` are pickled as the name of their file.
 
     Args:
-        columns: arrays by name, see ``COLUMNS``. They may be memory-mapped.
+        columns: arrays by name, see ``columns.COLUMNS``. They may be memory-mapped.
+        rows: which rows of the columns; all by default.
 
     Example:
         >>> rex = Clip(Path("rex.wav"), 1.5, "a dog", ("a hound",), "animal/dog", "rex", "train")
         >>> clips = Clips.of([rex])
         >>> clips[0] == rex, len(clips), clips.seconds
         (True, 1, array([1.5]))
+        >>> clips == [rex]
+        True
     """
 
-    def __init__(self, columns: Mapping[str, NDArray[Any]]) -> None:
-        self.columns = dict(columns)
+    def __init__(
+        self,
+        columns: Mapping[str, NDArray[Any]],
+        rows: NDArray[np.integer[Any]] | None = None,
+    ) -> None:
+        self._all, self._rows = columns, rows
+        self._texts = {
+            name: Texts(columns[f"{name}.encoded"], columns[f"{name}.offsets"])
+            for name in TEXT_COLUMNS
+        }
 
     @classmethod
     def of(cls, clips: Sequence[Clip]) -> Clips:
         """The same clips as columns."""
         if isinstance(clips, Clips):
             return clips
-        raise NotImplementedError
+        builder = ColumnsBuilder()
+        for clip in clips:
+            _add(builder, clip)
+        return cls(builder.columns())
+
+    @classmethod
+    def joined(cls, parts: Sequence[Clips]) -> Clips:
+        """All clips of several sequences, one sequence after the other."""
+        columns = [part.columns for part in parts]
+        joined: dict[str, NDArray[Any]] = {
+            name: concatenated([part[name] for part in columns], dtype)
+            for name, dtype in VALUE_COLUMNS.items()
+        }
+        counts = [np.diff(part["caption_first"]) for part in columns]
+        joined["caption_first"] = ends_of(concatenated(counts, np.int64))
+        for name in ("path", "caption"):
+            joined |= _arrays(name, Texts.joined([_texts_of(part, name) for part in columns]))
+        for name in NAMED_COLUMNS:
+            names = [_texts_of(part, f"{name}_name") for part in columns]
+            codes = (all_names := Texts.joined(names)).codes()
+            first = np.repeat(ends_of([*map(len, names)])[:-1], [*map(len, parts)])
+            is_named = joined[name] >= 0
+            joined[name][is_named] = codes[(joined[name] + first)[is_named]]
+            unique = all_names.take(np.unique(codes, return_index=True)[1])
+            joined |= _arrays(f"{name}_name", unique)
+        return cls(joined)
+
+    @property
+    def columns(self) -> dict[str, NDArray[Any]]:
+        """The columns of these clips and of no others. Names that no clip has may be in them."""
+        if self._rows is None:
+            return dict(self._all)
+        columns = {name: self._column(name) for name in VALUE_COLUMNS}
+        first = self._all["caption_first"]
+        columns["caption_first"] = ends_of(first[self._rows + 1] - first[self._rows])
+        texts = self._texts | {
+            "path": self._texts["path"].take(self._rows),
+            "caption": self._texts["caption"].take(spread(first, self._rows)),
+        }
+        for name, column in texts.items():
+            columns |= _arrays(name, column)
+        return columns
 
     def __len__(self) -> int:
-        return len(self.seconds)
+        return len(self._all["seconds"] if self._rows is None else self._rows)
 
     @overload
     def __getitem__(self, index: int) -> Clip: ...
     @overload
     def __getitem__(self, index: slice) -> Clips: ...
     def __getitem__(self, index: int | slice) -> Clip | Clips:
-        raise NotImplementedError
+        if isinstance(index, slice):
+            return self.take(np.arange(len(self))[index])
+        index = range(len(self))[index]
+        return self._clip(index if self._rows is None else int(self._rows[index]))
 
-    def take(self, indices: NDArray[np.int64]) -> Clips:
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, Sequence)
+            and len(self) == len(other)
+            and all(clip == another for clip, another in zip(self, other, strict=True))
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Columns and rows. What follows from them is not pickled."""
+        columns = {name: _pickled(array) for name, array in self._all.items()}
+        return {"columns": columns, "rows": self._rows}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        columns = {name: _unpickled(value) for name, value in state["columns"].items()}
+        Clips.__init__(self, columns, state["rows"])
+
+    def take(self, indices: NDArray[np.integer[Any]]) -> Clips:
         """The clips of these indices, in this order."""
-        raise NotImplementedError
+        return Clips(self._all, indices if self._rows is None else self._rows[indices])
 
-    @property
+    def of_split(self, split: str) -> Clips:
+        """The clips of one split, in their order."""
+        names = [number for number, name in enumerate(self._texts["split_name"]) if name == split]
+        return self.take(np.flatnonzero(np.isin(self._column("split"), names)))
+
+    @cached_property
     def seconds(self) -> NDArray[np.float64]:
         """[clips], the lengths."""
-        return self.columns["seconds"]
+        return self._column("seconds")
 
     @cached_property
-    def label_codes(self) -> NDArray[np.int64]:
-        """[clips], equal for two clips of one label, and only then."""
-        raise NotImplementedError
+    def label_codes(self) -> NDArray[np.int32]:
+        """[clips], equal for two clips of one label, and only then: 0, 1, …"""
+        return self._codes("label")
 
     @cached_property
-    def group_codes(self) -> NDArray[np.int64]:
-        """[clips], equal for two clips of one group, and only then."""
-        raise NotImplementedError
+    def group_codes(self) -> NDArray[np.int32]:
+        """[clips], equal for two clips of one group, and only then: 0, 1, …"""
+        return self._codes("group")
+
+    @cached_property
+    def family_codes(self) -> NDArray[np.int32]:
+        """[clips], equal for two clips of one family, and only then: 0, 1, …"""
+        names = self._texts["label_name"]
+        families = Texts.of([name.split("/")[0] for name in names])
+        labels, has_class = self._column("label"), self._column("has_class")
+        numbers = np.where((labels >= 0) & ~has_class, labels + len(names), labels)
+        return self._text_codes(Texts.joined([families, names]), numbers)
+
+    def _column(self, name: str) -> NDArray[Any]:
+        return self._all[name] if self._rows is None else self._all[name][self._rows]
+
+    def _codes(self, name: str) -> NDArray[np.int32]:
+        return self._text_codes(self._texts[f"{name}_name"], self._column(name))
+
+    def _text_codes(self, names: Texts, numbers: NDArray[np.integer[Any]]) -> NDArray[np.int32]:
+        """Codes of names by their numbers, and of the texts of ``path`` in place of -1."""
+        unnamed = np.flatnonzero(numbers < 0)
+        rows = unnamed if self._rows is None else self._rows[unnamed]
+        codes = Texts.joined([names, self._texts["path"].take(rows)]).codes()
+        numbers = numbers.astype(np.int32)
+        numbers[unnamed] = np.arange(len(names), len(codes))
+        numbers = codes.astype(np.int32)[numbers]
+        is_used = np.bincount(numbers, minlength=len(codes)) > 0
+        dense: NDArray[np.int32] = (np.cumsum(is_used, dtype=np.int32) - 1)[numbers]
+        return dense
+
+    def _clip(self, row: int) -> Clip:
+        first, last = self._all["caption_first"][row : row + 2].tolist()
+        captions = self._texts["caption"][first:last]
+        has_caption = bool(self._all["has_caption"][row])
+        name, root = self._texts["path"][row], self._name("root", row)
+        label, group = self._name("label", row), self._name("group", row)
+        return Clip(
+            path=Path(name) if root is None else Path(root, name),
+            seconds=float(self._all["seconds"][row]),
+            caption=captions[0] if has_caption else None,
+            alternatives=tuple(captions[has_caption:]),
+            label=name if label is None else label,
+            group=name if group is None else group,
+            split=self._name("split", row) or "",
+            has_class=bool(self._all["has_class"][row]),
+            member=self._member(row),
+        )
+
+    def _member(self, row: int) -> Member | None:
+        shard = self._name("shard", row)
+        if shard is None:
+            return None
+        return Member(shard, *(int(self._all[name][row]) for name in PLACE_COLUMNS))
+
+    def _name(self, column: str, row: int) -> str | None:
+        """The name of a row in a column of numbers."""
+        number = int(self._all[column][row])
+        return None if number < 0 else self._texts[f"{column}_name"][number]
+
+
+def _texts_of(columns: Mapping[str, NDArray[Any]], name: str) -> Texts:
+    return Texts(columns[f"{name}.encoded"], columns[f"{name}.offsets"])
+
+
+def _arrays(name: str, texts: Texts) -> dict[str, NDArray[Any]]:
+    """The arrays of a column of texts."""
+    return {f"{name}.encoded": texts.encoded, f"{name}.offsets": texts.offsets}
+
+
+def _pickled(array: NDArray[Any]) -> Any:
+    """An array, or the call that maps its file again."""
+    if isinstance(array, np.memmap) and isinstance(array.base, mmap) and array.filename:
+        return partial(np.memmap, array.filename, array.dtype, "r", array.offset, array.shape)
+    return array
+
+
+def _unpickled(value: Any) -> NDArray[Any]:
+    array: NDArray[Any] = value() if isinstance(value, partial) else value
+    return array
+
+
+def _add(builder: ColumnsBuilder, clip: Clip) -> None:
+    """Append a clip. If its path ends with its default class or group, the path is cut there."""
+    path, member, root = clip.path.as_posix(), clip.member, None
+    name = clip.group if clip.has_class else clip.label
+    if path.endswith(f"/{name}"):
+        folder = path[: -len(name) - 1] or "/"
+        if Path(folder, name) == clip.path:
+            root, path = folder, name
+    builder.add(
+        path,
+        clip.seconds,
+        root=root,
+        captions=clip.captions,
+        has_caption=clip.caption is not None,
+        label=None if clip.label == path and not clip.has_class else clip.label,
+        has_class=clip.has_class,
+        group=None if clip.group == path else clip.group,
+        split=clip.split,
+        shard=None if member is None else member.shard,
+        place=None
+        if member is None
+        else (member.offset, member.size, member.sample_rate, member.num_samples),
+    )
