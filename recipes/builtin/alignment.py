@@ -39,7 +39,7 @@ class Split:
     @property
     def first_crops(self) -> Tensor:
         """Embeddings of the first crop of each clip, [clips, dim]."""
-        return self.table.embeddings[list(self.table.offsets[:-1])]
+        return self.table.first_crops()
 
 
 def fit(train: Split, rank: int = RANK) -> Alignment:

@@ -156,7 +156,7 @@ def main() -> None:
     clips = [sounds[i] for i in order[:NUM_CLIPS]]
     plan = config.mixtures
     table = given_embeddings(clips, plan, encoder.fingerprint, encoder.dim, config.embeddings)
-    new = table.embeddings[list(table.offsets[:-1])]
+    new = table.first_crops()
     old = old_sounds(clips, plan, old_encoder)
     to_old = linear_map(new, old)
     cosine = torch.nn.functional.cosine_similarity(new @ to_old, old).mean()

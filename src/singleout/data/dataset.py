@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, TypedDict
+from hashlib import blake2b
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 import torch
@@ -217,6 +218,28 @@ class MixtureDataset(Dataset[TrainingExample]):
             query_samples=query_samples,
         )
 
+    def fingerprint(self) -> dict[str, Any]:
+        """What the mixtures follow from: settings as they are, and hashes of the sounds.
+
+        Two data sets of one fingerprint have the same mixtures, apart from ``first`` and
+        ``length``.
+        """
+        sounds = blake2b(digest_size=8)
+        for clip in self.clips:
+            row = (clip.path.name, clip.seconds, clip.label, clip.group)
+            sounds.update(repr(row).encode(errors="surrogateescape"))
+        return {
+            "sounds": sounds.hexdigest(),
+            "embeddings": self.table.digest(),
+            "captions": None if self.captions is None else self.captions.digest(),
+            "mixtures": self.config.model_dump(mode="json"),
+            "query_audio": self.query_audio.model_dump(mode="json"),
+            "queries": self.query_planner.config.model_dump(mode="json"),
+            "all_captions": self.all_captions,
+            "sample_rate": self.sample_rate,
+            "seed": self.seed,
+        }
+
     def _check_unchanged(self, clip: int) -> None:
         """Refuse a sound whose file is another one now: its embeddings are those of the old one."""
         path = self.clips[clip].path
@@ -268,7 +291,7 @@ class MixtureDataset(Dataset[TrainingExample]):
 
     def _rows(self, rows: Sequence[Tensor | None]) -> Tensor:
         """[rows, dim], with zeros in place of missing rows."""
-        missing = torch.zeros(self.table.embeddings.shape[-1])
+        missing = torch.zeros(self.table.dim)
         return torch.stack([missing if row is None else row for row in rows])
 
     def _query_audio(
@@ -339,9 +362,9 @@ def _target(rendered: Mixture, query: PlannedQuery) -> Tensor:
 
 def _alike_threshold(table: EmbeddingTable) -> float:
     """The cosine that ``ALIKE_SHARE`` of the pairs of clips exceed, by their first crops."""
-    first = torch.tensor(table.offsets[:-1])
+    first = torch.from_numpy(table.offsets[:-1])
     some = torch.linspace(0, len(first) - 1, min(len(first), MAX_COMPARED)).long()
-    rows = table.embeddings[first[some]]
+    rows = table.embeddings[first[some]].float()
     similarity = rows @ rows.T
     above, other = torch.triu_indices(len(rows), len(rows), 1)
     pairs = similarity[above, other].sort().values

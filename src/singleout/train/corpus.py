@@ -222,9 +222,7 @@ def caption_embeddings(clips: list[Clip], encoder: QueryEncoder) -> EmbeddingTab
     )
     index = {caption: i for i, caption in enumerate(unique)}
     offsets = np.cumsum([0, *(len(clip.captions) for clip in clips)])
-    return EmbeddingTable(
-        rows[[index[caption] for caption in captions]].clone(), tuple(offsets.tolist())
-    )
+    return EmbeddingTable(rows[[index[caption] for caption in captions]].clone(), offsets)
 
 
 def fit_embeddings(sounds: EmbeddingTable, captions: EmbeddingTable | None) -> FitEmbeddings:
@@ -244,11 +242,11 @@ def fit_embeddings(sounds: EmbeddingTable, captions: EmbeddingTable | None) -> F
         >>> len(examples.audio), len(examples.text), examples.pairs
         (2, 1, tensor([1]))
     """
-    audio = sounds.embeddings[torch.tensor(sounds.offsets[:-1])]
+    audio = sounds.first_crops()
     if captions is None:
         none = torch.zeros(0, audio.shape[-1])
         return FitEmbeddings(audio, none, torch.zeros(0, dtype=torch.long))
-    counts = torch.tensor(captions.offsets).diff()
+    counts = torch.from_numpy(captions.offsets).diff()
     pairs = torch.arange(len(audio)).repeat_interleave(counts)
     return FitEmbeddings(audio, captions.embeddings, pairs)
 

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import multiprocessing
-import os
 import signal
-import sys
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from typing import Any, Literal
+from contextlib import contextmanager
+from typing import Literal
 
 import lightning
 import torch
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from torch.utils.data import DataLoader
 
 from singleout.data.dataset import MixtureDataset
-from singleout.errors import ConfigError, OutputError, SingleoutError, TrainingError, one_line
+from singleout.data.loader import MixtureLoader
+from singleout.errors import ConfigError, OutputError, TrainingError, one_line
 from singleout.storage.tensors import has_fast_bfloat16
 from singleout.train.checkpoint import Checkpoint
 from singleout.train.config import TrainConfig
@@ -28,8 +25,6 @@ from singleout.train.module import TrainingModule
 from singleout.train.progress import RunProgress
 
 Device = Literal["cpu", "cuda"]
-PR_SET_PDEATHSIG = 1
-"""Number of the option in prctl.h: the signal that a process gets when its parent dies."""
 
 
 def chosen_device(config: TrainConfig) -> Device:
@@ -76,15 +71,8 @@ def run_loop(
             cannot be written.
     """
     config = module.run
-    workers = config.num_workers
-    batches = DataLoader(
-        training,
-        config.batch_size,
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        worker_init_fn=_follow_parent,
-    )
-    scored = None if validation is None else DataLoader(validation, config.batch_size)
+    batches = MixtureLoader(training, config.batch_size, num_workers=config.num_workers)
+    scored = None if validation is None else MixtureLoader(validation, config.batch_size)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     with warnings.catch_warnings():
         # Hints about the number of workers and the intervals of logs, which the config sets.
@@ -121,22 +109,6 @@ def _trainer(
     )
 
 
-def _follow_parent(_: int) -> None:
-    """Let a process that renders mixtures live as long as its parent, and end without a word.
-
-    Ctrl-C reaches all processes of a terminal, and ``timeout`` signals all of a group. The parent
-    would report the death of such a process instead of the signal, unless it ends with code 0.
-    """
-    for name in ("SIGINT", "SIGHUP"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
-    signal.set_wakeup_fd(-1)  # what the parent watches is for its own signals
-    if sys.platform == "linux":
-        with suppress(AttributeError, OSError):  # another C library
-            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
 def _has_bfloat16(device: Device) -> bool:
     if device == "cuda":
         return bool(torch.cuda.is_bf16_supported())
@@ -160,14 +132,10 @@ def _errors_once() -> Iterator[None]:
 def _fit(
     trainer: lightning.Trainer,
     module: TrainingModule,
-    batches: DataLoader[Any],
-    scored: DataLoader[Any] | None,
+    batches: MixtureLoader,
+    scored: MixtureLoader | None,
 ) -> None:
-    """``trainer.fit``, with clear errors.
-
-    Lightning turns Ctrl-C into exit code 1. An error in a process that renders mixtures has a
-    whole traceback as its message.
-    """
+    """``trainer.fit``, with clear errors. Lightning turns Ctrl-C into exit code 1."""
     is_main = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGINT)
     others = set(multiprocessing.active_children())
@@ -185,11 +153,6 @@ def _fit(
             f"{error.filename or module.run.output}: cannot be written ({error.strerror}), so the "
             "training stopped: the last checkpoint is intact"
         ) from None
-    except SingleoutError as error:
-        if "in DataLoader worker process" not in str(error):
-            raise
-        last = str(error).strip().splitlines()[-1]
-        raise type(error)(last.split(f"{type(error).__name__}: ", 1)[-1]) from None
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
