@@ -1,20 +1,42 @@
-"""Sounds that crops are read from: files in which libsndfile can start at any sample."""
+"""Sounds that crops are read from: files and members of shards that can start at any sample."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
 import soundfile
+from numpy.typing import NDArray
 
 from singleout.audio import sndfile_name
 from singleout.audio.chatter import quiet
 from singleout.audio.sources import sndfile_reason
+from singleout.data.clips import Clip, Member
+from singleout.data.members import member_file, open_pcm
 from singleout.errors import AudioError
 
 MPEG_SUFFIXES = (".mp3", ".mp2")
+
+
+class Sound(Protocol):
+    """A sound that is open for reading, as ``soundfile.SoundFile`` is.
+
+    Attributes:
+        frames: samples per channel.
+        samplerate: Hz.
+    """
+
+    frames: int
+    samplerate: int
+
+    def seek(self, frames: int) -> int:
+        """Go to a sample."""
+
+    def read(self, frames: int, dtype: str, always_2d: bool) -> NDArray[np.float32]:
+        """Read samples, [samples, channels]."""
 
 
 def is_mpeg(path: Path) -> bool:
@@ -45,9 +67,63 @@ def open_sound(path: Path) -> Iterator[soundfile.SoundFile]:
         ...         file.frames
         4000
     """
+    with _audio_errors(path), ExitStack() as opened:
+        yield opened.enter_context(soundfile.SoundFile(_readable(path, opened)))
+
+
+@contextmanager
+def open_clip(clip: Clip) -> Iterator[Sound]:
+    """Open the sound of a clip, a file or a member of a shard, for reading at any position.
+
+    Args:
+        clip: the sound.
+
+    Raises:
+        AudioError: the sound cannot be opened, or is not the one that the index of the shards
+            describes; or reading fails inside the ``with`` block.
+
+    Example:
+        >>> import tempfile, numpy as np
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder, "rain.wav")
+        ...     soundfile.write(path, np.zeros(4_000), 8_000)
+        ...     member = Member(str(path), 0, path.stat().st_size, 8_000, 4_000)
+        ...     clip = Clip(path / "rain.wav", 0.5, None, (), "rain", "rain", "train", True, member)
+        ...     with open_clip(clip) as sound:
+        ...         sound.read(3, "float32", always_2d=True).shape
+        (3, 1)
+    """
+    if clip.member is None:
+        with open_sound(clip.path) as file:
+            yield file
+        return
+    if (pcm := open_pcm(clip.member)) is not None:
+        _check_described(clip, clip.member, pcm)
+        yield pcm
+        return
+    with _audio_errors(clip.path), ExitStack() as opened:
+        content = opened.enter_context(member_file(clip.member))
+        sound = opened.enter_context(soundfile.SoundFile(content))
+        _check_described(clip, clip.member, sound)
+        yield sound
+
+
+def _check_described(clip: Clip, member: Member, sound: Sound) -> None:
+    """Refuse a member that is not the one that the index describes."""
+    if (sound.samplerate, sound.frames) != (member.sample_rate, member.num_samples):
+        raise AudioError(
+            f"{clip.path}: has {sound.frames:,} samples at {sound.samplerate:,} Hz, but the index "
+            f"says {member.num_samples:,} at {member.sample_rate:,} Hz: the shard is another one "
+            "now: make the index again"
+        )
+
+
+@contextmanager
+def _audio_errors(path: Path) -> Iterator[None]:
+    """Turn errors of libsndfile and of the disk into one line that names the sound."""
     try:
-        with quiet(is_mpeg(path)), ExitStack() as opened:
-            yield opened.enter_context(soundfile.SoundFile(_readable(path, opened)))
+        with quiet(is_mpeg(path)):
+            yield
     except soundfile.LibsndfileError as error:
         raise AudioError(f"{path}: cannot be read as audio: {sndfile_reason(error)}") from None
     except (soundfile.SoundFileError, OSError) as error:
