@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from singleout.data.clips import Clip
+from singleout.data.clips import Clip, Clips
 from singleout.data.plan import LOSSY_FORMATS, MixtureConfig, MixtureSpec, Planner, num_crops
 from singleout.errors import ManifestError
 from tests.data.sounds import EFFECT_SHARES, HARDER, HARDEST, MANY_CLIPS, SHORT, clip_of
@@ -286,3 +286,62 @@ def test_effects_do_not_change_each_other() -> None:
 def test_impossible_configs_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         MixtureConfig.model_validate(changes)
+
+
+EACH_ONCE = MixtureConfig(targets="each_once", class_balance=0.0)
+
+
+def test_every_clip_is_the_target_once_in_each_pass() -> None:
+    clips = MANY_CLIPS[:11]
+    planner, other = Planner(clips, EACH_ONCE, 3), Planner(clips, EACH_ONCE, 4)
+    order = [planner.plan(0, index).sources[0].clip for index in range(44)]
+    passes = [order[first : first + 11] for first in range(0, 44, 11)]
+    assert [sorted(targets) for targets in passes] == [list(range(11))] * 4
+    assert len({tuple(targets) for targets in passes}) == 4
+    assert order != [other.plan(0, index).sources[0].clip for index in range(44)]
+    assert order != [planner.plan(1, index).sources[0].clip for index in range(44)]
+    # Parts of a pass, as several processes plan them, hold the same targets.
+    assert [Planner(clips, EACH_ONCE, 3).plan(0, i).sources[0].clip for i in range(40, 44)] == (
+        order[40:]
+    )
+
+
+def test_partners_of_targets_are_drawn_as_others() -> None:
+    spec = Planner(MANY_CLIPS, EACH_ONCE, 3).plan(0, 10**12)
+    assert len({MANY_CLIPS[source.clip].label for source in spec.sources}) == len(spec.sources)
+    assert len({MANY_CLIPS[source.clip].group for source in spec.sources}) == len(spec.sources)
+
+
+def test_targets_once_exclude_a_balance_of_classes() -> None:
+    with pytest.raises(ValidationError, match=r"so class_balance has to be 0, and it is 0\.5"):
+        MixtureConfig(targets="each_once")
+    assert "targets" not in MixtureConfig().model_dump()
+    assert EACH_ONCE.model_dump()["targets"] == "each_once"
+
+
+def test_a_target_without_a_mixture_is_refused_by_name() -> None:
+    pairs = [("a", "g"), ("b", "g"), ("a", "h"), ("a", "i")]
+    clips = [clip_of(i, 1.0, label, group) for i, (label, group) in enumerate(pairs)]
+    config = EACH_ONCE.model_copy(update={"num_sources": (1, 2)})
+    with pytest.raises(ManifestError, match=r"^0\.wav: is in no mixture of 2 sounds"):
+        Planner(clips, config, 0)
+    Planner(clips[1:], config, 0)
+    Planner([*clips, clip_of(5, 1.0, "c", "j")], config, 0)
+    Planner(clips, config.model_copy(update={"targets": "drawn"}), 0)
+
+
+def test_a_target_waits_for_its_rare_partner() -> None:
+    """The choice starts over after some misses, and keeps the target."""
+    clips = [clip_of(i, 1.0, "many" if i else "one") for i in range(3_000)]
+    planner = Planner(clips, EACH_ONCE.model_copy(update={"num_sources": (2, 2)}), 0)
+    spec = planner.plan(0, 0)
+    assert 0 in {source.clip for source in spec.sources}
+
+
+def test_plans_of_columns_are_those_of_objects() -> None:
+    clips = Clips.of(MANY_CLIPS)
+    mirrored = Clips.of(MANY_CLIPS[::-1])[::-1]
+    for i in range(20):
+        expected = Planner(MANY_CLIPS, HARDER, 5).plan(0, i)
+        assert Planner(clips, HARDER, 5).plan(0, i) == expected
+        assert Planner(mirrored, HARDER, 5).plan(0, i) == expected

@@ -15,6 +15,7 @@ def test_numbers_of_the_streams_stay_the_same() -> None:
         "SCENE": 2,
         "KIND": 3,
         "ABSENT": 4,
+        "TARGET": 5,
     }
     assert random_stream(5, 0, 7, Stream.SCENE, 2).random() == (
         np.random.default_rng([5, 0, 7, 2, 2]).random()

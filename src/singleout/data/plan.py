@@ -5,19 +5,22 @@ A plan is drawn from ``(seed, epoch, index)`` alone: ranks, workers and resuming
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated
+from functools import lru_cache
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from singleout.config import StrictConfig, added
-from singleout.data.clips import Clip
+from singleout.data.clips import Clip, Clips
+from singleout.data.draws import clip_weights, cumulative, draw
+from singleout.data.mixable import edges_with_matching, unmixable
+from singleout.data.permutation import Permutation
 from singleout.data.seeds import Stream, mixture_stream, random_stream
-from singleout.errors import ManifestError
+from singleout.errors import ManifestError, shortened
 
 Share = Annotated[float, Field(ge=0, le=1)]
 """A probability: how often something is drawn."""
@@ -53,6 +56,8 @@ class MixtureConfig(StrictConfig):
         bed_share: how often there is noise in the background. No query refers to it.
         bed_snr_db: range of the level of all sounds together over the background.
         lossy_share: how often the mixture is encoded by a lossy codec and decoded again.
+        targets: which clip is the first sound: ``drawn`` like the others, or ``each_once``: every
+            clip once, in random order, before any clip comes again. ``class_balance`` is 0 then.
 
     Example:
         >>> MixtureConfig(num_sources=(2, 2)).segment_seconds
@@ -76,6 +81,7 @@ class MixtureConfig(StrictConfig):
     bed_share: Share = added(0.0)
     bed_snr_db: tuple[Decibels, Decibels] = added((0.0, 25.0))
     lossy_share: Share = added(0.0)
+    targets: Literal["drawn", "each_once"] = added("drawn")
 
     @model_validator(mode="after")
     def _in_order(self) -> MixtureConfig:
@@ -91,6 +97,11 @@ class MixtureConfig(StrictConfig):
             raise ValueError("num_sources starts at 1; speed, band_hz, rt60_seconds are positive")
         if not 0 < self.crop_hop_seconds <= self.segment_seconds < 3_600:
             raise ValueError("crop_hop_seconds is at most segment_seconds, which is below an hour")
+        if self.targets == "each_once" and self.class_balance:
+            raise ValueError(
+                "targets: each_once makes all clips equally frequent, so class_balance has to be "
+                f"0, and it is {self.class_balance}"
+            )
         return self
 
 
@@ -192,31 +203,22 @@ def num_crops(clip: Clip, config: MixtureConfig) -> int:
         >>> num_crops(clip, MixtureConfig(segment_seconds=4.0, crop_hop_seconds=2.0))
         4
     """
-    rest = clip.seconds - config.segment_seconds
-    return 1 + max(0, int(np.ceil(rest / config.crop_hop_seconds - 1e-9)))
+    return int(crop_counts(np.array(clip.seconds), config))
 
 
-def clip_weights(clips: Sequence[Clip], class_balance: float) -> NDArray[np.float64]:
-    """Relative probabilities of drawing each clip.
+def crop_counts(seconds: NDArray[np.float64], config: MixtureConfig) -> NDArray[np.int64]:
+    """Numbers of crops of clips, see ``num_crops``.
 
     Args:
-        clips: the clips.
-        class_balance: see ``MixtureConfig``.
-
-    Returns:
-        [clips], not normalised.
+        seconds: lengths of the clips, of any shape.
+        config: with the lengths of crops.
 
     Example:
-        >>> from pathlib import Path
-        >>> clips = [
-        ...     Clip(Path(f"{i}.wav"), 1.0, None, (), label, f"{i}.wav", "train")
-        ...     for i, label in enumerate(["dog", "dog", "rain"])
-        ... ]
-        >>> clip_weights(clips, class_balance=1.0)
-        array([0.5, 0.5, 1. ])
+        >>> crop_counts(np.array([1.0, 9.0]), MixtureConfig())
+        array([1, 4])
     """
-    size = Counter(clip.label for clip in clips)
-    return np.array([float(size[clip.label]) ** -class_balance for clip in clips])
+    hops = np.ceil((seconds - config.segment_seconds) / config.crop_hop_seconds - 1e-9)
+    return 1 + np.maximum(0, hops).astype(np.int64)
 
 
 def check_mixable(clips: Sequence[Clip], config: MixtureConfig) -> None:
@@ -228,7 +230,7 @@ def check_mixable(clips: Sequence[Clip], config: MixtureConfig) -> None:
 
     Raises:
         ManifestError: the clips hold no mixture of as many sounds, all of different classes and
-            groups.
+            groups; or each clip has to be a target, and no mixture holds one of them.
 
     Example:
         >>> from pathlib import Path
@@ -236,14 +238,25 @@ def check_mixable(clips: Sequence[Clip], config: MixtureConfig) -> None:
         >>> clips = [Clip(Path(name), 5.0, None, (), name, name, "train") for name in names]
         >>> check_mixable(clips, MixtureConfig(num_sources=(2, 3)))
     """
-    labels = {clip.label for clip in clips}
-    groups = {clip.group for clip in clips}
+    clips = Clips.of(clips)
+    labels, groups = clips.label_codes, clips.group_codes
     needed = config.num_sources[1]
-    if min(len(labels), len(groups)) < needed or not _has_mixture(clips, needed):
+    edges, found = edges_with_matching(labels, groups, needed + 1)
+    if found < needed:
         raise ManifestError(
             f"mixtures of {needed} sounds need {needed} sounds of different classes and "
-            f"different groups (without a manifest, {needed} files). Add sounds "
-            f"(now: sounds {len(clips)}, classes {len(labels)}, groups {len(groups)})"
+            f"different groups (without a manifest, {needed} files). Add sounds (now: sounds "
+            f"{len(clips)}, classes {labels.max(initial=-1) + 1}, groups "
+            f"{groups.max(initial=-1) + 1})"
+        )
+    # With more than ``needed``, enough are left without the class and the group of any clip.
+    is_each = config.targets == "each_once" and found == needed
+    if is_each and (is_bad := unmixable(edges, needed)).any():
+        label, group = edges[is_bad][0]
+        clip = clips[int(np.flatnonzero((labels == label) & (groups == group))[0])]
+        raise ManifestError(
+            f"{shortened(clip.path, 500)}: is in no mixture of {needed} sounds, because its class "
+            "and its group exclude too many others. Remove it, or set mixtures.targets to drawn"
         )
 
 
@@ -270,21 +283,21 @@ class Planner:
     """
 
     def __init__(self, clips: Sequence[Clip], config: MixtureConfig, seed: int) -> None:
-        self.clips, self.config, self.seed = clips, config, seed
-        check_mixable(clips, config)
-        weight = clip_weights(clips, config.class_balance)
-        self._cumulative = np.cumsum(weight / weight.sum())
+        self.clips, self.config, self.seed = Clips.of(clips), config, seed
+        check_mixable(self.clips, config)
+        self._cumulative = cumulative(clip_weights(self.clips, config.class_balance))
 
     def plan(self, epoch: int, index: int) -> MixtureSpec:
         """The mixture number ``index`` of ``epoch``."""
         rng = mixture_stream(self.seed, epoch, index)
         config = self.config
         count = int(rng.integers(config.num_sources[0], config.num_sources[1] + 1))
-        chosen = self._choose_clips(rng, count)
+        first = [self._target(epoch, index)] if config.targets == "each_once" else []
+        chosen = self._choose_clips(rng, count, first)
         shared_band = self._band(rng, config.mixture_band_share)
         sources = []
         for position, number in enumerate(chosen):
-            clip = self.clips[number]
+            seconds = self.clips.seconds[number]
             speed = float(rng.uniform(*config.speed))
             band = self._band(rng, config.source_band_share)
             if shared_band is not None:
@@ -292,8 +305,8 @@ class Planner:
             sources.append(
                 SourceSpec(
                     clip=number,
-                    crop=int(rng.integers(num_crops(clip, config))),
-                    onset_seconds=self._onsets(rng, clip.seconds / speed),
+                    crop=int(rng.integers(crop_counts(seconds, config))),
+                    onset_seconds=self._onsets(rng, float(seconds) / speed),
                     snr_db=float(rng.uniform(*config.snr_db)) if position else 0.0,
                     speed=speed,
                     band_hz=band,
@@ -302,18 +315,21 @@ class Planner:
         gain_db = float(rng.uniform(*config.gain_db))
         return self._with_effects(MixtureSpec(tuple(sources), gain_db), epoch, index)
 
-    def _choose_clips(self, rng: np.random.Generator, count: int) -> list[int]:
-        """Indices of ``count`` clips of different classes and groups."""
-        chosen: list[int] = []
-        misses = 0
+    def _target(self, epoch: int, index: int) -> int:
+        """The clip that is the target of a mixture if each clip is one once."""
+        number, place = divmod(index, len(self.clips))
+        return _order(len(self.clips), self.seed, epoch, number).at(place)
+
+    def _choose_clips(self, rng: np.random.Generator, count: int, first: list[int]) -> list[int]:
+        """Indices of ``count`` clips of different classes and groups, ``first`` among them."""
+        labels, groups = self.clips.label_codes, self.clips.group_codes
+        chosen, misses = list(first), 0
         while len(chosen) < count:
             if misses == MAX_MISSES:  # the first clips exclude all others: start over
-                chosen, misses = [], 0
-            number = int(np.searchsorted(self._cumulative, rng.random()))
-            number = min(number, len(self.clips) - 1)  # sums of shares may end below 1
-            clip = self.clips[number]
+                chosen, misses = list(first), 0
+            number = draw(self._cumulative, rng)
             if all(
-                clip.label != self.clips[other].label and clip.group != self.clips[other].group
+                labels[number] != labels[other] and groups[number] != groups[other]
                 for other in chosen
             ):
                 chosen.append(number)
@@ -378,14 +394,7 @@ class Planner:
         return tuple(float(onset) for onset in onsets) or (first,)
 
 
-def _has_mixture(clips: Sequence[Clip], count: int) -> bool:
-    """Whether ``count`` clips of different classes and groups exist."""
-
-    def extend(labels: frozenset[str], groups: frozenset[str], missing: int) -> bool:
-        return missing == 0 or any(
-            extend(labels | {clip.label}, groups | {clip.group}, missing - 1)
-            for clip in clips
-            if clip.label not in labels and clip.group not in groups
-        )
-
-    return extend(frozenset(), frozenset(), count)
+@lru_cache(maxsize=8)
+def _order(size: int, seed: int, epoch: int, number: int) -> Permutation:
+    """The order of the targets in pass ``number`` over all clips."""
+    return Permutation(size, random_stream(seed, epoch, number, Stream.TARGET))

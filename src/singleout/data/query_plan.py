@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import model_validator
 
 from singleout.config import StrictConfig
-from singleout.data.clips import Clip
-from singleout.data.plan import MixtureSpec, Share, clip_weights
+from singleout.data.class_index import CodeIndex
+from singleout.data.clips import Clip, Clips
+from singleout.data.draws import clip_weights, cumulative, draw
+from singleout.data.plan import MixtureSpec, Share
 
 NUM_QUERIES = 2
 """Queries per mixture, one for each of its first sounds.
@@ -89,17 +92,6 @@ class PlannedQuery:
     absent: int | None = None
 
 
-class _WeightedClips:
-    """Draws clips by their weights."""
-
-    def __init__(self, clips: NDArray[np.int64], weight: NDArray[np.float64]) -> None:
-        self._clips, self._cumulative = clips, np.cumsum(weight / weight.sum())
-
-    def draw(self, rng: np.random.Generator) -> int:
-        number = int(np.searchsorted(self._cumulative, rng.random()))
-        return int(self._clips[min(number, len(self._clips) - 1)])
-
-
 class QueryPlanner:
     """Draws the queries of mixtures.
 
@@ -124,16 +116,29 @@ class QueryPlanner:
     """
 
     def __init__(self, clips: Sequence[Clip], config: QueriesConfig, class_balance: float) -> None:
-        self.clips, self.config = clips, config
-        weight = clip_weights(clips, class_balance)
-        families: dict[str, list[int]] = {}
-        for i, clip in enumerate(clips):
-            families.setdefault(clip.family, []).append(i)
-        self._all = _WeightedClips(np.arange(len(clips)), weight)
-        self._family = {
-            name: _WeightedClips(np.array(members), weight[members])
-            for name, members in families.items()
-        }
+        self.clips, self.config, self.class_balance = Clips.of(clips), config, class_balance
+        if config.absent_share:  # made here, workers that are forked later share it
+            _ = self._sums, self._family_sums
+
+    @cached_property
+    def _sums(self) -> NDArray[np.float64]:
+        """See ``cumulative``, of all clips."""
+        return cumulative(clip_weights(self.clips, self.class_balance))
+
+    @cached_property
+    def _families(self) -> CodeIndex:
+        return CodeIndex(self.clips.family_codes)
+
+    @cached_property
+    def _family_sums(self) -> NDArray[np.float64]:
+        """See ``cumulative``, of each family by itself, in the order of ``_families``."""
+        sums = clip_weights(self.clips, self.class_balance)[self._families.order]
+        is_large = np.diff(self._families.offsets) > 1
+        starts, stops = self._families.offsets[:-1], self._families.offsets[1:]
+        sums[starts[~is_large]] = 1.0
+        for start, stop in zip(starts[is_large].tolist(), stops[is_large].tolist(), strict=True):
+            cumulative(sums[start:stop])
+        return sums
 
     def draw(
         self,
@@ -210,17 +215,25 @@ class QueryPlanner:
             >>> planner.absent(dog, False, np.random.default_rng(0)).absent
             1
         """
-        present = [self.clips[source.clip] for source in spec.sources]
-        labels, groups = {clip.label for clip in present}, {clip.group for clip in present}
+        present = [source.clip for source in spec.sources]
+        labels, groups = self.clips.label_codes, self.clips.group_codes
+        present_labels, present_groups = (
+            set(labels[present].tolist()),
+            set(groups[present].tolist()),
+        )
         for _ in range(MAX_TRIES):
             if is_near:
-                family = present[int(rng.integers(len(present)))].family
-                number = self._family[family].draw(rng)
+                number = self._draw_near(present[int(rng.integers(len(present)))], rng)
             else:
-                number = self._all.draw(rng)
-            clip = self.clips[number]
-            if clip.label in labels or clip.group in groups:
+                number = draw(self._sums, rng)
+            if labels[number] in present_labels or groups[number] in present_groups:
                 continue
-            if not any(sounds_alike(number, source.clip) for source in spec.sources):
+            if not any(sounds_alike(number, clip) for clip in present):
                 return PlannedQuery(absent=number)
         return None
+
+    def _draw_near(self, clip: int, rng: np.random.Generator) -> int:
+        """A clip of the family of a clip."""
+        family = int(self.clips.family_codes[clip])
+        start, stop = self._families.offsets[family : family + 2]
+        return int(self._families.order[start + draw(self._family_sums[start:stop], rng)])

@@ -18,7 +18,7 @@ class Stream(IntEnum):
 
     Example:
         >>> [stream.value for stream in Stream]
-        [1, 2, 3, 4]
+        [1, 2, 3, 4, 5]
     """
 
     QUERY = 1
@@ -29,6 +29,8 @@ class Stream(IntEnum):
     """Which kind of query a mixture gets: present, absent, removal, contrast."""
     ABSENT = 4
     """Absent sounds that an evaluation uses as queries."""
+    TARGET = 5
+    """Order in which all clips are targets. Its index is the number of passes over the clips."""
 
 
 def random_stream(
