@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from singleout.data.clips import Clip
+from singleout.data.members import read_member, shard_state
 from singleout.data.plan import MixtureConfig
 from singleout.errors import AudioError, ModelError, one_line
 from singleout.storage.disk import is_device
@@ -121,6 +122,7 @@ class EmbeddingCache:
         self._read_files: dict[tuple[bytes, str], bytes] = {}
         self._read_crops: dict[CropKey, object] = {}
         self._damaged_crops: set[CropKey] = set()
+        self._shards: dict[str, str] = {}
         with self._errors_in_one_line():
             if is_device(path):
                 raise OSError("it is a device or a pipe")
@@ -166,8 +168,8 @@ class EmbeddingCache:
         """
         files = set()
         for clip in clips:
-            with suppress(OSError):  # ``key`` tells of it
-                files.add(_file_of(clip))
+            with suppress(OSError, AudioError):  # ``key`` tells of it
+                files.add(self._file_of(clip))
         self._read_files = {
             (path, stamp): content
             for path, stamp, content in self._select_among(
@@ -257,20 +259,30 @@ class EmbeddingCache:
     def _content_of(self, clip: Clip) -> bytes:
         """SHA-256 of a file, kept for as long as its size and time of change stay the same."""
         try:
-            file = _file_of(clip)
+            file = self._file_of(clip)
             content = self._new_files.get(file) or self._read_files.get(file)
             if content is None:
                 query = "SELECT content FROM files WHERE path = ? AND stamp = ?"
                 rows = self._select(query, file)
                 if rows and isinstance(rows[0][0], bytes):
                     return rows[0][0]
-                with clip.path.open("rb") as audio:
-                    content = hashlib.file_digest(audio, "sha256").digest()
+                content = _hash_of(clip)
                 self._new_files[file] = content
                 self._flush_batch()
         except OSError as error:
             raise AudioError(f"{clip.path}: cannot be read as audio: {error}") from None
         return content
+
+    def _file_of(self, clip: Clip) -> tuple[bytes, str]:
+        """Name of a file or of a member of a shard, and its size and time of change."""
+        if clip.member is None:
+            status = clip.path.stat()
+            return os.fsencode(clip.path.absolute()), f"{status.st_size} {status.st_mtime_ns}"
+        shard = clip.member.shard
+        if shard not in self._shards:  # which may be far away
+            self._shards[shard] = shard_state(shard)
+        stamp = f"{clip.member.offset} {clip.member.size} {self._shards[shard]}"
+        return os.fsencode(clip.path), stamp
 
     def _create_tables(self) -> None:
         """Make the tables in an empty file."""
@@ -342,10 +354,12 @@ class EmbeddingCache:
             raise self._damaged(one_line(error)) from None
 
 
-def _file_of(clip: Clip) -> tuple[bytes, str]:
-    """Name of a file, and its size and time of change."""
-    status = clip.path.stat()
-    return os.fsencode(clip.path.absolute()), f"{status.st_size} {status.st_mtime_ns}"
+def _hash_of(clip: Clip) -> bytes:
+    """SHA-256 of the content of a sound."""
+    if clip.member is not None:
+        return hashlib.sha256(read_member(clip.member)).digest()
+    with clip.path.open("rb") as audio:
+        return hashlib.file_digest(audio, "sha256").digest()
 
 
 def _digest(key: CropKey, numbers: bytes) -> bytes:
