@@ -6,6 +6,8 @@ import json
 import multiprocessing
 import os
 import signal
+from collections.abc import Generator
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -132,6 +134,7 @@ def changed_loaders(clips: list[Clip]) -> dict[str, MixtureLoader]:
     table = coded_table(clips)
     table.embeddings[-1] = -table.embeddings[-1]
     query_audio = QueryAudioConfig(source="other_crop")
+    regrouped = [replace(clips[0], group=clips[1].group), *clips[1:]]
     changed = MixtureDataset(clips, SHORT, RATE, coded_table(clips), None, 6, 0, 8)
     return {
         "batch_size: 4, now 2": MixtureLoader(dataset_of(clips, 0, 8), 2),
@@ -142,7 +145,7 @@ def changed_loaders(clips: list[Clip]) -> dict[str, MixtureLoader]:
         'query_audio.source: "target", now "other_crop"': MixtureLoader(
             dataset_of(clips, 0, 8, query_audio=query_audio), 4
         ),
-        "sounds: ": MixtureLoader(dataset_of(clips[::-1], 0, 8, table=coded_table(clips)), 4),
+        "sounds: ": MixtureLoader(dataset_of(regrouped, 0, 8), 4),
         "embeddings: ": MixtureLoader(dataset_of(clips, 0, 8, table=table), 4),
         "captions: ": MixtureLoader(dataset_of(clips, 0, 8, coded_captions([1] * 5)), 4),
         f"sample_rate: {RATE}, now 16000": MixtureLoader(dataset_of(clips, 0, 8, rate=16_000), 4),
@@ -203,26 +206,29 @@ def test_an_error_of_a_worker_is_that_of_the_sound(
     assert "\n" not in str(caught.value)
 
 
-def test_workers_end_with_an_iteration_that_is_left(five_clips: list[Clip]) -> None:
-    batches = iter(MixtureLoader(numbered(five_clips, 0, 4_000), 4, num_workers=1))
+def begun(clips: list[Clip]) -> tuple[Generator[TrainingExample], multiprocessing.Process]:
+    """Batches of which one was taken, and the worker that renders the others."""
+    others = {*multiprocessing.active_children()}
+    batches = MixtureLoader(numbered(clips, 0, 4_000), 4, num_workers=1).__iter__()
     next(batches)
-    children = _children()
-    assert len(children) == 1
-    batches.close()  # type: ignore[attr-defined]
-    assert not _children()
+    (worker,) = {*multiprocessing.active_children()} - others
+    return batches, worker  # type: ignore[return-value]
 
 
-def _children() -> list[int]:
-    return [child.pid or 0 for child in multiprocessing.active_children()]
+def test_a_worker_ends_with_an_iteration_that_is_left(five_clips: list[Clip]) -> None:
+    batches, worker = begun(five_clips)
+    assert worker.is_alive()
+    batches.close()
+    assert not worker.is_alive()
 
 
-def test_a_signal_to_all_processes_ends_a_worker_in_silence(
+def test_ctrl_c_for_all_processes_does_not_end_a_worker(
     five_clips: list[Clip], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    batches = iter(MixtureLoader(numbered(five_clips, 0, 4_000), 4, num_workers=1))
-    next(batches)
-    (worker,) = _children()
-    os.kill(worker, signal.SIGINT)  # ignored: the parent ends the worker
+    """Its parent, which gets the signal as well, ends the worker."""
+    batches, worker = begun(five_clips)
+    assert worker.pid is not None
+    os.kill(worker.pid, signal.SIGINT)
     assert next(batches)["index"].tolist() == [4, 5, 6, 7]
-    batches.close()  # type: ignore[attr-defined]
+    batches.close()
     assert capfd.readouterr().err == ""

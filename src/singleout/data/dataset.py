@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Any, Literal, TypedDict
@@ -13,15 +14,16 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from singleout.config import StrictConfig
-from singleout.data.checking import file_state
-from singleout.data.clips import Clip
-from singleout.data.embeddings import SAMPLE_RATE, EmbeddingTable
-from singleout.data.plan import MixtureConfig, MixtureSpec, Planner, num_crops
+from singleout.data.class_index import ClassIndex
+from singleout.data.clips import Clip, Clips
+from singleout.data.embeddings import SAMPLE_RATE, EmbeddingTable, crop_offsets
+from singleout.data.plan import MixtureConfig, MixtureSpec, Planner
 from singleout.data.query_plan import PlannedQuery, QueriesConfig, QueryPlanner
 from singleout.data.render import Mixture, read_crop, render
 from singleout.data.seeds import Stream, random_stream
-from singleout.errors import AudioError
+from singleout.errors import AudioError, ConfigError
 from singleout.manipulations.audio import Mixup, SpecAugment
+from singleout.storage.locations import Location
 
 ALIKE_SHARE = 0.03
 """Share of all pairs of sounds, those with the closest embeddings, that count as alike: one
@@ -166,10 +168,16 @@ class MixtureDataset(Dataset[TrainingExample]):
         self.query_planner = QueryPlanner(clips, queries, config.class_balance)
         compares = queries.absent_share or queries.contrast_share
         self._alike_above = _alike_threshold(table) if compares else 1.0
-        self._class: dict[str, list[int]] = {}
-        for i, clip in enumerate(clips):
-            self._class.setdefault(clip.label, []).append(i)
-        self._states = [file_state(clip.path) for clip in clips]
+        is_indexed = self.query_audio.source == "same_class"
+        self._class = ClassIndex(clips) if is_indexed else None
+        self._made_ns = time.time_ns()
+        self._states = np.zeros(len(clips), np.int64)
+        if not np.array_equal(crop_offsets(clips, config), table.offsets):
+            raise ConfigError(
+                f"the embeddings are of {len(table.embeddings):,} crops that are not those of the "
+                f"{len(clips):,} sounds, of {config.segment_seconds:g} s every "
+                f"{config.crop_hop_seconds:g} s: make the embeddings again"
+            )
 
     def __len__(self) -> int:
         return self.length
@@ -224,10 +232,10 @@ class MixtureDataset(Dataset[TrainingExample]):
         Two data sets of one fingerprint have the same mixtures, apart from ``first`` and
         ``length``.
         """
-        sounds = blake2b(digest_size=8)
-        for clip in self.clips:
-            row = (clip.path.name, clip.seconds, clip.label, clip.group)
-            sounds.update(repr(row).encode(errors="surrogateescape"))
+        clips, sounds = Clips.of(self.clips), blake2b(digest_size=8)
+        for column in (clips.seconds, clips.label_codes, clips.group_codes, clips.family_codes):
+            sounds.update(column.tobytes())
+        sounds.update(clips.columns["path.encoded"].tobytes())
         return {
             "sounds": sounds.hexdigest(),
             "embeddings": self.table.digest(),
@@ -240,12 +248,25 @@ class MixtureDataset(Dataset[TrainingExample]):
             "seed": self.seed,
         }
 
-    def _check_unchanged(self, clip: int) -> None:
-        """Refuse a sound whose file is another one now: its embeddings are those of the old one."""
-        path = self.clips[clip].path
-        if file_state(path) != self._states[clip]:
+    def _check_unchanged(self, number: int) -> None:
+        """Refuse a sound that another one has replaced: its embeddings are those of the old one.
+
+        Its file must be older than the data set, and stay as it was at its first use.
+        """
+        clip = self.clips[number]
+        place = clip.path if clip.member is None else Location(clip.member.shard).path
+        if clip.member is not None and not Location(clip.member.shard).is_local:
+            return  # its store is far away
+        try:
+            status = place.stat()
+            state = hash((status.st_size, status.st_mtime_ns)) or 1
+            is_same = status.st_mtime_ns <= self._made_ns and self._states[number] in (0, state)
+            self._states[number] = state
+        except OSError:
+            is_same = False
+        if not is_same:
             raise AudioError(
-                f"{path}: was changed or removed during the training: repeat the command to go on "
+                f"{place}: was changed or removed during the training: repeat the command to go on "
                 "from the last checkpoint"
             )
 
@@ -260,21 +281,16 @@ class MixtureDataset(Dataset[TrainingExample]):
         """The crop that the positive side of a query names, None without one."""
         if query.absent is None:
             return _source_place(spec, query.positive)
-        return query.absent, int(rng.integers(num_crops(self.clips[query.absent], self.config)))
+        return query.absent, int(rng.integers(self.table.count(query.absent)))
 
     def _query_place(self, place: Place | None, rng: np.random.Generator) -> Place | None:
         """The crop whose sound is the query for ``place``, see ``QueryAudioConfig.source``."""
         if place is None:
             return None
         clip, crop = place
-        if self.query_audio.source == "same_class":
-            group = self.clips[clip].group
-            members = self._class[self.clips[clip].label]
-            others = [other for other in members if self.clips[other].group != group]
-            if others:
-                clip = int(rng.choice(others))
-                return clip, int(rng.integers(num_crops(self.clips[clip], self.config)))
-        crops = num_crops(self.clips[clip], self.config)
+        if self._class is not None and (other := self._class.draw_other(clip, rng)) is not None:
+            return other, int(rng.integers(self.table.count(other)))
+        crops = self.table.count(clip)
         if self.query_audio.source != "target" and crops > 1:
             crop = (crop + 1 + int(rng.integers(crops - 1))) % crops
         return clip, crop
@@ -317,7 +333,7 @@ class MixtureDataset(Dataset[TrainingExample]):
         if self.query_audio.mixup is None:
             return sound
         other = int(rng.integers(len(self.clips)))
-        other_crop = int(rng.integers(num_crops(self.clips[other], self.config)))
+        other_crop = int(rng.integers(self.table.count(other)))
         interference = read_crop(self.clips[other], other_crop, self.config, SAMPLE_RATE)
         return self.query_audio.mixup.mixed(sound, interference, rng)
 

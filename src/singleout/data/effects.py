@@ -46,10 +46,16 @@ def low_pass(audio: NDArray[np.float32], cutoff_hz: float, sample_rate: int) -> 
         >>> bool(np.abs(np.fft.rfft(dull))[2_000:].max() < 1e-3)
         True
     """
-    hz = np.fft.rfftfreq(len(audio), 1 / sample_rate)
+    spectrum = np.fft.rfft(audio).astype(np.complex128)
+    # The gain is 1 below the slope and 0 above it, so that only the slope is computed.
+    hz_per_bin = sample_rate / len(audio)
+    first = min(int(cutoff_hz / hz_per_bin), len(spectrum)) if cutoff_hz >= 1 else 0
+    last = min(int(cutoff_hz * 2 ** (1 / 3) / hz_per_bin) + 2, len(spectrum))
+    hz = np.fft.rfftfreq(len(audio), 1 / sample_rate)[first:last]
     octaves = np.log2(np.maximum(hz, 1.0) / cutoff_hz)
-    gain = 0.5 + 0.5 * np.cos(np.pi * np.clip(3 * octaves, 0, 1))
-    return np.fft.irfft(np.fft.rfft(audio) * gain, len(audio)).astype(np.float32)
+    spectrum[first:last] *= 0.5 + 0.5 * np.cos(np.pi * np.clip(3 * octaves, 0, 1))
+    spectrum[last:] = 0
+    return np.fft.irfft(spectrum, len(audio)).astype(np.float32)
 
 
 def apply_silences(

@@ -16,7 +16,7 @@ import os
 import sqlite3
 import struct
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from singleout.data.clips import Clip
+from singleout.data.members import read_member, shard_state
 from singleout.data.plan import MixtureConfig
 from singleout.errors import AudioError, ModelError, one_line
 from singleout.storage.disk import is_device
@@ -42,6 +43,9 @@ DIGEST_BYTES = 8
 
 BATCH = 64
 """Rows per transaction: a killed run loses at most as many embeddings."""
+
+MAX_VALUES = 500
+"""Values in one query; SQLite takes 999 in all its versions."""
 
 BUSY_SECONDS = 60.0
 """How long to wait for transactions of other processes, each of which takes milliseconds."""
@@ -115,7 +119,10 @@ class EmbeddingCache:
         self.path, self.fingerprint, self.dim, self.read_only = path, fingerprint, dim, read_only
         self._new_files: dict[tuple[bytes, str], bytes] = {}
         self._new_crops: dict[CropKey, bytes] = {}
+        self._read_files: dict[tuple[bytes, str], bytes] = {}
+        self._read_crops: dict[CropKey, object] = {}
         self._damaged_crops: set[CropKey] = set()
+        self._shards: dict[str, str] = {}
         with self._errors_in_one_line():
             if is_device(path):
                 raise OSError("it is a device or a pipe")
@@ -150,6 +157,35 @@ class EmbeddingCache:
         finally:
             self._database.close()
 
+    def read_ahead(self, clips: Sequence[Clip], config: MixtureConfig) -> None:
+        """Read in few queries what the next calls of ``key`` and ``get`` need.
+
+        What an earlier call has read ahead is forgotten.
+
+        Args:
+            clips: the sounds, whose crops fit in memory.
+            config: length and hop of the crops.
+        """
+        files = set()
+        for clip in clips:
+            with suppress(OSError, AudioError):  # ``key`` tells of it
+                files.add(self._file_of(clip))
+        self._read_files = {
+            (path, stamp): content
+            for path, stamp, content in self._select_among(
+                "SELECT path, stamp, content FROM files WHERE path IN", [path for path, _ in files]
+            )
+            if (path, stamp) in files and isinstance(content, bytes)
+        }
+        self._read_crops = {
+            CropKey(content, start, seconds): blob
+            for content, start, seconds, blob in self._select_among(
+                "SELECT content, start, seconds, embedding FROM crops WHERE content IN",
+                sorted({*self._read_files.values()}),
+            )
+            if seconds == config.segment_seconds
+        }
+
     def key(self, clip: Clip, crop: int, config: MixtureConfig) -> CropKey:
         """The key of a crop, from the content that its file has now.
 
@@ -162,11 +198,11 @@ class EmbeddingCache:
             AudioError: the file cannot be read.
         """
         start = crop * config.crop_hop_seconds
-        return CropKey(self._content_of(clip.path), start, config.segment_seconds)
+        return CropKey(self._content_of(clip), start, config.segment_seconds)
 
     def get(self, key: CropKey) -> Tensor | None:
         """The embedding of a crop, float32 [dim]; None if the cache lacks it or it is damaged."""
-        blob = self._new_crops.get(key)
+        blob = self._new_crops.get(key) or self._read_crops.get(key)
         if blob is None:
             query = "SELECT embedding FROM crops WHERE content = ? AND start = ? AND seconds = ?"
             rows = self._select(query, key)
@@ -220,24 +256,33 @@ class EmbeddingCache:
         if len(self._new_files) + len(self._new_crops) >= BATCH:
             self.flush()
 
-    def _content_of(self, path: Path) -> bytes:
+    def _content_of(self, clip: Clip) -> bytes:
         """SHA-256 of a file, kept for as long as its size and time of change stay the same."""
         try:
-            status = path.stat()
-            file = (os.fsencode(path.absolute()), f"{status.st_size} {status.st_mtime_ns}")
-            content = self._new_files.get(file)
+            file = self._file_of(clip)
+            content = self._new_files.get(file) or self._read_files.get(file)
             if content is None:
                 query = "SELECT content FROM files WHERE path = ? AND stamp = ?"
                 rows = self._select(query, file)
                 if rows and isinstance(rows[0][0], bytes):
                     return rows[0][0]
-                with path.open("rb") as audio:
-                    content = hashlib.file_digest(audio, "sha256").digest()
+                content = _hash_of(clip)
                 self._new_files[file] = content
                 self._flush_batch()
         except OSError as error:
-            raise AudioError(f"{path}: cannot be read as audio: {error}") from None
+            raise AudioError(f"{clip.path}: cannot be read as audio: {error}") from None
         return content
+
+    def _file_of(self, clip: Clip) -> tuple[bytes, str]:
+        """Name of a file or of a member of a shard, and its size and time of change."""
+        if clip.member is None:
+            status = clip.path.stat()
+            return os.fsencode(clip.path.absolute()), f"{status.st_size} {status.st_mtime_ns}"
+        shard = clip.member.shard
+        if shard not in self._shards:  # which may be far away
+            self._shards[shard] = shard_state(shard)
+        stamp = f"{clip.member.offset} {clip.member.size} {self._shards[shard]}"
+        return os.fsencode(clip.path), stamp
 
     def _create_tables(self) -> None:
         """Make the tables in an empty file."""
@@ -282,6 +327,12 @@ class EmbeddingCache:
         with self._errors_in_one_line():
             return self._database.execute(query, tuple(values)).fetchall()
 
+    def _select_among(self, query: str, values: Sequence[object]) -> Iterator[Any]:
+        """The rows of a query that ends with ``IN``, for all values."""
+        for first in range(0, len(values), MAX_VALUES):
+            some = values[first : first + MAX_VALUES]
+            yield from self._select(f"{query} ({', '.join('?' * len(some))})", some)
+
     def _damaged(self, reason: str) -> ModelError:
         return ModelError(
             f"{self.path}: not a cache of embeddings, or damaged ({reason}): delete it, and it is "
@@ -301,6 +352,14 @@ class EmbeddingCache:
             ) from None
         except (sqlite3.Error, UnicodeDecodeError) as error:  # the latter: of damaged names
             raise self._damaged(one_line(error)) from None
+
+
+def _hash_of(clip: Clip) -> bytes:
+    """SHA-256 of the content of a sound."""
+    if clip.member is not None:
+        return hashlib.sha256(read_member(clip.member)).digest()
+    with clip.path.open("rb") as audio:
+        return hashlib.file_digest(audio, "sha256").digest()
 
 
 def _digest(key: CropKey, numbers: bytes) -> bytes:

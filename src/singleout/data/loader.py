@@ -26,7 +26,7 @@ import ctypes
 import os
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from typing import Any
@@ -120,7 +120,7 @@ class MixtureLoader:
         last = sum(1 for _ in self._batches(max(self._start, self._end - 1)))
         return last + self.num_parts * max(0, self._end - 1 - self._start)
 
-    def __iter__(self) -> Iterator[TrainingExample]:
+    def __iter__(self) -> Generator[TrainingExample]:
         start, self._start = self._start, self._first
         self._next = start
         renderer = DataLoader(

@@ -19,7 +19,7 @@ from singleout.data.effects import (
     low_pass,
 )
 from singleout.data.plan import MixtureConfig, MixtureSpec, SourceSpec
-from singleout.data.sound_files import open_sound
+from singleout.data.sound_files import open_clip
 from singleout.errors import AudioError
 
 PEAK = 0.99
@@ -54,6 +54,8 @@ def read_crop(
 ) -> NDArray[np.float32]:
     """Read one crop of a clip, with its channels averaged.
 
+    Of a member of a shard, only the crop is read, or decoded if the member is compressed.
+
     Args:
         clip: the sound.
         crop: number of the crop, in units of ``crop_hop_seconds``.
@@ -79,7 +81,7 @@ def read_crop(
         ...     len(read_crop(clip, 1, config, 8_000))
         4000
     """
-    with open_sound(clip.path) as file:
+    with open_clip(clip) as file:
         if not file.frames:
             raise AudioError(f"{clip.path}: has no samples")
         rate = file.samplerate
@@ -97,7 +99,8 @@ def read_crop(
         raise AudioError(f"{clip.path}: is truncated, it ends before {start / rate:.2f} s")
     if not np.isfinite(audio).all():
         raise AudioError(f"{clip.path}: has NaN or infinite samples")
-    return resample(np.ascontiguousarray(audio.mean(1)), rate, sample_rate)
+    mono = audio[:, 0] if audio.shape[1] == 1 else audio.mean(1)
+    return resample(np.ascontiguousarray(mono), rate, sample_rate)
 
 
 def render(
