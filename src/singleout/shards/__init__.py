@@ -2,10 +2,27 @@
 
 - ``tars``: tar files, written with fixed bytes, and read member by member.
 - ``writing``: shards and their sidecars, each of which appears whole or not at all.
+- ``arrays``: named arrays in a file, written block by block and memory-mapped.
+- ``index``: the columns of all clips in such a file.
+- ``corpus``: the files of a corpus, written.
+- ``opening``: a corpus, opened and checked.
 """
 
 from __future__ import annotations
 
+from singleout.shards.corpus import CorpusWriter, Crops, write_corpus
+from singleout.shards.opening import PreparedCorpus, check_corpus, open_corpus
 from singleout.shards.writing import Sample, ShardWriter, is_finished, read_sidecar
 
-__all__ = ["Sample", "ShardWriter", "is_finished", "read_sidecar"]
+__all__ = [
+    "CorpusWriter",
+    "Crops",
+    "PreparedCorpus",
+    "Sample",
+    "ShardWriter",
+    "check_corpus",
+    "is_finished",
+    "open_corpus",
+    "read_sidecar",
+    "write_corpus",
+]
