@@ -100,6 +100,7 @@ class CorpusWriter:
                 ``sha256`` or None.
             rows: its sounds: ``name`` of the member, its ``offset`` and ``size``,
                 ``sample_rate``, ``num_samples``, a ``description``, and ``embeddings`` or None.
+                The name begins at ``root``, which is the shard by default.
         """
         by_split: dict[str, list[Mapping[str, Any]]] = {}
         for row in rows:
@@ -234,7 +235,7 @@ def _add_clip(builder: ColumnsBuilder, shard: str, split: str, row: Mapping[str,
     builder.add(
         row["name"],
         float(description.get("seconds") or row["num_samples"] / row["sample_rate"]),
-        root=shard,
+        root=row.get("root", shard),
         captions=[*([caption] if caption else []), *alternatives],
         has_caption=caption is not None,
         label=description.get("class") or None,

@@ -121,8 +121,9 @@ class IndexWriter:
         texts = Texts(columns[f"{name}_name.encoded"], columns[f"{name}_name.offsets"])
         names = self._names[name]
         numbers = [names.setdefault(text, len(names)) for text in texts]
-        with_none = np.array([*numbers, -1], np.int32)  # whose last one is that of -1
-        return with_none[columns[name]]
+        numbers.append(-1)  # where the number -1 finds it
+        renumbered: NDArray[np.int32] = np.array(numbers, np.int32)[columns[name]]
+        return renumbered
 
     def _append(self, part: int, name: str, values: NDArray[Any]) -> None:
         file = self._files.get((part, name))
