@@ -8,12 +8,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
 
 from singleout.data.clips import Clips
-from singleout.data.embeddings import cache_folder
+from singleout.data.columns import Texts
+from singleout.data.embeddings import EmbeddingTable, cache_folder
+from singleout.data.manifest import SPLIT_NAMES
 from singleout.documents import DocumentError, parse_json
-from singleout.errors import InputError, one_line, shortened
+from singleout.errors import InputError, ManifestError, ModelError, one_line, shortened
 from singleout.progress import track
 from singleout.shards.corpus import DESCRIPTION, INDEX, Crops, file_facts
 from singleout.shards.index import map_index
@@ -26,6 +31,74 @@ READ_BYTES = 1 << 24
 """Bytes that are read at once for a checksum."""
 AGAIN = "copy the corpus again, or prepare it again"
 """The way out of damage."""
+
+
+class PreparedClips(Clips):
+    """Clips of a prepared corpus, which may have embeddings of their crops.
+
+    Args:
+        corpus: the corpus.
+        columns, rows: see ``Clips``.
+        has_captions: whether the captions of the corpus are theirs.
+
+    Example:
+        >>> corpus = PreparedCorpus(Location("corpus"), Clips.of([]), "0" * 64, {}, {})
+        >>> len(corpus.split("train"))
+        0
+    """
+
+    def __init__(
+        self,
+        corpus: PreparedCorpus,
+        columns: Mapping[str, NDArray[Any]],
+        rows: NDArray[np.integer[Any]],
+        has_captions: bool = True,
+    ) -> None:
+        super().__init__(columns, rows)
+        self.corpus, self.rows, self.has_captions = corpus, rows, has_captions
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unchanged, (Clips(self._all, self._rows),)  # other processes need no more
+
+    def take(self, indices: NDArray[np.integer[Any]]) -> PreparedClips:
+        """The clips of these indices, in this order."""
+        return PreparedClips(self.corpus, self._all, self.rows[indices], self.has_captions)
+
+    def without_captions(self) -> PreparedClips:
+        """The same clips without captions."""
+        none = Texts.of([])
+        columns = {
+            **self._all,
+            "caption.encoded": none.encoded,
+            "caption.offsets": none.offsets,
+            "caption_first": np.zeros_like(self._all["caption_first"]),
+            "has_caption": np.zeros_like(self._all["has_caption"]),
+        }
+        return PreparedClips(self.corpus, columns, self.rows, has_captions=False)
+
+    def digest(self) -> str:
+        """Hash of the clips: of the index of their corpus, and of their numbers in it."""
+        content = hashlib.sha256(f"{self.corpus.fingerprint} {self.has_captions}".encode())
+        content.update(np.ascontiguousarray(self.rows, np.int64).tobytes())
+        return content.hexdigest()
+
+    def embeddings(self, crops: Crops) -> EmbeddingTable | None:
+        """Embeddings of the crops of these clips; None if the corpus has none of such crops.
+
+        Raises:
+            InputError: their file is missing or damaged.
+            ModelError: their file fits not the index.
+        """
+        if (path := self.corpus.embeddings(crops)) is None:
+            return None
+        table = EmbeddingTable.open(path)
+        if len(table.offsets) != len(self.corpus.clips) + 1:
+            raise ModelError(f"{path}: fits not its index: {AGAIN}")
+        return table.take(self.rows)
+
+
+def _unchanged(clips: Clips) -> Clips:
+    return clips
 
 
 @dataclass(frozen=True)
@@ -50,6 +123,41 @@ class PreparedCorpus:
     fingerprint: str
     settings: Mapping[str, Any]
     tables: Mapping[Crops, Mapping[str, Any]]
+
+    def split(self, name: str) -> PreparedClips:
+        """The clips of one split."""
+        everything = PreparedClips(self, self.clips.columns, np.arange(len(self.clips)))
+        return cast(PreparedClips, everything.of_split(name))
+
+    def check_splits(self) -> None:
+        """Refuse splits that training would misunderstand, as ``manifest.check_splits`` does.
+
+        Raises:
+            ManifestError: the name of a split is nearly ``train`` or ``validation``, or a group is
+                in ``train`` and in another split.
+        """
+        columns = self.clips.columns
+        names = Texts(columns["split_name.encoded"], columns["split_name.offsets"])
+        for name in names:
+            if (expected := SPLIT_NAMES.get(name.strip().lower(), name)) != name:
+                raise ManifestError(
+                    f"{self.place}: has the split '{shortened(name)}', which training does not "
+                    f"know: call it '{expected}' in the manifest, and prepare it again"
+                )
+        is_trained = np.zeros(len(self.clips), bool)
+        is_trained[self.split("train").rows] = True
+        groups = self.clips.group_codes
+        is_shared = np.isin(groups, groups[is_trained]) & np.isin(groups, groups[~is_trained])
+        if is_shared.any():
+            first = int(np.flatnonzero(is_shared & is_trained)[0])
+            other = int(np.flatnonzero((groups == groups[first]) & ~is_trained)[0])
+            trained, scored = self.clips[first], self.clips[other]
+            raise ManifestError(
+                f"{self.place}: {shortened(trained.path.name)} (train) and "
+                f"{shortened(scored.path.name)} ({shortened(scored.split)}) are of one group, "
+                f"'{shortened(trained.group)}': training would see sounds that are scored. Give "
+                "them one split in the manifest, and prepare it again"
+            )
 
     def embeddings(self, crops: Crops) -> Path | None:
         """The file of the embeddings of these crops; None if the corpus has none.
