@@ -72,11 +72,35 @@ def test_absent_weight_is_not_negative() -> None:
 
 def test_a_run_has_exactly_one_source(tmp_path: Path) -> None:
     values: dict[str, Any] = {"output": tmp_path, "model": {"separator": {"type": "identity"}}}
-    with pytest.raises(ValidationError, match="either a manifest or a folder"):
+    with pytest.raises(ValidationError, match="either a manifest, or a folder of audio, or shards"):
         TrainConfig.model_validate(values)
-    with pytest.raises(ValidationError, match="either a manifest or a folder"):
+    with pytest.raises(ValidationError, match="either a manifest, or a folder of audio, or shards"):
         TrainConfig.model_validate({**values, "manifest": "a", "audio": "b"})
+    with pytest.raises(ValidationError, match="or shards"):
+        TrainConfig.model_validate({**values, "shards": "a", "audio": "b"})
+    with pytest.raises(ValidationError, match="or shards"):
+        TrainConfig.model_validate({**values, "audio": "b", "uncaptioned": {"share": 0.5}})
     TrainConfig.model_validate({**values, "audio": "b"})
+
+
+def test_shards_are_a_path_or_an_address() -> None:
+    values: dict[str, Any] = {"output": "b", "model": {"separator": {"type": "identity"}}}
+    places = {
+        "~/a": str(Path.home() / "a"),
+        "s3://bucket/a": "s3://bucket/a",
+        "memory://a": "memory://a",
+    }
+    for given, kept in places.items():
+        config = TrainConfig.model_validate(
+            {**values, "shards": given, "uncaptioned": {"shards": given}}
+        )
+        assert config.shards == kept
+        assert config.uncaptioned is not None
+        assert config.uncaptioned.shards == kept
+    for wrong in ("", "a\0b"):
+        with pytest.raises(ValidationError, match="shards"):
+            TrainConfig.model_validate({**values, "shards": wrong})
+    assert "shards" not in TrainConfig.model_validate({**values, "audio": "a"}).model_dump()
 
 
 def test_home_is_expanded() -> None:

@@ -113,6 +113,24 @@ class EmbeddingTable:
         """The number of crops of a clip."""
         return int(self.offsets[clip + 1] - self.offsets[clip])
 
+    def take(self, clips: NDArray[np.integer[Any]]) -> EmbeddingTable:
+        """The table of these clips, in this order. Clips in a row are not copied."""
+        first, last = self.offsets[clips], self.offsets[clips + 1]
+        offsets = np.concatenate([[0], np.cumsum(last - first)])
+        if len(clips) and (np.diff(clips) == 1).all():
+            return EmbeddingTable(self.embeddings[int(first[0]) : int(last[-1])], offsets)
+        rows = np.arange(offsets[-1]) + np.repeat(first - offsets[:-1], last - first)
+        return EmbeddingTable(self.embeddings[torch.from_numpy(rows)], offsets)
+
+    @classmethod
+    def joined(cls, tables: Sequence[EmbeddingTable]) -> EmbeddingTable:
+        """One table of the clips of several tables. A single one is not copied."""
+        if len(tables) == 1:
+            return tables[0]
+        counts = np.concatenate([np.diff(table.offsets) for table in tables])
+        rows = torch.cat([table.embeddings for table in tables])
+        return cls(rows, np.concatenate([[0], np.cumsum(counts)]))
+
     def first_crops(self) -> Tensor:
         """Embeddings, float32 [clips, dim], of the first crop of every clip."""
         return self.embeddings[torch.from_numpy(self.offsets[:-1])].float()

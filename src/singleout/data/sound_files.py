@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from singleout.audio import sndfile_name
 from singleout.audio.chatter import quiet
-from singleout.audio.sources import sndfile_reason
+from singleout.audio.sources import UNKNOWN_FRAMES, sndfile_reason
 from singleout.data.clips import Clip, Member
 from singleout.data.members import member_file, open_pcm
 from singleout.errors import AudioError
@@ -106,6 +106,31 @@ def open_clip(clip: Clip) -> Iterator[Sound]:
         sound = opened.enter_context(soundfile.SoundFile(content))
         _check_described(clip, clip.member, sound)
         yield sound
+
+
+def described(member: Member, name: str) -> tuple[int, int]:
+    """Sample rate in Hz and samples per channel of a member, as its header states them.
+
+    Args:
+        member: the place in the shard. Its rate and length are not used.
+        name: of the member.
+
+    Raises:
+        AudioError: the member cannot be read as audio, or has no samples.
+
+    Example:
+        >>> described(Member(__file__, 0, 100, 0, 0), "rain.wav")
+        Traceback (most recent call last):
+        singleout.errors.AudioError: rain.wav: cannot be read as audio: Format not recognised
+    """
+    if (pcm := open_pcm(member)) is not None:
+        return pcm.samplerate, pcm.frames
+    with _audio_errors(Path(name)), ExitStack() as opened:
+        content = opened.enter_context(member_file(member))
+        sound = opened.enter_context(soundfile.SoundFile(content))
+        if not 0 < sound.frames < UNKNOWN_FRAMES:
+            raise AudioError(f"{name}: has no samples, or does not state how many")
+        return int(sound.samplerate), int(sound.frames)
 
 
 def _check_described(clip: Clip, member: Member, sound: Sound) -> None:

@@ -238,3 +238,27 @@ def _npy(array: NDArray[Any]) -> bytes:
     file = io.BytesIO()
     np.lib.format.write_array(file, array, version=(1, 0), allow_pickle=False)
     return file.getvalue()
+
+
+def read_npy(place: Location) -> NDArray[np.float16]:
+    """The embeddings of all crops of a shard, float16 [crops, dim].
+
+    Raises:
+        InputError: the file is missing or damaged.
+
+    Example:
+        >>> read_npy(Location("missing.npy"))
+        Traceback (most recent call last):
+        singleout.errors.InputError: missing.npy: no such file
+    """
+    try:
+        array: NDArray[np.float16] = np.lib.format.read_array(
+            io.BytesIO(place.read()), allow_pickle=False
+        )
+    except (ValueError, EOFError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{place}: is damaged: prepare the corpus again") from None
+    if array.ndim != 2 or array.dtype != np.float16:
+        raise InputError(f"{place}: holds no embeddings: prepare the corpus again")
+    return array

@@ -6,10 +6,12 @@ addresses: ``pip install 'singleout[scale]'``.
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import cached_property
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, BinaryIO
 from uuid import uuid4
@@ -43,9 +45,10 @@ class Location:
     """
 
     def __init__(self, place: str | Path) -> None:
-        self.address = address_of(place)
-        if self.address is not None:
-            self.address = str(place)
+        self.address: str | None = None
+        if address_of(place) is not None:  # which is cut, and a path has one slash of two
+            protocol, rest = re.split(":/+", str(place), maxsplit=1)
+            self.address = f"{protocol}://{rest}"
         self.path = Path(place)
 
     def __str__(self) -> str:
@@ -66,9 +69,13 @@ class Location:
         """The last part of the path or address."""
         return self.path.name
 
-    @cached_property
+    @property
     def _remote(self) -> tuple[Any, str]:
-        """fsspec's file system of the address, and the path in it."""
+        """fsspec's file system of the address, and the path in it.
+
+        fsspec keeps its file systems, and gives a forked process new ones. So they are not kept
+        here.
+        """
         try:
             from fsspec.core import url_to_fs
         except ImportError:
@@ -177,22 +184,32 @@ class Location:
 
     def names(self) -> list[str]:
         """Names of the files in the folder, sorted; empty if there is no folder."""
+        return list(self.sizes())
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of the files in the folder, by their sorted names; empty if there is no folder.
+
+        This is one request to a store, however many files there are.
+        """
         with self._failures(InputError):
             if self.is_local:
                 if not self.path.is_dir():
-                    return []
-                return sorted(p.name for p in self.path.iterdir() if p.is_file())
+                    return {}
+                with os.scandir(self.path) as entries:
+                    files = [(e.name, e.stat().st_size) for e in entries if e.is_file()]
+                return dict(sorted(files))
             remote, path = self._remote
             remote.invalidate_cache()
             try:
                 entries = remote.ls(path, detail=True)
             except FileNotFoundError:
-                return []
-            return sorted(
-                entry["name"].rstrip("/").rsplit("/", 1)[-1]
-                for entry in entries
+                return {}
+            listed = [(e["name"].rstrip("/").rsplit("/", 1)[-1], e) for e in entries]
+            return {
+                name: int(entry["size"] or 0)
+                for name, entry in sorted(listed, key=itemgetter(0))
                 if entry["type"] == "file"
-            )
+            }
 
     def remove(self) -> None:
         """Remove the file, if there is one."""

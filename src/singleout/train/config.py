@@ -13,6 +13,7 @@ from singleout.data.plan import SCORED_MIXTURES, MixtureConfig
 from singleout.data.query_plan import QueriesConfig
 from singleout.errors import shortened
 from singleout.model import ModelConfig
+from singleout.storage.addresses import address_of
 from singleout.storage.models import BUILTIN
 
 
@@ -33,6 +34,17 @@ def _not_empty(value: object) -> object:
 
 Path = Annotated[AnyPath, BeforeValidator(_not_empty), AfterValidator(_expanded)]
 """A path in which ~ is the home folder. It is not empty, as a variable that is not set would be."""
+
+
+def _place(value: object) -> object:
+    """A path or an address as text. A path would make one slash of two."""
+    if not isinstance(value, str | AnyPath) or address_of(value) is not None:
+        return value
+    return str(_expanded(AnyPath(value)))
+
+
+Place = Annotated[str, BeforeValidator(_place), BeforeValidator(_not_empty)]
+"""A path, in which ~ is the home folder, or an address such as ``s3://bucket/corpus``."""
 
 
 def _init_place(value: object) -> object:
@@ -70,6 +82,7 @@ class UncaptionedConfig(StrictConfig):
     Args:
         manifest: JSONL of sounds; the split ``train`` is used.
         audio: folder of sounds, instead of a manifest.
+        shards: prepared corpus, instead of a manifest; the split ``train`` is used.
         share: of the recordings that is used, 0 to 1. A larger share contains every smaller one.
 
     Example:
@@ -79,13 +92,18 @@ class UncaptionedConfig(StrictConfig):
 
     manifest: Path | None = None
     audio: Path | None = None
+    shards: Place | None = added(None)
     share: Annotated[float, Field(ge=0, le=1)] = 1.0
 
     @model_validator(mode="after")
     def _one_source(self) -> UncaptionedConfig:
-        if (self.manifest is None) == (self.audio is None):
-            raise ValueError("give either a manifest or a folder of audio")
+        _check_one(self.manifest, self.audio, self.shards)
         return self
+
+
+def _check_one(*sources: object) -> None:
+    if sum(source is not None for source in sources) != 1:
+        raise ValueError("give either a manifest, or a folder of audio, or shards")
 
 
 class TrainConfig(StrictConfig):
@@ -94,6 +112,8 @@ class TrainConfig(StrictConfig):
     Args:
         manifest: JSONL of sounds. The split ``train`` is trained on, ``validation`` is scored.
         audio: folder of sounds, instead of a manifest. One sound in twenty is held out and scored.
+        shards: folder or address of a corpus that ``singleout prepare`` wrote, instead of a
+            manifest. It has the splits of its manifest.
         output: folder of the run: the model, the checkpoint and the logs.
         model: the model that is trained.
         init: model to start from: ``builtin``, a folder, or a hub id such as ``owner/name``. If it
@@ -147,6 +167,7 @@ class TrainConfig(StrictConfig):
 
     manifest: Path | None = None
     audio: Path | None = None
+    shards: Place | None = added(None)
     output: Path
     model: ModelConfig
     init: ModelName | None = None
@@ -178,8 +199,7 @@ class TrainConfig(StrictConfig):
 
     @model_validator(mode="after")
     def _one_source(self) -> TrainConfig:
-        if (self.manifest is None) == (self.audio is None):
-            raise ValueError("give either a manifest or a folder of audio")
+        _check_one(self.manifest, self.audio, self.shards)
         return self
 
     @model_validator(mode="after")

@@ -12,15 +12,25 @@ import numpy as np
 import torch
 
 from singleout.data.checking import SoundCheck
-from singleout.data.clips import Clip
+from singleout.data.clips import Clip, Clips
+from singleout.data.columns import Texts
 from singleout.data.dataset import MixtureDataset
-from singleout.data.embeddings import EmbeddingTable, embeddings_of, given_embeddings
+from singleout.data.embeddings import EmbeddingTable
 from singleout.data.manifest import check_splits, held_out, read_manifest, scan_folder, share_of
-from singleout.data.plan import MixtureConfig, check_mixable
+from singleout.data.plan import check_mixable
 from singleout.encoders import QueryEncoder
 from singleout.errors import ManifestError
 from singleout.manipulations import FitEmbeddings, Manipulator
+from singleout.shards import PreparedClips
 from singleout.train.config import TrainConfig, UncaptionedConfig
+from singleout.train.prepared import (
+    JoinedClips,
+    held_out_groups,
+    parts_of,
+    prepared_splits,
+    prepared_uncaptioned,
+    sound_embeddings,
+)
 
 VALIDATION_SEED = 1_000_000
 """Seed of the validation mixtures, the same in every run."""
@@ -45,16 +55,23 @@ class Corpus:
         'e3b0c44298fc1c14'
     """
 
-    training: list[Clip]
-    validation: list[Clip]
+    training: Sequence[Clip]
+    validation: Sequence[Clip]
 
     @property
     def digest(self) -> str:
-        """Hash of the clips. With other clips a run would not continue with the same mixtures."""
+        """Hash of the clips. With other clips a run would not continue with the same mixtures.
+
+        Clips of a prepared corpus count by the checksum of its index, and by their numbers.
+        """
         digest = hashlib.sha256()
-        for clip in [*self.training, *self.validation]:
-            row = (clip.path.as_posix(), clip.seconds, clip.label, clip.group, clip.captions)
-            digest.update(repr(row).encode(errors="surrogateescape"))
+        for part in (*parts_of(self.training), *parts_of(self.validation)):
+            if isinstance(part, PreparedClips):
+                digest.update(part.digest().encode())
+                continue
+            for clip in part:
+                row = (clip.path.as_posix(), clip.seconds, clip.label, clip.group, clip.captions)
+                digest.update(repr(row).encode(errors="surrogateescape"))
         return digest.hexdigest()[:16]
 
 
@@ -88,28 +105,53 @@ def read_corpus(config: TrainConfig) -> Corpus:
     check = SoundCheck()
     training, validation = split_clips(config, check)
     if config.uncaptioned is not None:
-        excluded = ((), ()) if config.manifest is None else held_out(config.manifest)
-        known = [*training, *validation]
-        training = training + uncaptioned_clips(config.uncaptioned, known, excluded, check)
+        more = _uncaptioned(config, config.uncaptioned, training, validation, check)
+        is_prepared = isinstance(training, PreparedClips) or isinstance(more, PreparedClips)
+        training = JoinedClips([training, more]) if is_prepared else [*training, *more]
     check.finish(config.skip_bad, config.output / BAD_SOUNDS)
     check_mixable(training, config.mixtures)
     return Corpus(training, validation)
 
 
+def _uncaptioned(
+    config: TrainConfig,
+    more: UncaptionedConfig,
+    training: Sequence[Clip],
+    validation: Sequence[Clip],
+    check: SoundCheck,
+) -> Sequence[Clip]:
+    """More sounds of a run, without what it trains on or holds out already."""
+    excluded: tuple[Collection[Path], Collection[str]] = ((), ())
+    known: Sequence[Clip] = ()
+    if isinstance(training, PreparedClips):
+        excluded = ((), held_out_groups(training))
+    else:
+        known = [*training, *validation]
+        if config.manifest is not None:
+            excluded = held_out(config.manifest)
+    if more.shards is not None:
+        groups = frozenset(excluded[1])
+        return prepared_uncaptioned(more.shards, more.share, groups, config.shards)
+    return uncaptioned_clips(more, known, excluded, check)
+
+
 def split_clips(
     config: TrainConfig, check: SoundCheck | None = None
-) -> tuple[list[Clip], list[Clip]]:
+) -> tuple[Sequence[Clip], Sequence[Clip]]:
     """Clips to train on and clips to validate with; the latter may be empty.
 
-    A manifest names its splits. One sound in twenty of a folder is held out, unless that is too
-    few for one mixture. ``config.uncaptioned`` is not part of the result.
+    A manifest names its splits, and a prepared corpus has those of its manifest. One sound in
+    twenty of a folder is held out, unless that is too few for one mixture. ``config.uncaptioned``
+    is not part of the result.
 
     Args:
         config: of the run.
-        check: notes bad sounds, which are left out. By default no sound is read.
+        check: notes bad sounds, which are left out. By default no sound is read. The sounds of a
+            prepared corpus were checked when it was made.
 
     Raises:
         ManifestError: the manifest or the folder cannot be used.
+        InputError: the prepared corpus cannot be opened.
 
     Example:
         >>> import tempfile
@@ -124,6 +166,8 @@ def split_clips(
         >>> [len(clips) for clips in splits]
         [57, 3]
     """
+    if config.shards is not None:
+        return prepared_splits(config.shards)
     on_bad = None if check is None else check.add
     if config.manifest is not None:
         training = read_manifest(config.manifest, "train", on_bad=on_bad)
@@ -195,7 +239,7 @@ def uncaptioned_clips(
     return chosen if check is None else check.usable(chosen)
 
 
-def caption_embeddings(clips: list[Clip], encoder: QueryEncoder) -> EmbeddingTable | None:
+def caption_embeddings(clips: Sequence[Clip], encoder: QueryEncoder) -> EmbeddingTable | None:
     """Embeddings of all captions of all clips; None if no clip has a caption.
 
     Equal captions are embedded once.
@@ -210,19 +254,18 @@ def caption_embeddings(clips: list[Clip], encoder: QueryEncoder) -> EmbeddingTab
         >>> caption_embeddings(clips, load_encoder("builtin")).embeddings.shape
         torch.Size([2, 96])
     """
-    captions = [caption for clip in clips for caption in clip.captions]
-    if not captions:
+    columns = Clips.of(clips).columns
+    captions = Texts(columns["caption.encoded"], columns["caption.offsets"])
+    if not len(captions):
         return None
-    unique = sorted(set(captions))
-    rows = torch.cat(
-        [
-            encoder.embed_text(unique[first : first + CAPTION_BATCH])
-            for first in range(0, len(unique), CAPTION_BATCH)
-        ]
-    )
-    index = {caption: i for i, caption in enumerate(unique)}
-    offsets = np.cumsum([0, *(len(clip.captions) for clip in clips)])
-    return EmbeddingTable(rows[[index[caption] for caption in captions]].clone(), offsets)
+    codes = captions.codes()
+    unique = captions.take(np.unique(codes, return_index=True)[1])[:]
+    order = sorted(range(len(unique)), key=unique.__getitem__)
+    texts = [unique[number] for number in order]
+    batches = range(0, len(texts), CAPTION_BATCH)
+    rows = torch.cat([encoder.embed_text(texts[i : i + CAPTION_BATCH]) for i in batches])
+    places = np.argsort(order)  # of each code in ``texts``
+    return EmbeddingTable(rows[torch.from_numpy(places[codes])], columns["caption_first"])
 
 
 def fit_embeddings(sounds: EmbeddingTable, captions: EmbeddingTable | None) -> FitEmbeddings:
@@ -252,7 +295,7 @@ def fit_embeddings(sounds: EmbeddingTable, captions: EmbeddingTable | None) -> F
 
 
 def training_dataset(
-    config: TrainConfig, clips: list[Clip], encoder: QueryEncoder, start_step: int = 0
+    config: TrainConfig, clips: Sequence[Clip], encoder: QueryEncoder, start_step: int = 0
 ) -> MixtureDataset:
     """The mixtures of a run from ``start_step`` to its last step.
 
@@ -287,7 +330,7 @@ def training_dataset(
     """
     uses_text = bool(config.p_text or config.query_mixup)
     learns = Manipulator(config.model.manipulation, encoder.dim).state is None
-    table = _sound_embeddings(config, clips, config.mixtures, encoder)
+    table = sound_embeddings(config, clips, config.mixtures, encoder)
     # Training by sounds has no use for captions, of which a corpus may have very many.
     captions = caption_embeddings(clips, encoder) if uses_text or learns else None
     if captions is None and uses_text:
@@ -310,7 +353,7 @@ def training_dataset(
 
 
 def validation_dataset(
-    config: TrainConfig, clips: list[Clip], encoder: QueryEncoder
+    config: TrainConfig, clips: Sequence[Clip], encoder: QueryEncoder
 ) -> MixtureDataset:
     """The fixed mixtures that are scored during training.
 
@@ -346,18 +389,9 @@ def validation_dataset(
         clips,
         mixtures,
         config.model.separator.sample_rate,
-        _sound_embeddings(config, clips, mixtures, encoder),
+        sound_embeddings(config, clips, mixtures, encoder),
         caption_embeddings(clips, encoder),
         VALIDATION_SEED,
         first=0,
         length=config.validation.num_mixtures,
     )
-
-
-def _sound_embeddings(
-    config: TrainConfig, clips: list[Clip], mixtures: MixtureConfig, encoder: QueryEncoder
-) -> EmbeddingTable:
-    """Embeddings of all crops: of the file that the config names, else of the encoder."""
-    if config.embeddings is None:
-        return embeddings_of(clips, mixtures, encoder)
-    return given_embeddings(clips, mixtures, encoder.fingerprint, encoder.dim, config.embeddings)

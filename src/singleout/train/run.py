@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -171,7 +172,7 @@ def initial_model(
     return model
 
 
-def calibrate(model: QueriedSeparator, clips: list[Clip], config: ValidationConfig) -> None:
+def calibrate(model: QueriedSeparator, clips: Sequence[Clip], config: ValidationConfig) -> None:
     """Fit the presence and the gate of a model, on mixtures of the validation sounds.
 
     The queries are captions. If a clip has no caption, the model stays as it is.
