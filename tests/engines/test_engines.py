@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -73,8 +74,11 @@ def test_a_missing_ray_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 def test_a_missing_cluster_is_named() -> None:
-    with pytest.raises(SingleoutError, match="no Ray cluster answers on this machine") as caught:
-        list(load_engine("ray", "auto").run(squares, [1]))
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{closed.getsockname()[1]}"
+    with pytest.raises(SingleoutError, match=f"no Ray cluster answers at {address}") as caught:
+        list(load_engine("ray", address).run(squares, [1]))
     assert "\n" not in str(caught.value)
 
 
@@ -100,7 +104,7 @@ def test_ray_gives_the_results_of_the_local_engine(engine: Engine) -> None:
 
 @pytest.mark.slow
 def test_ray_raises_our_errors_and_shortens_others(engine: Engine) -> None:
-    with pytest.raises(InputError, match=r"^bad\.wav: cannot be read$"):
+    with pytest.raises(InputError, match=r"^bad\.wav: cannot be read"):
         list(engine.run(refusing, ["good", "bad.wav"]))
     with pytest.raises(SingleoutError, match="worker on the cluster failed: ZeroDivisionError"):
         list(engine.run(failing, [1, 0]))

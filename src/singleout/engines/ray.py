@@ -10,6 +10,7 @@ import logging
 import os
 import pickle
 import signal
+import socket
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +24,9 @@ OBJECT_STORE_BYTES = 256 << 20
 """Shared memory of a cluster on this machine. Items and results are small."""
 MAX_BLOCKS = 10_000
 """More items share blocks, so that Ray's own tables stay small."""
+CONNECT_SECONDS = 10
+"""How long a cluster may take to answer."""
+STANDARD_ERROR = 2
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",  # Ray would send statistics to its makers
     "RAY_BACKEND_LOG_LEVEL": "fatal",
@@ -139,7 +143,8 @@ def _cluster(address: str | None) -> Iterator[Any]:
             return
         options = {} if address else {"object_store_memory": OBJECT_STORE_BYTES}
         try:
-            with _own_signals():
+            _check_answer(address)
+            with _own_signals(), _silent():
                 ray.init(
                     address=address, include_dashboard=None if address else False,
                     logging_level=logging.ERROR, log_to_driver=False, **options,
@@ -151,6 +156,13 @@ def _cluster(address: str | None) -> Iterator[Any]:
             yield ray
         finally:
             ray.shutdown()
+
+
+def _check_answer(address: str | None) -> None:
+    """Raise an ``OSError`` if nothing answers at an address. Ray would try for minutes."""
+    host, _, port = (address or "").rpartition("://")[2].rpartition(":")
+    if port.isdigit():
+        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
 
 
 def _no_cluster(address: str | None, error: Exception) -> str:
@@ -179,6 +191,24 @@ def _own_signals() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Drop what Ray's C++ libraries write to the terminal. Their failures are exceptions, too."""
+    try:
+        terminal = os.dup(STANDARD_ERROR)
+    except OSError:  # the caller has closed it
+        yield
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, STANDARD_ERROR)
+        yield
+    finally:
+        os.dup2(terminal, STANDARD_ERROR)
+        os.close(terminal)
+        os.close(nowhere)
 
 
 @contextmanager
