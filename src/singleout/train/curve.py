@@ -110,6 +110,10 @@ class Curve(Callback):
         """Whether an earlier session has scored the model after this number of steps."""
         return any(row["step"] == step and "loss" not in row for row in self.rows)
 
+    def setup(self, trainer: lightning.Trainer, *_: Any, **__: Any) -> None:
+        if trainer.is_global_zero:
+            self._file, self._board = self._opened_file(), self._opened_board()
+
     def on_train_batch_end(
         self, trainer: lightning.Trainer, module: lightning.LightningModule, *_: Any
     ) -> None:
@@ -134,10 +138,8 @@ class Curve(Callback):
             self.teardown()
 
     def _write(self, trainer: lightning.Trainer, step: int, names: tuple[str, ...]) -> None:
-        if not trainer.is_global_zero:
-            return
         if self._file is None:
-            self._file, self._board = self._opened_file(), self._opened_board()
+            return
         figures = trainer.callback_metrics
         values = {name: float(figures[name]) for name in names if name in figures}
         self.rows.append({"step": step, **values})
