@@ -11,7 +11,6 @@ mixtures show little: ``--one-mixture`` repeats the same mixture with queries fo
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import platform
 import resource
@@ -33,6 +32,7 @@ from singleout.model import QueriedSeparator
 from singleout.progress import track
 from singleout.train.config import TrainConfig
 from singleout.train.corpus import split_clips
+from singleout.train.curve import read_curve
 from singleout.train.losses import separation_loss_db
 from singleout.train.module import TrainingModule
 from singleout.train.run import train
@@ -63,17 +63,8 @@ def write(path: Path, result: dict[str, Any]) -> None:
 
 
 def losses_of(run: Path) -> list[float]:
-    """Loss of every step of a run.
-
-    A resumed run has a log for each session, and repeats the steps after the last checkpoint.
-    """
-    losses: dict[int, float] = {}
-    parts = sorted(run.glob("logs/version_*/metrics.csv"), key=lambda path: path.stat().st_mtime)
-    for part in parts:
-        with part.open(newline="") as file:
-            rows = [row for row in csv.DictReader(file) if row["loss"]]
-        losses |= {int(row["step"]): float(row["loss"]) for row in rows}
-    return [losses[step] for step in sorted(losses)]
+    """Losses along the training of a run."""
+    return [row["loss"] for row in read_curve(run) if "loss" in row]
 
 
 def on_one_mixture(config: TrainConfig, steps: int) -> list[float]:

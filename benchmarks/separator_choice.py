@@ -9,7 +9,6 @@ built-in model. All are scored on the same 200 validation mixtures.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import platform
 import tempfile
@@ -23,6 +22,7 @@ from recipes.builtin.experiment import FROM_NOTHING, cost
 from singleout.config import load_config
 from singleout.separators import ConditionedUNetConfig
 from singleout.train.config import TrainConfig
+from singleout.train.curve import read_curve
 from singleout.train.run import train
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -62,10 +62,9 @@ def main() -> None:
             started = time.perf_counter()
             train(load_config(TrainConfig, args.config, overrides))
             row |= {"steps": steps, "train_seconds": time.perf_counter() - started}
-            with (Path(folder) / "logs/version_0/metrics.csv").open() as file:
-                last = [line for line in csv.DictReader(file) if line.get("text_si_sdri")][-1]
+            last = [row for row in read_curve(Path(folder)) if "text_si_sdri" in row][-1]
         for key in ("text_si_sdri", "audio_si_sdri", "text_improved", "audio_improved"):
-            row[f"validation_{key}"] = float(last[key])
+            row[f"validation_{key}"] = last[key]
         print(json.dumps(row), flush=True)
         rows.append(row)
     meta = {

@@ -6,7 +6,6 @@ again. Do that only for an intended change of behaviour.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import os
@@ -25,6 +24,7 @@ from singleout import Extractor
 from singleout.cli import app
 from singleout.config import load_config
 from singleout.train.config import TrainConfig
+from singleout.train.curve import read_curve
 from singleout.train.run import run_key, train
 
 ROOT = Path(__file__).parent.parent
@@ -126,9 +126,7 @@ def loss_curve(folder: Path, manifest: Path, encoder: Path, *changes: str) -> li
         ],
     )  # fmt: skip
     train(config)
-    logs = sorted((run / "logs").glob("*/metrics.csv"))
-    rows = [row for log in logs for row in csv.DictReader(log.read_text().splitlines())]
-    return [float(row["loss"]) for row in rows if row.get("loss")]
+    return [row["loss"] for row in read_curve(run) if "loss" in row]
 
 
 CURVES = {

@@ -44,6 +44,7 @@ WITHOUT_EXAMPLE = {
     "cli/train.py": {"train": "its docstring is the help text of the command"},
     "cli/evaluate.py": {"evaluate": "its docstring is the help text of the command"},
     "cli/benchmark.py": {"benchmark": "its docstring is the help text of the command"},
+    "train/checkpoint.py": {"restore": "the example of `save` calls it"},
     "train/loop.py": {"run_loop": "the example of `singleout.train` runs it"},
     "train/run.py": {
         "train": "the example of `singleout.train` runs it",

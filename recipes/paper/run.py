@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import os
@@ -26,6 +25,7 @@ from singleout.progress import track
 from singleout.storage.tensors import has_fast_bfloat16
 from singleout.train.checkpoint import FILE_NAME
 from singleout.train.config import TrainConfig
+from singleout.train.curve import read_curve
 from singleout.train.run import train
 
 
@@ -75,7 +75,7 @@ def run_one(study: Study, run: Run, encoder: QueryEncoder) -> Line:
         "embedding_dim": model.manipulator.dim,
         "training_s": round(sum(session["ended"] - session["started"] for session in sessions), 1),
         "evaluation_s": round(time.monotonic() - started, 1),
-        "curve": curve(folder / "logs"),
+        "curve": curve(folder),
         "mixtures": digests,
         "si_sdri_db": scores,
     }
@@ -150,19 +150,16 @@ def fixed_mixtures(study: Study) -> dict[str, Any]:
     return {"command": "python -m recipes.paper", "sets": sets}
 
 
-def curve(logs: Path) -> list[dict[str, float]]:
-    """Validation scores along the training, of all sessions of a run.
-
-    A resumed session repeats the steps after the last checkpoint, with the same scores.
-    """
-    points: dict[int, dict[str, float]] = {}
-    for path in logs.glob("version_*/metrics.csv"):
-        with path.open(encoding="utf-8", newline="") as file:
-            for row in csv.DictReader(file):
-                if row.get("text_si_sdri"):
-                    scores = {kind: round(float(row[f"{kind}_si_sdri"]), 3) for kind in QUERY_KINDS}
-                    points[int(row["step"])] = {"step": int(row["step"]), **scores}
-    return [points[step] for step in sorted(points)]
+def curve(folder: Path) -> list[dict[str, float]]:
+    """Validation scores along the training of a run."""
+    return [
+        {
+            "step": int(row["step"]),
+            **{kind: round(row[f"{kind}_si_sdri"], 3) for kind in QUERY_KINDS},
+        }
+        for row in read_curve(folder)
+        if "text_si_sdri" in row
+    ]
 
 
 def revision() -> str:

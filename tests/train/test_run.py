@@ -87,7 +87,7 @@ def test_a_run_leaves_its_config_logs_and_no_partial_files(
     config, _ = trained
     written = json.loads((config.output / "config.json").read_text())
     assert TrainConfig.model_validate(written) == config
-    assert list(config.output.glob("tensorboard/*/events*"))
+    assert list(config.output.glob("tensorboard/events*"))
     assert not list(config.output.rglob("*.partial"))
 
 
@@ -141,8 +141,7 @@ def test_validation_scores_both_kinds_of_queries(
             tmp_path, manifest=captioned, audio=None, validation=validation, p_text=0.5, steps=2
         )
     )
-    (log,) = tmp_path.glob("logs/*/metrics.csv")
-    header = log.read_text().splitlines()[0].split(",")
+    header = (tmp_path / "curve.csv").read_text().splitlines()[0].split(",")
     for name in ("audio_si_sdri", "text_si_sdri", "audio_improved", "text_improved"):
         assert name in header
 
@@ -245,7 +244,7 @@ def test_the_loss_falls_on_an_easy_problem(
     train(config.model_copy(update={"model": model, "checkpoint_every": 1_000}))
     assert len(losses) == 40
     assert np.mean(losses[-20:]) < np.mean(losses[:3]) - 1
-    assert list(tmp_path.glob("logs/*/metrics.csv"))
+    assert (tmp_path / "curve.csv").is_file()
 
 
 def test_data_that_cannot_be_used_leaves_nothing_behind(

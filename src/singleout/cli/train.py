@@ -81,7 +81,7 @@ def _from_config(
     from singleout.config import load_config
     from singleout.train import TrainConfig
 
-    options = (("output", output), ("steps", steps), ("init", _init(init)))
+    options = (("output", output), ("steps", steps), ("init", init))
     # As JSON: a folder may be called 2024-07-30, which YAML takes for a date.
     changes = [
         f"{key}={json.dumps(value if isinstance(value, int) else str(value))}"
@@ -97,6 +97,7 @@ def _from_folder(
     from singleout.config import validated
     from singleout.errors import ConfigError
     from singleout.model import read_config
+    from singleout.storage.models import resolve_model
     from singleout.train import TrainConfig
 
     if output is None:
@@ -104,19 +105,10 @@ def _from_folder(
     values: dict[str, object] = {"audio": audio, "output": output, "model": NEW_MODEL}
     if steps is not None:
         values |= {"steps": steps, "warmup_steps": min(200, steps // 10)}
-    if (start := _init(init)) is not None:
-        values |= {"init": start, "model": read_config(start).model_dump(exclude={"sha256"})}
+    if init is not None:
+        model = read_config(resolve_model(init)).model_dump(exclude={"sha256"})
+        values |= {"init": init, "model": model}
     return validated(TrainConfig, values, "the options")
-
-
-def _init(name: str | None) -> Path | None:
-    """The place of a model. The folder ./builtin is absolute: ``builtin`` names another model."""
-    from singleout.storage.models import BUILTIN, resolve_model
-
-    if name is None:
-        return None
-    path = resolve_model(name)
-    return path.absolute() if path == Path(BUILTIN) else path
 
 
 def _warn_of_skipped(folder: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from singleout.engines.engine import Engine, EngineName, LocalEngine
 
-__all__ = ["Engine", "EngineName", "load_engine"]
+__all__ = ["Engine", "EngineName", "LocalEngine", "load_engine"]
 
 
 def load_engine(name: EngineName = "local", address: str | None = None) -> Engine:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-import signal
 import threading
 import warnings
 from collections.abc import Iterator
@@ -13,18 +12,20 @@ from typing import Literal
 
 import lightning
 import torch
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.callbacks import Callback
 
 from singleout.data.dataset import MixtureDataset
 from singleout.data.loader import MixtureLoader
 from singleout.errors import ConfigError, OutputError, TrainingError, one_line
 from singleout.storage.tensors import has_fast_bfloat16
-from singleout.train.checkpoint import Checkpoint
+from singleout.train.checkpoint import Checkpoint, restore
 from singleout.train.config import TrainConfig
+from singleout.train.curve import Curve
 from singleout.train.module import TrainingModule
 from singleout.train.progress import RunProgress
 
 Device = Literal["cpu", "cuda"]
+Precision = Literal["float32", "bfloat16"]
 
 
 def chosen_device(config: TrainConfig) -> Device:
@@ -47,6 +48,22 @@ def chosen_device(config: TrainConfig) -> Device:
     return config.device
 
 
+def chosen_precision(config: TrainConfig, device: Device) -> Precision:
+    """The precision of a run; ``auto`` is bfloat16 if the device has instructions for it.
+
+    Example:
+        >>> model = {"separator": {"type": "identity"}}
+        >>> config = TrainConfig(audio="sounds", output="run", model=model, precision="float32")
+        >>> chosen_precision(config, "cpu")
+        'float32'
+    """
+    if config.precision != "auto":
+        return config.precision
+    if device == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+    return "bfloat16" if has_fast_bfloat16() else "float32"
+
+
 def run_loop(
     module: TrainingModule,
     training: MixtureDataset,
@@ -56,6 +73,9 @@ def run_loop(
     checkpoints: Checkpoint,
 ) -> None:
     """Take the steps of a run that are left.
+
+    The model is scored after the same steps as in a run that was never stopped. If the session
+    before was stopped when the model of its last step was to be scored, this is done first.
 
     Args:
         module: the model with its optimiser. Weights of a checkpoint are restored into it.
@@ -73,46 +93,51 @@ def run_loop(
     config = module.run
     batches = MixtureLoader(training, config.batch_size, num_workers=config.num_workers)
     scored = None if validation is None else MixtureLoader(validation, config.batch_size)
+    interval = min(config.validation.every_steps, config.steps)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _clear_errors(module), checkpoints.stops:
         # Hints about the number of workers and the intervals of logs, which the config sets.
         warnings.filterwarnings("ignore", module="lightning")
-        trainer = _trainer(config, start, device, checkpoints, validates=validation is not None)
-        _fit(trainer, module, batches, scored)
+        curve = Curve(config.output, start, max(1, min(20, config.steps // 100)))
+        is_due = scored is not None and start > 0 and start % interval == 0
+        is_due = is_due and not curve.has_scores(start)
+        if start == config.steps or is_due:
+            restore(module, None, checkpoints.path)
+        trainer = _trainer(config, start, device, [curve, checkpoints], interval)
+        if is_due:
+            trainer.validate(module, scored, verbose=False)
+        if start < config.steps:
+            trainer.fit(module, batches, scored)
 
 
 def _trainer(
-    config: TrainConfig, start: int, device: Device, checkpoints: Checkpoint, validates: bool
+    config: TrainConfig,
+    start: int,
+    device: Device,
+    callbacks: list[Callback],
+    interval: int,
 ) -> lightning.Trainer:
-    steps = config.steps - start
-    uses_bfloat16 = config.precision == "bfloat16" or (
-        config.precision == "auto" and _has_bfloat16(device)
-    )
-    return lightning.Trainer(
+    """A trainer that goes on after ``start`` steps, and validates every ``interval`` steps."""
+    is_bfloat16 = chosen_precision(config, device) == "bfloat16"
+    trainer = lightning.Trainer(
         accelerator=device,
         devices=1,
-        precision="bf16-mixed" if uses_bfloat16 else "32-true",
-        max_steps=steps,
+        precision="bf16-mixed" if is_bfloat16 else "32-true",
+        max_steps=config.steps - start,
         gradient_clip_val=config.clip_norm,
-        logger=[
-            CSVLogger(config.output, name="logs", flush_logs_every_n_steps=20),
-            TensorBoardLogger(config.output, name="tensorboard"),
-        ],
-        callbacks=[checkpoints, RunProgress(start, config.steps)],
+        logger=False,
+        callbacks=[*callbacks, RunProgress(start, config.steps)],
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        log_every_n_steps=max(1, min(20, config.steps // 100)),
         num_sanity_val_steps=0,
-        val_check_interval=min(config.validation.every_steps, steps) if validates else None,
-        limit_val_batches=None if validates else 0,
+        val_check_interval=interval,
+        check_val_every_n_epoch=None,
+        inference_mode=False,
     )
-
-
-def _has_bfloat16(device: Device) -> bool:
-    if device == "cuda":
-        return bool(torch.cuda.is_bf16_supported())
-    return has_fast_bfloat16()
+    # Lightning counts the batches of this session, and validates by their number.
+    trainer.fit_loop.epoch_loop.batch_progress.total.ready = start
+    return trainer
 
 
 @contextmanager
@@ -129,21 +154,18 @@ def _errors_once() -> Iterator[None]:
         threading.excepthook = hook
 
 
-def _fit(
-    trainer: lightning.Trainer,
-    module: TrainingModule,
-    batches: MixtureLoader,
-    scored: MixtureLoader | None,
-) -> None:
-    """``trainer.fit``, with clear errors. Lightning turns Ctrl-C into exit code 1."""
-    is_main = threading.current_thread() is threading.main_thread()
-    handler = signal.getsignal(signal.SIGINT)
+@contextmanager
+def _clear_errors(module: TrainingModule) -> Iterator[None]:
+    """Errors of Lightning and of its libraries become clear ones.
+
+    Lightning turns Ctrl-C into exit code 1.
+    """
     others = set(multiprocessing.active_children())
     try:
         with _errors_once():
-            trainer.fit(module, batches, scored)
+            yield
     except SystemExit as error:
-        if error.code != 1 or not trainer.interrupted:  # such as SIGTERM
+        if error.code != 1 or not isinstance(error.__context__, KeyboardInterrupt):
             raise
         raise KeyboardInterrupt from None
     except OSError as error:
@@ -161,8 +183,6 @@ def _fit(
             "enough memory; num_workers=0 renders in the main process"
         ) from None
     finally:
-        if is_main and handler is not None:
-            signal.signal(signal.SIGINT, handler)
         for child in set(multiprocessing.active_children()) - others:
             child.terminate()
             child.join()

@@ -130,7 +130,6 @@ class TrainingModule(lightning.LightningModule):
                 "look for broken sounds; the last checkpoint is intact"
             )
         self.log("loss", loss, prog_bar=True)
-        self.log("step", float(self.step_index))  # of the whole run; Lightning's is of a session
         return loss
 
     def on_train_batch_start(self, batch: Any, index: int) -> None:
@@ -140,8 +139,12 @@ class TrainingModule(lightning.LightningModule):
             group["lr"] = self.run.learning_rate * factor
         self.log("learning_rate", self.run.learning_rate * factor)
 
-    def on_train_batch_end(self, outputs: Any, batch: Any, index: int) -> None:
-        """Update the averaged weights and count the step."""
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Take a step, update the averaged weights and count the step.
+
+        Callbacks that come after it, such as that of the checkpoint, see the end of the step.
+        """
+        super().optimizer_step(*args, **kwargs)
         self.averaged.update_parameters(self.model.separator)
         self.step_index += 1
 
@@ -151,7 +154,6 @@ class TrainingModule(lightning.LightningModule):
         ``…_si_sdri`` is the improvement of SI-SDR in dB, ``…_improved`` the share of targets that
         are better than the mixture. Only queries whose sound is present are scored.
         """
-        self.log("step", float(self.step_index), on_epoch=True, batch_size=1)
         mixture = batch["mixture"].repeat(batch["targets"].shape[1], 1, 1)
         target = by_query(batch["targets"])
         sides = {

@@ -6,6 +6,8 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
+from contextlib import suppress
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -22,8 +24,8 @@ from singleout.evaluate.evaluation import EvaluationConfig
 from singleout.evaluate.scenarios import calibration_of
 from singleout.model import QueriedSeparator, read_config
 from singleout.storage.atomic import replacing
-from singleout.storage.models import resolve_model
-from singleout.train.checkpoint import FILE_NAME, Checkpoint, restore, saved_step
+from singleout.storage.models import BUILTIN, resolve_model
+from singleout.train.checkpoint import Checkpoint, saved_step
 from singleout.train.config import TrainConfig, ValidationConfig
 from singleout.train.corpus import (
     VALIDATION_SEED,
@@ -33,8 +35,9 @@ from singleout.train.corpus import (
     validation_dataset,
 )
 from singleout.train.lock import only_training
-from singleout.train.loop import Device, chosen_device, run_loop
+from singleout.train.loop import Device, Precision, chosen_device, chosen_precision, run_loop
 from singleout.train.module import TrainingModule
+from singleout.train.stops import Stops
 
 CONFIG_NAME = "config.json"
 """Name, in the folder of a run, of the run's config."""
@@ -72,9 +75,21 @@ def _train(config: TrainConfig, encoder: QueryEncoder | None, device: Device) ->
     if encoder is None:
         encoder = load_encoder(config.model.encoder.name, config.model.encoder.fingerprint)
     corpus = read_corpus(config)
-    identity = {"encoder": encoder.fingerprint, "sounds": corpus.digest}
+    precision = chosen_precision(config, device)
+    identity = {
+        "encoder": encoder.fingerprint,
+        "sounds": corpus.digest,
+        "precision": precision,
+        "devices": f"1 process on {device}",
+    }
     key = run_key(config, encoder)
-    start = saved_step(config.output, key, identity, lambda: _changes(config))
+    start = saved_step(
+        config.output,
+        key,
+        identity,
+        lambda: _changes(config),
+        lambda: _equal_keys(config, encoder, precision),
+    )
     _write_config(config)
     dataset = training_dataset(config, corpus.training, encoder, start)
     validation = None
@@ -87,11 +102,10 @@ def _train(config: TrainConfig, encoder: QueryEncoder | None, device: Device) ->
     module = TrainingModule(model, config)
 
     # Loop
-    if start < config.steps:
-        checkpoints = Checkpoint(config.output, config.checkpoint_every, key, identity)
-        run_loop(module, dataset, validation, start, device, checkpoints)
-    else:
-        restore(module, None, config.output / FILE_NAME)
+    checkpoints = Checkpoint(
+        config.output, config.checkpoint_every, {"key": key, **identity}, Stops()
+    )
+    run_loop(module, dataset, validation, start, device, checkpoints)
     model.separator.load_state_dict(module.averaged.module.state_dict())
     folder = config.output / "model"
     if validation is not None:
@@ -133,6 +147,31 @@ def run_key(config: TrainConfig, encoder: QueryEncoder) -> str:
     # A recipe may write a new file of embeddings, by another encoder, under the same name.
     made_with = "" if config.embeddings is None else encoder.fingerprint
     return hashlib.sha256((settings_json(config) + made_with).encode()).hexdigest()[:16]
+
+
+def _equal_keys(config: TrainConfig, encoder: QueryEncoder, precision: Precision) -> set[str]:
+    """Keys that the same run has with other names of its precision and of its ``init``.
+
+    The precision that ``auto`` stands for is part of the run's identity. Earlier versions put the
+    path of a model into the key instead of its name.
+    """
+    inits = {config.init}
+    if config.init is not None:
+        with suppress(ModelError):  # a hub that cannot be reached
+            inits.add(resolve_model(config.init))
+        with suppress(DocumentError, AttributeError, TypeError):
+            recorded = Path(read_json(config.output / CONFIG_NAME).get("init"))
+            # The package may have moved since.
+            if (
+                config.init == Path(BUILTIN)
+                and recorded.parts[-3:] == resolve_model(BUILTIN).parts[-3:]
+            ):
+                inits.add(recorded)
+    changes = product(inits, {config.precision, "auto", precision})
+    return {
+        run_key(config.model_copy(update={"init": init, "precision": name}), encoder)
+        for init, name in changes
+    }
 
 
 def quietest_db(mixtures: MixtureConfig) -> float:
