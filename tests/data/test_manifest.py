@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from singleout.audio import write_wav
+from singleout.data import columns, manifest_rows
 from singleout.data.clips import Clip
 from singleout.data.manifest import (
+    Manifest,
     check_splits,
     held_out,
     needing_ffmpeg,
@@ -22,6 +25,7 @@ from singleout.data.manifest import (
     total_seconds,
 )
 from singleout.data.render import read_crop
+from singleout.documents import read_lines
 from singleout.errors import ManifestError
 from tests.data.sounds import RATE, SHORT, clip_of, noise
 
@@ -95,13 +99,87 @@ def test_misspelt_and_overlapping_splits_are_refused(
 
 
 def test_other_names_of_splits_are_accepted_and_held_out(with_sound: Path) -> None:
-    rows = [{"group": "a"}, {"split": "validation"}, {"split": "test_far"}, {"split": "later"}]
-    rows = [{**GOOD, "group": f"g{i}", **row} for i, row in enumerate(rows)]
-    path = manifest_of(with_sound, *rows, {**GOOD, "group": "g3", "split": "test"})
+    splits: list[dict[str, Any]] = [
+        {}, {"split": "validation"}, {"split": "test_far"}, {"split": "later"}
+    ]  # fmt: skip
+    rows = [
+        {"path": f"{i}.wav", "seconds": 1, "group": f"g{i}", **row} for i, row in enumerate(splits)
+    ]
+    (with_sound / "3.wav").symlink_to("a.wav")
+    others = [{**rows[3], "split": "test"}, {"path": "b.wav", "seconds": 1, "split": "test"}]
+    path = manifest_of(with_sound, *rows, *others)
     check_splits(path)
     files, groups = held_out(path)
     assert groups == {"g1", "g2", "g3"}
-    assert files == {(with_sound / "a.wav").resolve()}
+    assert files == {(with_sound / name).resolve() for name in ("1.wav", "2.wav", "a.wav", "b.wav")}
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "key"),
+    [
+        ({"class": "dog"}, {"class": "cat"}, "class"),
+        ({"class": "dog"}, {}, "class"),
+        ({"group": "rex"}, {"group": "tom"}, "group"),
+        ({}, {"group": "rex", "split": "test"}, "group"),
+        ({"seconds": 1.5}, {"seconds": 1.4}, "length"),
+    ],
+)
+def test_two_lines_of_one_file_have_to_agree(
+    one: dict[str, Any], two: dict[str, Any], key: str, with_sound: Path
+) -> None:
+    other = {"path": "b.wav", "seconds": 1}
+    path = manifest_of(with_sound, other, {**GOOD, **one}, "", other, {**GOOD, **two})
+    for reader in (read_manifest, check_splits, held_out):
+        with pytest.raises(ManifestError) as caught:
+            reader(path)
+        assert str(caught.value).startswith(
+            f"{path}:5: gives a.wav another {key} than line 2: make both lines agree"
+        )
+
+
+def test_a_file_may_have_several_lines_of_captions(with_sound: Path) -> None:
+    path = manifest_of(with_sound, {**GOOD, "caption": "a dog"}, {**GOOD, "caption": "a hound"})
+    assert [clip.caption for clip in read_manifest(path)] == ["a dog", "a hound"]
+
+
+def test_a_manifest_that_changes_while_it_is_read_is_refused(
+    with_sound: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = manifest_of(with_sound, *[GOOD] * 5)
+
+    def editing(*arguments: Any) -> Iterator[str]:
+        yield from read_lines(*arguments)
+        path.write_text(path.read_text() + "\n")
+
+    monkeypatch.setattr(manifest_rows, "read_lines", editing)
+    with pytest.raises(ManifestError, match=r"was changed while it was read: repeat the command$"):
+        read_manifest(path)
+
+
+def test_one_reading_serves_all(with_sound: Path) -> None:
+    rows = [{**GOOD, "split": split, "group": "rex"} for split in ("train", "test")]
+    manifest = Manifest.read(manifest_of(with_sound, *rows))
+    manifest.path.unlink()
+    with pytest.raises(ManifestError, match="are of one group"):
+        manifest.check_splits()
+    assert manifest.held_out() == ({(with_sound / "a.wav").resolve()}, {"rex"})
+    assert manifest.existing("test") == manifest.clips[1:]
+
+
+def test_very_many_groups_take_little_memory_and_stay_right(
+    with_sound: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Names that were forgotten come again."""
+    monkeypatch.setattr(columns, "MAX_REMEMBERED", 3)
+    groups = [f"g{i % 7}" for i in range(50)]
+    rows = [
+        {"path": f"{i}.wav", "seconds": 1, "group": group, "class": group}
+        for i, group in enumerate(groups)
+    ]
+    clips = Manifest.read(manifest_of(with_sound, *rows)).clips
+    assert [clip.group for clip in clips] == [clip.label for clip in clips] == groups
+    assert list(clips.names("group")[0]) == groups[:7]
+    assert clips.group_codes.tolist() == [i % 7 for i in range(50)]
 
 
 def test_a_split_of_null_is_train(with_sound: Path) -> None:
@@ -150,6 +228,7 @@ def test_one_split_is_read_in_its_order(with_sound: Path) -> None:
         ({**GOOD, "alternatives": ["x", 5] * 10_000}, "alternatives is not a list"),
         ({**GOOD, "caption": 5}, "caption is not text"),
         ({**GOOD, "class": ["dog"]}, "class is not text"),
+        ('{"path": "a.wav", "seconds": 1, "class": "\\ud800"}', "not valid text"),
         ({**GOOD, "group": 5}, "group is not text"),
         ({**GOOD, "alternatives": "a hound"}, "alternatives is not a list"),
         ({**GOOD, "alternatives": [1]}, "alternatives is not a list"),

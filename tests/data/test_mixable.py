@@ -30,7 +30,7 @@ def edges_from(pairs: list[tuple[int, int]]) -> Edges:
 
 
 @given(pairs=graphs, count=st.integers(1, 6))
-def test_a_largest_matching_is_found(pairs: list[tuple[int, int]], count: int) -> None:
+def test_the_matching_is_a_largest_one(pairs: list[tuple[int, int]], count: int) -> None:
     edges = matching_of(edges_from(pairs), count)
     assert is_matching(edges)
     assert {*map(tuple, edges.tolist())} <= set(pairs)
@@ -38,7 +38,9 @@ def test_a_largest_matching_is_found(pairs: list[tuple[int, int]], count: int) -
 
 
 @given(pairs=graphs, data=st.data())
-def test_edges_of_no_matching_are_found(pairs: list[tuple[int, int]], data: st.DataObject) -> None:
+def test_edges_of_no_matching_are_unmixable(
+    pairs: list[tuple[int, int]], data: st.DataObject
+) -> None:
     largest = len(matching_of(edges_from(pairs), 6))
     count = data.draw(st.integers(1, largest))
     possible = set().union(*matchings(pairs, count))
@@ -75,6 +77,6 @@ def test_all_clips_are_searched_if_some_do_not_suffice() -> None:
     labels[1] = 1
     assert edges_with_matching(labels, groups, 3)[1] == 2
     labels[::2] = 2
-    edges, found = edges_with_matching(labels, groups, 2)
-    assert found == 2
+    edges, size = edges_with_matching(labels, groups, 2)
+    assert size == 2
     assert len(edges) <= SOME_CLIPS + 1

@@ -6,7 +6,8 @@ million clips are a few large arrays and no Python objects.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from mmap import mmap
@@ -26,6 +27,7 @@ from singleout.data.columns import (
     concatenated,
     ends_of,
     spread,
+    unique_names,
 )
 
 
@@ -155,12 +157,10 @@ class Clips(Sequence[Clip]):
             joined |= _arrays(name, Texts.joined([_texts_of(part, name) for part in columns]))
         for name in NAMED_COLUMNS:
             names = [_texts_of(part, f"{name}_name") for part in columns]
-            codes = (all_names := Texts.joined(names)).codes()
             first = np.repeat(ends_of([*map(len, names)])[:-1], [*map(len, parts)])
-            is_named = joined[name] >= 0
-            joined[name][is_named] = codes[(joined[name] + first)[is_named]]
-            unique = all_names.take(np.unique(codes, return_index=True)[1])
-            joined |= _arrays(f"{name}_name", unique)
+            numbers = np.where(joined[name] < 0, -1, joined[name] + first)
+            texts, joined[name] = unique_names(Texts.joined(names), numbers)
+            joined |= _arrays(f"{name}_name", texts)
         return cls(joined)
 
     @property
@@ -172,7 +172,7 @@ class Clips(Sequence[Clip]):
         first = self._all["caption_first"]
         columns["caption_first"] = ends_of(first[self._rows + 1] - first[self._rows])
         texts = self._texts | {
-            "path": self._texts["path"].take(self._rows),
+            "path": self.path_names(),
             "caption": self._texts["caption"].take(spread(first, self._rows)),
         }
         for name, column in texts.items():
@@ -214,10 +214,30 @@ class Clips(Sequence[Clip]):
         """The clips of these indices, in this order."""
         return Clips(self._all, indices if self._rows is None else self._rows[indices])
 
+    def paths(self) -> Iterator[str]:
+        """The paths of all clips, as the operating system takes them."""
+        roots = [*self._texts["root_name"], ""]  # -1 is the last one
+        for name, root in zip(self.path_names(), self._column("root"), strict=True):
+            yield os.path.join(roots[root], name)  # noqa: PTH118
+
+    def path_names(self) -> Texts:
+        """The column ``path`` of these clips."""
+        names = self._texts["path"]
+        return names if self._rows is None else names.take(self._rows)
+
+    def names(self, column: str) -> tuple[Texts, NDArray[np.int32]]:
+        """The names of a column such as ``split``, and [clips] the number of each clip's name."""
+        return self._texts[f"{column}_name"], self._column(column)
+
+    def in_split(self, split: str) -> NDArray[np.int64]:
+        """The indices of the clips of a split."""
+        names, numbers = self.names("split")
+        of_split = [number for number, name in enumerate(names) if name == split]
+        return np.flatnonzero(np.isin(numbers, of_split))
+
     def of_split(self, split: str) -> Clips:
         """The clips of one split, in their order."""
-        names = [number for number, name in enumerate(self._texts["split_name"]) if name == split]
-        return self.take(np.flatnonzero(np.isin(self._column("split"), names)))
+        return self.take(self.in_split(split))
 
     @cached_property
     def seconds(self) -> NDArray[np.float64]:

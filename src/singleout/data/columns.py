@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
+from itertools import pairwise
 from typing import Any, overload
 
 import numpy as np
@@ -38,6 +39,8 @@ first of them is the caption of the clip. If not, it is an alternative, as the o
 
 BLOCK_TEXTS = 1 << 14
 """Texts that are handled at once, which bounds the memory for them."""
+MAX_REMEMBERED = 1 << 16
+"""Names that are remembered while clips are collected."""
 HASH_BASE = 0x9E3779B97F4A7C15
 """An odd number without pattern: the golden ratio times 2**64."""
 
@@ -131,6 +134,13 @@ class Texts(Sequence[str]):
         """A text in UTF-8."""
         return self.encoded[self.offsets[index] : self.offsets[index + 1]].tobytes()
 
+    def __iter__(self) -> Iterator[str]:
+        for first in range(0, len(self), BLOCK_TEXTS):
+            offsets = self.offsets[first : first + BLOCK_TEXTS + 1]
+            block = self.encoded[offsets[0] : offsets[-1]].tobytes()
+            for start, stop in pairwise((offsets - offsets[0]).tolist()):
+                yield block[start:stop].decode(errors="surrogateescape")
+
     def take(self, indices: NDArray[np.integer[Any]]) -> Texts:
         """The texts of these indices, in this order."""
         ends = ends_of(self.offsets[indices + 1] - self.offsets[indices])
@@ -214,6 +224,57 @@ class TextsBuilder:
         return Texts(np.frombuffer(self._encoded, np.uint8), np.frombuffer(self._offsets, np.int64))
 
 
+class NamesBuilder:
+    """Collects names that clips share, and gives each name a number.
+
+    The names that came last are remembered. A name that comes again later gets another number at
+    first, so that very many names need little memory.
+
+    Example:
+        >>> builder = NamesBuilder()
+        >>> [builder.number(name) for name in ("dog", "rain", "dog")]
+        [0, 1, 0]
+    """
+
+    def __init__(self) -> None:
+        self._texts = TextsBuilder()
+        self._numbers: dict[str, int] = {}
+
+    def number(self, name: str) -> int:
+        """The number of a name, for now."""
+        number = self._numbers.get(name)
+        if number is None:
+            if len(self._numbers) == MAX_REMEMBERED:
+                self._numbers.clear()
+            number = self._numbers[name] = len(self._texts)
+            self._texts.add(name)
+        return number
+
+    def unique(self, numbers: NDArray[np.int32]) -> tuple[Texts, NDArray[np.int32]]:
+        """The names without repetitions, and their numbers in place of the first ones."""
+        texts = self._texts.texts()
+        if len(texts) == len(self._numbers):
+            return texts, numbers
+        return unique_names(texts, numbers)
+
+
+def unique_names(names: Texts, numbers: NDArray[np.int32]) -> tuple[Texts, NDArray[np.int32]]:
+    """Names without repetitions, and their numbers.
+
+    Args:
+        names: may have equal ones.
+        numbers: of the names; -1 stays.
+
+    Example:
+        >>> names, numbers = unique_names(Texts.of(["b", "a", "b"]), np.array([2, -1, 1]))
+        >>> list(names), numbers
+        (['b', 'a'], array([ 0, -1,  1], dtype=int32))
+    """
+    codes = names.codes()
+    first = np.unique(codes, return_index=True)[1]
+    return names.take(first), np.append(codes, -1).astype(np.int32)[numbers]
+
+
 class ColumnsBuilder:
     """Collects the columns of clips, clip by clip, in little memory.
 
@@ -231,7 +292,7 @@ class ColumnsBuilder:
             name: array({np.bool_: "b", np.int32: "i", np.int64: "q", np.float64: "d"}[dtype])
             for name, dtype in VALUE_COLUMNS.items()
         }
-        self._numbers: dict[str, dict[str, int]] = {name: {} for name in NAMED_COLUMNS}
+        self._names = {name: NamesBuilder() for name in NAMED_COLUMNS}
         self._caption_first = array("q", [0])
 
     def add(
@@ -262,8 +323,7 @@ class ColumnsBuilder:
         self._caption_first.append(len(self._texts["caption"]))
         names = (root, label, group, split, shard)
         for column, name in zip(NAMED_COLUMNS, names, strict=True):
-            numbers = self._numbers[column]
-            number = -1 if name is None else numbers.setdefault(name, len(numbers))
+            number = -1 if name is None else self._names[column].number(name)
             self._values[column].append(number)
         values = (seconds, has_caption, has_class, *(place or (0,) * len(PLACE_COLUMNS)))
         for column, value in zip(_OTHER_COLUMNS, values, strict=True):
@@ -277,7 +337,8 @@ class ColumnsBuilder:
         }
         columns["caption_first"] = np.frombuffer(self._caption_first, np.int64)
         texts = {name: builder.texts() for name, builder in self._texts.items()}
-        texts |= {f"{name}_name": Texts.of(numbers) for name, numbers in self._numbers.items()}
+        for name, names in self._names.items():
+            texts[f"{name}_name"], columns[name] = names.unique(columns[name])
         for name, column in texts.items():
             columns |= {f"{name}.encoded": column.encoded, f"{name}.offsets": column.offsets}
         return columns

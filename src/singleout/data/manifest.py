@@ -8,27 +8,24 @@ sound needs neither a caption nor a class: training uses the sounds themselves.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from os.path import realpath
 from pathlib import Path
-from typing import Any
+from stat import S_ISREG
+from typing import NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
 
 from singleout.audio import MEDIA_SUFFIXES, SOUND_SUFFIXES
-from singleout.config import is_path
-from singleout.data.clips import Clip
+from singleout.data.clips import Clip, Clips
+from singleout.data.manifest_rows import read_rows
 from singleout.data.sound_files import open_sound
-from singleout.documents import DocumentError, parse_json, read_lines
 from singleout.errors import AudioError, ManifestError, shortened
 from singleout.storage.folders import list_files
-from singleout.types import checked_text
-
-MAX_LINE_CHARACTERS = 1_000_000
-"""Length of the longest line of a manifest. A manifest may have any number of lines."""
-MAX_SECONDS = 10_000_000
-"""Length of the longest sound: 115 days."""
-TEXT_OR_NONE = (str, type(None))
-"""Types of the values of most keys."""
 
 SPLIT_NAMES = {
     "train": "train", "training": "train",
@@ -41,23 +38,147 @@ OnBad = Callable[[Path, str], None]
 """Gets a file that cannot be used, and the reason."""
 
 
+@dataclass(frozen=True, eq=False)
+class Manifest:
+    """A manifest that was read once, for all that is done with it.
+
+    Attributes:
+        path: of the manifest.
+        clips: all its clips, in the order of the lines. Their files may be missing.
+        lines: int32 [clips], the numbers of their lines.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder, "manifest.jsonl")
+        ...     _ = path.write_text('{"path": "rex.wav", "seconds": 1.5, "group": "rex"}')
+        ...     manifest = Manifest.read(path)
+        >>> len(manifest.clips), manifest.clips[0].group
+        (1, 'rex')
+    """
+
+    path: Path
+    clips: Clips
+    lines: NDArray[np.int32]
+
+    @classmethod
+    def read(cls, path: Path) -> Manifest:
+        """Read a manifest.
+
+        Raises:
+            ManifestError: the manifest cannot be read or changes meanwhile; a line is not a JSON
+                object, lacks a key or has a value of another kind; or two lines of one file differ
+                in its class, group or length.
+        """
+        columns, lines = read_rows(path)
+        manifest = cls(path, Clips(columns), lines)
+        manifest._check_repeated()
+        return manifest
+
+    def existing(
+        self, split: str | None = None, may_be_empty: bool = False, on_bad: OnBad | None = None
+    ) -> Clips:
+        """The clips of a split whose files exist, see ``read_manifest``."""
+        numbers, clips = np.arange(len(self.clips)), self.clips
+        if split is not None:
+            numbers = self.clips.in_split(split)
+            clips = clips.take(numbers)
+        is_file = np.fromiter(map(_is_file, clips.paths()), bool, len(clips))
+        for index in np.flatnonzero(~is_file).tolist():
+            path, line = clips[index].path, self.lines[numbers[index]]
+            if on_bad is None:
+                missing = shortened(path, 500)
+                raise ManifestError(f"{self.path}:{line}: names a missing file: {missing}")
+            on_bad(path, f"no such file, named by {self.path}:{line}")
+        if not len(clips) and not may_be_empty:
+            self._refuse_empty(split)
+        return clips.take(np.flatnonzero(is_file))
+
+    def check_splits(self) -> None:
+        """Refuse splits that training would misunderstand, see the function of this name."""
+        names, numbers = self.clips.names("split")
+        is_train, is_misspelt = (np.zeros(len(names), bool) for _ in range(2))
+        for number, name in enumerate(names):
+            is_train[number] = name == "train"
+            is_misspelt[number] = SPLIT_NAMES.get(name.strip().lower(), name) != name
+        if (clip := _first(is_misspelt[numbers])) is not None:
+            split = self.clips[clip].split
+            raise ManifestError(
+                f"{self.path}: {self._name(clip)} has the split '{shortened(split)}', which "
+                f"training does not know: call it '{SPLIT_NAMES[split.strip().lower()]}'"
+            )
+        groups, is_trained = self.clips.group_codes, is_train[numbers]
+        if (clip := _first(~is_trained & np.isin(groups, groups[is_trained]))) is not None:
+            trained, scored = _first(is_trained & (groups == groups[clip])), self.clips[clip]
+            raise ManifestError(
+                f"{self.path}: {self._name(trained)} (train) and {self._name(clip)} "
+                f"({shortened(scored.split)}) are of one group, '{shortened(scored.group)}': "
+                "training would see sounds that are scored. Give them one split"
+            )
+
+    def held_out(self) -> tuple[set[Path], set[str]]:
+        """What must not be trained on, see the function of this name."""
+        names, numbers = self.clips.names("split")
+        is_train = np.array([name == "train" for name in names], bool)
+        others = self.clips.take(np.flatnonzero(~is_train[numbers]))
+        groups, numbers = others.names("group")
+        named = [groups[number] for number in np.unique(numbers[numbers >= 0]).tolist()]
+        return {Path(realpath(path)) for path in others.paths()}, set(named)
+
+    def _check_repeated(self) -> None:
+        """Refuse two lines of one file that contradict each other."""
+        codes = self.clips.path_names().codes()
+        first_of_code = np.unique(codes, return_index=True)[1]
+        if len(first_of_code) == len(codes):
+            return
+        first = first_of_code[codes]
+        for key, values in (
+            ("class", self.clips.label_codes),
+            ("group", self.clips.group_codes),
+            ("length", self.clips.seconds),
+        ):
+            if (clip := _first(values != values[first])) is not None:
+                raise ManifestError(
+                    f"{self.path}:{self.lines[clip]}: gives {self._name(clip)} another {key} than "
+                    f"line {self.lines[first[clip]]}: make both lines agree, or keep one of them"
+                )
+
+    def _refuse_empty(self, split: str | None) -> NoReturn:
+        names, numbers = self.clips.names("split")
+        sizes = Counter(dict(enumerate(np.bincount(numbers).tolist())))
+        common = [(names[number], size) for number, size in sizes.most_common(10)]
+        which = "sounds" if split is None else f"sounds of the split '{split}'"
+        others = ", ".join(f"{size:,} of '{shortened(name)}'" for name, size in common)
+        message = f"{self.path}: holds no {which}" + (f", but {others}" if others else "")
+        raise ManifestError(message)
+
+    def _name(self, clip: int | None) -> str:
+        assert clip is not None
+        return shortened(self.clips.path_names()[clip])
+
+
+def _first(is_chosen: NDArray[np.bool_]) -> int | None:
+    """The first chosen clip, if any."""
+    return int(is_chosen.argmax()) if is_chosen.any() else None
+
+
 def read_manifest(
     path: Path,
     split: str | None = None,
     may_be_empty: bool = False,
     on_bad: OnBad | None = None,
-) -> list[Clip]:
+) -> Clips:
     """The clips of a manifest, or of one of its splits, in the order of the lines.
 
     Args:
         path: the manifest.
         split: name of the split; all by default.
-        may_be_empty: return an empty list instead of an error if there are no clips.
+        may_be_empty: return no clips instead of an error if there are none.
         on_bad: gets every audio file that does not exist, whose clip is then left out.
 
     Raises:
-        ManifestError: the manifest cannot be read or has no clips; a line is not a JSON object or
-            lacks a key; an audio file does not exist, unless ``on_bad`` is given.
+        ManifestError: see ``Manifest.read``; the manifest has no clips; or an audio file does not
+            exist, unless ``on_bad`` is given.
 
     Example:
         >>> import tempfile
@@ -68,41 +189,7 @@ def read_manifest(
         ...     [clip.caption for clip in read_manifest(manifest, "train")]
         ['a dog']
     """
-    clips = []
-    sizes: Counter[str] = Counter()
-    for number, row in _rows(path):
-        sizes[_split(row)] += 1
-        if split is not None and _split(row) != split:
-            continue
-        clip = _clip(row, path)
-        if _is_file(clip.path):
-            clips.append(clip)
-        elif on_bad is None:
-            missing = shortened(clip.path, 500)
-            raise ManifestError(f"{path}:{number}: names a missing file: {missing}")
-        else:
-            on_bad(clip.path, f"no such file, named by {path}:{number}")
-            may_be_empty = True
-    if not clips and not may_be_empty:
-        which = "sounds" if split is None else f"sounds of the split '{split}'"
-        common = sizes.most_common(10)
-        others = ", ".join(f"{size:,} of '{shortened(name)}'" for name, size in common)
-        raise ManifestError(f"{path}: holds no {which}" + (f", but {others}" if others else ""))
-    return clips
-
-
-def _clip(row: dict[str, Any], path: Path) -> Clip:
-    """The clip of a row of the manifest ``path``."""
-    return Clip(
-        path=path.parent / row["path"],
-        seconds=float(row["seconds"]),
-        caption=_text_or_none(row.get("caption")),
-        alternatives=tuple(filter(_text_or_none, row.get("alternatives") or ())),
-        label=row.get("class") or row["path"],
-        group=row.get("group") or row["path"],
-        split=_split(row),
-        has_class=bool(row.get("class")),
-    )
+    return Manifest.read(path).existing(split, may_be_empty, on_bad)
 
 
 def check_splits(path: Path) -> None:
@@ -126,27 +213,7 @@ def check_splits(path: Path) -> None:
         ...         print(str(error).removeprefix(f"{manifest}: "))
         rex.wav has the split 'val', which training does not know: call it 'validation'
     """
-    trained: dict[str, str] = {}
-    others: dict[str, tuple[str, str]] = {}
-    for _, row in _rows(path):
-        split, group = _split(row), row.get("group") or row["path"]
-        expected = SPLIT_NAMES.get(split.strip().lower(), split)
-        if split != expected:
-            raise ManifestError(
-                f"{path}: {shortened(row['path'])} has the split '{shortened(split)}', which "
-                f"training does not know: call it '{expected}'"
-            )
-        if split == "train":
-            trained.setdefault(group, row["path"])
-        else:
-            others.setdefault(group, (row["path"], split))
-    for group, (name, split) in others.items():
-        if group in trained:
-            raise ManifestError(
-                f"{path}: {shortened(trained[group])} (train) and {shortened(name)} "
-                f"({shortened(split)}) are of one group, '{shortened(group)}': training would see "
-                "sounds that are scored. Give them one split"
-            )
+    Manifest.read(path).check_splits()
 
 
 def held_out(path: Path) -> tuple[set[Path], set[str]]:
@@ -171,73 +238,14 @@ def held_out(path: Path) -> tuple[set[Path], set[str]]:
         >>> groups
         {'rex'}
     """
-    rows = [row for _, row in _rows(path) if _split(row) != "train"]
-    files = {Path(realpath(path.parent / row["path"])) for row in rows}
-    return files, {row["group"] for row in rows if row.get("group")}
+    return Manifest.read(path).held_out()
 
 
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The rows of a manifest with the numbers of their lines; every value is checked."""
+def _is_file(path: str) -> bool:
     try:
-        for number, line in enumerate(read_lines(path, MAX_LINE_CHARACTERS), 1):
-            if line and not line.isspace():
-                yield number, _checked_row(line, f"{path}:{number}")
-    except DocumentError as error:
-        raise ManifestError(f"{path}: cannot be read as a manifest: {error}") from None
-
-
-def _checked_row(line: str, origin: str) -> dict[str, Any]:
-    try:
-        row = parse_json(line)
-        if not isinstance(row, dict):
-            raise ValueError(f"a line is an object, not {shortened(line)}")
-        _check_row(row)
-    except ValueError as error:
-        raise ManifestError(f"{origin}: not a manifest line: {error}") from None
-    except KeyError as error:
-        raise ManifestError(f"{origin}: the key {error} is missing") from None
-    return row
-
-
-def _split(row: dict[str, Any]) -> str:
-    """The split of a sound; ``train`` where the manifest names none."""
-    split: str | None = row.get("split")
-    return "train" if split is None else split
-
-
-def _text_or_none(text: str | None) -> str | None:
-    """None if the text is blank."""
-    return text if text and text.strip() else None
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # such as a name that is too long
+        return S_ISREG(os.stat(path).st_mode)  # noqa: PTH116
+    except (OSError, ValueError):  # such as a name that is too long
         return False
-
-
-def _check_row(row: dict[str, Any]) -> None:
-    if not is_path(row["path"]):
-        raise ValueError(f"path is not the name of a file: {shortened(repr(row['path']))}")
-    try:
-        seconds = float(row["seconds"])
-    except (OverflowError, TypeError, ValueError):
-        seconds = 0.0
-    if not 0 < seconds <= MAX_SECONDS:
-        value = shortened(repr(row["seconds"]))
-        raise ValueError(f"seconds is {value}: give a number above 0, {MAX_SECONDS:,} at most")
-    for key in ("caption", "class", "group", "split"):
-        if not isinstance(row.get(key), TEXT_OR_NONE):
-            raise ValueError(f"{key} is not text: {shortened(repr(row[key]))}")
-    alternatives = row.get("alternatives") or ()
-    if alternatives and not (
-        isinstance(alternatives, list) and all(isinstance(a, str) for a in alternatives)
-    ):
-        raise ValueError(f"alternatives is not a list of texts: {shortened(repr(alternatives))}")
-    for text in (row.get("caption"), *alternatives):
-        if _text_or_none(text):
-            checked_text(text)  # raises if the text cannot be a query
 
 
 def scan_folder(folder: Path, on_bad: OnBad | None = None) -> list[Clip]:

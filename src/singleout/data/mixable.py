@@ -49,9 +49,9 @@ def edges_with_matching(
     """
     step = max(1, len(labels) // SOME_CLIPS)
     edges = edges_of(labels[::step], groups[::step])
-    found = len(matching(edges, count))
-    if found == count or step == 1:
-        return edges, found
+    size = len(matching(edges, count))
+    if size == count or step == 1:
+        return edges, size
     edges = edges_of(labels, groups)
     return edges, len(matching(edges, count))
 

@@ -241,8 +241,8 @@ def check_mixable(clips: Sequence[Clip], config: MixtureConfig) -> None:
     clips = Clips.of(clips)
     labels, groups = clips.label_codes, clips.group_codes
     needed = config.num_sources[1]
-    edges, found = edges_with_matching(labels, groups, needed + 1)
-    if found < needed:
+    edges, largest = edges_with_matching(labels, groups, needed + 1)
+    if largest < needed:
         raise ManifestError(
             f"mixtures of {needed} sounds need {needed} sounds of different classes and "
             f"different groups (without a manifest, {needed} files). Add sounds (now: sounds "
@@ -250,7 +250,7 @@ def check_mixable(clips: Sequence[Clip], config: MixtureConfig) -> None:
             f"{groups.max(initial=-1) + 1})"
         )
     # With more than ``needed``, enough are left without the class and the group of any clip.
-    is_each = config.targets == "each_once" and found == needed
+    is_each = config.targets == "each_once" and largest == needed
     if is_each and (is_bad := unmixable(edges, needed)).any():
         label, group = edges[is_bad][0]
         clip = clips[int(np.flatnonzero((labels == label) & (groups == group))[0])]

@@ -1,0 +1,127 @@
+"""The lines of a manifest, checked and brought into columns."""
+
+from __future__ import annotations
+
+from array import array
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from singleout.config import is_path
+from singleout.data.columns import ColumnsBuilder
+from singleout.documents import DocumentError, parse_json, read_lines
+from singleout.errors import ManifestError, shortened
+from singleout.types import checked_text
+
+MAX_LINE_CHARACTERS = 1_000_000
+"""Length of the longest line of a manifest. A manifest may have any number of lines."""
+MAX_SECONDS = 10_000_000
+"""Length of the longest sound: 115 days."""
+
+
+def read_rows(path: Path) -> tuple[dict[str, NDArray[Any]], NDArray[np.int32]]:
+    """The columns of all sounds of a manifest, see ``Clips``, and the numbers of their lines.
+
+    Args:
+        path: the manifest.
+
+    Raises:
+        ManifestError: the manifest cannot be read, or changes meanwhile; a line is not a JSON
+            object, lacks a key or has a value of another kind.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     manifest = Path(folder, "manifest.jsonl")
+        ...     _ = manifest.write_text('\\n{"path": "rex.wav", "seconds": 1.5}')
+        ...     columns, lines = read_rows(manifest)
+        >>> columns["seconds"], lines
+        (array([1.5]), array([2], dtype=int32))
+    """
+    builder, lines, folder = ColumnsBuilder(), array("i"), str(path.parent)
+    before = _state(path)
+    try:
+        for number, line in enumerate(read_lines(path, MAX_LINE_CHARACTERS), 1):
+            if line and not line.isspace():
+                try:
+                    _add(builder, line, folder)
+                except UnicodeEncodeError:
+                    problem = "class, group or split is not valid text: it has broken characters"
+                    raise _refusal(path, number, problem) from None
+                except ValueError as error:
+                    raise _refusal(path, number, str(error)) from None
+                except KeyError as error:
+                    raise ManifestError(f"{path}:{number}: the key {error} is missing") from None
+                lines.append(number)
+    except DocumentError as error:
+        raise ManifestError(f"{path}: cannot be read as a manifest: {error}") from None
+    if _state(path) != before:
+        raise ManifestError(f"{path}: was changed while it was read: repeat the command")
+    return builder.columns(), np.frombuffer(lines, np.int32)
+
+
+def _refusal(path: Path, number: int, problem: str) -> ManifestError:
+    return ManifestError(f"{path}:{number}: not a manifest line: {problem}")
+
+
+def _state(path: Path) -> tuple[int, ...]:
+    """What changes if the file becomes another one."""
+    try:
+        status = path.stat()
+    except (OSError, ValueError):  # the reader says why
+        return ()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _add(builder: ColumnsBuilder, line: str, folder: str) -> None:
+    """Append the sound of a line to the columns."""
+    row = parse_json(line)
+    if not isinstance(row, dict):
+        raise ValueError(f"a line is an object, not {shortened(line)}")
+    path = row["path"]
+    if not is_path(path):
+        raise ValueError(f"path is not the name of a file: {shortened(repr(path))}")
+    seconds = _checked_seconds(row["seconds"])
+    for key in ("caption", "class", "group", "split"):
+        if not isinstance(row.get(key), str | None):
+            raise ValueError(f"{key} is not text: {shortened(repr(row[key]))}")
+    captions, has_caption = _captions(row)
+    split = row.get("split")
+    builder.add(
+        path,
+        seconds,
+        root=folder,
+        captions=captions,
+        has_caption=has_caption,
+        label=row.get("class") or None,
+        has_class=bool(row.get("class")),
+        group=row.get("group") or None,
+        split="train" if split is None else split,
+    )
+
+
+def _checked_seconds(value: Any) -> float:
+    try:
+        seconds = float(value)
+    except (OverflowError, TypeError, ValueError):
+        seconds = 0.0
+    if not 0 < seconds <= MAX_SECONDS:
+        raise ValueError(
+            f"seconds is {shortened(repr(value))}: give a number above 0, {MAX_SECONDS:,} at most"
+        )
+    return seconds
+
+
+def _captions(row: dict[str, Any]) -> tuple[list[str], bool]:
+    """All descriptions that are not blank, and whether the first of them is the caption."""
+    caption, alternatives = row.get("caption"), row.get("alternatives") or ()
+    if alternatives and not (
+        isinstance(alternatives, list) and all(isinstance(text, str) for text in alternatives)
+    ):
+        raise ValueError(f"alternatives is not a list of texts: {shortened(repr(alternatives))}")
+    captions = [text for text in (caption, *alternatives) if text and not text.isspace()]
+    for text in captions:
+        checked_text(text)  # raises if the text cannot be a query
+    return captions, bool(caption and not caption.isspace())
