@@ -174,7 +174,7 @@ class MixtureDataset(Dataset[TrainingExample]):
         self._states = np.zeros(len(clips), np.int64)
         if not np.array_equal(crop_offsets(clips, config), table.offsets):
             raise ConfigError(
-                f"the embeddings are of {len(table.embeddings):,} crops that are not those of the "
+                f"the embeddings are of {table.counts.sum():,} crops that are not those of the "
                 f"{len(clips):,} sounds, of {config.segment_seconds:g} s every "
                 f"{config.crop_hop_seconds:g} s: make the embeddings again"
             )
@@ -378,9 +378,9 @@ def _target(rendered: Mixture, query: PlannedQuery) -> Tensor:
 
 def _alike_threshold(table: EmbeddingTable) -> float:
     """The cosine that ``ALIKE_SHARE`` of the pairs of clips exceed, by their first crops."""
-    first = torch.from_numpy(table.offsets[:-1])
-    some = torch.linspace(0, len(first) - 1, min(len(first), MAX_COMPARED)).long()
-    rows = table.embeddings[first[some]].float()
+    num_clips = len(table.first)
+    some = torch.linspace(0, num_clips - 1, min(num_clips, MAX_COMPARED)).long()
+    rows = table.take(some.numpy()).first_crops()
     similarity = rows @ rows.T
     above, other = torch.triu_indices(len(rows), len(rows), 1)
     pairs = similarity[above, other].sort().values
