@@ -64,7 +64,7 @@ def sides_of(example: TrainingExample) -> list[list[tuple[int, int] | None]]:
 
 
 def dataset_of(
-    clips: list[Clip],
+    clips: Sequence[Clip],
     first: int = 0,
     length: int = 4,
     captions: EmbeddingTable | None = None,

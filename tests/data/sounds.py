@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import tarfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import soundfile
 from numpy.typing import NDArray
 
-from singleout.data.clips import Clip
+from singleout.data.clips import Clip, Member
 from singleout.data.plan import MixtureConfig, MixtureSpec, SourceSpec
 
 RATE = 32_000
@@ -55,3 +58,26 @@ def lag_of(audio: NDArray[Any], other: NDArray[Any]) -> int:
     spectrum = np.fft.rfft(other, length) * np.fft.rfft(audio, length).conj()
     lag = int(np.fft.irfft(spectrum, length).argmax())
     return lag if lag < len(audio) else lag - length
+
+
+def as_pcm(clips: Sequence[Clip], folder: Path, suffix: str) -> list[Clip]:
+    """The same clips in files of 16 bits."""
+    copies = [folder / f"{number:09}.{suffix}" for number in range(len(clips))]
+    for clip, copy in zip(clips, copies, strict=True):
+        audio, rate = soundfile.read(clip.path)
+        soundfile.write(copy, audio, rate, subtype="PCM_16")
+    return [replace(clip, path=copy) for clip, copy in zip(clips, copies, strict=True)]
+
+
+def in_shard(clips: Sequence[Clip], shard: Path) -> list[Clip]:
+    """The same clips as members of a shard, a new tar."""
+    with tarfile.open(shard, "w") as tar:
+        for clip in clips:
+            tar.add(clip.path, clip.path.name)
+    members = []
+    with tarfile.open(shard) as tar:
+        for clip in clips:
+            info, place = soundfile.info(clip.path), tar.getmember(clip.path.name)
+            member = Member(str(shard), place.offset_data, place.size, info.samplerate, info.frames)
+            members.append(replace(clip, path=shard / clip.path.name, member=member))
+    return members

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import pickle
+import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,13 +14,13 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from singleout.data.clips import Clip
+from singleout.data.clips import Clip, Clips
 from singleout.data.dataset import QueryAudioConfig
 from singleout.data.embeddings import SAMPLE_RATE, EmbeddingTable, build_table
 from singleout.data.plan import Planner, SourceSpec, num_crops
 from singleout.data.query_plan import NUM_QUERIES, QueriesConfig
 from singleout.data.render import read_crop, render
-from singleout.errors import AudioError
+from singleout.errors import AudioError, ConfigError
 from singleout.manipulations.audio import Mixup, SpecAugment
 from tests.data.examples import (
     ALL_KINDS,
@@ -25,12 +28,13 @@ from tests.data.examples import (
     SIDES,
     assert_equal,
     coded_captions,
+    coded_table,
     dataset_of,
     decoded,
     examples_of,
     sides_of,
 )
-from tests.data.sounds import RATE, SHORT, power_db
+from tests.data.sounds import RATE, SHORT, as_pcm, in_shard, power_db
 
 
 def targets_of(clips: list[Clip], index: int) -> tuple[SourceSpec, ...]:
@@ -267,3 +271,44 @@ def test_a_sound_that_changes_during_the_training_is_named(
     with pytest.raises(AudioError, match="was changed or removed during the training") as caught:
         [dataset[i] for i in range(4)]
     assert str(caught.value).startswith(f"{path}: ")
+
+
+@pytest.mark.parametrize("kind", ["file", "shard"])
+def test_a_sound_that_changed_before_its_first_use_is_named(
+    kind: str, three_clips: list[Clip], tmp_path: Path
+) -> None:
+    """In a worker, say, or late in the training. A time in the future is no change."""
+    clips = three_clips if kind == "file" else in_shard(three_clips, tmp_path / "0.tar")
+    path = clips[1].path if clips[1].member is None else Path(clips[1].member.shard)
+    os.utime(path, (time.time() + 9_999, time.time() + 9_999))
+    dataset = dataset_of(clips)
+    assert len([dataset[i] for i in range(4)]) == 4
+    dataset = pickle.loads(pickle.dumps(dataset_of(clips)))
+    os.utime(path, ns=(0, time.time_ns()))  # what writing does, of which the clock is coarse
+    with pytest.raises(AudioError, match="was changed or removed during the training") as caught:
+        [dataset[i] for i in range(4)]
+    assert str(caught.value).startswith(f"{path}: ")
+
+
+def test_embeddings_of_other_crops_are_refused(three_clips: list[Clip]) -> None:
+    longer = SHORT.model_copy(update={"segment_seconds": 0.9})
+    with pytest.raises(ConfigError, match=r"are of 6 crops .* of the 3 sounds, of 0.9 s every"):
+        dataset_of(three_clips, config=longer, table=coded_table(three_clips))
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac"])
+def test_examples_from_shards_are_those_of_the_files(
+    suffix: str, five_clips: list[Clip], tmp_path: Path
+) -> None:
+    """To the bit, of clips as columns, and in another process, which gets a pickle."""
+    files = as_pcm(five_clips, tmp_path, suffix)
+    clips = Clips.of(in_shard(files, tmp_path / "0.tar"))
+    options: dict[str, Any] = {
+        "queries": ALL_KINDS,
+        "query_audio": QueryAudioConfig(source="same_class"),
+    }
+    dataset = dataset_of(clips, 3, 8, coded_captions([1] * 5), **options)
+    dataset = pickle.loads(pickle.dumps(dataset))
+    expected = examples_of(files, 3, 8, coded_captions([1] * 5), **options)
+    for i in range(8):
+        assert_equal(dataset[i], expected[i])

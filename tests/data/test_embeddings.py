@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 from torch.nn import functional as F
 
 from recipes.builtin.alignment import Split, fit
 from recipes.builtin.embed import keep
+from singleout.data import embeddings
 from singleout.data.clips import Clip
+from singleout.data.embedding_cache import EmbeddingCache
 from singleout.data.embeddings import (
     EmbeddingTable,
     build_table,
@@ -37,6 +44,7 @@ from tests.data.encoders import (
     count_crops,
     write_noise,
 )
+from tests.data.sounds import as_pcm, in_shard
 
 
 def test_a_table_finds_every_crop(three_clips: list[Clip]) -> None:
@@ -240,3 +248,85 @@ def test_the_recipe_gives_aligned_embeddings(three_clips: list[Clip], tmp_path: 
         torch.testing.assert_close(given.embeddings, expected.embeddings)
         assert given.offsets.tolist() == expected.offsets.tolist()
         assert [other.name for other in path.parent.iterdir()] == [path.name]
+
+
+class BatchEncoder(CountingEncoder):
+    """Embeds several sounds of one length, as one by one, and keeps the sizes of the batches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: list[int] = []
+
+    def embed_audio(
+        self, audio: NDArray[np.float32] | Tensor, sample_rate: int, augment: object = None
+    ) -> Tensor:
+        self.sizes.append(len(audio))
+        return torch.cat([super(BatchEncoder, self).embed_audio(one, sample_rate) for one in audio])
+
+
+@pytest.mark.parametrize("batch_size", [2, 3, 100])
+def test_crops_of_one_length_are_embedded_at_once(
+    batch_size: int, three_clips: list[Clip], cache_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Most of the nine crops last 0.5 s. A full memory ends the wait for more of one length."""
+    expected = embeddings_of(three_clips, CROPS, CountingEncoder(), cache_path)
+    for max_waiting in (1, 8):
+        monkeypatch.setattr(embeddings, "MAX_WAITING", max_waiting)
+        encoder, path = BatchEncoder(), cache_path.with_name(f"{max_waiting}.sqlite")
+        table = embeddings_of(three_clips, CROPS, encoder, path, batch_size)
+        assert torch.equal(table.embeddings, expected.embeddings)
+        assert sum(encoder.sizes) == count_crops(three_clips)
+        assert 1 < max(encoder.sizes) <= batch_size
+        again = embeddings_of(three_clips, CROPS, UnusedEncoder(), path, batch_size)
+        assert torch.equal(again.embeddings, expected.embeddings)
+
+
+def test_a_file_that_changes_before_its_batch_is_full_is_not_kept(
+    three_clips: list[Clip], cache_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = embeddings.read_crop
+
+    def change_first(clip: Clip, *args: Any) -> NDArray[np.float32]:
+        if clip == three_clips[2]:
+            write_noise(three_clips[0].path, 99, 0.3)
+        return read(clip, *args)
+
+    monkeypatch.setattr(embeddings, "read_crop", change_first)
+    with pytest.raises(AudioError, match=r"0\.wav: changed while it was read"):
+        embeddings_of(three_clips, CROPS, BatchEncoder(), cache_path, batch_size=100)
+
+
+def test_a_cache_is_read_in_few_queries(
+    three_clips: list[Clip], filled_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queries: list[str] = []
+    select = EmbeddingCache._select
+
+    def record(self: EmbeddingCache, query: str, values: Sequence[object] = ()) -> list[Any]:
+        queries.append(query)
+        return select(self, query, values)
+
+    monkeypatch.setattr(EmbeddingCache, "_select", record)
+    table = embeddings_of(three_clips * 20, CROPS, UnusedEncoder(), filled_cache)
+    assert len(table.embeddings) == 20 * count_crops(three_clips)
+    assert sum("FROM files" in query for query in queries) == 1
+    assert sum("FROM crops" in query for query in queries) == 1
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac"])
+def test_members_of_shards_have_the_embeddings_of_their_files(
+    suffix: str, three_clips: list[Clip], tmp_path: Path, cache_path: Path
+) -> None:
+    """They are known by their content: those of files are not embedded again."""
+    files = as_pcm(three_clips, tmp_path, suffix)
+    clips = in_shard(files, tmp_path / "0.tar")
+    table = embeddings_of(clips, CROPS, CountingEncoder(), cache_path)
+    for _ in range(2):
+        again = embeddings_of(files, CROPS, UnusedEncoder(), cache_path)
+        assert torch.equal(table.embeddings, again.embeddings)
+    moved = tmp_path / "moved.tar"
+    (tmp_path / "0.tar").rename(moved)
+    again = embeddings_of(in_shard(files, moved), CROPS, UnusedEncoder(), cache_path)
+    assert torch.equal(table.embeddings, again.embeddings)
+    with pytest.raises(AudioError, match=r"0\.tar: no such file"):
+        embeddings_of(clips, CROPS, UnusedEncoder(), cache_path)

@@ -132,7 +132,7 @@ def changed_loaders(clips: list[Clip]) -> dict[str, MixtureLoader]:
     """Loaders of other data or settings, by what differs."""
     longer = SHORT.model_copy(update={"gain_db": (-3.0, 0.0)})
     table = coded_table(clips)
-    table.embeddings[-1] = -table.embeddings[-1]
+    table.embeddings.neg_()
     query_audio = QueryAudioConfig(source="other_crop")
     regrouped = [replace(clips[0], group=clips[1].group), *clips[1:]]
     changed = MixtureDataset(clips, SHORT, RATE, coded_table(clips), None, 6, 0, 8)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from hashlib import blake2b
+from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 import numpy as np
@@ -23,7 +24,7 @@ from singleout.data.render import Mixture, read_crop, render
 from singleout.data.seeds import Stream, random_stream
 from singleout.errors import AudioError, ConfigError
 from singleout.manipulations.audio import Mixup, SpecAugment
-from singleout.storage.locations import Location
+from singleout.storage.addresses import address_of
 
 ALIKE_SHARE = 0.03
 """Share of all pairs of sounds, those with the closest embeddings, that count as alike: one
@@ -174,7 +175,7 @@ class MixtureDataset(Dataset[TrainingExample]):
         self._states = np.zeros(len(clips), np.int64)
         if not np.array_equal(crop_offsets(clips, config), table.offsets):
             raise ConfigError(
-                f"the embeddings are of {len(table.embeddings):,} crops that are not those of the "
+                f"the embeddings are of {table.counts.sum():,} crops that are not those of the "
                 f"{len(clips):,} sounds, of {config.segment_seconds:g} s every "
                 f"{config.crop_hop_seconds:g} s: make the embeddings again"
             )
@@ -251,16 +252,18 @@ class MixtureDataset(Dataset[TrainingExample]):
     def _check_unchanged(self, number: int) -> None:
         """Refuse a sound that another one has replaced: its embeddings are those of the old one.
 
-        Its file must be older than the data set, and stay as it was at its first use.
+        Its file must stay as it was at its first use, and before that, as it was when this data
+        set was made. Times that lie in the future say nothing.
         """
         clip = self.clips[number]
-        place = clip.path if clip.member is None else Location(clip.member.shard).path
-        if clip.member is not None and not Location(clip.member.shard).is_local:
+        place = clip.path if clip.member is None else Path(clip.member.shard)
+        if clip.member is not None and address_of(clip.member.shard) is not None:
             return  # its store is far away
         try:
             status = place.stat()
             state = hash((status.st_size, status.st_mtime_ns)) or 1
-            is_same = status.st_mtime_ns <= self._made_ns and self._states[number] in (0, state)
+            is_new = self._made_ns < status.st_mtime_ns <= time.time_ns()
+            is_same = self._states[number] == state or (self._states[number] == 0 and not is_new)
             self._states[number] = state
         except OSError:
             is_same = False
@@ -378,9 +381,9 @@ def _target(rendered: Mixture, query: PlannedQuery) -> Tensor:
 
 def _alike_threshold(table: EmbeddingTable) -> float:
     """The cosine that ``ALIKE_SHARE`` of the pairs of clips exceed, by their first crops."""
-    first = torch.from_numpy(table.offsets[:-1])
-    some = torch.linspace(0, len(first) - 1, min(len(first), MAX_COMPARED)).long()
-    rows = table.embeddings[first[some]].float()
+    num_clips = len(table.first)
+    some = torch.linspace(0, num_clips - 1, min(num_clips, MAX_COMPARED)).long()
+    rows = table.take(some.numpy()).first_crops()
     similarity = rows @ rows.T
     above, other = torch.triu_indices(len(rows), len(rows), 1)
     pairs = similarity[above, other].sort().values

@@ -1,27 +1,37 @@
-"""Tables of the embeddings of all crops: computed once, kept in a cache, read in training."""
+"""Embeddings of all crops: computed once, kept in a cache, read in training."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from hashlib import blake2b
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import quote
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from singleout.data.clips import Clip, Clips
+from singleout.data.clips import Clip
 from singleout.data.embedding_cache import CropKey, EmbeddingCache
+from singleout.data.embedding_table import EmbeddingTable, crop_offsets
 from singleout.data.plan import MixtureConfig
 from singleout.data.render import read_crop
 from singleout.encoders.encoder import QueryEncoder
-from singleout.errors import AudioError, ConfigError, ModelError, one_line
+from singleout.errors import AudioError, ConfigError, ModelError
 from singleout.progress import track
+
+__all__ = [
+    "SAMPLE_RATE",
+    "EmbeddingTable",
+    "build_table",
+    "cache_folder",
+    "crop_offsets",
+    "default_cache",
+    "embeddings_of",
+    "given_embeddings",
+]
 
 SAMPLE_RATE = 32_000
 """Hz at which the crops are given to the encoder."""
@@ -29,147 +39,6 @@ READ_AHEAD = 256
 """Clips whose embeddings are read from a cache at once."""
 MAX_WAITING = 8
 """Batches of crops that wait for others of their length."""
-MAX_HASHED = 1_000
-"""Most embeddings of a table that its digest depends on."""
-
-
-class EmbeddingTable:
-    """One embedding per crop.
-
-    Args:
-        embeddings: float32 or float16 [crops, dim], unit norm. It may be memory-mapped.
-        offsets: [clips + 1], the row of each clip's first crop, and the number of rows.
-
-    Example:
-        >>> import torch
-        >>> table = EmbeddingTable(torch.eye(3), offsets=(0, 1, 3))
-        >>> table.count(1), table.of(1, 0)
-        (2, tensor([0., 1., 0.]))
-    """
-
-    def __init__(self, embeddings: Tensor, offsets: Sequence[int] | NDArray[np.int64]) -> None:
-        self.embeddings, self.offsets = embeddings, np.asarray(offsets, np.int64)
-        self._file: Path | None = None
-
-    @classmethod
-    def open(cls, path: Path) -> EmbeddingTable:
-        """A table in a file, which is memory-mapped: only the rows that are used are read.
-
-        Another process that gets the table opens the file itself.
-
-        Args:
-            path: safetensors file of ``embeddings`` and ``offsets``.
-
-        Raises:
-            ModelError: the file cannot be read, or is no such table.
-
-        Example:
-            >>> import tempfile, torch
-            >>> from singleout.storage.tensors import write_safetensors
-            >>> with tempfile.TemporaryDirectory() as folder:
-            ...     path = Path(folder, "table.safetensors")
-            ...     rows, offsets = torch.eye(3).half(), torch.tensor([0, 1, 3])
-            ...     write_safetensors({"embeddings": rows, "offsets": offsets}, path)
-            ...     EmbeddingTable.open(path).of(1, 0)
-            tensor([0., 1., 0.])
-        """
-        try:
-            with safe_open(path, framework="pt") as file:
-                embeddings, offsets = (file.get_tensor(name) for name in ("embeddings", "offsets"))
-        except (OSError, SafetensorError) as error:
-            raise ModelError(f"{path}: cannot be read as a table: {one_line(error)}") from None
-        table = cls(embeddings, offsets.numpy())
-        if (
-            embeddings.ndim != 2
-            or embeddings.dtype not in (torch.float16, torch.float32)
-            or offsets.dtype != torch.int64
-            or not len(offsets)
-            or table.offsets[0] != 0
-            or table.offsets[-1] != len(embeddings)
-            or (np.diff(table.offsets) < 0).any()
-        ):
-            raise ModelError(
-                f"{path}: its embeddings {list(embeddings.shape)} and offsets "
-                f"{list(offsets.shape)} are no table: make the file again"
-            )
-        table._file = path
-        return table
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        if self._file is None:
-            return EmbeddingTable, (self.embeddings, self.offsets)
-        return EmbeddingTable.open, (self._file,)
-
-    @property
-    def dim(self) -> int:
-        """Length of an embedding."""
-        return self.embeddings.shape[1]
-
-    def of(self, clip: int, crop: int) -> Tensor:
-        """The embedding, float32 [dim], of crop number ``crop`` of a clip."""
-        return self.embeddings[int(self.offsets[clip]) + crop].float()
-
-    def count(self, clip: int) -> int:
-        """The number of crops of a clip."""
-        return int(self.offsets[clip + 1] - self.offsets[clip])
-
-    def take(self, clips: NDArray[np.integer[Any]]) -> EmbeddingTable:
-        """The table of these clips, in this order. Clips in a row are not copied."""
-        first, last = self.offsets[clips], self.offsets[clips + 1]
-        offsets = np.concatenate([[0], np.cumsum(last - first)])
-        if len(clips) and (np.diff(clips) == 1).all():
-            return EmbeddingTable(self.embeddings[int(first[0]) : int(last[-1])], offsets)
-        rows = np.arange(offsets[-1]) + np.repeat(first - offsets[:-1], last - first)
-        return EmbeddingTable(self.embeddings[torch.from_numpy(rows)], offsets)
-
-    @classmethod
-    def joined(cls, tables: Sequence[EmbeddingTable]) -> EmbeddingTable:
-        """One table of the clips of several tables. A single one is not copied."""
-        if len(tables) == 1:
-            return tables[0]
-        counts = np.concatenate([np.diff(table.offsets) for table in tables])
-        rows = torch.cat([table.embeddings for table in tables])
-        return cls(rows, np.concatenate([[0], np.cumsum(counts)]))
-
-    def first_crops(self) -> Tensor:
-        """Embeddings, float32 [clips, dim], of the first crop of every clip."""
-        return self.embeddings[torch.from_numpy(self.offsets[:-1])].float()
-
-    def digest(self) -> str:
-        """Hash of the offsets and of some embeddings, which tells tables of two encoders apart."""
-        some = np.linspace(0, len(self.embeddings) - 1, min(len(self.embeddings), MAX_HASHED))
-        rows = self.embeddings[torch.from_numpy(some.astype(np.int64))].float()
-        digest = blake2b(f"{list(self.embeddings.shape)}".encode(), digest_size=8)
-        digest.update(self.offsets.tobytes())
-        digest.update(rows.numpy().tobytes())
-        return digest.hexdigest()
-
-
-def crop_offsets(clips: Sequence[Clip], config: MixtureConfig) -> NDArray[np.int64]:
-    """Where the crops of each clip begin in a table of all crops.
-
-    Args:
-        clips: the sounds.
-        config: length and hop of the crops.
-
-    Returns:
-        [clips + 1], see ``EmbeddingTable.offsets``.
-
-    Example:
-        >>> clips = [
-        ...     Clip(Path(name), seconds, None, (), name, name, "train")
-        ...     for name, seconds in (("dog.wav", 1.0), ("rain.wav", 6.0))
-        ... ]
-        >>> crop_offsets(clips, MixtureConfig())
-        array([0, 1, 3])
-    """
-    if isinstance(clips, Clips):
-        seconds = clips.seconds
-    else:
-        seconds = np.fromiter((clip.seconds for clip in clips), np.float64, len(clips))
-    more = np.ceil((seconds - config.segment_seconds) / config.crop_hop_seconds - 1e-9)
-    counts = 1 + np.maximum(0, more).astype(np.int64)
-    return np.concatenate([[0], np.cumsum(counts)])
 
 
 def build_table(
