@@ -152,9 +152,9 @@ def test_a_store_that_fails_is_one_line(
     remote, _ = Location("s3://elsewhere/x")._remote
     monkeypatch.setattr(type(remote), "retries", 1)
     type(remote).clear_instance_cache()
-    with pytest.raises(InputError, match=r"s3://elsewhere/x: .*127\.0\.0\.1") as caught:
+    with pytest.raises(InputError, match=r"s3://elsewhere/x: .*127\.0\.0\.1") as failure:
         Location("s3://elsewhere/x").read()
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(failure.value)
     type(remote).clear_instance_cache()
 
 
