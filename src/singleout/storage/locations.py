@@ -11,6 +11,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from glob import glob
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -227,6 +228,16 @@ class Location:
                 for name, entry in sorted(listed, key=itemgetter(0))
                 if entry["type"] == "file"
             }
+
+    def matches(self) -> list[str]:
+        """Paths or addresses of the files that this place names as a pattern of a shell, sorted."""
+        with self._failures(InputError):
+            if self.is_local:
+                return sorted(glob(str(self.path), recursive=True))  # noqa: PTH207
+            remote, path = self._remote
+            remote.invalidate_cache()
+            found = sorted(remote.glob(path))
+            return [str(Location(remote.unstrip_protocol(each))) for each in found]
 
     def remove(self) -> None:
         """Remove the file, if there is one."""
