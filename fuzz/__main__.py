@@ -19,7 +19,10 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 
 
-NAMES = ("sndfile", "ffmpeg", "manifest", "config", "safetensors", "checkpoint", "encoder", "model")
+NAMES = (
+    "sndfile", "ffmpeg", "manifest", "config", "safetensors", "checkpoint", "encoder", "model",
+    "tar", "corpus",
+)  # fmt: skip
 """Of the targets, as in ``fuzz.targets``, which imports every reader."""
 
 

@@ -7,6 +7,7 @@
 - ``corpus``: the files of a corpus, written.
 - ``opening``: a corpus, opened and checked.
 - ``foreign``: an index of other people's shards.
+- ``patterns``: names of many shards.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 from singleout.shards.corpus import CorpusWriter, Crops, write_corpus
 from singleout.shards.foreign import index_shards
 from singleout.shards.opening import PreparedClips, PreparedCorpus, check_corpus, open_corpus
+from singleout.shards.patterns import shard_places
 from singleout.shards.writing import Sample, ShardWriter, is_finished, read_sidecar
 
 __all__ = [
@@ -28,5 +30,6 @@ __all__ = [
     "is_finished",
     "open_corpus",
     "read_sidecar",
+    "shard_places",
     "write_corpus",
 ]

@@ -184,7 +184,8 @@ def _source(document: Mapping[str, Any], stem: str) -> dict[str, Any]:
     """What a JSON says of one source of a mixture, as that of Hive does."""
     if (match := SOURCE.fullmatch(stem)) is None:
         return {}
-    number, merged = int(match[1]) - 1, {}
+    number = int(match[1]) - 1
+    merged: dict[str, Any] = {}
     sources, labels = document.get("sources"), document.get("labels")
     info = document.get("dataset_info")
     if isinstance(info, dict):
@@ -196,6 +197,7 @@ def _source(document: Mapping[str, Any], stem: str) -> dict[str, Any]:
         if isinstance(source, dict):
             # One recording is in many mixtures.
             merged |= {"label": source.get("label"), "group": source.get("path")}
+    merged["caption"] = merged.get("label")  # queries are labels there
     return merged
 
 

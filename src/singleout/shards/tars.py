@@ -169,7 +169,8 @@ def _members(tar: tarfile.TarFile, file: _Headers) -> Iterator[TarMember]:
         tar.members.clear()  # type: ignore[attr-defined]  # else all of them stay in memory
         if info.size < 0 or info.offset < end or info.offset_data <= info.offset:
             raise ValueError(f"the member {shortened(info.name)} has an impossible place")
-        end = info.offset_data + (info.size if info.isreg() else 0)
+        size = info.size if info.isreg() else 0
+        end = info.offset_data + size + -size % BLOCK
         if end > file.size:
             name = shortened(info.name)
             raise _LostTailError(f"{name} ends at byte {end:,}, the file has {file.size:,}")

@@ -11,17 +11,27 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from glob import glob
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, BinaryIO
 from uuid import uuid4
 
-from singleout.errors import InputError, MissingExtraError, OutputError, one_line
+from singleout.errors import (
+    InputError,
+    MissingExtraError,
+    OutputError,
+    SingleoutError,
+    one_line,
+)
 from singleout.storage.addresses import address_of
 from singleout.storage.atomic import replacing
 
 WHOLE_FILES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "memory"})
 """Protocols of stores in which a file appears when its upload ends."""
+
+COPY_BYTES = 1 << 24
+"""Bytes that are copied at once."""
 
 
 class Location:
@@ -95,7 +105,7 @@ class Location:
         """Turn errors of a disk or of a store into one line that names the place."""
         try:
             yield
-        except InputError:
+        except SingleoutError:
             raise
         except FileNotFoundError:
             raise kind(f"{self}: no such file") from None
@@ -145,7 +155,7 @@ class Location:
         """Write a file. It appears whole or not at all. Missing folders are made."""
         with self._failures(OutputError):
             if self.is_local:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self._make_parent()
                 with replacing(self.path) as partial:
                     partial.write_bytes(content)
                 return
@@ -153,11 +163,18 @@ class Location:
             with self._appearing(remote, path) as partial:
                 remote.pipe_file(partial, content)
 
+    def _make_parent(self) -> None:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            folder = self.path.parent
+            raise OutputError(f"{folder}: cannot be made: {error.strerror}") from None
+
     def put(self, file: Path) -> None:
         """Copy a local file to this place. It appears whole or not at all."""
         with self._failures(OutputError):
             if self.is_local:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self._make_parent()
                 with replacing(self.path) as partial:
                     shutil.copyfile(file, partial)
                 return
@@ -167,12 +184,13 @@ class Location:
 
     def fetch(self, file: Path) -> None:
         """Copy the file at this place to a local one. It appears whole or not at all."""
-        with self._failures(InputError), replacing(file) as partial:
-            if self.is_local:
-                shutil.copyfile(self.path, partial)
-            else:
-                remote, path = self._remote
-                remote.get_file(path, str(partial))
+        with self.open() as source, replacing(file) as partial, partial.open("wb") as target:
+            while True:
+                with self._failures(InputError):
+                    block = source.read(COPY_BYTES)
+                if not block:
+                    break
+                target.write(block)
 
     def open(self) -> BinaryIO:
         """Open the file for reading. The file can seek."""
@@ -210,6 +228,16 @@ class Location:
                 for name, entry in sorted(listed, key=itemgetter(0))
                 if entry["type"] == "file"
             }
+
+    def matches(self) -> list[str]:
+        """Paths or addresses of the files that this place names as a pattern of a shell, sorted."""
+        with self._failures(InputError):
+            if self.is_local:
+                return sorted(glob(str(self.path), recursive=True))  # noqa: PTH207
+            remote, path = self._remote
+            remote.invalidate_cache()
+            found = sorted(remote.glob(path))
+            return [str(Location(remote.unstrip_protocol(each))) for each in found]
 
     def remove(self) -> None:
         """Remove the file, if there is one."""
