@@ -62,9 +62,7 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
         content = read_json(path)
         rows = content.get("data") if isinstance(content, dict) else content
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            raise ManifestError(
-                f"{path}: is not a list of objects, nor an object with it in 'data'"
-            )
+            raise ManifestError(f"{path}: is not a list of objects, and has none in 'data'")
         yield from rows
     else:
         raise ManifestError(f"{path}: captions come in a .csv, .tsv, .jsonl or .json file")

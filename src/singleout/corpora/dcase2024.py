@@ -1,10 +1,11 @@
 """The development set of task 9 of DCASE 2024: FSD50K with captions by GPT-4, and Clotho 2.
 
-Facts: https://dcase.community/challenge2024/task-language-queried-audio-source-separation (what the
-set is) and https://zenodo.org/records/10887496 (``fsd50k_dev_auto_caption.json`` and
-``fsd50k_eval_auto_caption.json``: ``{"data": [{"wav": "64760.wav", "caption": …}]}``). The challenge
-has no splits in this set: here clips keep the splits of FSD50K and of Clotho, so that no test clip
-of theirs is trained on. A recording that is in both counts for the stricter split.
+Facts: https://dcase.community/challenge2024/task-language-queried-audio-source-separation says what
+the set is. https://zenodo.org/records/10887496 has the captions: ``fsd50k_dev_auto_caption.json``
+and ``fsd50k_eval_auto_caption.json``, each ``{"data": [{"wav": "64760.wav", "caption": …}]}``.
+
+The challenge has no splits in this set. Here clips keep the splits of FSD50K and of Clotho, so that
+no test clip of theirs is trained on. A recording in both counts for the stricter split.
 """
 
 from __future__ import annotations
