@@ -212,7 +212,7 @@ def stem_of(name: str) -> str:
 
 
 def _divided(name: str) -> tuple[str, str]:
-    """Stem and suffix of a name, the suffix in small letters. (``Path`` takes five times as long.)"""
+    """Stem and suffix of a name, the suffix in small letters; ``Path`` is slower."""
     stem, dot, suffix = name.rpartition(".")
     return (stem, f".{suffix.lower()}") if stem and dot else (name, "")
 

@@ -168,7 +168,8 @@ def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
     """
     number = 0
     try:
-        for number, line in enumerate(read_lines(path), 1):
+        for line in read_lines(path):
+            number += 1
             if line.strip():
                 row = parse_json(line)
                 if not isinstance(row, dict):

@@ -36,8 +36,9 @@ def urbansound8k_entries(files: CorpusFiles) -> Iterator[Entry]:
         ...         "slice_file_name,fsID,start,end,salience,fold,classID,class\\n"
         ...         "17-3-0-0.wav,17,0.0,0.317551,1,10,3,dog_bark\\n"
         ...     )
-        ...     [(each.part, each.group) for each in urbansound8k_entries(CorpusFiles(Path(folder)))]
-        [('fold 10', 'freesound/17')]
+        ...     [entry] = urbansound8k_entries(CorpusFiles(Path(folder)))
+        >>> entry.part, entry.group
+        ('fold 10', 'freesound/17')
     """
     table = files.table("UrbanSound8K.csv")
     for row in read_table(table, ("slice_file_name", "fsID", "start", "end", "fold", "class")):

@@ -129,7 +129,7 @@ def _relative(path: str, base: str) -> str:
     """A path as seen from a folder, with slashes; the path itself on another drive of Windows."""
     folder, name = os.path.split(path)
     try:
-        relative = os.path.relpath(os.path.join(os.path.realpath(folder), name), base)
+        relative = os.path.relpath(os.path.realpath(folder), base)
     except ValueError:
         return path
-    return relative.replace(os.sep, "/")
+    return Path(relative, name).as_posix()

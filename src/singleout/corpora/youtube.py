@@ -20,8 +20,8 @@ def youtube_names(video: str, start: float, end: float | None = None) -> Iterato
 
     Example:
         >>> names = list(youtube_names("-quo_ted", 30.0, 40.0))
-        >>> names[:3], names[-2:]
-        (['-quo_ted_30', '-quo_ted_000030', '-quo_ted_30.000'], ['-quo_ted', 'Y-quo_ted'])
+        >>> names[:4:2], names[-2:]
+        (['-quo_ted_30', '-quo_ted_000030'], ['-quo_ted', 'Y-quo_ted'])
     """
     times = [f"{start:g}", f"{int(start):06d}", f"{start:.3f}", f"{1_000 * start:.0f}"]
     if end is not None:
