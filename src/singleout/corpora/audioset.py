@@ -95,8 +95,9 @@ def read_ontology(files: CorpusFiles) -> Ontology:
         rows = read_table(files.table("class_labels_indices.csv"), ["mid", "display_name"])
         return Ontology({row["mid"]: _kind(row["display_name"]) for row in rows})
     path = files.table("ontology.json")
+    content = read_json(path)
     try:
-        nodes = {node["id"]: node for node in read_json(path)}
+        nodes = {node["id"]: node for node in content[:]}  # a list, and no object
         names = {label: _kind(node["name"]) for label, node in nodes.items()}
         children = {label: list(node["child_ids"]) for label, node in nodes.items()}
     except (AttributeError, KeyError, TypeError):

@@ -61,7 +61,7 @@ def clotho_entries(files: CorpusFiles) -> Iterator[Entry]:
                 split,
                 f"{part}/{name}",
                 files.audio(stem_of(name), part),
-                group=f"freesound/{number}" if is_known else f"clotho/{name}",
+                group=f"freesound/{number}" if is_known else f"clotho/{part}/{name}",
                 caption=row[CAPTIONS[0]].strip(),
                 alternatives=tuple(row[key].strip() for key in CAPTIONS[1:]),
                 license=(known.get("license") or "").strip() or None,

@@ -11,6 +11,7 @@ from typing import Any
 
 from singleout.corpora.reading import CorpusReader, Counts
 from singleout.corpora.registry import ReadOptions
+from singleout.errors import OutputError
 from singleout.storage.atomic import replacing_all
 
 
@@ -71,7 +72,7 @@ def write_corpus(
 ) -> Summary:
     """Read a corpus, and write its manifest.
 
-    Both files appear together, or none. Their folders must exist.
+    Both files appear together, or none. Missing folders are made.
 
     Args:
         name, folder, options: see ``read_corpus``.
@@ -93,6 +94,7 @@ def write_corpus(
     """
     missing = missing_path(manifest) if missing is None else missing
     reader = CorpusReader(name, folder, options)
+    _make_folders(manifest.parent, missing.parent)
     base = os.path.realpath(manifest.parent)
     splits: Counter[str] = Counter()
     seconds = 0.0
@@ -123,6 +125,14 @@ def write_corpus(
         reader.counts,
         reader.notes(),
     )
+
+
+def _make_folders(*folders: Path) -> None:
+    for folder in folders:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"{folder}: cannot be made: {error.strerror or error}") from None
 
 
 def _relative(path: str, base: str) -> str:
