@@ -34,8 +34,8 @@ PAGES = [
     "src/singleout/builtin/README.md",
 ]
 RATE = 16_000
-SLOW = ("train", "evaluate", "benchmark")
-"""Commands that take minutes: their options are checked, and nothing runs."""
+SLOW = ("train", "evaluate", "benchmark", "corpus")
+"""Commands that take minutes or a downloaded corpus: their options are checked, nothing runs."""
 TOOLS = {"git", "pre-commit", "cd", "ffmpeg"}
 """Commands that are not ours."""
 

@@ -1,18 +1,16 @@
-"""Write the manifests of downloaded corpora, and those of the full-size study.
+"""Write the manifests of the full-size study from those of downloaded corpora.
 
-Command: ``python -m recipes.corpora audiocaps FOLDER`` (or ``clotho``, ``fsd50k``), then
-``python -m recipes.corpora study AUDIOCAPS CLOTHO FSD50K``.
+Command: ``python -m recipes.corpora study AUDIOCAPS CLOTHO FSD50K``, after ``singleout corpus`` has
+written ``manifest.jsonl`` into each of the three folders.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections import Counter
 from pathlib import Path
 
-from recipes.corpora.manifests import corpus_manifest, study_manifests
-from recipes.corpora.readers import READERS
+from recipes.corpora.manifests import study_manifests
 from singleout.errors import SingleoutError
 
 STUDY = Path("~/.cache/singleout/paper_full").expanduser()
@@ -22,9 +20,6 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Arguments of the command."""
     parser = argparse.ArgumentParser(prog="python -m recipes.corpora", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    for name in READERS:
-        command = commands.add_parser(name, help=f"a downloaded {name}: FOLDER/manifest.jsonl")
-        command.add_argument("folder", type=Path, metavar="FOLDER")
     command = commands.add_parser("study", help="three manifests, from corpora with manifests")
     for name in ("audiocaps", "clotho", "uncaptioned"):
         command.add_argument(name, type=Path, metavar=name.upper())
@@ -40,23 +35,13 @@ def main(arguments: list[str] | None = None) -> int:
     """
     options = parse_arguments(arguments)
     try:
-        if options.command == "study":
-            left_out = study_manifests(
-                options.audiocaps, options.clotho, options.uncaptioned, options.output
-            )
-            print(f"{options.output}; {left_out} sounds left out: they are in a scored set")
-            return 0
-        corpus = corpus_manifest(options.command, options.folder)
+        left_out = study_manifests(
+            options.audiocaps, options.clotho, options.uncaptioned, options.output
+        )
     except SingleoutError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    hours = sum(row["seconds"] for row in corpus.rows) / 3_600
-    splits = Counter(row["split"] for row in corpus.rows)
-    print(
-        f"{len(corpus.rows)} sounds, {hours:.1f} h ("
-        + ", ".join(f"{name} {count}" for name, count in splits.items())
-        + f"); {corpus.missing} missing, {corpus.unreadable} unreadable"
-    )
+    print(f"{options.output}; {left_out} sounds left out: they are in a scored set")
     return 0
 
 

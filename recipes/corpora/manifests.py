@@ -1,4 +1,4 @@
-"""Manifests of the corpora, and the three manifests of the full-size study."""
+"""The three manifests of the full-size study, from those of downloaded corpora."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from recipes.corpora.readers import READERS, Corpus, Row
 from recipes.paper.corpus import CAPTIONED_SHARE, HIDDEN
+from singleout.corpora.reading import Row
 from singleout.data.manifest import share_of
 from singleout.errors import ManifestError
 from singleout.storage.atomic import replacing
@@ -27,17 +27,6 @@ def write_manifest(path: Path, rows: Iterable[Row]) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
-def corpus_manifest(corpus: str, folder: Path) -> Corpus:
-    """Write ``manifest.jsonl`` into a downloaded corpus.
-
-    Raises:
-        ManifestError: a table is missing or of another format, or the corpus has no sounds.
-    """
-    contents = READERS[corpus](folder)
-    write_manifest(folder / "manifest.jsonl", contents.rows)
-    return contents
-
-
 def read_rows(corpus: Path) -> list[Row]:
     """Rows of the manifest of a corpus, with absolute paths."""
     path = corpus / "manifest.jsonl"
@@ -45,7 +34,7 @@ def read_rows(corpus: Path) -> list[Row]:
         lines = path.read_text(encoding="utf-8").split("\n")
     except OSError as error:
         raise ManifestError(
-            f"{path}: cannot be read: write it first with recipes.corpora: {error}"
+            f"{path}: cannot be read: write it first by singleout corpus: {error}"
         ) from None
     rows = [json.loads(line) for line in lines if line]
     return [{**row, "path": str((corpus / row["path"]).resolve())} for row in rows]

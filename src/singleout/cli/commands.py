@@ -15,6 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from singleout.cli.benchmark import benchmark
+from singleout.cli.corpus import corpus
 from singleout.cli.evaluate import evaluate
 from singleout.cli.extract import extract
 from singleout.cli.formats import formats
@@ -109,4 +110,5 @@ app.command()(train)
 app.command()(evaluate)
 app.command()(benchmark)
 app.command()(gap)
+app.command()(corpus)
 app.command()(formats)
