@@ -18,19 +18,25 @@ from singleout.train.run import train
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such locks")
 
 HOLD = """
-import sys
+import os, sys
 from pathlib import Path
 from singleout.train.lock import only_training
 with only_training(Path(sys.argv[1])):
+    {more}
     print("holds", flush=True)
     sys.stdin.read()
 """
 
 
-def holder_of(folder: Path) -> subprocess.Popen[str]:
-    """A process that holds the lock of a folder until its input is closed."""
+def holder_of(folder: Path, more: str = "pass") -> subprocess.Popen[str]:
+    """A process that holds the lock of a folder until its input is closed.
+
+    Args:
+        folder: of a run.
+        more: what the process does before.
+    """
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(folder)],
+        [sys.executable, "-c", HOLD.format(more=more), str(folder)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -61,6 +67,15 @@ def test_the_lock_of_a_killed_training_is_free(tmp_path: Path) -> None:
     with only_training(tmp_path):
         assert (tmp_path / LOCK_NAME).read_text() == str(os.getpid())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_process_that_a_killed_training_started_does_not_hold_the_lock(tmp_path: Path) -> None:
+    """Such as one that renders mixtures, and dies a moment later."""
+    with holder_of(tmp_path, "if not os.fork(): sys.stdin.read(); os._exit(0)") as process:
+        process.kill()
+        process.wait()
+        with only_training(tmp_path):
+            assert (tmp_path / LOCK_NAME).read_text() == str(os.getpid())
 
 
 def test_a_training_in_the_same_process_is_refused(tmp_path: Path) -> None:

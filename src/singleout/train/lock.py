@@ -16,6 +16,21 @@ except ImportError:  # Windows has no such locks
 
 LOCK_NAME = "run.lock"
 """Name of the lock in the folder of a run. It holds the number of the process that trains."""
+_held: set[int] = set()
+"""Open files of the locks of this process."""
+
+
+def _forget() -> None:
+    """Close the files in a forked process: it would hold the locks beyond the death of its parent.
+
+    Such as a process that renders mixtures, which may live a moment longer.
+    """
+    while _held:
+        os.close(_held.pop())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
 
 
 @contextmanager
@@ -51,11 +66,13 @@ def only_training(folder: Path) -> Iterator[None]:
         raise OutputError(
             f"output: {folder} cannot be written: {error.strerror or error}"
         ) from None
+    _held.add(lock)
     try:
         yield
     finally:
         with suppress(OSError):
             (folder / LOCK_NAME).unlink()
+        _held.discard(lock)
         os.close(lock)
         if is_new:
             with suppress(OSError):  # it holds a run

@@ -88,7 +88,7 @@ def _train(config: TrainConfig, encoder: QueryEncoder | None, device: Device) ->
         key,
         identity,
         lambda: _changes(config),
-        lambda: _equal_keys(config, encoder, precision),
+        lambda: equal_keys(config, encoder, precision),
     )
     _write_config(config)
     dataset = training_dataset(config, corpus.training, encoder, start)
@@ -149,11 +149,20 @@ def run_key(config: TrainConfig, encoder: QueryEncoder) -> str:
     return hashlib.sha256((settings_json(config) + made_with).encode()).hexdigest()[:16]
 
 
-def _equal_keys(config: TrainConfig, encoder: QueryEncoder, precision: Precision) -> set[str]:
+def equal_keys(config: TrainConfig, encoder: QueryEncoder, precision: Precision) -> set[str]:
     """Keys that the same run has with other names of its precision and of its ``init``.
 
     The precision that ``auto`` stands for is part of the run's identity. Earlier versions put the
     path of a model into the key instead of its name.
+
+    Example:
+        >>> from singleout.encoders import load_encoder
+        >>> model = {"separator": {"type": "identity"}}
+        >>> config = TrainConfig(audio="sounds", output="run", model=model)
+        >>> encoder = load_encoder("builtin")
+        >>> float32 = config.model_copy(update={"precision": "float32"})
+        >>> run_key(float32, encoder) in equal_keys(config, encoder, "float32")
+        True
     """
     inits = {config.init}
     if config.init is not None:

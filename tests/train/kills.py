@@ -1,0 +1,127 @@
+"""Trainings that are killed at a given moment, as by ``kill -9``."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from singleout.data.dataset import MixtureDataset
+from singleout.model import QueriedSeparator
+from singleout.train.checkpoint import FILE_NAME, PREVIOUS_NAME
+from singleout.train.config import TrainConfig
+from singleout.train.module import TrainingModule
+from singleout.train.run import train
+
+Moment = Callable[[], None]
+"""Changes this process so that it kills itself at some moment of a training."""
+
+
+def ends_with(config: TrainConfig, moment: Moment | None = None) -> int:
+    """Train in a forked process; its exit code, negative for a signal.
+
+    Such a process has no time to clean up, and starts in no time.
+    """
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            torch.set_num_threads(1)  # threads of the parent do not exist here
+            if moment is not None:
+                moment()
+            train(config)
+            code = 0
+        except KeyboardInterrupt:
+            code = 130
+        except BaseException:
+            traceback.print_exc(file=sys.__stderr__)
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def kill() -> None:
+    """End this process on the spot."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def sending(*names: str) -> Callable[[], None]:
+    """Send signals to this process."""
+
+    def send() -> None:
+        for name in names:
+            signal.raise_signal(getattr(signal, name))
+
+    return send
+
+
+def before(method: str, step: int, act: Callable[[], None]) -> Moment:
+    """``act`` before a method of the module is called, when ``step`` steps have ended."""
+    original = getattr(TrainingModule, method)
+
+    def call(self: TrainingModule, *args: Any, **kwargs: Any) -> Any:
+        if self.step_index == step:
+            act()
+        return original(self, *args, **kwargs)
+
+    return lambda: setattr(TrainingModule, method, call)
+
+
+def in_step(step: int, act: Callable[[], None] = kill) -> Moment:
+    """After the backward pass of the step after ``step`` steps."""
+    return before("on_after_backward", step, act)
+
+
+def in_validation(step: int, act: Callable[[], None] = kill) -> Moment:
+    """When the model of ``step`` steps is scored."""
+    return before("validation_step", step, act)
+
+
+def in_loading(number: int, act: Callable[[], None]) -> Moment:
+    """When the mixture of this number is rendered."""
+    original = MixtureDataset.__getitem__
+
+    def render(self: MixtureDataset, index: int) -> Any:
+        if self.first + index == number:
+            act()
+        return original(self, index)
+
+    return lambda: setattr(MixtureDataset, "__getitem__", render)
+
+
+def in_checkpoint(number: int) -> Moment:
+    """Killed when half of the ``number``-th file of a session is written, from 1."""
+    original, written = Path.write_bytes, list[Path]()
+
+    def write_half(path: Path, content: Any) -> int:
+        written.append(path)
+        if len(written) == number:
+            original(path, content[: len(content) // 2])
+            kill()
+        return original(path, content)
+
+    return lambda: setattr(Path, "write_bytes", write_half)
+
+
+def between_names(number: int) -> Moment:
+    """Killed after the ``number``-th checkpoint has its name, before the one before has its own."""
+    original, renamed = Path.replace, list[str]()
+
+    def rename(path: Path, target: Path) -> Path:
+        if target.name == PREVIOUS_NAME and renamed.count(FILE_NAME) == number:
+            kill()
+        renamed.append(target.name)
+        return original(path, target)
+
+    return lambda: setattr(Path, "replace", rename)
+
+
+def while_saving() -> None:
+    """Killed when the training is over, before the model is saved."""
+    setattr(QueriedSeparator, "save_pretrained", lambda *_: kill())  # noqa: B010
