@@ -145,7 +145,7 @@ def unlabelled_clips(config: TrainConfig) -> list[Clip]:
     if config.uncaptioned is None:
         return []
     assert config.manifest is not None
-    return read_manifest(config.manifest.with_name("unlabelled.jsonl"), "train")
+    return list(read_manifest(config.manifest.with_name("unlabelled.jsonl"), "train"))
 
 
 def embed_crops(

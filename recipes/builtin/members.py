@@ -141,7 +141,7 @@ def main() -> None:
     config = load_config(TrainConfig, args.config)
     assert config.manifest is not None
     model = QueriedSeparator.from_pretrained(args.model)
-    rows = scored(model, read_manifest(config.manifest, "validation"), args.mixtures)
+    rows = scored(model, list(read_manifest(config.manifest, "validation")), args.mixtures)
     meta = {
         "command": f"python -m recipes.builtin.members --mixtures {args.mixtures}",
         "seed": SEED,

@@ -100,7 +100,7 @@ def fit_encoder(manifest: Path, folder: Path, jobs: int = 2) -> None:
         folder: for the teachers' outputs, which are kept.
         jobs: number of processes.
     """
-    clips = read_manifest(manifest, "encoder")
+    clips = list(read_manifest(manifest, "encoder"))
     folder.mkdir(parents=True, exist_ok=True)
     features = teacher_features(clips, folder / "tagger.npz", jobs, effects=False)
     words = words_of(clips, teachers.YamNet().class_names, folder / "captions.pt")

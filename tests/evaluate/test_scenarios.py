@@ -62,7 +62,7 @@ def manifest(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Clip]:
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Sequence[Clip]:
     """Of all tests that leave the files as they are."""
     return read_manifest(write_manifest(tmp_path_factory.mktemp("tones")), "test")
 
@@ -85,7 +85,7 @@ def full_model(debug_encoder: BuiltinEncoder) -> QueriedSeparator:
 
 
 @pytest.fixture(scope="module")
-def full_rows(full_model: QueriedSeparator, clips: list[Clip]) -> list[dict[str, Any]]:
+def full_rows(full_model: QueriedSeparator, clips: Sequence[Clip]) -> list[dict[str, Any]]:
     return evaluate_scenarios(full_model, clips, SHORT)
 
 
@@ -100,7 +100,7 @@ class Oracle(Identity):
     """Recognises the conditions of captions, and gives the true targets."""
 
     def __init__(
-        self, model: QueriedSeparator, clips: list[Clip], config: EvaluationConfig
+        self, model: QueriedSeparator, clips: Sequence[Clip], config: EvaluationConfig
     ) -> None:
         super().__init__(IdentityConfig(sample_rate=RATE))
         self.captions = torch.cat([model.encoder.embed_text(clip.caption or "") for clip in clips])
@@ -135,7 +135,7 @@ class Oracle(Identity):
         return target[None, None]
 
 
-def test_an_oracle_has_perfect_scores(debug_encoder: BuiltinEncoder, clips: list[Clip]) -> None:
+def test_an_oracle_has_perfect_scores(debug_encoder: BuiltinEncoder, clips: Sequence[Clip]) -> None:
     """Every scenario has its own conditions and its own target."""
     model = QueriedSeparator(ModelConfig(separator=IdentityConfig(), negative=True), debug_encoder)
     model.separator = Oracle(model, clips, SHORT)
@@ -161,7 +161,7 @@ def test_an_oracle_has_perfect_scores(debug_encoder: BuiltinEncoder, clips: list
 
 
 def test_a_sound_that_shares_a_caption_is_not_absent(
-    debug_model: QueriedSeparator, clips: list[Clip]
+    debug_model: QueriedSeparator, clips: Sequence[Clip]
 ) -> None:
     """Files without classes may share a caption."""
     dogs = [replace(clip, caption="a dog", label=clip.path.name) for clip in clips]
@@ -192,7 +192,7 @@ def test_silent_targets_are_not_scored(full_model: QueriedSeparator, manifest: P
 
 
 def test_presence_is_not_scored_without_absent_sounds(
-    full_model: QueriedSeparator, clips: list[Clip]
+    full_model: QueriedSeparator, clips: Sequence[Clip]
 ) -> None:
     """With two classes, both are in every mixture."""
     rows = evaluate_scenarios(full_model, clips[:2], FEW)
@@ -205,7 +205,7 @@ def test_presence_is_not_scored_without_absent_sounds(
 
 
 def test_a_model_without_negative_prompts_and_presence_has_fewer_scenarios(
-    debug_model: QueriedSeparator, clips: list[Clip]
+    debug_model: QueriedSeparator, clips: Sequence[Clip]
 ) -> None:
     rows = evaluate_scenarios(debug_model, clips, FEW)
     assert set(by_scenario(rows)) == POSITIVE_SCENARIOS | ABSENT_SCENARIOS
@@ -215,20 +215,22 @@ def test_a_model_without_negative_prompts_and_presence_has_fewer_scenarios(
     assert "negative_adds_db" not in result
 
 
-def test_the_seed_decides_the_rows(debug_model: QueriedSeparator, clips: list[Clip]) -> None:
+def test_the_seed_decides_the_rows(debug_model: QueriedSeparator, clips: Sequence[Clip]) -> None:
     rows = evaluate_scenarios(debug_model, clips, FEW)
     assert rows == evaluate_scenarios(debug_model, clips, FEW)
     assert rows != evaluate_scenarios(debug_model, clips, FEW.model_copy(update={"seed": 1}))
 
 
-def test_a_sound_without_caption_is_named(debug_model: QueriedSeparator, clips: list[Clip]) -> None:
+def test_a_sound_without_caption_is_named(
+    debug_model: QueriedSeparator, clips: Sequence[Clip]
+) -> None:
     without = [replace(clip, caption=None) for clip in clips]
     with pytest.raises(ManifestError, match=r"\.wav: has no caption"):
         evaluate_scenarios(debug_model, without, FEW)
 
 
 def test_only_queries_without_positive_side_have_no_similarity(
-    full_model: QueriedSeparator, clips: list[Clip], monkeypatch: pytest.MonkeyPatch
+    full_model: QueriedSeparator, clips: Sequence[Clip], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An embedding of zeros is a query like any other: the mask tells which sides there are."""
     dim = full_model.encoder.dim
@@ -239,7 +241,7 @@ def test_only_queries_without_positive_side_have_no_similarity(
 
 
 def test_the_calibration_is_fitted_to_text_queries(
-    full_model: QueriedSeparator, clips: list[Clip], full_rows: list[dict[str, Any]]
+    full_model: QueriedSeparator, clips: Sequence[Clip], full_rows: list[dict[str, Any]]
 ) -> None:
     grouped = by_scenario(full_rows)
     text, absent, near = (

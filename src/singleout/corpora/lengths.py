@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from singleout.audio import open_audio
 from singleout.corpora.files import is_sound
-from singleout.data.manifest import MAX_SECONDS
+from singleout.data.manifest_rows import MAX_SECONDS
 from singleout.data.sound_files import open_sound
 from singleout.errors import AudioError
 

@@ -169,6 +169,9 @@ def split_clips(
     if config.shards is not None:
         return prepared_splits(config.shards)
     on_bad = None if check is None else check.add
+    training: Sequence[Clip]
+    validation: Sequence[Clip]
+    clips: Sequence[Clip]
     if config.manifest is not None:
         training = read_manifest(config.manifest, "train", on_bad=on_bad)
         check_splits(config.manifest)
@@ -222,6 +225,7 @@ def uncaptioned_clips(
         []
     """
     on_bad = None if check is None else check.add
+    clips: Sequence[Clip]
     if config.manifest is not None:
         clips = read_manifest(config.manifest, "train", on_bad=on_bad)
     else:

@@ -160,7 +160,7 @@ def test_settings_of_neighbours_are_compared_by_the_outputs_of_the_model(
     tmp_path: Path, debug_encoder: BuiltinEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The outputs are those of a model of each setting, but each sound is decoded once."""
-    clips = read_manifest(write_corpus(tmp_path), "validation")
+    clips = list(read_manifest(write_corpus(tmp_path), "validation"))
     steps = Chain(steps=(Neighbours(sounds=2),))
     model = QueriedSeparator(
         ModelConfig(separator=TINY_SEPARATOR, manipulation=steps), debug_encoder
