@@ -163,7 +163,7 @@ def test_audiocaps_takes_classes_of_audioset(tmp_path: Path) -> None:
     assert rows["youtube/videoTRAIN3"]["class"] == "/m/05tny_,/m/09x02y"
 
 
-def test_audiocaps_versions_are_told_by_their_counts() -> None:
+def test_audiocaps_versions_differ_in_their_counts() -> None:
     published = CORPORA["audiocaps"]
     assert published.version_of({"train": 91_000, "val": 495, "test": 975}) == "2.0"
     assert published.version_of({"train": 49_000, "val": 495, "test": 975}) == "1.0"

@@ -94,17 +94,18 @@ class Columns:
         self._names = {**USUAL, **{key: (name,) for key, name in (names or {}).items()}}
         self._required = set(names or {})
 
-    def check(self, path: Path, row: Mapping[str, Any]) -> None:
+    def check(self, path: Path, row: Mapping[str, Any], holds_sounds: bool = False) -> None:
         """Refuse a table that lacks the names of the files, or a column that was named.
 
         Args:
             path: the table.
             row: its first row.
+            holds_sounds: whether the rows hold the recordings, so that they need no names.
 
         Raises:
             ManifestError: it lacks one of them.
         """
-        for key in ("path", *sorted(self._required)):
+        for key in sorted(self._required | (set() if holds_sounds else {"path"})):
             if not any(name in row for name in self._names[key]):
                 has = shortened(", ".join(map(str, row)))
                 raise ManifestError(

@@ -86,6 +86,8 @@ def _held_entries(files: CorpusFiles, name: str, folder: Path, columns: Columns)
     split = split_named(SEPARATORS.split(name))
     stem = "-".join(PurePosixPath(name).with_suffix("").parts)
     for number, row, sound in table.rows_with_audio():
+        if not number:
+            columns.check(table.path, row, holds_sounds=True)
         path = None
         if sound is not None:
             path = extracted(folder / stem, number, sound)

@@ -7,7 +7,7 @@ import os
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from singleout.corpora.reading import CorpusReader, Counts
 from singleout.corpora.registry import ReadOptions
@@ -96,21 +96,12 @@ def write_corpus(
     reader = CorpusReader(name, folder, options)
     _make_folders(manifest.parent, missing.parent)
     base = os.path.realpath(manifest.parent)
-    splits: Counter[str] = Counter()
-    seconds = 0.0
     with replacing_all([manifest, missing]) as (rows_file, problems_file):
         with (
             rows_file.open("w", encoding="utf-8") as rows,
             problems_file.open("w", encoding="utf-8") as problems,
         ):
-            for clip in reader.clips():
-                if clip.status != "usable":
-                    print(json.dumps(clip.problem(), ensure_ascii=False), file=problems)
-                    continue
-                row = clip.row() | {"path": _relative(clip.path or "", base)}
-                print(json.dumps(row, ensure_ascii=False), file=rows)
-                splits[clip.entry.split] += 1
-                seconds += clip.seconds
+            splits, seconds = _write(reader, base, rows, problems)
         reader.check_usable()
     return Summary(
         name,
@@ -119,12 +110,29 @@ def write_corpus(
         reader.published.license,
         str(manifest),
         str(missing),
-        splits.total(),
+        sum(splits.values()),
         round(seconds, 3),
-        dict(splits),
+        splits,
         reader.counts,
         reader.notes(),
     )
+
+
+def _write(
+    reader: CorpusReader, base: str, rows: TextIO, problems: TextIO
+) -> tuple[dict[str, int], float]:
+    """Write a line for every clip; the number of rows by split, and the seconds of sound."""
+    splits: Counter[str] = Counter()
+    seconds = 0.0
+    for clip in reader.clips():
+        if clip.status != "usable":
+            print(json.dumps(clip.problem(), ensure_ascii=False), file=problems)
+            continue
+        row = clip.row() | {"path": _relative(clip.path or "", base)}
+        print(json.dumps(row, ensure_ascii=False), file=rows)
+        splits[clip.entry.split] += 1
+        seconds += clip.seconds
+    return dict(splits), seconds
 
 
 def _make_folders(*folders: Path) -> None:
