@@ -136,12 +136,25 @@ def test_an_output_that_cannot_be_one(tmp_path: Path) -> None:
 
 def test_a_corpus_without_usable_sounds_leaves_the_old_manifest(tmp_path: Path) -> None:
     data, manifest = esc50(tmp_path / "data"), tmp_path / "m.jsonl"
-    manifest.write_text("old")
+    assert run("corpus", "esc50", "--data", data, "-o", manifest).exit_code == 0
+    old = {path: path.read_bytes() for path in tmp_path.glob("m.*")}
     for path in data.rglob("*.wav"):
         path.write_bytes(b"")
     check_refused(run("corpus", "esc50", "--data", data, "-o", manifest), "5 are unreadable")
-    assert manifest.read_text() == "old"
-    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["m.jsonl"]
+    assert {path: path.read_bytes() for path in tmp_path.glob("m.*")} == old
+
+
+@pytest.mark.parametrize("option", ["-o", "--missing"])
+def test_tables_of_the_corpus_are_never_replaced(option: str, tmp_path: Path) -> None:
+    data, manifest = audiocaps(tmp_path / "data"), tmp_path / "m.jsonl"
+    metadata = table(data / "metadata.jsonl", '{"file_name": "a.wav"}\n')
+    for path in (data / "train.csv", metadata, data / "train" / "videoTRAIN0_0.wav"):
+        content = path.read_bytes()
+        arguments = ["-o", path] if option == "-o" else ["-o", manifest, "--missing", path]
+        result = run("corpus", "audiocaps", "--data", data, *arguments)
+        check_refused(result, "exists, and is no earlier result: choose another name")
+        assert path.read_bytes() == content
+    assert not manifest.exists()
 
 
 @posix

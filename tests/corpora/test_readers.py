@@ -331,6 +331,8 @@ def test_dcase2024(tmp_path: Path) -> None:
         ("audiocaps", "eval_segments.csv", "# x\nvideo,1\n"),
         ("audioset", "eval_segments.csv", "YTID\nvideo\n"),
         ("audioset", "eval_segments.csv", "a, b, c, d\n"),
+        ("audioset", "eval_segments.csv", "a, nan, 10.000, d\n"),
+        ("audioset", "eval_segments.csv", "a, 0.000, inf, d\n"),
         ("audioset", "ontology.json", "{}"),
         ("audioset", "ontology.json", '[{"id": 3}]'),
         ("clotho", "clotho_captions_validation.csv", "file_name,caption_1\na,b\n"),
@@ -341,6 +343,8 @@ def test_dcase2024(tmp_path: Path) -> None:
         ("fsd50k", "FSD50K.metadata/eval_clips_info_FSD50K.json", "{"),
         ("vggsound", "vggsound.csv", "id,start,label,split\n"),
         ("vggsound", "vggsound.csv", "a,1,b\n"),
+        ("vggsound", "vggsound.csv", "a,1,b,validation\n"),
+        ("vggsound", "vggsound.csv", f"a,{'9' * 400},b,train\n"),
         ("wavcaps", "json_files/FreeSound/fsd_final.json", "[]"),
         ("wavcaps", "json_files/FreeSound/fsd_final.json", '{"data": [{"id": "1"}]}'),
         ("wavcaps", "json_files/blacklist/blacklist_exclude_test_ac.json", '{"FreeSound": []}'),
@@ -349,6 +353,11 @@ def test_dcase2024(tmp_path: Path) -> None:
             "esc50",
             "ESC-50-master/meta/esc50.csv",
             "filename,fold,target,category,esc10,src_file\na,1,50,x,True,1\n",
+        ),
+        (
+            "esc50",
+            "ESC-50-master/meta/esc50.csv",
+            "filename,fold,target,category,esc10,src_file\na,12,1,x,True,1\n",
         ),
         (
             "urbansound8k",
@@ -392,6 +401,18 @@ def test_a_clip_that_a_table_lists_twice_counts_once(tmp_path: Path) -> None:
     assert [row["reason"] for row in corpus.problems] == [
         "the tables list it twice, or its file is that of another clip"
     ]
+
+
+def test_broken_and_missing_texts_of_a_table(tmp_path: Path) -> None:
+    folder = wavcaps(tmp_path / "data")
+    record = r'{"id": "49", "caption": null, "author": "\ud800"}'
+    table(folder / "json_files/SoundBible/sb_final.json", f'{{"data": [{record}]}}')
+    manifest = tmp_path / "m.jsonl"
+    write_corpus("wavcaps", folder, manifest)
+    rows = [json.loads(line) for line in manifest.read_text(encoding="utf-8").splitlines()]
+    [row] = [row for row in rows if row["group"] == "soundbible/49"]
+    assert "caption" not in row
+    assert row["origin"]["uploader"] == "?"
 
 
 def test_classes_become_captions_on_request(tmp_path: Path) -> None:

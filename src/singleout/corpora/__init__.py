@@ -8,18 +8,18 @@ Example:
 """
 
 from singleout.corpora.entries import Entry, Published
-from singleout.corpora.reading import Clip, Corpus, CorpusReader, Counts, read_corpus
+from singleout.corpora.reading import Corpus, CorpusReader, Counts, Outcome, read_corpus
 from singleout.corpora.registry import CORPORA, GENERIC, ReadOptions
 from singleout.corpora.writing import Summary, missing_path, write_corpus
 
 __all__ = [
     "CORPORA",
     "GENERIC",
-    "Clip",
     "Corpus",
     "CorpusReader",
     "Counts",
     "Entry",
+    "Outcome",
     "Published",
     "ReadOptions",
     "Summary",

@@ -13,7 +13,7 @@ from singleout.corpora.audioset import audioset_labels, read_ontology
 from singleout.corpora.entries import Entry, Published
 from singleout.corpora.files import CorpusFiles
 from singleout.corpora.tables import read_table
-from singleout.corpora.youtube import youtube_audio
+from singleout.corpora.youtube import parse_seconds, youtube_audio
 from singleout.errors import ManifestError, shortened
 
 SPLITS = {"train": "train", "val": "validation", "test": "test"}
@@ -47,7 +47,7 @@ def audiocaps_entries(files: CorpusFiles) -> Iterator[Entry]:
             captions.setdefault(key, []).append(row["caption"].strip())
         for (video, start), texts in captions.items():
             try:
-                seconds = float(start)
+                seconds = parse_seconds(start)
             except ValueError:
                 raise ManifestError(
                     f"{tables[part]}: the start_time of {shortened(video)} is {shortened(start)}"

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from singleout.corpora.entries import Entry, Published
 from singleout.corpora.files import CorpusFiles
 from singleout.corpora.tables import read_columns, read_json, read_table
-from singleout.corpora.youtube import youtube_audio
+from singleout.corpora.youtube import parse_seconds, youtube_audio
 from singleout.errors import ManifestError, shortened
 
 LISTS = {
@@ -165,7 +165,7 @@ def audioset_entries(files: CorpusFiles) -> Iterator[Entry]:
         for video, start, end, listed in read_columns(tables[name], 4, "#"):
             labels = listed.split(",")
             try:
-                stretch = float(start), float(end)
+                stretch = parse_seconds(start), parse_seconds(end)
             except ValueError:
                 times = shortened(f"{start}, {end}")
                 raise ManifestError(f"{tables[name]}: not times of a segment: {times}") from None

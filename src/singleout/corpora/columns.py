@@ -129,7 +129,8 @@ class Columns:
         for key in ("caption", "alternatives"):
             for name in self._names[key]:
                 value = row.get(name)
-                texts += map(str, value if isinstance(value, list) else [value or ""])
+                values = value if isinstance(value, list) else [value]
+                texts += [str(each) for each in values if isinstance(each, str | int | float)]
         numbered = [name for name in row if str(name).startswith("caption_")]
         texts += [str(row[name] or "") for name in numbered]
         return list(dict.fromkeys(text.strip() for text in texts if text.strip()))

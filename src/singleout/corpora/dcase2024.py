@@ -40,7 +40,7 @@ def dcase2024_entries(files: CorpusFiles) -> Iterator[Entry]:
         : lacks the table fsd50k_dev_auto_caption.json
     """
     captions = {
-        stem_of(str(record["wav"])): str(record["caption"]).strip()
+        stem_of(str(record["wav"])): str(record["caption"] or "").strip()
         for name in CAPTIONS
         for record in read_records(files.table(name), "data", ["wav", "caption"])
     }

@@ -16,6 +16,8 @@ from singleout.corpora.tables import read_table
 from singleout.errors import ManifestError, shortened
 
 FAMILIES = ("animals", "nature and water", "human, no speech", "interior", "exterior")
+TARGETS = tuple(map(str, range(10 * len(FAMILIES))))
+FOLDS = ("1", "2", "3", "4", "5")
 SPLITS = {"4": "validation", "5": "test"}
 """Splits of folds; the others are for training."""
 
@@ -41,7 +43,7 @@ def esc50_entries(files: CorpusFiles) -> Iterator[Entry]:
     columns = ("filename", "fold", "target", "category", "esc10", "src_file")
     for row in read_table(table, columns):
         target, fold = row["target"], row["fold"]
-        if not target.isdecimal() or int(target) >= 10 * len(FAMILIES) or fold not in "12345":
+        if target not in TARGETS or fold not in FOLDS:
             raise ManifestError(f"{table}: not a row of ESC-50: {shortened(list(row.values()))}")
         yield Entry(
             f"fold {fold}",
@@ -60,6 +62,6 @@ ESC50 = Published(
     "https://github.com/karolpiczak/ESC-50",
     "CC BY-NC 3.0; CC BY for the clips of ESC-10",
     esc50_entries,
-    {"2": {f"fold {fold}": 400 for fold in range(1, 6)}},
+    {"2": {f"fold {fold}": 400 for fold in FOLDS}},
     "download the repository as one zip file, and unpack it",
 )

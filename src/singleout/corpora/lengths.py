@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
+from stat import S_ISREG
 from typing import TypeVar
 
 from singleout.audio import open_audio
@@ -39,7 +40,10 @@ def stated_seconds(path: str) -> float:
         ...     stated_seconds(f"{folder}/rain.wav")
         0.5
     """
-    if not Path(path).stat().st_size:
+    status = Path(path).stat()
+    if not S_ISREG(status.st_mode):  # such as a pipe, which nobody may ever write
+        raise AudioError(f"{path}: is not a regular file")
+    if not status.st_size:
         raise AudioError(f"{path}: is empty (0 bytes)")
     if is_sound(path):
         with open_sound(Path(path)) as file:

@@ -48,7 +48,7 @@ class Counts:
 
 
 @dataclass(frozen=True)
-class Clip:
+class Outcome:
     """What became of one clip of a corpus.
 
     Attributes:
@@ -60,7 +60,7 @@ class Clip:
 
     Example:
         >>> rain = Entry("train", "train", "rain", "rain.wav", group="freesound/17")
-        >>> Clip(rain, "usable", "/data/rain.wav", seconds=4.5).row()
+        >>> Outcome(rain, "usable", "/data/rain.wav", seconds=4.5).row()
         {'path': '/data/rain.wav', 'seconds': 4.5, 'group': 'freesound/17', 'split': 'train'}
     """
 
@@ -146,11 +146,11 @@ def read_corpus(name: str, folder: str | Path, options: ReadOptions | None = Non
     """
     reader = CorpusReader(name, Path(folder), options)
     corpus = Corpus(name, reader.version)
-    for clip in reader.clips():
-        if clip.status == "usable":
-            corpus.rows.append(clip.row())
+    for outcome in reader.outcomes():
+        if outcome.status == "usable":
+            corpus.rows.append(outcome.row())
         else:
-            corpus.problems.append(clip.problem())
+            corpus.problems.append(outcome.problem())
     corpus.counts, corpus.notes = reader.counts, reader.notes()
     reader.check_usable()
     return corpus
@@ -175,8 +175,8 @@ class CorpusReader:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     Path(folder, "empty.wav").touch()
-        ...     [clip] = CorpusReader("folder", Path(folder)).clips()
-        >>> clip.status, clip.reason
+        ...     [outcome] = CorpusReader("folder", Path(folder)).outcomes()
+        >>> outcome.status, outcome.reason
         ('unreadable', 'is empty (0 bytes)')
     """
 
@@ -186,7 +186,7 @@ class CorpusReader:
         self.files = CorpusFiles(folder, self.published.source)
         listed: Counter[str] = Counter()
         self._scored: set[str] = set()
-        for entry in self.published.entries(self.files):
+        for entry in track(self.published.entries(self.files), f"listing {name}"):
             listed[entry.part] += 1
             if entry.split != "train" and entry.group:
                 self._scored.add(entry.group)
@@ -198,7 +198,7 @@ class CorpusReader:
         }
         self._num_foreign = self._num_long_texts = 0
 
-    def clips(self) -> Iterator[Clip]:
+    def outcomes(self) -> Iterator[Outcome]:
         """The clips in the order of the tables. The headers of the files are read in threads.
 
         A recording whose group is in a validation or test set is left out of training. So is a
@@ -208,15 +208,15 @@ class CorpusReader:
         for entry, length in track(
             in_threads(self._length, self._marked()), f"reading {self.name}", total
         ):
-            clip = self._clip(entry, length)
-            counts = self.counts[entry.part]
-            counts.on_disk += clip.path is not None
-            counts.missing += clip.status == "missing"
-            counts.unreadable += clip.status == "unreadable"
-            counts.left_out += clip.status == "left out"
-            counts.usable += clip.status == "usable"
-            self._num_foreign += clip.status == "usable" and not is_sound(clip.path or "")
-            yield clip
+            outcome = self._outcome(entry, length)
+            counts = self.counts.setdefault(entry.part, Counts())
+            counts.on_disk += outcome.path is not None
+            counts.missing += outcome.status == "missing"
+            counts.unreadable += outcome.status == "unreadable"
+            counts.left_out += outcome.status == "left out"
+            counts.usable += outcome.status == "usable"
+            self._num_foreign += outcome.status == "usable" and not is_sound(outcome.path or "")
+            yield outcome
 
     def _marked(self) -> Iterator[Entry]:
         """The entries, with the reason for those that are left out."""
@@ -250,15 +250,15 @@ class CorpusReader:
             return 0.0
         return length_or_reason(self.files.absolute(entry.path))
 
-    def _clip(self, entry: Entry, length: float | str) -> Clip:
+    def _outcome(self, entry: Entry, length: float | str) -> Outcome:
         path = None if entry.path is None else self.files.absolute(entry.path)
         if entry.left_out is not None:
-            return Clip(entry, "left out", path, reason=entry.left_out)
+            return Outcome(entry, "left out", path, reason=entry.left_out)
         if path is None:
-            return Clip(entry, "missing", None, reason="the folder has no file for it")
+            return Outcome(entry, "missing", None, reason="the folder has no file for it")
         if isinstance(length, str):
-            return Clip(entry, "unreadable", path, reason=shortened(length, 300))
-        return Clip(entry, "usable", path, length)
+            return Outcome(entry, "unreadable", path, reason=shortened(length, 300))
+        return Outcome(entry, "usable", path, length)
 
     def notes(self) -> list[str]:
         """What the counts mean for the user; complete after the last clip."""

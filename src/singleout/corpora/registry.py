@@ -11,8 +11,9 @@ from singleout.corpora.audiocaps import AUDIOCAPS
 from singleout.corpora.audioset import AUDIOSET
 from singleout.corpora.clotho import CLOTHO
 from singleout.corpora.dcase2024 import DCASE2024
-from singleout.corpora.entries import Published
+from singleout.corpora.entries import Entry, EntryReader, Published
 from singleout.corpora.esc50 import ESC50
+from singleout.corpora.files import CorpusFiles
 from singleout.corpora.folder import folder_entries
 from singleout.corpora.fsd50k import FSD50K
 from singleout.corpora.huggingface import huggingface_entries
@@ -84,4 +85,16 @@ def find_published(name: str, options: ReadOptions) -> Published:
         entries = partial(folder_entries, captions=options.captions, columns=options.columns)
         return Published("folder", "", "not stated", entries)
     entries = partial(huggingface_entries, audio=options.audio, columns=options.columns)
-    return Published("audio data set of Hugging Face", "", "not stated", entries)
+    return Published("audio data set of Hugging Face", "", "not stated", _read_once(entries))
+
+
+def _read_once(entries: EntryReader) -> EntryReader:
+    """A reader that remembers what it has read: its tables hold the recordings themselves."""
+    listed: list[Entry] = []
+
+    def read(files: CorpusFiles) -> list[Entry]:
+        if not listed:
+            listed.extend(entries(files))
+        return listed
+
+    return read

@@ -18,6 +18,7 @@ from singleout.errors import ManifestError, shortened
 
 FOLDS = (873, 888, 925, 990, 936, 823, 838, 806, 816, 837)
 """Number of excerpts of each fold."""
+NUMBERS = tuple(str(number) for number, _ in enumerate(FOLDS, 1))
 SPLITS = {"9": "validation", "10": "test"}
 """Splits of folds; the others are for training."""
 
@@ -43,7 +44,7 @@ def urbansound8k_entries(files: CorpusFiles) -> Iterator[Entry]:
     table = files.table("UrbanSound8K.csv")
     for row in read_table(table, ("slice_file_name", "fsID", "start", "end", "fold", "class")):
         fold = row["fold"]
-        if not fold.isdecimal() or not 1 <= int(fold) <= len(FOLDS):
+        if fold not in NUMBERS:
             raise ManifestError(
                 f"{table}: not a row of UrbanSound8K: {shortened(list(row.values()))}"
             )

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from singleout.corpora.entries import Entry, Published
 from singleout.corpora.files import CorpusFiles
 from singleout.corpora.tables import read_columns
-from singleout.corpora.youtube import youtube_audio
+from singleout.corpora.youtube import parse_seconds, youtube_audio
 from singleout.errors import ManifestError, shortened
 
 
@@ -38,7 +38,11 @@ def vggsound_entries(files: CorpusFiles) -> Iterator[Entry]:
         families = {row[0]: row[2] for row in read_columns(files.table("stat.csv"), 3)}
     num_clips = Counter(row[0] for row in read_columns(table, 4))
     for video, start, kind, part in read_columns(table, 4):
-        if part not in ("train", "test") or not start.isdecimal():
+        try:
+            seconds = parse_seconds(start)
+        except ValueError:
+            seconds = None
+        if part not in ("train", "test") or seconds is None:
             raise ManifestError(
                 f"{table}: not a row of VGGSound: {shortened(', '.join((video, start, part)))}"
             )
@@ -47,14 +51,12 @@ def vggsound_entries(files: CorpusFiles) -> Iterator[Entry]:
         yield Entry(
             part,
             part,
-            f"{video}_{int(start):06d}",
-            youtube_audio(
-                files, video, float(start), float(start) + 10, is_only=num_clips[video] == 1
-            ),
+            f"{video}_{int(seconds):06d}",
+            youtube_audio(files, video, seconds, seconds + 10, is_only=num_clips[video] == 1),
             group=f"youtube/{video}",
             label=f"{family}/{label}" if family else label,
             license="of the video's owner",
-            origin={"corpus": "vggsound", "youtube_id": video, "start": int(start)},
+            origin={"corpus": "vggsound", "youtube_id": video, "start": seconds},
         )
 
 

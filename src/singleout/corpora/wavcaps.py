@@ -64,7 +64,7 @@ def wavcaps_entries(files: CorpusFiles) -> Iterator[Entry]:
                 f"{source}/{number}",
                 files.audio(number, source),
                 group=_group(source, number),
-                caption=str(record["caption"]).strip() or None,
+                caption=str(record["caption"] or "").strip() or None,
                 origin={
                     "corpus": "wavcaps",
                     "source": source,

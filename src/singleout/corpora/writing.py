@@ -11,6 +11,7 @@ from typing import Any, TextIO
 
 from singleout.corpora.reading import CorpusReader, Counts
 from singleout.corpora.registry import ReadOptions
+from singleout.documents import DocumentError, parse_json, read_lines
 from singleout.errors import OutputError
 from singleout.storage.atomic import replacing_all
 
@@ -82,7 +83,7 @@ def write_corpus(
 
     Raises:
         ConfigError, ManifestError, MissingExtraError: see ``read_corpus``.
-        OutputError: a file cannot be written.
+        OutputError: a file cannot be written, or would replace one that is no earlier result.
 
     Example:
         >>> import tempfile, numpy as np, soundfile
@@ -93,13 +94,15 @@ def write_corpus(
         {"path": "rain.wav", "seconds": 0.5, "caption": "rain", "split": "train"}
     """
     missing = missing_path(manifest) if missing is None else missing
+    _check_replaceable(manifest, "path")
+    _check_replaceable(missing, "status")
     reader = CorpusReader(name, folder, options)
     _make_folders(manifest.parent, missing.parent)
     base = os.path.realpath(manifest.parent)
     with replacing_all([manifest, missing]) as (rows_file, problems_file):
         with (
-            rows_file.open("w", encoding="utf-8") as rows,
-            problems_file.open("w", encoding="utf-8") as problems,
+            rows_file.open("w", encoding="utf-8", errors="replace") as rows,
+            problems_file.open("w", encoding="utf-8", errors="replace") as problems,
         ):
             splits, seconds = _write(reader, base, rows, problems)
         reader.check_usable()
@@ -124,15 +127,28 @@ def _write(
     """Write a line for every clip; the number of rows by split, and the seconds of sound."""
     splits: Counter[str] = Counter()
     seconds = 0.0
-    for clip in reader.clips():
-        if clip.status != "usable":
-            print(json.dumps(clip.problem(), ensure_ascii=False), file=problems)
+    for outcome in reader.outcomes():
+        if outcome.status != "usable":
+            print(json.dumps(outcome.problem(), ensure_ascii=False), file=problems)
             continue
-        row = clip.row() | {"path": _relative(clip.path or "", base)}
+        row = outcome.row() | {"path": _relative(outcome.path or "", base)}
         print(json.dumps(row, ensure_ascii=False), file=rows)
-        splits[clip.entry.split] += 1
-        seconds += clip.seconds
+        splits[outcome.entry.split] += 1
+        seconds += outcome.seconds
     return dict(splits), seconds
+
+
+def _check_replaceable(path: Path, key: str) -> None:
+    """Refuse to replace a file that is no earlier result, such as a table of the corpus."""
+    if not path.exists():
+        return
+    try:
+        line = next(read_lines(path), None)
+        is_ours = line is None or key in parse_json(line)
+    except (DocumentError, TypeError):
+        is_ours = False
+    if not is_ours:
+        raise OutputError(f"{path}: exists, and is no earlier result: choose another name")
 
 
 def _make_folders(*folders: Path) -> None:

@@ -6,6 +6,25 @@ from collections.abc import Iterator
 
 from singleout.corpora.files import CorpusFiles
 
+MAX_START = 1_000_000
+"""Latest start of a stretch, seconds. No video lasts 11 days; a table with such times is wrong."""
+
+
+def parse_seconds(text: str) -> float:
+    """A time in a table.
+
+    Raises:
+        ValueError: the text is no number of seconds in a video.
+
+    Example:
+        >>> parse_seconds("30.000")
+        30.0
+    """
+    seconds = float(text)
+    if not 0 <= seconds <= MAX_START:
+        raise ValueError(f"not a time in a video: {text}")
+    return seconds
+
 
 def youtube_names(video: str, start: float, end: float | None = None) -> Iterator[str]:
     """Names without suffix, those with a time first.
