@@ -22,9 +22,10 @@ from singleout.cli import app
 from singleout.model import QueriedSeparator, read_config
 from singleout.storage.models import resolve_model
 from singleout.train import TrainConfig, train
+from singleout.train.curve import Row, read_curve
 from tests.cli.commands import file_size_limit
 from tests.conftest import TINY_SEPARATOR
-from tests.train.runs import cache_model
+from tests.train.runs import cache_model, saved_step_of
 
 pytestmark = pytest.mark.slow
 
@@ -202,21 +203,45 @@ def test_a_folder_may_be_named_like_a_date(config: Path, monkeypatch: pytest.Mon
     assert (config.parent / "2024-07-30" / "model" / "config.json").is_file()
 
 
+def curve_of(run: Path) -> list[Row]:
+    """The rows so far; empty before the first session has begun."""
+    return read_curve(run) if run.exists() else []
+
+
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
-def test_ctrl_c_names_the_way_to_resume(config: Path, command: list[str]) -> None:
-    arguments = ["train", str(config), "steps=100000", "checkpoint_every=1"]
+def test_ctrl_c_saves_the_last_step_and_names_the_way_to_resume(
+    config: Path, command: list[str]
+) -> None:
+    arguments = ["train", str(config), "steps=100000", "checkpoint_every=100000"]
+    folder = config.parent / "run"
     with subprocess.Popen([*command, *arguments], stderr=subprocess.PIPE, text=True) as run:
-        checkpoint = config.parent / "run" / "checkpoint.safetensors"
-        while not checkpoint.exists() and run.poll() is None:
+        while not curve_of(folder) and run.poll() is None:
             time.sleep(0.02)
         run.send_signal(signal.SIGINT)
         _, stderr = run.communicate(timeout=120)
     assert run.returncode == 130
     assert stderr == (
-        "interrupted: repeat the command to resume from the last checkpoint in "
-        f"{config.parent / 'run'}\n"
+        f"interrupted: repeat the command to resume from the last checkpoint in {folder}\n"
     )
-    assert "Traceback" not in stderr
+    assert saved_step_of(folder / "checkpoint.safetensors") >= curve_of(folder)[-1]["step"] >= 20
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+def test_resume_after_kill_9_is_the_run_that_was_never_killed(
+    config: Path, command: list[str]
+) -> None:
+    arguments = ["train", str(config), "steps=30", "checkpoint_every=4"]
+    whole, killed = (config.parent / name for name in ("whole", "killed"))
+    subprocess.run([*command, *arguments, "-o", str(whole)], check=True, stdout=subprocess.DEVNULL)
+    for rows in (3, 11):
+        with subprocess.Popen([*command, *arguments, "-o", str(killed)]) as run:
+            while len(curve_of(killed)) < rows and run.poll() is None:
+                time.sleep(0.001)
+            run.kill()
+        assert run.returncode == -signal.SIGKILL
+    subprocess.run([*command, *arguments, "-o", str(killed)], check=True, stdout=subprocess.DEVNULL)
+    for name in ("curve.csv", "checkpoint.safetensors", "model/model.safetensors"):
+        assert (killed / name).read_bytes() == (whole / name).read_bytes(), name
 
 
 def test_the_model_is_on_stdout_and_the_progress_on_stderr(

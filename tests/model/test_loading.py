@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -400,6 +401,40 @@ def test_a_damaged_model_is_one_line(
     with pytest.raises(ModelError, match=message) as caught:
         QueriedSeparator.from_pretrained(folder)
     assert len(one_line(caught)) <= 1_500
+
+
+def test_no_flipped_bit_of_a_config_is_taken(debug_model_folder: Path, tmp_path: Path) -> None:
+    """Every byte of the file, each with another bit, apart from spaces."""
+    folder = shutil.copytree(debug_model_folder, tmp_path / "model")
+    path = folder / "config.json"
+    whole = path.read_bytes()
+    expected = json.loads(whole)
+    for place in range(len(whole)):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << place % 8
+        path.write_bytes(damaged)
+        with suppress(ModelError):
+            QueriedSeparator.from_pretrained(folder)
+            assert json.loads(path.read_text()) == expected
+
+
+def test_a_config_that_was_edited_is_refused(debug_model_folder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(debug_model_folder, tmp_path / "model")
+    change_json(folder / "config.json", lambda c: c["separator"].update(sample_rate=16_000))
+    with pytest.raises(ModelError, match=r"config\.json: was damaged or edited after the model"):
+        QueriedSeparator.from_pretrained(folder)
+    tensors = load_file(folder / "model.safetensors")  # as earlier versions saved it
+    save_file(tensors, folder / "model.safetensors")
+    change_json(folder / "config.json", lambda c: c.update(sha256=None))
+    assert QueriedSeparator.from_pretrained(folder).sample_rate == 16_000
+
+
+def test_the_encoder_of_a_saved_model_may_move(debug_model_folder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(debug_model_folder, tmp_path / "model")
+    name = json.loads((folder / "config.json").read_text())["encoder"]["name"]
+    moved = shutil.copytree(name, tmp_path / "encoder")
+    change_json(folder / "config.json", lambda c: c["encoder"].update(name=str(moved)))
+    QueriedSeparator.from_pretrained(folder)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "other.safetensors", "last.ckpt"])

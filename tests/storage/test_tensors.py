@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -17,7 +18,9 @@ from singleout.storage.tensors import (
     load_tensors,
     quantized_rows,
     save_tensors,
+    write_safetensors,
 )
+from tests.cli.commands import file_size_limit, posix
 
 
 class Network(nn.Module):
@@ -175,19 +178,27 @@ def test_loaded_tensors_are_aligned_like_new_ones(tmp_path: Path) -> None:
         assert tensor.data_ptr() % 64 == 0
 
 
-def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_equal_tensors_and_metadata_make_equal_files(tmp_path: Path) -> None:
+    """The metadata have no order in the library."""
+    names = [f"name {i}" for i in range(9)]
+    paths = [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
+    for path, order in zip(paths, (names, names[::-1]), strict=True):
+        write_safetensors({"x": torch.ones(3)}, path, {name: f"é {name}" for name in order})
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+    with safe_open(paths[0], "pt") as file:
+        assert {name: file.metadata()[name] for name in names} == {n: f"é {n}" for n in names}
+        assert torch.equal(file.get_tensor("x"), torch.ones(3))
+
+
+@posix
+def test_a_failed_save_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
     save_tensors(network(), path)
     before = path.read_bytes()
-
-    write = Path.write_bytes
-
-    def fail(partial: Path, content: bytes) -> int:
-        write(partial, content[:100])
-        raise OSError("disk full")
-
-    monkeypatch.setattr(Path, "write_bytes", fail)
-    with pytest.raises(OutputError, match=r"w\.safetensors: cannot be written: disk full"):
+    with (
+        file_size_limit(len(before) // 2),
+        pytest.raises(OutputError, match=r"w\.safetensors: cannot be written: File too large"),
+    ):
         save_tensors(network(1), path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]  # the part of a file would keep the disk full

@@ -7,6 +7,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import torch
 
 from singleout.data.dataset import MixtureDataset
 from singleout.model import QueriedSeparator
+from singleout.storage import atomic
+from singleout.storage.disk import sync_file
 from singleout.train.checkpoint import FILE_NAME, PREVIOUS_NAME
 from singleout.train.config import TrainConfig
 from singleout.train.module import TrainingModule
@@ -96,17 +99,16 @@ def in_loading(number: int, act: Callable[[], None]) -> Moment:
 
 
 def in_checkpoint(number: int) -> Moment:
-    """Killed when half of the ``number``-th file of a session is written, from 1."""
-    original, written = Path.write_bytes, list[Path]()
+    """Killed when half of the ``number``-th checkpoint of a session is on the disk, from 1."""
+    numbers = count(1)
 
-    def write_half(path: Path, content: Any) -> int:
-        written.append(path)
-        if len(written) == number:
-            original(path, content[: len(content) // 2])
+    def cut(path: Path) -> None:
+        if FILE_NAME in path.name and next(numbers) == number:
+            os.truncate(path, path.stat().st_size // 2)
             kill()
-        return original(path, content)
+        sync_file(path)
 
-    return lambda: setattr(Path, "write_bytes", write_half)
+    return lambda: setattr(atomic, "sync_file", cut)
 
 
 def between_names(number: int) -> Moment:

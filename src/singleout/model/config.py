@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -15,6 +18,8 @@ from singleout.model.level_gate import Gate
 from singleout.model.similarity import PresenceCalibration
 from singleout.separators import AnySeparator
 
+SETTINGS = "config"
+"""Key, in the metadata of ``model.safetensors``, of the hash of the config."""
 OneLine = Annotated[str, Field(max_length=1_000, pattern=r"^[^\x00-\x1f\x7f]*$")]
 """A text that a message can quote."""
 
@@ -67,6 +72,23 @@ class ModelConfig(StrictConfig):
     gate: Gate | None = added(None)
     quietest_db: Annotated[float, Field(ge=-200, le=0)] | None = added(None)
     sha256: OneLine | None = None
+
+
+def settings_digest(values: Mapping[str, Any]) -> str:
+    """Hash of what must not change in a saved config, or the weights would mean something else.
+
+    The encoder is left out: it has a fingerprint, and its name may change. ``model.safetensors``
+    holds the hash (``SETTINGS``).
+
+    Args:
+        values: of ``config.json``.
+
+    Example:
+        >>> settings_digest({"format": 1}) == settings_digest({"format": 1, "sha256": None})
+        True
+    """
+    kept = {key: value for key, value in values.items() if key not in ("encoder", "sha256")}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
 def read_config(folder: Path) -> ModelConfig:

@@ -18,10 +18,18 @@ from singleout.documents import DocumentError, read_json
 from singleout.encoders import QueryEncoder, load_encoder
 from singleout.errors import ConfigError, ModelError, shortened
 from singleout.manipulations import Manipulator
-from singleout.model.config import EncoderReference, ModelConfig, read_config
+from singleout.model.config import (
+    SETTINGS,
+    EncoderReference,
+    ModelConfig,
+    read_config,
+    settings_digest,
+)
 from singleout.separators import ResUNet30, ResUNet30Config
 from singleout.separators.resunet30.checkpoint import holds_checkpoint
 from singleout.storage.atomic import replacing_files
+from singleout.storage.checked import read_metadata
+from singleout.storage.disk import open_model_file
 from singleout.storage.foreign import checkpoint_file
 from singleout.storage.hub import is_hub_id, upload
 from singleout.storage.models import resolve_model
@@ -72,11 +80,12 @@ def save_model(model: QueriedSeparator, folder: Path) -> None:
     reference = EncoderReference(
         name=model.config.encoder.name, fingerprint=model.encoder.fingerprint
     )
+    config = model.config.model_copy(update={"encoder": reference})
+    metadata = {SETTINGS: settings_digest(config.model_dump(mode="json"))}
     with replacing_files(folder) as partial:
         weights = partial / "model.safetensors"
-        save_tensors(model.separator, weights, extra=extra)
-        digest = _sha256(weights)
-        config = model.config.model_copy(update={"encoder": reference, "sha256": digest})
+        save_tensors(model.separator, weights, extra=extra, metadata=metadata)
+        config = config.model_copy(update={"sha256": _sha256(weights)})
         text = config.model_dump_json(indent=2) + "\n"
         (partial / "config.json").write_text(text, encoding="utf-8")
 
@@ -162,7 +171,19 @@ def _from_folder(
         model.manipulator = Manipulator(config.manipulation, encoder.dim, state)
     except ModelError as error:
         raise ModelError(f"{weights}: {error}") from None
+    _check_settings(path)
     return model.eval().requires_grad_(False)
+
+
+def _check_settings(folder: Path) -> None:
+    """Refuse a config that is not the one that was saved. Earlier versions saved no hash of it."""
+    with open_model_file(folder / "model.safetensors") as file:
+        digest = read_metadata(file).get(SETTINGS)
+    if digest not in (None, settings_digest(read_json(folder / "config.json"))):
+        raise ModelError(
+            f"{folder / 'config.json'}: was damaged or edited after the model was saved: fetch or "
+            "save the model again (only the name of the encoder may change)"
+        )
 
 
 def _from_checkpoint(

@@ -73,21 +73,10 @@ def read_checked(file: BinaryIO) -> tuple[dict[str, Tensor], dict[str, str]]:
         ({'a': tensor([3, 4], dtype=torch.int8)}, {})
     """
     size = file.seek(0, os.SEEK_END)
-    file.seek(0)
-    length = file.read(8)
-    header_bytes = int.from_bytes(length, "little")
-    if header_bytes > min(size - 8, MAX_HEADER_BYTES):
-        raise ValueError("its header is longer than the file or than 16 MiB")
-    raw = file.read(header_bytes)
-    header = json.loads(raw.decode("utf-8"), object_pairs_hook=_without_duplicates)
-    if not isinstance(header, dict):
-        raise ValueError("its header is not a dictionary")
-    metadata = header.pop("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(type(v) is str for v in metadata.values()):
-        raise ValueError("its metadata are not texts")
-    entries = _entries(header, size - 8 - header_bytes)
+    raw, header, metadata = _header(file, size)
+    entries = _entries(header, size - 8 - len(raw))
     checksum = _checksum(raw, metadata.pop(CHECKSUM, None))
-    digest = hashlib.sha256(length)
+    digest = hashlib.sha256(len(raw).to_bytes(8, "little"))
     if checksum is not None:
         digest.update(raw.replace(checksum, NO_DIGEST))
     tensors = {}
@@ -103,6 +92,42 @@ def read_checked(file: BinaryIO) -> tuple[dict[str, Tensor], dict[str, str]]:
     if checksum is not None and checksum != digest.hexdigest().encode():
         raise ValueError("its checksum is that of another content")
     return tensors, metadata
+
+
+def read_metadata(file: BinaryIO) -> dict[str, str]:
+    """Read the metadata alone. The tensors are neither read nor checked.
+
+    Args:
+        file: an open safetensors file.
+
+    Raises:
+        ValueError: the header is damaged or exceeds a bound; the message says how.
+
+    Example:
+        >>> import io
+        >>> header = b'{"__metadata__":{"step":"3"}}'
+        >>> read_metadata(io.BytesIO(len(header).to_bytes(8, "little") + header))
+        {'step': '3'}
+    """
+    metadata = _header(file, file.seek(0, os.SEEK_END))[2]
+    metadata.pop(CHECKSUM, None)
+    return metadata
+
+
+def _header(file: BinaryIO, size: int) -> tuple[bytes, dict[str, Any], dict[str, str]]:
+    """The header of a file of ``size`` bytes: as it is, its entries, and its metadata."""
+    file.seek(0)
+    header_bytes = int.from_bytes(file.read(8), "little")
+    if header_bytes > min(size - 8, MAX_HEADER_BYTES):
+        raise ValueError("its header is longer than the file or than 16 MiB")
+    raw = file.read(header_bytes)
+    header = json.loads(raw.decode("utf-8"), object_pairs_hook=_without_duplicates)
+    if not isinstance(header, dict):
+        raise ValueError("its header is not a dictionary")
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(type(v) is str for v in metadata.values()):
+        raise ValueError("its metadata are not texts")
+    return raw, header, metadata
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ They are stored in half precision or int8, and checked against the module that l
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -55,6 +56,7 @@ def save_tensors(
     path: Path,
     int8_below: str | None = None,
     extra: Mapping[str, Tensor] | None = None,
+    metadata: dict[str, str] | None = None,
 ) -> None:
     """Write the state of a module. The file appears whole or not at all.
 
@@ -66,6 +68,7 @@ def save_tensors(
         path: the file.
         int8_below: prefix of names; matrices with this prefix are stored in int8.
         extra: further tensors, which are stored unchanged.
+        metadata: texts for the header of the file.
 
     Raises:
         ModelError: a tensor holds a value that is not finite, or too large for float16.
@@ -91,7 +94,7 @@ def save_tensors(
     for name, tensor in stored.items():
         if not bool(torch.isfinite(tensor).all()):
             raise ModelError(f"{path}: not saved: '{name}' is not finite or too large for float16")
-    write_safetensors(stored, path)
+    write_safetensors(stored, path, metadata)
 
 
 def write_safetensors(
@@ -115,11 +118,21 @@ def write_safetensors(
         ({'mean': tensor([1., 1.])}, {})
     """
     empty = MARK + NO_DIGEST
-    content = safetensors.torch.save(tensors, {**(metadata or {}), CHECKSUM: empty.decode()})
-    digest = hashlib.sha256(content).hexdigest().encode()
-    with replacing(path) as partial:
-        # Written as bytes: safetensors makes files that only their owner can read.
-        partial.write_bytes(content.replace(empty, MARK + digest, 1))
+    content = memoryview(safetensors.torch.save(tensors))
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(bytes(content[8:end]))
+    # In a fixed order, which safetensors does not give: equal tensors make equal files.
+    texts = sorted({**(metadata or {}), CHECKSUM: empty.decode()}.items())
+    header = {"__metadata__": dict(texts), **header}
+    raw = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    raw += b" " * (-len(raw) % 8)
+    start = len(raw).to_bytes(8, "little") + raw
+    digest = hashlib.sha256(start)
+    digest.update(content[end:])
+    # Opened here: safetensors makes files that only their owner can read.
+    with replacing(path) as partial, partial.open("wb") as file:
+        file.write(start.replace(empty, MARK + digest.hexdigest().encode(), 1))
+        file.write(content[end:])
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
