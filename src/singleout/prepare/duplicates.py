@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from singleout.prepare.fingerprints import MAX_DIFFERENT, NUM_BITS
 from singleout.prepare.settings import Duplicates
+from singleout.prepare.shards import LEFT_OUT
 
 NUM_PLACES = NUM_BITS // 16
 MAX_CANDIDATES = 256
@@ -46,24 +47,27 @@ class Revision:
     """What duplicates change in the index of a corpus. It takes the rows in their order.
 
     Attributes:
-        dropped: numbers of the rows that are left out.
+        notes: rows for the report, by the numbers of the rows of the manifest.
         groups: by the ``group_number`` of a group, the set of groups that become one.
-        notes: rows for the report.
 
     Example:
-        >>> Revision(dropped={7}).revise({"key": "000000007", "description": {}}) is None
+        >>> note = {"row": 7, "outcome": "left out", "reason": "is the recording of row 3"}
+        >>> revision = Revision({7: note})
+        >>> revision.revise({"key": "000000007", "description": {"origin": "rain.wav"}}) is None
         True
     """
 
-    dropped: set[int] = field(default_factory=set)
+    notes: dict[int, dict[str, Any]] = field(default_factory=dict)
     groups: dict[int, int] = field(default_factory=dict)
-    notes: list[dict[str, Any]] = field(default_factory=list)
     _names: dict[int, str] = field(default_factory=dict)
 
     def revise(self, row: dict[str, Any]) -> dict[str, Any] | None:
         """A row of a sidecar as it goes into the index; None if the sound is left out."""
-        if int(row["key"]) in self.dropped:
-            return None
+        note = self.notes.get(int(row["key"]))
+        if note is not None:
+            note["path"] = row["description"]["origin"]
+            if note["outcome"] == LEFT_OUT:
+                return None
         number = self.groups.get(group_number(row)) if self.groups else None
         if number is None:
             return row
@@ -103,8 +107,8 @@ def revision_of(rows: Iterable[Mapping[str, Any]], treatment: Duplicates) -> Rev
         ...     description = {"seconds": 2.0, "split": split, "origin": f"{key}.wav"}
         ...     return {"key": key, "description": {**description, "statistics": statistics}}
         >>> rows = [row("1", "train", "ab" * 16), row("2", "test", "ab" * 16)]
-        >>> revision_of(rows, "group").dropped
-        {1}
+        >>> revision_of(rows, "group").notes[1]["outcome"]
+        'left out'
     """
     revision = Revision()
     if treatment == "keep":
@@ -115,14 +119,12 @@ def revision_of(rows: Iterable[Mapping[str, Any]], treatment: Duplicates) -> Rev
         recordings.join(one, other)
     for members in recordings.sets():
         for note, member in _decided(members, facts, treatment):
-            revision.notes.append(note)
-            if note["outcome"] == "left out":
-                revision.dropped.add(int(facts.row[member]))
-            else:
+            revision.notes[note["row"]] = note
+            if note["outcome"] != LEFT_OUT:
                 groups.join(int(facts.group[members[0]]), int(facts.group[member]))
     for number, each in enumerate(groups.sets()):
         revision.groups |= dict.fromkeys(each, number)
-    revision.notes.sort(key=lambda note: int(note["row"]))
+    revision.notes = dict(sorted(revision.notes.items()))
     return revision
 
 
@@ -142,7 +144,7 @@ def _decided(
         reason = f"is {'' if is_equal else 'nearly '}the recording of row {facts.row[first]}"
         if is_leak:
             reason += ", which is not of the split train: training would see what is scored"
-        outcome = "left out" if is_leak or treatment == "drop" else "grouped"
+        outcome = LEFT_OUT if is_leak or treatment == "drop" else "grouped"
         yield {"row": int(facts.row[member]), "outcome": outcome, "reason": reason}, member
 
 

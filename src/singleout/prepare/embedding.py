@@ -88,9 +88,7 @@ class CropEmbedder:
             segment_seconds=config.crop_seconds, crop_hop_seconds=config.crop_hop_seconds
         )
 
-    def __call__(
-        self, sounds: Sequence[Sound], texts: Sequence[str | None]
-    ) -> list[EmbeddedCrops]:
+    def __call__(self, sounds: Sequence[Sound], texts: Sequence[str | None]) -> list[EmbeddedCrops]:
         """Embed sounds.
 
         Args:
@@ -101,9 +99,7 @@ class CropEmbedder:
             crops = [(i, crop) for i, sound in enumerate(sounds) for crop in self._crops_of(sound)]
             embeddings = self._embedded([crop for _, crop in crops])
             owners = np.array([i for i, _ in crops])
-            return [
-                self._described(embeddings[owners == i], text) for i, text in enumerate(texts)
-            ]
+            return [self._described(embeddings[owners == i], text) for i, text in enumerate(texts)]
 
     def _crops_of(self, sound: Sound) -> Iterator[NDArray[np.float32]]:
         """The crops as training reads them."""

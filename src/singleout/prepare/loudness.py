@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from singleout.errors import MissingExtraError
 
 ABSOLUTE_GATE, RELATIVE_GATE = -70.0, -10.0
-"""Blocks below the first, in LUFS, do not count; nor do blocks so far below the mean of the rest."""
+"""Blocks below the first, in LUFS, do not count, nor blocks so far below the mean of the rest."""
 STEPS_PER_SECOND, STEPS_PER_BLOCK = 10, 4
 """Blocks last 400 ms and begin every 100 ms."""
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from singleout.audio import MEDIA_SUFFIXES
-from singleout.data.manifest import read_rows
+from singleout.data.manifest_rows import each_row
 from singleout.errors import ManifestError
 from singleout.storage.folders import list_files
 from singleout.storage.locations import Location
@@ -113,12 +113,12 @@ def _rows(source: Location) -> Iterator[tuple[int, Row]]:
         for number, path in enumerate(media, 1):
             yield number, {"path": path.relative_to(source.path).as_posix()}
     else:
-        yield from read_rows(source.path)
+        yield from each_row(source.path)
 
 
 def _named_after(source: Location, copy: Path) -> Iterator[tuple[int, Row]]:
     """The rows of the copy of a manifest; messages name the manifest."""
     try:
-        yield from read_rows(copy)
+        yield from each_row(copy)
     except ManifestError as error:
         raise ManifestError(str(error).replace(str(copy), str(source))) from None

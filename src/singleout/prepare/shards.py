@@ -31,8 +31,9 @@ SOUNDS_AT_ONCE = 16
 """Sounds whose crops are embedded together."""
 STORE_THREADS = 16
 """Requests at once for the states of files in a store."""
+LEFT_OUT = "left out"
+"""Outcome, in the report, of an input that is not in the corpus."""
 KEPT_KEYS = ("caption", "alternatives", "class", "group", "split")
-PLAIN = (str, int, float, bool)
 
 
 @dataclass(frozen=True)
@@ -41,15 +42,21 @@ class ShardResult:
 
     Attributes:
         name: of the shard, without suffix.
-        cpu_seconds: processor time; 0 if the shard existed.
-        decode_seconds: part of it for decoding and resampling.
+        row: number of its first row.
+        is_new: whether the shard did not exist.
+        seconds: length of the sounds that were read.
+        cpu_seconds: processor time.
+        decode_seconds: part of it for decoding, mixing and resampling.
 
     Example:
-        >>> ShardResult("0123456789abcdef").cpu_seconds
+        >>> ShardResult("0123456789abcdef", row=1, is_new=False).cpu_seconds
         0.0
     """
 
     name: str
+    row: int
+    is_new: bool
+    seconds: float = 0.0
     cpu_seconds: float = 0.0
     decode_seconds: float = 0.0
 
@@ -106,30 +113,32 @@ class _Worker:
             each.look()
         name = self._name(rows)
         if is_finished(self._shards, name):
-            return ShardResult(name)
-        started, decode_seconds = time.process_time(), 0.0
+            return ShardResult(name, rows[0].number, is_new=False)
+        started, seconds, decode_seconds = time.process_time(), 0.0, 0.0
         with ShardWriter(self._shards, name) as shard:
             sounds = self._sounds(rows, shard)
             while some := list(islice(sounds, SOUNDS_AT_ONCE)):
+                seconds += sum(sound.statistics["source_seconds"] for _, sound in some)
                 decode_seconds += sum(sound.decode_seconds for _, sound in some)
                 self._add(shard, some)
-        return ShardResult(name, time.process_time() - started, decode_seconds)
+        cpu_seconds = time.process_time() - started
+        return ShardResult(name, rows[0].number, True, seconds, cpu_seconds, decode_seconds)
 
     def _name(self, rows: Iterable[_Input]) -> str:
         inputs = [[each.number, each.row, each.state] for each in rows]
-        settings = self._config.model_dump(mode="json", exclude={"duplicates", "shard_clips"})
+        settings = self._config.model_dump(
+            mode="json", exclude={"duplicates", "shard_clips", "embed"}
+        )
         content = json_bytes([VERSION, settings, self._maker.fingerprint, repr(inputs)])
         return hashlib.sha256(content).hexdigest()[:16]
 
-    def _sounds(
-        self, rows: Iterable[_Input], shard: ShardWriter
-    ) -> Iterator[tuple[_Input, Sound]]:
+    def _sounds(self, rows: Iterable[_Input], shard: ShardWriter) -> Iterator[tuple[_Input, Sound]]:
         """The sounds that can be read. The others go into the report of the shard."""
         for each in rows:
             try:
                 sound = each.read(self._config)
             except AudioError as error:
-                each.report(shard, "left out", str(error))
+                each.report(shard, LEFT_OUT, str(error))
                 continue
             for warning in sound.warnings:
                 each.report(shard, "kept", warning)
@@ -147,7 +156,7 @@ class _Worker:
             if crops is not None:
                 statistics |= {"purity": crops.purity, "caption_similarity": crops.similarity}
                 if (reason := crops.reason(self._config)) is not None:
-                    each.report(shard, "left out", reason)
+                    each.report(shard, LEFT_OUT, reason)
                     continue
             description = each.description() | {
                 "seconds": len(sound.samples) / rate,

@@ -46,7 +46,7 @@ class Sound:
             ``peak_db``, ``silence_share``, ``clipped_share``, ``gain_db``; ``digest`` of the decoded
             samples and ``fingerprint``, both as hexadecimal digits.
         warnings: what is wrong with the recording, without its name.
-        decode_seconds: time that decoding took.
+        decode_seconds: processor time of decoding, mixing and resampling.
 
     Example:
         >>> Sound(np.zeros((8, 1), np.int16), {"peak_db": None}, (), 0.0).mono()
@@ -97,7 +97,7 @@ def read_sound(path: Path, config: PrepareConfig) -> Sound:
         >>> rain.samples.shape, round(rain.statistics["rms_db"])
         ((32000, 1), -20)
     """
-    started = time.perf_counter()
+    started = time.process_time()
     with TemporaryFile() as spool:
         source = _Source()
         for block in source.blocks(path, config):
@@ -106,7 +106,7 @@ def read_sound(path: Path, config: PrepareConfig) -> Sound:
             samples, gain = _quantised(spool, source.channels, source.peak)
         except MemoryError:
             raise AudioError(f"{path}: is too long for this machine's memory") from None
-    decode_seconds = time.perf_counter() - started
+    decode_seconds = time.process_time() - started
     statistics = _measured(samples, config.sample_rate)
     if statistics["loudness_lufs"] is None:
         raise AudioError(f"{path}: is silent: it is quieter than -70 LUFS everywhere")
@@ -167,7 +167,6 @@ class _Source:
             texts = (note.text.removeprefix(f"{path}: ") for note in reader.notes)
             self.warnings = tuple(dict.fromkeys(texts))
 
-
     def _resampled(self, block: NDArray[np.float32]) -> NDArray[np.float32]:
         self.peak = max(self.peak, float(np.abs(block).max(initial=0)))
         return block
@@ -207,9 +206,7 @@ def _in_runs(is_high: NDArray[np.bool_]) -> int:
     return int(covered.sum())
 
 
-def _quantised(
-    spool: IO[bytes], channels: int, peak: float
-) -> tuple[NDArray[np.int16], float]:
+def _quantised(spool: IO[bytes], channels: int, peak: float) -> tuple[NDArray[np.int16], float]:
     """Samples as 16-bit integers, and the gain that keeps them below full scale."""
     limit = 1 - 1 / FULL_SCALE
     gain = min(1.0, limit / peak) if peak > 1 else 1.0
