@@ -25,6 +25,8 @@ from singleout.shards.writing import json_bytes
 from singleout.storage.locations import Location
 from singleout.storage.temporary import temporary_folder
 
+NOT_IN_NAMES = {"duplicates", "shard_clips", "embed"}
+"""Settings that no shard depends on. The fingerprint stands for the encoder."""
 VERSION = 1
 """Part of the names of shards. Raise it when the same inputs give other bytes."""
 SOUNDS_AT_ONCE = 16
@@ -126,9 +128,7 @@ class _Worker:
 
     def _name(self, rows: Iterable[_Input]) -> str:
         inputs = [[each.number, each.row, each.state] for each in rows]
-        settings = self._config.model_dump(
-            mode="json", exclude={"duplicates", "shard_clips", "embed"}
-        )
+        settings = self._config.model_dump(mode="json", exclude=NOT_IN_NAMES)
         content = json_bytes([VERSION, settings, self._maker.fingerprint, repr(inputs)])
         return hashlib.sha256(content).hexdigest()[:16]
 

@@ -42,9 +42,10 @@ class Sound:
 
     Attributes:
         samples: int16 [samples, channels].
-        statistics: JSON object: ``seconds`` of the source, ``loudness_lufs``, ``rms_db``,
-            ``peak_db``, ``silence_share``, ``clipped_share``, ``gain_db``; ``digest`` of the decoded
-            samples and ``fingerprint``, both as hexadecimal digits.
+        statistics: JSON object: ``loudness_lufs``, ``rms_db``, ``peak_db`` and ``silence_share`` of
+            the samples; ``gain_db`` that kept them below full scale; ``clipped_share``,
+            ``source_seconds``, ``source_rate`` and ``source_channels`` of the recording;
+            ``digest`` of its decoded samples and ``fingerprint``, as hexadecimal digits.
         warnings: what is wrong with the recording, without its name.
         decode_seconds: processor time of decoding, mixing and resampling.
 
