@@ -126,6 +126,7 @@ try:
     for _ in load_engine("ray").run(lambda: lambda n: time.sleep(n), [0, 600, 600]):
         print("started", flush=True)
 except KeyboardInterrupt:
+    stop_signals.finish()
     sys.exit(stop_signals.exit_code)
 """
 

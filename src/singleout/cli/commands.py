@@ -21,6 +21,7 @@ from singleout.cli.extract import extract
 from singleout.cli.formats import formats
 from singleout.cli.gap import gap
 from singleout.cli.messages import printed_messages
+from singleout.cli.prepare import prepare
 from singleout.cli.signals import stop_signals
 from singleout.cli.train import train
 from singleout.errors import SingleoutError, one_line, shortened
@@ -112,3 +113,4 @@ app.command()(benchmark)
 app.command()(gap)
 app.command()(corpus)
 app.command()(formats)
+app.command()(prepare)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,25 +42,48 @@ def read_rows(path: Path) -> tuple[dict[str, NDArray[Any]], NDArray[np.int32]]:
         (array([1.5]), array([2], dtype=int32))
     """
     builder, lines, folder = ColumnsBuilder(), array("i"), str(path.parent)
+    for number, row in each_row(path):
+        try:
+            _add(builder, row, folder)
+        except UnicodeEncodeError:
+            problem = "class, group or split is not valid text: it has broken characters"
+            raise _refusal(path, number, problem) from None
+        lines.append(number)
+    return builder.columns(), np.frombuffer(lines, np.int32)
+
+
+def each_row(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The rows of a manifest with the numbers of their lines, one after the other.
+
+    Args:
+        path: the manifest.
+
+    Raises:
+        ManifestError: see ``read_rows``.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     manifest = Path(folder, "manifest.jsonl")
+        ...     _ = manifest.write_text('{"path": "rex.wav", "seconds": 1.5, "licence": "CC0"}')
+        ...     list(each_row(manifest))
+        [(1, {'path': 'rex.wav', 'seconds': 1.5, 'licence': 'CC0'})]
+    """
     before = _state(path)
     try:
         for number, line in enumerate(read_lines(path, MAX_LINE_CHARACTERS), 1):
             if line and not line.isspace():
                 try:
-                    _add(builder, line, folder)
-                except UnicodeEncodeError:
-                    problem = "class, group or split is not valid text: it has broken characters"
-                    raise _refusal(path, number, problem) from None
+                    row = _checked_row(line)
                 except ValueError as error:
                     raise _refusal(path, number, str(error)) from None
                 except KeyError as error:
                     raise ManifestError(f"{path}:{number}: the key {error} is missing") from None
-                lines.append(number)
+                yield number, row
     except DocumentError as error:
         raise ManifestError(f"{path}: cannot be read as a manifest: {error}") from None
     if _state(path) != before:
         raise ManifestError(f"{path}: was changed while it was read: repeat the command")
-    return builder.columns(), np.frombuffer(lines, np.int32)
 
 
 def _refusal(path: Path, number: int, problem: str) -> ManifestError:
@@ -75,23 +99,29 @@ def _state(path: Path) -> tuple[int, ...]:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def _add(builder: ColumnsBuilder, line: str, folder: str) -> None:
-    """Append the sound of a line to the columns."""
+def _checked_row(line: str) -> dict[str, Any]:
+    """The row of a line, whose values are of the right kinds."""
     row = parse_json(line)
     if not isinstance(row, dict):
         raise ValueError(f"a line is an object, not {shortened(line)}")
     path = row["path"]
     if not is_path(path):
         raise ValueError(f"path is not the name of a file: {shortened(repr(path))}")
-    seconds = _checked_seconds(row["seconds"])
+    _checked_seconds(row["seconds"])
     for key in ("caption", "class", "group", "split"):
         if not isinstance(row.get(key), str | None):
             raise ValueError(f"{key} is not text: {shortened(repr(row[key]))}")
+    _captions(row)
+    return row
+
+
+def _add(builder: ColumnsBuilder, row: dict[str, Any], folder: str) -> None:
+    """Append the sound of a checked row to the columns."""
     captions, has_caption = _captions(row)
     split = row.get("split")
     builder.add(
-        path,
-        seconds,
+        row["path"],
+        float(row["seconds"]),
         root=folder,
         captions=captions,
         has_caption=has_caption,

@@ -11,12 +11,15 @@ from singleout.engines.engine import Engine, EngineName, LocalEngine
 __all__ = ["Engine", "EngineName", "LocalEngine", "load_engine"]
 
 
-def load_engine(name: EngineName = "local", address: str | None = None) -> Engine:
+def load_engine(
+    name: EngineName = "local", address: str | None = None, gpus_per_worker: float = 0.0
+) -> Engine:
     """The engine of a name.
 
     Args:
         name: ``local`` or ``ray``.
         address: of a Ray cluster; ``auto`` finds a running one, None starts one on this machine.
+        gpus_per_worker: GPUs of each process of a cluster that has some.
 
     Example:
         >>> type(load_engine("local")).__name__
@@ -26,4 +29,4 @@ def load_engine(name: EngineName = "local", address: str | None = None) -> Engin
         return LocalEngine()
     from singleout.engines.ray import RayEngine
 
-    return RayEngine(address)
+    return RayEngine(address, gpus_per_worker)

@@ -12,7 +12,7 @@ A corpus is a folder, on a disk or in a store:
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -166,6 +166,7 @@ def write_corpus(
     settings: Mapping[str, Any],
     crops: Crops | None = None,
     revise: Callable[[dict[str, Any]], dict[str, Any] | None] | None = None,
+    notes: Iterable[Mapping[str, Any]] = (),
 ) -> None:
     """Write the index of finished shards, their embeddings, the report and ``corpus.json``.
 
@@ -176,6 +177,7 @@ def write_corpus(
         crops: the embedded crops; None if the samples have no embeddings.
         revise: from a row of a sidecar to the row as it goes into the index, None to leave the
             sound out. By default all sounds stay as they are.
+        notes: further rows of the report. They are read after the last call of ``revise``.
 
     Raises:
         InputError: a shard is not finished.
@@ -206,6 +208,8 @@ def write_corpus(
             corpus.add({"name": f"shards/{name}.tar", **facts}, kept)
             for note in sidecar["report"]:
                 corpus.report(note)
+        for note in notes:
+            corpus.report(note)
 
 
 def _with_embeddings(

@@ -2,6 +2,7 @@
 
 - ``atomic``: files that appear whole or not at all.
 - ``journal``: locks and a journal, for killed programs and for several writers in a folder.
+- ``lock``: one program at a time in a folder.
 - ``disk``: files on the disk: waiting for them, and opening them with care.
 - ``tensors``: weights in safetensors files.
 - ``checked``: the safetensors format, with bounds and a checksum.
