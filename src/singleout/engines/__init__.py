@@ -11,12 +11,19 @@ from singleout.engines.engine import Engine, EngineName, LocalEngine
 __all__ = ["Engine", "EngineName", "LocalEngine", "load_engine"]
 
 
-def load_engine(name: EngineName = "local", address: str | None = None) -> Engine:
+def load_engine(
+    name: EngineName = "local",
+    address: str | None = None,
+    *,
+    cpus_per_worker: int = 1,
+    gpus_per_worker: float = 0.0,
+) -> Engine:
     """The engine of a name.
 
     Args:
         name: ``local`` or ``ray``.
         address: of a Ray cluster; ``auto`` finds a running one, None starts one on this machine.
+        cpus_per_worker, gpus_per_worker: see ``RayEngine``.
 
     Example:
         >>> type(load_engine("local")).__name__
@@ -26,4 +33,4 @@ def load_engine(name: EngineName = "local", address: str | None = None) -> Engin
         return LocalEngine()
     from singleout.engines.ray import RayEngine
 
-    return RayEngine(address)
+    return RayEngine(address, cpus_per_worker=cpus_per_worker, gpus_per_worker=gpus_per_worker)
