@@ -164,8 +164,8 @@ def test_what_is_no_recording_in_a_store_is_left_out_and_counted(
     names = [source.path.relative_to(store).as_posix() for source in sources]
     assert names == ["a.wav", "bad.wav", "cut.wav", "deep/b.flac"]
     assert caplog.messages == [f"{store}: 2 other files are left out: 1 .txt, 1 hidden"]
+    Location(f"{store}/notes/.x").write(b"x")
     with pytest.raises(AudioError, match=f"^{store}/notes: no recordings there: 1 hidden"):
-        (Location(store) / "notes" / ".x").write(b"x")
         find_recordings([f"{store}/notes"])
 
 
@@ -213,15 +213,13 @@ def test_an_extraction_that_fails_puts_nothing(
     assert stored(store) == {}
 
 
-def test_a_store_that_fails_is_a_row(extractor: Extractor, recordings: Path, store: str) -> None:
-    """A file stands where the folder of the results would be."""
-    folder = f"{store}/file"
-    Location(folder).write(b"x")
-    (result,) = run_in_threads(extractor, recordings / "a.wav", f"unknown://{uuid4().hex}")
-    assert result.error is not None
-    assert "unknown" in result.error
+def test_a_store_that_fails_is_a_row(extractor: Extractor, recordings: Path) -> None:
+    (result,) = run_in_threads(extractor, recordings / "a.wav", "unknown://bucket/out")
+    assert result.error == (
+        "unknown://bucket/out/a.a-dog.residual.wav: Protocol not known: unknown"
+    )
     assert result.failed == [DOG, RAIN]
-    assert stored(store) == {"file": b"x"}
+    assert result.written == []
 
 
 def test_a_web_page_is_no_store(extractor: Extractor, tmp_path: Path) -> None:
@@ -271,7 +269,7 @@ def test_recordings_of_this_process_are_refused(worker: JobWorker) -> None:
     job = Job(Path("stdin"), Path("out"), "stdin", file=open(os.devnull, "rb"))  # noqa: SIM115, PTH123
     with job.file, pytest.raises(AudioError, match="stdin: is no file"):  # type: ignore[union-attr]
         list(run_jobs_on(load_engine("local"), worker, [job]))
-    with pytest.raises(InputError, match="^memory://x: is in the memory of one process"):
+    with pytest.raises(InputError, match=r"^memory://x: is in the memory of one process"):
         refuse_memory([Path("x"), Path("memory://x")])
 
 
@@ -282,7 +280,7 @@ def ray_engine() -> Iterator[Engine]:
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     ray.init(
-        num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False,
+        num_cpus=2, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False,
         object_store_memory=100 << 20,
     )  # fmt: skip
     yield load_engine("ray")

@@ -115,7 +115,8 @@ def plan_jobs(sources: Sequence[Source], folder: Path, queries: Sequence[Query])
         if (other := taken.setdefault(place, job.path)) != job.path:
             raise OutputError(
                 f"{shown(other)} and {shown(job.path)} would become the same files in "
-                f"{shown(job.folder)}: give the folder that both are in, or another output folder for one of them"
+                f"{shown(job.folder)}: give the folder that both are in, or another output folder "
+                "for one of them"
             )
     _refuse_overwriting(jobs, query_slugs(queries))
     return jobs

@@ -29,8 +29,8 @@ from singleout.storage.locations import Location
 MAX_HOURS = 24
 
 Recording = str | Path | BinaryIO | Location | ArrayLike | tuple[ArrayLike, int]
-"""A path; a binary file object; a file in a store; floats [samples] or [channels, samples] with full scale 1; or such
-an array with its rate in Hz, ``(array, rate)``."""
+"""A path; a binary file object; a file in a store; floats [samples] or [channels, samples] with
+full scale 1; or such an array with its rate in Hz, ``(array, rate)``."""
 
 
 class _ArrayReader:

@@ -21,7 +21,6 @@ from singleout.errors import AudioError
 from singleout.extract.batch import Job, JobResult, run_job
 from singleout.extract.extractor import Extractor
 from singleout.extract.options import ExtractOptions, OutputOptions
-from singleout.extract.stores import refuse_memory
 from singleout.storage.addresses import shown
 from singleout.storage.journal import recover
 from singleout.types import Query
@@ -53,7 +52,7 @@ class JobWorker:
     model: str | Path | None = None
     encoder: str | None = None
     device: str = "auto"
-    options: ExtractOptions = ExtractOptions()
+    options: ExtractOptions = field(default_factory=ExtractOptions)
     num_threads: int = field(default_factory=torch.get_num_threads)
     folder: Path = field(default_factory=Path.cwd)
 

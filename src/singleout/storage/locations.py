@@ -261,7 +261,7 @@ class Location:
                     return self.path.stat().st_mtime_ns
                 remote, path = self._remote
                 remote.invalidate_cache()
-                return round(remote.modified(path).timestamp() * 1e9)
+                return int(remote.modified(path).timestamp() * 1e9)
             except FileNotFoundError:
                 return None
             except NotImplementedError:
