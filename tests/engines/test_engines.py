@@ -143,6 +143,7 @@ try:
     for _ in load_engine("ray").run(lambda: lambda n: time.sleep(n), [0, 600, 600]):
         print("started", flush=True)
 except KeyboardInterrupt:
+    stop_signals.finish()  # or its timer may end the process once more
     sys.exit(stop_signals.exit_code)
 """
 
