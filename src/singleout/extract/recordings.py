@@ -14,7 +14,7 @@ from singleout.audio import is_media, media_name
 from singleout.audio.notes import LOGGER
 from singleout.data.manifest import read_manifest
 from singleout.errors import AudioError
-from singleout.extract.stores import list_store, local_copy
+from singleout.extract.stores import list_matches, list_store, local_copy
 from singleout.storage.addresses import address_of, shown
 from singleout.storage.folders import FolderListing, list_files
 from singleout.storage.locations import store_of
@@ -96,7 +96,10 @@ def _at(place: str | Path) -> list[Source]:
     if is_kind(path, Path.is_dir):
         listing = list_files([path])
         sources = [Source(each, each.relative_to(path).parent) for each in _media(listing.files)]
-    elif not is_media(path) and (store := store_of(path)) is not None:
+    elif (store := store_of(path)) is not None and glob.has_magic(str(path)):
+        listing, without = list_matches(store), "nothing has such a name"
+        sources = [Source(each) for each in _media(listing.files)]
+    elif store is not None and not is_media(path):
         listing = list_store(store)
         if not listing.files and not listing.num_hidden:  # a file, or nothing
             return [Source(path)]

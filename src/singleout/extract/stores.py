@@ -23,9 +23,26 @@ def list_store(store: Location) -> FolderListing:
         >>> [path.name for path in list_store(Location("memory://listed")).files]
         ['dog.wav']
     """
-    names = [Path(name) for name in store.names_below()]
+    return _without_hidden([Path(name) for name in store.names_below()], store.path)
+
+
+def list_matches(pattern: Location) -> FolderListing:
+    """List the files in a store that match a pattern, such as ``s3://bucket/*.wav``.
+
+    Raises:
+        InputError: the store cannot be read.
+
+    Example:
+        >>> Location("memory://matched/dog.wav").write(b"sound")
+        >>> [path.name for path in list_matches(Location("memory://matched/*.wav")).files]
+        ['dog.wav']
+    """
+    return _without_hidden([Path(place) for place in pattern.matches()], Path())
+
+
+def _without_hidden(names: list[Path], folder: Path) -> FolderListing:
     plain = [name for name in names if not any(part.startswith(".") for part in name.parts)]
-    files = [store.path / name for name in plain]
+    files = [folder / name for name in plain]
     return FolderListing(files, num_hidden=len(names) - len(plain))
 
 
