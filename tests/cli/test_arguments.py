@@ -122,10 +122,10 @@ def check_refused_addresses(street: Path, bark: Path) -> None:
     for arguments in ((address, "a dog"), (address, "--like", bark)):
         result = extract(*arguments, "-o", street.parent / "unused")
         check_refused(result, f"{address}: is an address: fetch it first")
-    for option in ("-o", "--report"):
-        result = extract(street, "a dog", option, "s3://bucket/x")
+    for option, other in (("-o", "https://example.org/x"), ("--report", "s3://bucket/x")):
+        result = extract(street, "a dog", option, other)
         assert result.exit_code == 2
-        assert "s3://bucket/x is an address: give a path" in " ".join(result.stderr.split())
+        assert f"{other} is an address: give a path" in " ".join(result.stderr.split())
 
 
 @pytest.mark.parametrize(

@@ -117,6 +117,23 @@ def test_ray_repeats_the_item_of_a_killed_worker(engine: Engine, tmp_path: Path)
     assert (tmp_path / "3").exists(), "a worker was killed"
 
 
+def dying_always() -> Callable[[int], int]:
+    def run(number: int) -> int:
+        if number == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return number**2
+
+    return run
+
+
+@pytest.mark.slow
+def test_ray_gives_up_an_item_that_kills_each_of_its_workers(engine: Engine) -> None:
+    results = engine.run(dying_always, range(4), lost=lambda number: -number)
+    assert sorted(results) == [-1, 0, 4, 9]
+    with pytest.raises(SingleoutError, match="the process of 1 was killed 2 times"):
+        list(engine.run(dying_always, range(2)))
+
+
 SLEEPING = """
 import sys, time
 from singleout.cli.signals import stop_signals
@@ -126,7 +143,7 @@ try:
     for _ in load_engine("ray").run(lambda: lambda n: time.sleep(n), [0, 600, 600]):
         print("started", flush=True)
 except KeyboardInterrupt:
-    stop_signals.finish()
+    stop_signals.finish()  # or its timer may end the process once more
     sys.exit(stop_signals.exit_code)
 """
 

@@ -1,4 +1,4 @@
-"""Recordings that are no files: pipes, standard input, and binary file objects.
+"""Recordings that are no files here: pipes, standard input, file objects, and files in stores.
 
 Decoders need a file that they can seek in, so these are copied to a temporary file first.
 """
@@ -23,6 +23,7 @@ from singleout.audio.info import Note
 from singleout.audio.reading import AudioReader, open_audio
 from singleout.errors import AudioError, Cancelled, SingleoutError, one_line
 from singleout.storage.addresses import address_of
+from singleout.storage.locations import Location
 from singleout.storage.temporary import temporary_folder
 
 CHUNK_BYTES = 1 << 20
@@ -30,31 +31,32 @@ WAIT_SECONDS = 0.1
 """How long to wait for data before looking whether the work is cancelled."""
 
 
-def media_name(source: str | Path | BinaryIO) -> str:
-    """The name of a recording in messages: a path, ``stdin``, or ``audio`` for a file object.
+def media_name(source: str | Path | BinaryIO | Location) -> str:
+    """The name of a recording in messages: its place, ``stdin``, or ``audio`` for a file object.
 
     Example:
         >>> import io
         >>> media_name(Path("street.wav")), media_name(io.BytesIO())
         ('street.wav', 'audio')
     """
-    if isinstance(source, str | Path):
+    if isinstance(source, str | Path | Location):
         return str(source)
     return "stdin" if source is getattr(sys.stdin, "buffer", None) else "audio"
 
 
 @contextmanager
 def open_media(
-    source: str | Path | BinaryIO,
+    source: str | Path | BinaryIO | Location,
     *,
     strict: bool = False,
     track: int | None = None,
     cancel: Event | None = None,
 ) -> Iterator[AudioReader]:
-    """Open a recording that is a file, a named pipe or a binary file object.
+    """Open a recording that is a file, a named pipe, a binary file object or in a store.
 
     Args:
-        source: a path, or an object with ``read``. It is read to its end, and not closed.
+        source: a path; an object with ``read``, which is read to its end, and not closed; or a
+            ``Location``, of which a temporary copy is read.
         strict, track: see ``open_audio``.
         cancel: stops the wait for a pipe.
 
@@ -89,7 +91,11 @@ def open_media(
     with temporary_folder() as folder:
         copy = folder / "audio"
         try:
-            _copy(source, name, copy, cancel or Event())
+            if isinstance(source, Location):
+                copy = copy.with_suffix(source.path.suffix)
+                source.fetch(copy)
+            else:
+                _copy(source, name, copy, cancel or Event())
             with open_audio(copy, strict=strict, track=track) as reader:
                 yield _NamedReader(reader, copy, name)
         except SingleoutError as error:

@@ -3,19 +3,37 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 
 from singleout.cli.options import named
 from singleout.cli.pipes import output_place
+from singleout.engines.engine import EngineName
+
+
+def engine_name(text: str) -> str:
+    """Parse the name of an engine.
+
+    Raises:
+        typer.BadParameter: there is no such engine.
+
+    Example:
+        >>> engine_name("ray")
+        'ray'
+    """
+    if text not in (names := get_args(EngineName)):
+        raise typer.BadParameter(f"'{text}' is no engine: give one of {', '.join(names)}")
+    return text
+
 
 Arguments = Annotated[
     list[str],
     typer.Argument(
         metavar="RECORDING... QUERY",
-        help="Files (WAV, FLAC, MP3, M4A, MP4, MKV, ...), folders, patterns, or - for stdin; then "
-        "the query, such as 'a dog barking', unless an option gives it.",
+        help="Files (WAV, FLAC, MP3, M4A, MP4, MKV, ...), folders, manifests (.jsonl), addresses "
+        "of any of these (s3://...), patterns, or - for stdin; then the query, such as 'a dog "
+        "barking', unless an option gives it.",
         show_default=False,
     ),
 ]
@@ -47,8 +65,8 @@ OutputFolder = Annotated[
     typer.Option(
         "--output",
         "-o",
-        help="Folder of the results; created if it is missing. With - the target of one "
-        "recording and query goes to stdout.",
+        help="Folder of the results, or its address (s3://...); created if it is missing. With - "
+        "the target of one recording and query goes to stdout.",
         parser=output_place,
         metavar="PATH",
     ),
@@ -100,7 +118,31 @@ Track = Annotated[
         min=1, help="Number of the sound track of a video, from 1.", show_default="the main one"
     ),
 ]
-Jobs = Annotated[int, typer.Option("--jobs", "-j", min=1, help="Recordings at a time.")]
+Jobs = Annotated[
+    int,
+    typer.Option(
+        "--jobs",
+        "-j",
+        min=1,
+        help="Recordings at a time, which share the cores. With --engine ray, on each machine.",
+    ),
+]
+Engine = Annotated[
+    str,
+    typer.Option(
+        help="What runs the jobs: local (threads of this process) or ray (processes of a Ray "
+        "cluster, which see the same files).",
+        parser=engine_name,
+        metavar="[local|ray]",
+    ),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        help="Address of the Ray cluster; auto finds one on this machine.",
+        show_default="a new one on this machine",
+    ),
+]
 SkipExisting = Annotated[
     bool, typer.Option("--skip-existing", help="Leave out queries whose files exist.")
 ]

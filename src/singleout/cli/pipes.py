@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from singleout.cli.options import named
 from singleout.errors import AudioError, OutputError, SingleoutError
+from singleout.storage.locations import store_of
 from singleout.storage.temporary import temporary_folder
 
 if TYPE_CHECKING:
@@ -27,16 +28,18 @@ ONE_TARGET = "-o - writes one target to stdout"
 
 
 def output_place(text: str | Path) -> Path:
-    """Parse the output folder, or ``-`` for stdout.
+    """Parse the output folder, which may be in a store, or ``-`` for stdout.
 
     Raises:
-        typer.BadParameter: the text is empty, or an address.
+        typer.BadParameter: the text is empty, or the address of a web page.
 
     Example:
-        >>> output_place("-") == STDOUT, output_place("out").name
-        (True, 'out')
+        >>> output_place("-") == STDOUT, output_place("out").name, output_place("s3://a/b").name
+        (True, 'out', 'b')
     """
-    return STDOUT if str(text) == "-" else named(text)
+    if str(text) == "-":
+        return STDOUT
+    return named(text) if store_of(Path(text)) is None else Path(text)
 
 
 def with_stdin(places: Sequence[str]) -> list[str | BinaryIO]:

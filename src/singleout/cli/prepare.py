@@ -123,7 +123,7 @@ def _engine(name: str, address: str | None, gpus: float) -> Engine:
         raise typer.BadParameter(
             "a cluster needs the engine ray: add --engine ray", param_hint="'--address'"
         )
-    return load_engine(name, address, gpus)  # type: ignore[arg-type]
+    return load_engine(name, address, gpus_per_worker=gpus)  # type: ignore[arg-type]
 
 
 def _check(corpus: str, as_json: bool) -> None:

@@ -14,6 +14,7 @@ import typer
 from singleout.cli.messages import printable
 from singleout.errors import OutputError
 from singleout.progress import is_shown
+from singleout.storage.addresses import shown
 
 if TYPE_CHECKING:
     from singleout.extract.batch import Job, JobResult
@@ -36,7 +37,7 @@ def result_lines(result: JobResult) -> Iterator[dict[str, Any]]:
         >>> list(result_lines(result))
         [{'input': 'x.wav', 'query': 'rain', 'skipped': True}]
     """
-    source = {"input": str(result.job.path)}
+    source = {"input": shown(result.job.path)}
     for query in result.failed:
         assert result.error is not None
         yield {**source, "query": str(query), "error": " ".join(result.error.split())}
@@ -159,7 +160,7 @@ def print_result(result: JobResult, lines: Sequence[dict[str, Any]], as_json: bo
         for line in lines:
             typer.echo(json.dumps(line))
         return
-    path = printable(result.job.path)
+    path = printable(shown(result.job.path))
     for query in result.skipped:
         typer.echo(f"'{query}' in {path}: skipped, its files exist")
     for written in result.written:
@@ -173,7 +174,7 @@ def print_result(result: JobResult, lines: Sequence[dict[str, Any]], as_json: bo
         for kind in ("target", "residual", "plot"):
             if (file := getattr(written, kind)) is not None:
                 level = _level(getattr(written, f"{kind}_db", None))
-                typer.echo(f"  {kind:<9} {level}  {printable(file)}")
+                typer.echo(f"  {kind:<9} {level}  {printable(shown(file))}")
 
 
 def _level(level_db: float | None) -> str:

@@ -12,14 +12,18 @@ __all__ = ["Engine", "EngineName", "LocalEngine", "load_engine"]
 
 
 def load_engine(
-    name: EngineName = "local", address: str | None = None, gpus_per_worker: float = 0.0
+    name: EngineName = "local",
+    address: str | None = None,
+    *,
+    cpus_per_worker: int = 1,
+    gpus_per_worker: float = 0.0,
 ) -> Engine:
     """The engine of a name.
 
     Args:
         name: ``local`` or ``ray``.
         address: of a Ray cluster; ``auto`` finds a running one, None starts one on this machine.
-        gpus_per_worker: GPUs of each process of a cluster that has some.
+        cpus_per_worker, gpus_per_worker: see ``RayEngine``.
 
     Example:
         >>> type(load_engine("local")).__name__
@@ -29,4 +33,4 @@ def load_engine(
         return LocalEngine()
     from singleout.engines.ray import RayEngine
 
-    return RayEngine(address, gpus_per_worker)
+    return RayEngine(address, cpus_per_worker=cpus_per_worker, gpus_per_worker=gpus_per_worker)

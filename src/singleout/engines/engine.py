@@ -21,7 +21,10 @@ class Engine(ABC):
 
     @abstractmethod
     def run(
-        self, make_worker: Callable[[], Callable[[Item], Result]], items: Sequence[Item]
+        self,
+        make_worker: Callable[[], Callable[[Item], Result]],
+        items: Sequence[Item],
+        lost: Callable[[Item], Result] | None = None,
     ) -> Iterator[Result]:
         """Run a function over items.
 
@@ -29,6 +32,8 @@ class Engine(ABC):
             make_worker: makes the function; called once in every process, for example to load a
                 model. It must pickle.
             items: what the function is called with. They must pickle.
+            lost: gives the result of an item whose process was killed each time it was tried, such
+                as by a system without memory. None: that is an error.
 
         Yields:
             The results, in any order, as they come.
@@ -44,7 +49,10 @@ class LocalEngine(Engine):
     """
 
     def run(
-        self, make_worker: Callable[[], Callable[[Item], Result]], items: Sequence[Item]
+        self,
+        make_worker: Callable[[], Callable[[Item], Result]],
+        items: Sequence[Item],
+        lost: Callable[[Item], Result] | None = None,
     ) -> Iterator[Result]:
         worker = make_worker()
         for item in items:

@@ -1,7 +1,8 @@
 """The engine that runs on a Ray cluster. Ray Data schedules; it reads and writes nothing.
 
 Items and results are pickled here, so Ray and Arrow only pass bytes on. Ray starts one process per
-core, and it repeats the items of a process or machine that dies.
+core, and it repeats the items of a process or machine that dies. An item that ends its process
+again is not repeated for ever: it counts as lost.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from singleout.errors import MissingExtraError, SingleoutError, one_line, shorte
 
 OBJECT_STORE_BYTES = 256 << 20
 """Shared memory of a cluster on this machine. Items and results are small."""
+MAX_ATTEMPTS = 2
+"""Times that an item is tried, if its process dies."""
 MAX_BLOCKS = 10_000
 """More items share blocks, so that Ray's own tables stay small."""
 CONNECT_SECONDS = 10
@@ -40,6 +43,7 @@ class RayEngine(Engine):
     Args:
         address: of the cluster, such as ``10.0.0.1:6379``; ``auto`` finds the one that runs on
             this machine. None starts a cluster on this machine for the time of a run.
+        cpus_per_worker: cores of each process.
         gpus_per_worker: GPUs of each process, such as 1 or 0.25. A cluster without GPUs uses its
             cores.
 
@@ -48,11 +52,21 @@ class RayEngine(Engine):
         '10.0.0.1:6379'
     """
 
-    def __init__(self, address: str | None = None, gpus_per_worker: float = 0.0) -> None:
-        self.address, self.gpus_per_worker = address, gpus_per_worker
+    def __init__(
+        self,
+        address: str | None = None,
+        *,
+        cpus_per_worker: int = 1,
+        gpus_per_worker: float = 0.0,
+    ) -> None:
+        self.address = address
+        self.cpus_per_worker, self.gpus_per_worker = cpus_per_worker, gpus_per_worker
 
     def run(
-        self, make_worker: Callable[[], Callable[[Item], Result]], items: Sequence[Item]
+        self,
+        make_worker: Callable[[], Callable[[Item], Result]],
+        items: Sequence[Item],
+        lost: Callable[[Item], Result] | None = None,
     ) -> Iterator[Result]:
         """See ``Engine.run``.
 
@@ -64,7 +78,13 @@ class RayEngine(Engine):
             return
         with _cluster(self.address) as ray:
             try:
-                yield from self._results(ray, make_worker, items)
+                for number, result in self._results(ray, make_worker, items):
+                    if result is _LOST and lost is None:
+                        raise SingleoutError(
+                            f"the process of {shortened(items[number])} was killed "
+                            f"{MAX_ATTEMPTS} times: out of memory?"
+                        )
+                    yield lost(items[number]) if result is _LOST and lost else result
             except (GeneratorExit, SingleoutError):
                 raise
             except Exception as error:
@@ -74,25 +94,51 @@ class RayEngine(Engine):
 
     def _results(
         self, ray: Any, make_worker: Callable[[], Callable[[Item], Result]], items: Sequence[Item]
-    ) -> Iterator[Result]:
-        rows = [{"item": ray.cloudpickle.dumps(item)} for item in items]
+    ) -> Iterator[tuple[int, Any]]:
+        """The number of each item with its result, or with ``_LOST``."""
+        rows = [
+            {"number": number, "item": ray.cloudpickle.dumps(item)}
+            for number, item in enumerate(items)
+        ]
+        attempts = ray.remote(_Attempts).options(num_cpus=0).remote()
         has_gpus = ray.cluster_resources().get("GPU", 0) > 0
         results = ray.data.from_items(rows, override_num_blocks=min(len(rows), MAX_BLOCKS)).map(
             _Worker,
-            fn_constructor_args=(ray.cloudpickle.dumps(make_worker),),
-            num_cpus=1,
+            fn_constructor_args=(ray.cloudpickle.dumps(make_worker), attempts),
+            num_cpus=self.cpus_per_worker,
             num_gpus=self.gpus_per_worker if has_gpus and self.gpus_per_worker else None,
             # One at a time: an item lasts long, and none should wait while other cores are idle.
             compute=ray.data.ActorPoolStrategy(
                 min_size=1, max_size=len(rows), max_tasks_in_flight_per_actor=1
             ),
         )
-        for row in results.iter_rows():
-            result = pickle.loads(row["result"])
-            if isinstance(result, _Failure):
-                result.error.add_note(result.details)
-                raise result.error
-            yield result
+        # Without the prefetch of rows, which would hold each result back until the next one comes.
+        for batch in results.iter_batches(
+            prefetch_batches=0, batch_size=None, batch_format="pyarrow"
+        ):
+            for row in batch.to_pylist():
+                result = _LOST if row["result"] is None else pickle.loads(row["result"])
+                if isinstance(result, _Failure):
+                    result.error.add_note(result.details)
+                    raise result.error
+                yield row["number"], result
+
+
+_LOST = object()
+
+
+class _Attempts:
+    """Counts, in a process that no item runs in, how often each item was begun."""
+
+    def __init__(self) -> None:
+        self._begun: dict[int, int] = {}
+
+    def begin(self, number: int) -> int:
+        self._begun[number] = self._begun.get(number, 0) + 1
+        return self._begun[number]
+
+    def end(self, number: int) -> None:
+        self._begun.pop(number, None)
 
 
 class _Failure:
@@ -109,20 +155,29 @@ class _Failure:
 class _Worker:
     """The function in a process of the cluster."""
 
-    def __init__(self, make_worker: bytes) -> None:
-        self._make_worker = make_worker
+    def __init__(self, make_worker: bytes, attempts: Any) -> None:
+        self._make_worker, self._attempts = make_worker, attempts
         self._function: Callable[[Any], Any] | None = None
 
-    def __call__(self, row: dict[str, bytes]) -> dict[str, bytes]:
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        import ray
+
+        number = row["number"]
+        if ray.get(self._attempts.begin.remote(number)) > MAX_ATTEMPTS:
+            return {"number": number, "result": None}
+        result = self._result(row["item"])
+        self._attempts.end.remote(number)
+        return {"number": number, "result": result}
+
+    def _result(self, item: bytes) -> bytes:
         from ray import cloudpickle
 
         try:
             if self._function is None:
                 self._function = pickle.loads(self._make_worker)()
-            result = self._function(pickle.loads(row["item"]))
-            return {"result": cloudpickle.dumps(result)}
+            return cloudpickle.dumps(self._function(pickle.loads(item)))  # type: ignore[no-any-return]
         except Exception as error:
-            return {"result": cloudpickle.dumps(_Failure(error))}
+            return cloudpickle.dumps(_Failure(error))  # type: ignore[no-any-return]
 
 
 @contextmanager

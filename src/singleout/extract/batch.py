@@ -1,4 +1,7 @@
-"""Many recordings: plan the names of their files, and extract what is missing."""
+"""Many recordings: plan the names of their files, and extract what is missing.
+
+Paths of recordings and of folders may be addresses of a store, such as ``s3://bucket/sounds``.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from threading import Event
@@ -19,7 +23,10 @@ from singleout.extract.names import part_paths, query_slug, query_slugs
 from singleout.extract.options import OptionChanges, OutputOptions
 from singleout.extract.outputs import WrittenFiles
 from singleout.extract.recordings import PART_ENDS, Source, is_kind
+from singleout.extract.stores import delivering
+from singleout.storage.addresses import shown
 from singleout.storage.journal import recover_once
+from singleout.storage.locations import store_of
 from singleout.types import Query
 
 CONTAINERS = ("wav", "flac", "aiff")
@@ -107,8 +114,9 @@ def plan_jobs(sources: Sequence[Source], folder: Path, queries: Sequence[Query])
         place = _folded(job.folder), _folded(job.name)
         if (other := taken.setdefault(place, job.path)) != job.path:
             raise OutputError(
-                f"{other} and {job.path} would become the same files in {job.folder}: "
-                "give the folder that both are in, or another output folder for one of them"
+                f"{shown(other)} and {shown(job.path)} would become the same files in "
+                f"{shown(job.folder)}: give the folder that both are in, or another output folder "
+                "for one of them"
             )
     _refuse_overwriting(jobs, query_slugs(queries))
     return jobs
@@ -116,17 +124,16 @@ def plan_jobs(sources: Sequence[Source], folder: Path, queries: Sequence[Query])
 
 def _refuse_overwriting(jobs: Sequence[Job], slugs: Sequence[str]) -> None:
     """Refuse outputs that would replace a recording of the batch."""
-    recordings = {
-        (_folded(job.path.parent.resolve()), _folded(job.path.stem)): job.path for job in jobs
-    }
+    resolved = cache(lambda folder: _folded(folder.resolve()))  # asks the disk for every part
+    recordings = {(resolved(job.path.parent), _folded(job.path.stem)): job.path for job in jobs}
     for job in jobs:
         for slug in slugs:
             for end in PART_ENDS:
-                place = _folded(job.folder.resolve()), _folded(f"{job.name}.{slug}{end}")
+                place = resolved(job.folder), _folded(f"{job.name}.{slug}{end}")
                 if (recording := recordings.get(place)) is not None:
                     raise OutputError(
-                        f"{recording}: is a recording, and an output of {job.path} has its name: "
-                        "choose another output folder"
+                        f"{shown(recording)}: is a recording, and an output of {shown(job.path)} "
+                        "has its name: choose another output folder"
                     )
 
 
@@ -144,35 +151,56 @@ def remaining_queries(job: Job, queries: Sequence[Query], outputs: OutputOptions
     containers = CONTAINERS if outputs.format == "auto" else (outputs.format,)
     options = replace(outputs, folder=job.folder)
 
-    def is_done(slug: str) -> bool:
-        recorded = job.path.stat().st_mtime_ns
-        for container in containers:
-            paths = part_paths(options, job.name, slug, container).all()
-            if all(is_kind(path, Path.is_file) for path in paths) and all(
-                path.stat().st_mtime_ns >= recorded for path in paths
-            ):
-                return True
-        return False
-
-    if job.file is not None or not is_kind(job.path, Path.is_file):
+    recorded = None if job.file is not None else _changed_ns(job.path)
+    if recorded is None:
         return list(queries)
+
+    def is_new(path: Path) -> bool:
+        changed = _changed_ns(path)
+        return changed is not None and changed >= recorded
+
+    def is_done(slug: str) -> bool:
+        files = (part_paths(options, job.name, slug, container) for container in containers)
+        return any(all(map(is_new, paths.all())) for paths in files)
+
     names = [query_slug(query) for query in queries]
     slugs = query_slugs(queries)
     missing = {name for name, slug in zip(names, slugs, strict=True) if not is_done(slug)}
     return [query for query, name in zip(queries, names, strict=True) if name in missing]
 
 
-def _run_job(
+def _changed_ns(path: Path) -> int | None:
+    """When a file was changed; None if there is no file."""
+    if (store := store_of(path)) is not None:
+        return store.changed_ns()
+    return path.stat().st_mtime_ns if is_kind(path, Path.is_file) else None
+
+
+def run_job(
     extractor: Extractor,
     job: Job,
     queries: Sequence[Query],
     outputs: OutputOptions,
-    skip_existing: bool,
-    progress: Callable[[float], None] | None,
-    cancel: Event,
+    *,
+    skip_existing: bool = False,
+    progress: Callable[[float], None] | None = None,
+    cancel: Event | None = None,
     **options: Unpack[OptionChanges],
 ) -> JobResult:
-    """Extract the queries of one recording; an error becomes part of the result."""
+    """Extract the queries of one recording; an error becomes part of the result.
+
+    Args:
+        extractor, queries, outputs, skip_existing, options: see ``run_jobs``.
+        job: its folder replaces that of ``outputs``.
+        progress: called with the share of the job that is done.
+        cancel: an event that stops the work before the next chunk.
+
+    Example:
+        >>> extractor = Extractor.from_pretrained("builtin")
+        >>> job = Job(Path("missing.wav"), Path("out"), "missing")
+        >>> run_job(extractor, job, [Query("rain")], OutputOptions(Path("out"))).error
+        'missing.wav: no such file'
+    """
     started = perf_counter()
     remaining = list(queries)
     written: list[WrittenFiles] = []
@@ -184,23 +212,25 @@ def _run_job(
             recover_once(job.folder)  # files of a killed program do not count
             remaining = remaining_queries(job, queries, outputs)
         if remaining:
-            written = extractor.extract_file(
-                job.file or job.path,
-                remaining,
-                job.folder,
-                name=job.name,
-                format=outputs.format,
-                residual=outputs.residual,
-                plot=outputs.plot,
-                progress=report,
-                cancel=cancel,
-                **options,
-            )
+            with delivering(job.folder) as folder:
+                files = extractor.extract_file(
+                    job.file or store_of(job.path) or job.path,
+                    remaining,
+                    folder,
+                    name=job.name,
+                    format=outputs.format,
+                    residual=outputs.residual,
+                    plot=outputs.plot,
+                    progress=report,
+                    cancel=cancel,
+                    **options,
+                )
+            written = [each.below(job.folder) for each in files]
         report(1.0)
     except SingleoutError as error:
         reason = str(error)
     except (MemoryError, OSError, RuntimeError) as error:  # torch's have many lines
-        reason = f"{job.path}: cannot be separated: {one_line(error)[:200]}"
+        reason = f"{shown(job.path)}: cannot be separated: {one_line(error)[:200]}"
     skipped = [query for query in queries if query not in remaining]
     failed = [] if reason is None else remaining
     return JobResult(job, written, skipped, failed, reason, perf_counter() - started)
@@ -249,7 +279,16 @@ def run_jobs(
             if progress is not None:
                 progress(job, share)
 
-        return _run_job(extractor, job, queries, outputs, skip_existing, report, cancel, **options)
+        return run_job(
+            extractor,
+            job,
+            queries,
+            outputs,
+            skip_existing=skip_existing,
+            progress=report,
+            cancel=cancel,
+            **options,
+        )
 
     pool = ThreadPoolExecutor(num_jobs, thread_name_prefix="singleout")
     try:

@@ -23,6 +23,7 @@ from singleout.extract.queries import AnyQuery, Conditions, queries_of
 from singleout.extract.session import Session
 from singleout.extract.sources import Recording, is_path_or_file, open_source, path_of, several
 from singleout.model import QueriedSeparator
+from singleout.storage.locations import Location
 from singleout.types import Example, Query
 
 
@@ -252,7 +253,7 @@ class Extractor:
 
     def extract_file(
         self,
-        path: str | Path | BinaryIO,
+        path: str | Path | BinaryIO | Location,
         queries: AnyQuery | Sequence[AnyQuery],
         folder: str | Path = ".",
         *,
@@ -267,7 +268,7 @@ class Extractor:
         """Write target and residual of every query as files, in memory that does not grow.
 
         Args:
-            path: of the recording, of any length; or a binary file object.
+            path: of the recording, of any length; a binary file object; or a ``Location``.
             queries: one or several, which share the work on the mixture.
             folder: of the files ``NAME.QUERY.target.EXT`` and ``NAME.QUERY.residual.EXT``.
             name: first part of their names; that of the recording by default, or ``audio``.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ from singleout.audio import (
 from singleout.errors import ConfigError, OutputError
 from singleout.extract.names import PartPaths, part_paths, query_slugs
 from singleout.extract.options import OutputOptions
+from singleout.storage.addresses import shown
 from singleout.storage.atomic import is_same_file, replacing, restoring
 from singleout.types import Query
 
@@ -75,7 +76,23 @@ class WrittenFiles:
     def as_json(self) -> dict[str, Any]:
         """The fields as JSON values: paths are texts."""
         fields = {**asdict(self), "warnings": list(self.warnings)}
-        return {k: str(v) if isinstance(v, Path) else v for k, v in fields.items()}
+        return {k: shown(v) if isinstance(v, Path) else v for k, v in fields.items()}
+
+    def below(self, folder: Path) -> WrittenFiles:
+        """The same files in another folder, which may be in a store.
+
+        Example:
+            >>> from pathlib import Path
+            >>> files = WrittenFiles("rain", Path("a/x.wav"), None, None, 8_000, 1, 2.0, -6.0, None)
+            >>> files.below(Path("s3://bucket/b")).as_json()["target"]
+            's3://bucket/b/x.wav'
+        """
+        target, residual, plot = (
+            None if path is None else folder / path.name
+            for path in (self.target, self.residual, self.plot)
+        )
+        assert target is not None
+        return replace(self, target=target, residual=residual, plot=plot)
 
 
 class PartFiles:

@@ -1,4 +1,4 @@
-"""Which recordings a user means by files, folders, patterns and file objects."""
+"""Which recordings a user means by files, folders, manifests, patterns and file objects."""
 
 from __future__ import annotations
 
@@ -12,15 +12,20 @@ from typing import BinaryIO
 
 from singleout.audio import is_media, media_name
 from singleout.audio.notes import LOGGER
+from singleout.data.manifest import read_manifest
 from singleout.errors import AudioError
-from singleout.storage.addresses import address_of
+from singleout.extract.stores import list_matches, list_store, local_copy
+from singleout.storage.addresses import address_of, shown
 from singleout.storage.folders import FolderListing, list_files
+from singleout.storage.locations import store_of
 
 PART_ENDS = (".target", ".residual")
 """Ends of the names, before the suffix, of files that an extraction wrote."""
 MAX_SHOWN = 8
 """Kinds of files, and problems of a folder, that are named one by one."""
 MAX_SUFFIX_CHARACTERS = 12
+MANIFEST = ".jsonl"
+"""Suffix of a manifest: each of its rows is a recording."""
 PLURALS = {
     "earlier result": "earlier results",
     "second name": "second names",
@@ -48,21 +53,24 @@ class Source:
 
 
 def find_recordings(places: Sequence[str | Path | BinaryIO]) -> list[Source]:
-    """Find recordings by files, folders and patterns such as ``*.wav``.
+    """Find recordings by files, folders, manifests and patterns such as ``*.wav``.
 
     A file is taken as it is. Folders and patterns give the files with the suffix of a media file,
     in the order of their names, without hidden files and without the results of an extraction.
-    A file in a folder keeps its place below the folder. What is left out is logged: as a warning
-    where it could not be read, otherwise as an information.
+    A file in a folder keeps its place below the folder, and so does one in a manifest. Files,
+    folders and manifests may be in a store, such as ``s3://bucket/sounds``. What is left out is
+    logged: as a warning where it could not be read, otherwise as an information.
 
     Args:
-        places: files, folders, patterns and binary file objects.
+        places: files, folders, manifests, patterns and binary file objects.
 
     Returns:
         Recordings, each once.
 
     Raises:
-        AudioError: a folder or a pattern has no recordings; or a name is empty or an address.
+        AudioError: a folder or a pattern has no recordings; or a name is empty.
+        ManifestError: a manifest cannot be read, or has no rows.
+        InputError: a store cannot be read.
 
     Example:
         >>> find_recordings(["street.wav"])[0].path.name
@@ -82,9 +90,19 @@ def _at(place: str | Path) -> list[Source]:
     if str(place) == "":
         # Such as of a variable that is not set; as a path it would be the current folder.
         raise AudioError("the name of a recording is empty: give a file, a folder or a pattern")
-    path = Path(place)
+    path, without = Path(place), "it is empty"
+    if path.suffix.lower() == MANIFEST:
+        return _of_manifest(path)
     if is_kind(path, Path.is_dir):
-        listing, without = list_files([path]), "it is empty"
+        listing = list_files([path])
+        sources = [Source(each, each.relative_to(path).parent) for each in _media(listing.files)]
+    elif (store := store_of(path)) is not None and glob.has_magic(str(path)):
+        listing, without = list_matches(store), "nothing has such a name"
+        sources = [Source(each) for each in _media(listing.files)]
+    elif store is not None and not is_media(path):
+        listing = list_store(store)
+        if not listing.files and not listing.num_hidden:  # a file, or nothing
+            return [Source(path)]
         sources = [Source(each, each.relative_to(path).parent) for each in _media(listing.files)]
     elif not is_kind(path, Path.exists) and address_of(place) is None and glob.has_magic(str(path)):
         listing, without = _matches(str(path)), "nothing has such a name"
@@ -94,7 +112,7 @@ def _at(place: str | Path) -> list[Source]:
     left_out = _left_out(listing)
     if not sources:
         reason = ", ".join([*listing.problems[:1], *_counted(left_out)]) or without
-        raise AudioError(f"{place}: no recordings there: {reason}")
+        raise AudioError(f"{shown(place)}: no recordings there: {reason}")
     for problem in listing.problems[:MAX_SHOWN]:
         LOGGER.warning("%s", problem)
     if (more := len(listing.problems) - MAX_SHOWN) > 0:
@@ -102,8 +120,27 @@ def _at(place: str | Path) -> list[Source]:
     if total := sum(left_out.values()):
         files = "file is" if total == 1 else "files are"
         kinds = ", ".join(_counted(left_out))
-        LOGGER.info("%s: %d other %s left out: %s", place, total, files, kinds)
+        LOGGER.info("%s: %d other %s left out: %s", shown(place), total, files, kinds)
     return sources
+
+
+def _of_manifest(manifest: Path) -> list[Source]:
+    """The recordings of a manifest. Reading them tells which ones are missing."""
+    with local_copy(manifest) as copy:
+        missing: list[Path] = []
+        clips = read_manifest(copy, on_bad=lambda path, reason: missing.append(path))
+        paths = [*(clip.path for clip in clips), *missing]
+        start = copy.parent
+        rows = [p.relative_to(start) if p.is_relative_to(start) else p for p in paths]
+    return [_of_row(manifest.parent, row) for row in rows]
+
+
+def _of_row(folder: Path, row: Path) -> Source:
+    """The recording of a row, which names a file in the folder, a whole path or an address."""
+    is_address = address_of(row) is not None
+    start = 1 if is_address or row.is_absolute() else 0
+    below = Path(*(part for part in row.parent.parts[start:] if part != ".."))
+    return Source(row if is_address else folder / row, below)
 
 
 def _matches(pattern: str) -> FolderListing:

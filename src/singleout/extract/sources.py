@@ -24,12 +24,13 @@ from singleout.audio import (
 from singleout.audio.silence import MIN_AMPLIFIED_RMS
 from singleout.errors import AudioError, Cancelled
 from singleout.extract.options import ExtractOptions
+from singleout.storage.locations import Location
 
 MAX_HOURS = 24
 
-Recording = str | Path | BinaryIO | ArrayLike | tuple[ArrayLike, int]
-"""A path; a binary file object; floats [samples] or [channels, samples] with full scale 1; or such
-an array with its rate in Hz, ``(array, rate)``."""
+Recording = str | Path | BinaryIO | Location | ArrayLike | tuple[ArrayLike, int]
+"""A path; a binary file object; a file in a store; floats [samples] or [channels, samples] with
+full scale 1; or such an array with its rate in Hz, ``(array, rate)``."""
 
 
 class _ArrayReader:
@@ -119,8 +120,8 @@ def _is_array_with_rate(recording: object) -> TypeGuard[tuple[ArrayLike, int]]:
     )
 
 
-def is_path_or_file(recording: object) -> TypeGuard[str | Path | BinaryIO]:
-    """Whether a recording is a path or a file object, and no array.
+def is_path_or_file(recording: object) -> TypeGuard[str | Path | BinaryIO | Location]:
+    """Whether a recording is a path, a file object or a file in a store, and no array.
 
     Example:
         >>> is_path_or_file("street.wav"), is_path_or_file([0.0, 0.5])

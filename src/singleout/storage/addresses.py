@@ -11,10 +11,14 @@ ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(?=[^/]|$)")
 SHOWN_CHARACTERS = 100
 
 
-def address_of(place: str | Path) -> str | None:
-    """The address that a text or path is, cut to 100 characters; None if it is none.
+def address_of(place: str | Path, max_characters: int | None = SHOWN_CHARACTERS) -> str | None:
+    """The address that a text or path is; None if it is none.
 
     A path to something that exists is no address.
+
+    Args:
+        place: a text, or the path that was made of it.
+        max_characters: a longer address is cut; None: it is whole.
 
     Example:
         >>> address_of(Path("https://example.org/dog.wav"))
@@ -28,4 +32,16 @@ def address_of(place: str | Path) -> str | None:
         if Path(place).exists():
             return None
     address = f"{match[1]}://{str(place)[match.end() :]}"
-    return address if len(address) <= SHOWN_CHARACTERS else address[: SHOWN_CHARACTERS - 1] + "…"
+    if max_characters is None or len(address) <= max_characters:
+        return address
+    return address[: max_characters - 1] + "…"
+
+
+def shown(place: str | Path) -> str:
+    """A path as text. An address has both its slashes, of which ``Path`` keeps one.
+
+    Example:
+        >>> shown(Path("s3://bucket/dog.wav")), shown(Path("dog.wav"))
+        ('s3://bucket/dog.wav', 'dog.wav')
+    """
+    return address_of(place, None) or str(place)

@@ -7,7 +7,6 @@ addresses: ``pip install 'singleout[scale]'``.
 from __future__ import annotations
 
 import os
-import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -29,6 +28,8 @@ from singleout.storage.atomic import replacing
 
 WHOLE_FILES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "memory"})
 """Protocols of stores in which a file appears when its upload ends."""
+WEB = ("http:", "https:", "ftp:")
+"""Starts of addresses of pages. What they give is often no recording."""
 
 COPY_BYTES = 1 << 24
 """Bytes that are copied at once."""
@@ -55,10 +56,7 @@ class Location:
     """
 
     def __init__(self, place: str | Path) -> None:
-        self.address: str | None = None
-        if address_of(place) is not None:  # which is cut, and a path has one slash of two
-            protocol, rest = re.split(":/+", str(place), maxsplit=1)
-            self.address = f"{protocol}://{rest}"
+        self.address = address_of(place, max_characters=None)
         self.path = Path(place)
 
     def __str__(self) -> str:
@@ -239,6 +237,36 @@ class Location:
             found = sorted(remote.glob(path))
             return [str(Location(remote.unstrip_protocol(each))) for each in found]
 
+    def names_below(self) -> list[str]:
+        """Names of all files below the folder, relative to it, sorted; empty if there is none."""
+        with self._failures(InputError):
+            if self.is_local:
+                below = (p.relative_to(self.path) for p in self.path.rglob("*") if p.is_file())
+                return sorted(p.as_posix() for p in below)
+            remote, path = self._remote
+            remote.invalidate_cache()
+            start = path.rstrip("/") + "/"
+            names = (str(name) for name in remote.find(path))
+            return sorted(name.removeprefix(start) for name in names if name.startswith(start))
+
+    def changed_ns(self) -> int | None:
+        """When the file was changed, in ns since 1970; None if there is no file.
+
+        Raises:
+            InputError: the store does not tell.
+        """
+        with self._failures(InputError):
+            try:
+                if self.is_local:
+                    return self.path.stat().st_mtime_ns
+                remote, path = self._remote
+                remote.invalidate_cache()
+                return int(remote.modified(path).timestamp() * 1e9)
+            except FileNotFoundError:
+                return None
+            except NotImplementedError:
+                raise InputError(f"{self}: its store does not tell when it was changed") from None
+
     def remove(self) -> None:
         """Remove the file, if there is one."""
         with self._failures(OutputError):
@@ -266,3 +294,18 @@ class Location:
             with suppress(OSError):
                 if remote.exists(partial):
                     remote.rm_file(partial)
+
+
+def store_of(path: Path) -> Location | None:
+    """The place of a file or folder in a store; None for a path on this machine and a web page.
+
+    Args:
+        path: a path, or what ``Path`` makes of an address.
+
+    Example:
+        >>> print(store_of(Path("memory://sounds")), store_of(Path("sounds")))
+        memory://sounds None
+    """
+    location = Location(path)
+    is_web = str(location).lower().startswith(WEB)
+    return None if location.is_local or is_web else location
