@@ -27,7 +27,6 @@ VALUE_COLUMNS: dict[str, type[np.generic]] = {
     **dict.fromkeys(PLACE_COLUMNS, np.int64),
 }
 """Columns of one value per clip, and their types."""
-_OTHER_COLUMNS = tuple(name for name in VALUE_COLUMNS if name not in NAMED_COLUMNS)
 COLUMNS = (*TEXT_COLUMNS, *VALUE_COLUMNS, "caption_first")
 """Names of all columns.
 
@@ -292,7 +291,7 @@ class ColumnsBuilder:
             name: array({np.bool_: "b", np.int32: "i", np.int64: "q", np.float64: "d"}[dtype])
             for name, dtype in VALUE_COLUMNS.items()
         }
-        self._names = {name: NamesBuilder() for name in NAMED_COLUMNS}
+        self._names = [(NamesBuilder(), self._values[name]) for name in NAMED_COLUMNS]
         self._caption_first = array("q", [0])
 
     def add(
@@ -315,19 +314,21 @@ class ColumnsBuilder:
         Args:
             path, seconds, captions, has_caption, has_class: see ``COLUMNS``.
             root, label, group, split, shard: the names; None is -1.
-            place: values of ``PLACE_COLUMNS``.
+            place: values of ``PLACE_COLUMNS``, with a shard only.
         """
         self._texts["path"].add(path)
         for caption in captions:
             self._texts["caption"].add(caption)
         self._caption_first.append(len(self._texts["caption"]))
-        names = (root, label, group, split, shard)
-        for column, name in zip(NAMED_COLUMNS, names, strict=True):
-            number = -1 if name is None else self._names[column].number(name)
-            self._values[column].append(number)
-        values = (seconds, has_caption, has_class, *(place or (0,) * len(PLACE_COLUMNS)))
-        for column, value in zip(_OTHER_COLUMNS, values, strict=True):
-            self._values[column].append(value)
+        shared = (root, label, group, split, shard)
+        for name, (names, numbers) in zip(shared, self._names, strict=True):
+            numbers.append(-1 if name is None else names.number(name))
+        self._values["seconds"].append(seconds)
+        self._values["has_caption"].append(has_caption)
+        self._values["has_class"].append(has_class)
+        if place is not None:
+            for column, value in zip(PLACE_COLUMNS, place, strict=True):
+                self._values[column].append(value)
 
     def columns(self) -> dict[str, NDArray[Any]]:
         """The columns. No clip can be added after this."""
@@ -336,8 +337,12 @@ class ColumnsBuilder:
             for name, values in self._values.items()
         }
         columns["caption_first"] = np.frombuffer(self._caption_first, np.int64)
+        for name in PLACE_COLUMNS:
+            places = np.zeros(len(columns["seconds"]), np.int64)
+            places[columns["shard"] >= 0] = columns[name]
+            columns[name] = places
         texts = {name: builder.texts() for name, builder in self._texts.items()}
-        for name, names in self._names.items():
+        for name, (names, _) in zip(NAMED_COLUMNS, self._names, strict=True):
             texts[f"{name}_name"], columns[name] = names.unique(columns[name])
         for name, column in texts.items():
             columns |= {f"{name}.encoded": column.encoded, f"{name}.offsets": column.offsets}
