@@ -6,6 +6,7 @@ import json
 import logging
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import soundfile
 
 from singleout.audio import write_wav
 from singleout.data.checking import MAX_NAMED, SoundCheck
-from singleout.data.clips import Clip
+from singleout.data.clips import Clip, Member
 from singleout.data.manifest import read_manifest, scan_folder
 from singleout.errors import AudioError, ConfigError
 from tests.data.sounds import RATE, noise
@@ -210,3 +211,17 @@ def test_a_user_without_a_home_folder_gets_one_line(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("os.path.expanduser", lambda path: path)  # as without a home folder
     with pytest.raises(ConfigError, match=r"no home folder .* SINGLEOUT_CACHE"):
         SoundCheck().usable([])
+
+
+def test_sounds_of_shards_are_not_read_again(tmp_path: Path) -> None:
+    """Nor need their shard exist. A file among them is read."""
+    path = tmp_path / "good.wav"
+    write_good(path)
+    file = clip_of_header(path)
+    place = Member(str(tmp_path / "0.tar"), 512, 1_000, sample_rate=RATE, num_samples=400)
+    member = replace(file, path=tmp_path / "0.tar" / "0.wav", member=place)
+    assert SoundCheck().usable([member, file, member]) == [member, file, member]
+    path.write_bytes(b"RIFF")
+    check = SoundCheck()
+    assert check.usable([member, file, member]) == [member, member]
+    assert list(check.reasons) == [path]

@@ -17,9 +17,11 @@ from hashlib import sha256
 from pathlib import Path
 from threading import Event, Lock
 
+import numpy as np
+
 from singleout.audio import open_audio
 from singleout.audio.silence import SILENT_RMS
-from singleout.data.clips import Clip
+from singleout.data.clips import Clip, Clips
 from singleout.data.embeddings import cache_folder
 from singleout.data.render import SHORT_SECONDS
 from singleout.data.sound_files import is_mpeg, open_sound
@@ -74,29 +76,38 @@ class SoundCheck:
         """Note that a sound cannot be used."""
         self.reasons[path] = reason
 
-    def usable(self, clips: Sequence[Clip]) -> list[Clip]:
+    def usable(self, clips: Sequence[Clip]) -> Clips:
         """The clips whose sounds are good. The others are added to ``reasons``.
 
-        A sound that several clips name is read once.
+        A sound that several clips name is read once. The sounds of shards are good: they were
+        read when the shards were made.
         """
+        clips = Clips.of(clips)
         cache = cache_folder() / "checked_sounds.txt"
         known = _lines(cache)
-        marked = {_mark(clip): clip for clip in clips}
-        unknown = {mark: clip for mark, clip in marked.items() if mark not in known}
-        checked = zip(unknown.items(), _bad_reasons([*unknown.values()]), strict=True)
+        is_file = clips.names("shard")[1] < 0
+        unknown: dict[str, int] = {}
+        for index, (path, seconds) in enumerate(zip(clips.paths(), clips.seconds, strict=True)):
+            if is_file[index] and (mark := _mark(Path(path), float(seconds))) not in known:
+                unknown[mark] = index
+        to_read = clips.take(np.fromiter(unknown.values(), np.int64))
         good = []
-        for (mark, clip), reason in checked:
+        for mark, index, reason in zip(
+            unknown, unknown.values(), _bad_reasons(to_read), strict=True
+        ):
             if reason is None:
                 good.append(f"{mark}\n")
             else:
-                self.add(clip.path, reason)
+                self.add(clips[index].path, reason)
         with suppress(OSError):  # without the cache, the next run reads all sounds again
             cache.parent.mkdir(parents=True, exist_ok=True)
             with cache.open("a", encoding="ascii") as file:
                 file.write("".join(good))
-        usable = [clip for clip in clips if clip.path not in self.reasons]
-        self._has_good |= bool(usable)
-        return usable
+        if self.reasons:
+            is_good = (Path(path) not in self.reasons for path in clips.paths())
+            clips = clips.take(np.flatnonzero(np.fromiter(is_good, bool, len(clips))))
+        self._has_good |= bool(clips)
+        return clips
 
     def finish(self, skips_bad: bool, list_path: Path | None = None) -> None:
         """Refuse the bad sounds, or warn of them, in one line.
@@ -162,10 +173,10 @@ def file_state(path: Path) -> str:
     return f"{status.st_size} {status.st_mtime_ns}"
 
 
-def _mark(clip: Clip) -> str:
+def _mark(path: Path, seconds: float) -> str:
     """Identifies a sound in its present state: it changes with the file and with the rules."""
-    text = f"{RULES} {clip.seconds!r} {file_state(clip.path)} "
-    return sha256(text.encode() + os.fsencode(clip.path.absolute())).hexdigest()[:32]
+    text = f"{RULES} {seconds!r} {file_state(path)} "
+    return sha256(text.encode() + os.fsencode(path.absolute())).hexdigest()[:32]
 
 
 def _bad_reasons(clips: Sequence[Clip]) -> Iterator[str | None]:
