@@ -64,7 +64,7 @@ def manifest(tmp_path: Path) -> Path:
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Sequence[Clip]:
     """Of all tests that leave the files as they are."""
-    return read_manifest(write_manifest(tmp_path_factory.mktemp("tones")), "test")
+    return [*read_manifest(write_manifest(tmp_path_factory.mktemp("tones")), "test")]
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -100,12 +101,21 @@ def test_captions_are_paired_with_their_sounds() -> None:
 
 @pytest.fixture(scope="module")
 def large_manifest(captioned: Path) -> Path:
-    """150 recordings of two lines each; all lines name the same file."""
+    """150 recordings of two files each. All files have the same sound."""
+    folder = captioned.with_name("large")
+    folder.mkdir()
+    for i in range(301):
+        os.link(captioned.with_name("0.wav"), folder / f"{i}.wav")
     rows = [
-        {"path": "0.wav", "seconds": 0.3, "caption": f"{i}", "group": f"recording {i // 2}"}
+        {
+            "path": f"large/{i}.wav",
+            "seconds": 0.3,
+            "caption": f"{i}",
+            "group": f"recording {i // 2}",
+        }
         for i in range(300)
     ]
-    rows.append({**rows[0], "split": "test", "group": "elsewhere"})
+    rows.append({**rows[0], "path": "large/300.wav", "split": "test", "group": "elsewhere"})
     return write_rows(captioned.with_name("large.jsonl"), rows)
 
 

@@ -16,7 +16,7 @@ from singleout.data.clips import Clip, Clips
 from singleout.data.columns import Texts
 from singleout.data.dataset import MixtureDataset
 from singleout.data.embeddings import EmbeddingTable
-from singleout.data.manifest import check_splits, held_out, read_manifest, scan_folder, share_of
+from singleout.data.manifest import Manifest, read_manifest, scan_folder, share_of
 from singleout.data.plan import check_mixable
 from singleout.encoders import QueryEncoder
 from singleout.errors import ManifestError
@@ -103,11 +103,11 @@ def read_corpus(config: TrainConfig) -> Corpus:
         []
     """
     check = SoundCheck()
-    training, validation = split_clips(config, check)
+    manifest = None if config.manifest is None else Manifest.read(config.manifest)
+    training, validation = split_clips(config, check, manifest)
     if config.uncaptioned is not None:
-        more = _uncaptioned(config, config.uncaptioned, training, validation, check)
-        is_prepared = isinstance(training, PreparedClips) or isinstance(more, PreparedClips)
-        training = JoinedClips([training, more]) if is_prepared else [*training, *more]
+        more = _uncaptioned(config, manifest, training, validation, check)
+        training = JoinedClips([training, more])
     check.finish(config.skip_bad, config.output / BAD_SOUNDS)
     check_mixable(training, config.mixtures)
     return Corpus(training, validation)
@@ -115,20 +115,21 @@ def read_corpus(config: TrainConfig) -> Corpus:
 
 def _uncaptioned(
     config: TrainConfig,
-    more: UncaptionedConfig,
+    manifest: Manifest | None,
     training: Sequence[Clip],
     validation: Sequence[Clip],
     check: SoundCheck,
 ) -> Sequence[Clip]:
     """More sounds of a run, without what it trains on or holds out already."""
+    assert (more := config.uncaptioned) is not None
     excluded: tuple[Collection[Path], Collection[str]] = ((), ())
     known: Sequence[Clip] = ()
     if isinstance(training, PreparedClips):
         excluded = ((), held_out_groups(training))
     else:
         known = [*training, *validation]
-        if config.manifest is not None:
-            excluded = held_out(config.manifest)
+        if manifest is not None:
+            excluded = manifest.held_out()
     if more.shards is not None:
         groups = frozenset(excluded[1])
         return prepared_uncaptioned(more.shards, more.share, groups, config.shards)
@@ -136,7 +137,7 @@ def _uncaptioned(
 
 
 def split_clips(
-    config: TrainConfig, check: SoundCheck | None = None
+    config: TrainConfig, check: SoundCheck | None = None, manifest: Manifest | None = None
 ) -> tuple[Sequence[Clip], Sequence[Clip]]:
     """Clips to train on and clips to validate with; the latter may be empty.
 
@@ -148,6 +149,7 @@ def split_clips(
         config: of the run.
         check: notes bad sounds, which are left out. By default no sound is read. The sounds of a
             prepared corpus were checked when it was made.
+        manifest: ``config.manifest``, if it was read before.
 
     Raises:
         ManifestError: the manifest or the folder cannot be used.
@@ -173,14 +175,15 @@ def split_clips(
     validation: Sequence[Clip]
     clips: Sequence[Clip]
     if config.manifest is not None:
-        training = read_manifest(config.manifest, "train", on_bad=on_bad)
-        check_splits(config.manifest)
-        validation = read_manifest(config.manifest, "validation", may_be_empty=True, on_bad=on_bad)
+        manifest = manifest or Manifest.read(config.manifest)
+        training: Sequence[Clip] = manifest.existing("train", on_bad=on_bad)
+        manifest.check_splits()
+        validation: Sequence[Clip] = manifest.existing("validation", True, on_bad)
         if check is not None:
             training, validation = check.usable(training), check.usable(validation)
         return training, validation
     assert config.audio is not None
-    clips = scan_folder(config.audio, on_bad)
+    clips: Sequence[Clip] = scan_folder(config.audio, on_bad)
     if check is not None:
         clips = check.usable(clips)
     count = len(clips) // VALIDATION_FRACTION
@@ -198,7 +201,7 @@ def uncaptioned_clips(
     known: Sequence[Clip] = (),
     excluded: tuple[Collection[Path], Collection[str]] = ((), ()),
     check: SoundCheck | None = None,
-) -> list[Clip]:
+) -> Sequence[Clip]:
     """The configured share of more recordings, without their captions.
 
     Args:
@@ -227,7 +230,7 @@ def uncaptioned_clips(
     on_bad = None if check is None else check.add
     clips: Sequence[Clip]
     if config.manifest is not None:
-        clips = read_manifest(config.manifest, "train", on_bad=on_bad)
+        clips: Sequence[Clip] = read_manifest(config.manifest, "train", on_bad=on_bad)
     else:
         assert config.audio is not None
         clips = scan_folder(config.audio, on_bad)
