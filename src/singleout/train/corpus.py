@@ -106,7 +106,9 @@ def read_corpus(config: TrainConfig) -> Corpus:
     manifest = None if config.manifest is None else Manifest.read(config.manifest)
     training, validation = split_clips(config, check, manifest)
     if config.uncaptioned is not None:
-        more = _uncaptioned(config, manifest, training, validation, check)
+        more = _uncaptioned(
+            config.uncaptioned, config.shards, manifest, training, validation, check
+        )
         training = JoinedClips([training, more])
     check.finish(config.skip_bad, config.output / BAD_SOUNDS)
     check_mixable(training, config.mixtures)
@@ -114,25 +116,22 @@ def read_corpus(config: TrainConfig) -> Corpus:
 
 
 def _uncaptioned(
-    config: TrainConfig,
+    more: UncaptionedConfig,
+    shards: str | None,
     manifest: Manifest | None,
     training: Sequence[Clip],
     validation: Sequence[Clip],
     check: SoundCheck,
 ) -> Sequence[Clip]:
     """More sounds of a run, without what it trains on or holds out already."""
-    assert (more := config.uncaptioned) is not None
     excluded: tuple[Collection[Path], Collection[str]] = ((), ())
-    known: Sequence[Clip] = ()
     if isinstance(training, PreparedClips):
         excluded = ((), held_out_groups(training))
-    else:
-        known = [*training, *validation]
-        if manifest is not None:
-            excluded = manifest.held_out()
+    elif manifest is not None:
+        excluded = manifest.held_out()
     if more.shards is not None:
-        groups = frozenset(excluded[1])
-        return prepared_uncaptioned(more.shards, more.share, groups, config.shards)
+        return prepared_uncaptioned(more.shards, more.share, frozenset(excluded[1]), shards)
+    known = () if isinstance(training, PreparedClips) else [*training, *validation]
     return uncaptioned_clips(more, known, excluded, check)
 
 
@@ -171,9 +170,6 @@ def split_clips(
     if config.shards is not None:
         return prepared_splits(config.shards)
     on_bad = None if check is None else check.add
-    training: Sequence[Clip]
-    validation: Sequence[Clip]
-    clips: Sequence[Clip]
     if config.manifest is not None:
         manifest = manifest or Manifest.read(config.manifest)
         training: Sequence[Clip] = manifest.existing("train", on_bad=on_bad)
@@ -230,7 +226,7 @@ def uncaptioned_clips(
     on_bad = None if check is None else check.add
     clips: Sequence[Clip]
     if config.manifest is not None:
-        clips: Sequence[Clip] = read_manifest(config.manifest, "train", on_bad=on_bad)
+        clips = read_manifest(config.manifest, "train", on_bad=on_bad)
     else:
         assert config.audio is not None
         clips = scan_folder(config.audio, on_bad)
