@@ -264,7 +264,8 @@ class Clips(Sequence[Clip]):
         return self._text_codes(Texts.joined([families, names]), numbers)
 
     def _column(self, name: str) -> NDArray[Any]:
-        return self._all[name] if self._rows is None else self._all[name][self._rows]
+        column = np.asarray(self._all[name])
+        return column if self._rows is None else column[self._rows]
 
     def _codes(self, name: str) -> NDArray[np.int32]:
         return self._text_codes(self._texts[f"{name}_name"], self._column(name))

@@ -100,7 +100,8 @@ class Texts(Sequence[str]):
     """
 
     def __init__(self, encoded: NDArray[np.uint8], offsets: NDArray[np.int64]) -> None:
-        self.encoded, self.offsets = encoded, offsets
+        # Parts of a plain array are made faster than those of a ``numpy.memmap``.
+        self.encoded, self.offsets = np.asarray(encoded), np.asarray(offsets)
 
     @classmethod
     def of(cls, texts: Iterable[str]) -> Texts:
