@@ -97,10 +97,8 @@ def read_corpus(config: TrainConfig) -> Corpus:
         ...     model = {"separator": {"type": "identity"}}
         ...     with patch.dict(os.environ, SINGLEOUT_CACHE=folder):
         ...         corpus = read_corpus(TrainConfig(audio=folder, output="run", model=model))
-        >>> [clip.path.name for clip in corpus.training]
-        ['car.wav', 'dog.wav', 'rain.wav']
-        >>> corpus.validation
-        []
+        >>> [clip.path.name for clip in corpus.training], corpus.validation
+        (['car.wav', 'dog.wav', 'rain.wav'], [])
     """
     check = SoundCheck()
     training, validation = split_clips(config, check)
@@ -121,14 +119,13 @@ def _uncaptioned(
     check: SoundCheck,
 ) -> Sequence[Clip]:
     """More sounds of a run, without what it trains on or holds out already."""
-    excluded: tuple[Collection[Path], Collection[str]] = ((), ())
     known: Sequence[Clip] = ()
+    excluded: tuple[Collection[Path], Collection[str]] = ((), ())
     if isinstance(training, PreparedClips):
         excluded = ((), held_out_groups(training))
     else:
         known = [*training, *validation]
-        if config.manifest is not None:
-            excluded = held_out(config.manifest)
+        excluded = ((), ()) if config.manifest is None else held_out(config.manifest)
     if more.shards is not None:
         groups = frozenset(excluded[1])
         return prepared_uncaptioned(more.shards, more.share, groups, config.shards)
