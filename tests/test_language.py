@@ -42,6 +42,7 @@ WITHOUT_EXAMPLE = {
     "cli/corpus.py": {"corpus": "its docstring is the help text of the command"},
     "cli/extract.py": {"extract": "its docstring is the help text of the command"},
     "cli/formats.py": {"formats": "its docstring is the help text of the command"},
+    "cli/index.py": {"index": "its docstring is the help text of the command"},
     "cli/train.py": {"train": "its docstring is the help text of the command"},
     "cli/evaluate.py": {"evaluate": "its docstring is the help text of the command"},
     "cli/benchmark.py": {"benchmark": "its docstring is the help text of the command"},

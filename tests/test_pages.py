@@ -34,7 +34,7 @@ PAGES = [
     "src/singleout/builtin/README.md",
 ]
 RATE = 16_000
-SLOW = ("train", "evaluate", "benchmark", "corpus")
+SLOW = ("train", "evaluate", "benchmark", "corpus", "prepare", "index")
 """Commands that take minutes or a downloaded corpus: their options are checked, nothing runs."""
 TOOLS = {"git", "pre-commit", "cd", "ffmpeg"}
 """Commands that are not ours."""

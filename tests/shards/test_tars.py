@@ -67,13 +67,13 @@ def test_tar_files_of_every_kind_are_scanned(kind: int, tmp_path: Path) -> None:
         link.type, link.linkname = tarfile.SYMTYPE, "1.WAV"
         tar.addfile(link)
     content = (tmp_path / "0.tar").read_bytes()
-    found = list(scan_tar(Location(tmp_path / "0.tar")))
-    assert [(each.key, each.suffix) for each in found] == [
+    scanned = list(scan_tar(Location(tmp_path / "0.tar")))
+    assert [(each.key, each.suffix) for each in scanned] == [
         ("dogs/1", "wav"),
         ("dogs/1", "cap.json"),
         (long[:-4], "wav"),
     ]
-    for each in found:
+    for each in scanned:
         assert content[each.offset : each.offset + each.size].decode() == each.name
     assert [len(sample.members) for sample in scan_samples(Location(tmp_path / "0.tar"))] == [2, 1]
 

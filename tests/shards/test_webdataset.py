@@ -24,9 +24,9 @@ def test_webdataset_reads_ours(tmp_path: Path) -> None:
     prepare(tmp_path, 7, "flac", Crops("encoder-1", 1.0, 0.5))
     urls = [str(path) for path in sorted((tmp_path / "shards").glob("*.tar"))]
     read = webdataset.WebDataset(urls, shardshuffle=False, empty_check=False).decode()
-    found: list[dict[str, Any]] = list(read)
-    assert [sample["__key__"] for sample in found] == [f"{i:09d}" for i in range(7)]
-    for i, (sample, row) in enumerate(zip(found, descriptions(7), strict=True)):
+    read_samples: list[dict[str, Any]] = list(read)
+    assert [sample["__key__"] for sample in read_samples] == [f"{i:09d}" for i in range(7)]
+    for i, (sample, row) in enumerate(zip(read_samples, descriptions(7), strict=True)):
         assert sample["json"] == row
         assert sample["npy"].dtype == np.float16
         assert sample["flac"] == encoded(noise(i, row["seconds"]), "flac")

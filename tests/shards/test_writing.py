@@ -49,9 +49,9 @@ def test_a_sidecar_states_what_is_in_the_shard(tmp_path: Path) -> None:
     table = read_npy(shards / f"{name}.npy")
     assert sum(row["crops"] for row in sidecar["rows"]) == len(table)
     scanned = list(scan_samples(shards / f"{name}.tar"))
-    for sample, row, found in zip(made, sidecar["rows"], scanned, strict=True):
-        assert row["key"] == found.key == sample.key
-        assert row["members"] == {s: [m.offset, m.size] for s, m in found.members.items()}
+    for sample, row, scan in zip(made, sidecar["rows"], scanned, strict=True):
+        assert row["key"] == scan.key == sample.key
+        assert row["members"] == {s: [m.offset, m.size] for s, m in scan.members.items()}
         parts = {s: tar[offset : offset + size] for s, (offset, size) in row["members"].items()}
         assert list(parts) == sorted(parts) == ["flac", "json", "npy"]
         assert parts["flac"] == sample.audio

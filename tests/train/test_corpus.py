@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -100,23 +99,17 @@ def test_captions_are_paired_with_their_sounds() -> None:
 
 
 @pytest.fixture(scope="module")
-def large_manifest(captioned: Path) -> Path:
-    """150 recordings of two files each. All files have the same sound."""
-    folder = captioned.with_name("large")
-    folder.mkdir()
-    for i in range(301):
-        os.link(captioned.with_name("0.wav"), folder / f"{i}.wav")
-    rows = [
-        {
-            "path": f"large/{i}.wav",
-            "seconds": 0.3,
-            "caption": f"{i}",
-            "group": f"recording {i // 2}",
-        }
+def large_manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """150 recordings of two files each, which are empty."""
+    folder = tmp_path_factory.mktemp("large")
+    for number in range(301):
+        (folder / f"{number}.wav").touch()
+    rows: list[dict[str, Any]] = [
+        {"path": f"{i}.wav", "seconds": 0.3, "caption": f"{i}", "group": f"recording {i // 2}"}
         for i in range(300)
     ]
-    rows.append({**rows[0], "path": "large/300.wav", "split": "test", "group": "elsewhere"})
-    return write_rows(captioned.with_name("large.jsonl"), rows)
+    rows.append({**rows[0], "path": "300.wav", "split": "test", "group": "elsewhere"})
+    return write_rows(folder / "large.jsonl", rows)
 
 
 @given(shares=st.tuples(st.floats(0, 1), st.floats(0, 1)))

@@ -20,6 +20,7 @@ from singleout.cli.evaluate import evaluate
 from singleout.cli.extract import extract
 from singleout.cli.formats import formats
 from singleout.cli.gap import gap
+from singleout.cli.index import index
 from singleout.cli.messages import printed_messages
 from singleout.cli.prepare import prepare
 from singleout.cli.signals import stop_signals
@@ -114,3 +115,4 @@ app.command()(gap)
 app.command()(corpus)
 app.command()(formats)
 app.command()(prepare)
+app.command()(index)

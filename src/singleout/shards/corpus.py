@@ -102,20 +102,15 @@ class CorpusWriter:
                 ``sample_rate``, ``num_samples``, a ``description``, and ``embeddings`` or None.
                 The name begins at ``root``, which is the shard by default.
         """
-        by_split: dict[str, list[Mapping[str, Any]]] = {}
+        builder = ColumnsBuilder()
         for row in rows:
-            by_split.setdefault(row["description"].get("split") or "train", []).append(row)
-        for split, some in by_split.items():
-            builder = ColumnsBuilder()
-            for row in some:
-                _add_clip(builder, shard["name"], split, row)
-            embedded = [row["embeddings"] for row in some if row.get("embeddings") is not None]
-            self._index.add(
-                split,
-                builder.columns(),
-                [len(each) for each in embedded],
-                np.concatenate(embedded) if embedded else None,
-            )
+            _add_clip(builder, shard["name"], row)
+        embedded = [row["embeddings"] for row in rows if row.get("embeddings") is not None]
+        self._index.add(
+            builder.columns(),
+            [len(each) for each in embedded],
+            np.concatenate(embedded) if embedded else None,
+        )
         seconds = sum(row["num_samples"] / row["sample_rate"] for row in rows)
         self._shards.append({**shard, "clips": len(rows), "seconds": round(seconds, 3)})
 
@@ -232,7 +227,7 @@ def _with_embeddings(
         }
 
 
-def _add_clip(builder: ColumnsBuilder, shard: str, split: str, row: Mapping[str, Any]) -> None:
+def _add_clip(builder: ColumnsBuilder, shard: str, row: Mapping[str, Any]) -> None:
     description = row["description"]
     caption = description.get("caption") or None
     alternatives = description.get("alternatives") or ()
@@ -245,7 +240,7 @@ def _add_clip(builder: ColumnsBuilder, shard: str, split: str, row: Mapping[str,
         label=description.get("class") or None,
         has_class=bool(description.get("class")),
         group=description.get("group") or None,
-        split=split,
+        split=description.get("split") or "train",
         shard=shard,
         place=(row["offset"], row["size"], row["sample_rate"], row["num_samples"]),
     )

@@ -147,14 +147,14 @@ def _description(place: Location, sample: TarSample, stem: str) -> dict[str, Any
     document = _document(texts.pop("json", "{}"))
     label = texts.pop("cls", None)
     captions = [text for kind in TEXT_SUFFIXES if (text := texts.get(kind, "").strip())]
-    found = _from_json({**document, **_source(document, stem)})
-    captions += [text for text in found.pop("captions") if text not in captions]
+    facts = _from_json({**document, **_source(document, stem)})
+    captions += [text for text in facts.pop("captions") if text not in captions]
     for caption in captions:
         try:
             checked_text(caption)
         except InputError as error:
             raise DocumentError(str(error)) from None
-    description = {"class": label and label.strip(), **found}
+    description = {"class": label and label.strip(), **facts}
     if captions:
         description |= {"caption": captions[0], "alternatives": captions[1:]}
     if _num_sounds(sample) > 1:
@@ -209,10 +209,10 @@ def _from_json(document: Mapping[str, Any]) -> dict[str, Any]:
         for text in value if isinstance(value, list) else [value]:
             if isinstance(text, str) and text.strip() and text.strip() not in captions:
                 captions.append(text.strip())
-    found: dict[str, Any] = {"captions": captions}
+    facts: dict[str, Any] = {"captions": captions}
     for name, keys in (("class", CLASS_KEYS), ("group", GROUP_KEYS), ("split", ("split",))):
         for key in keys:
             value = document.get(key)
             if isinstance(value, str) and value.strip():
-                found.setdefault(name, value.strip())
-    return found
+                facts.setdefault(name, value.strip())
+    return facts

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -22,14 +21,9 @@ from singleout.data.columns import (
 from singleout.errors import InputError
 from singleout.shards.arrays import Blocks, blocks_of, map_arrays, write_arrays
 
-FIRST_SPLITS = ("train", "validation")
-"""Splits whose clips stand first, so that each is one stretch of the index. Others follow."""
-
 
 class IndexWriter:
     """Collects clips in temporary files, and writes them as an index; a context manager.
-
-    Clips keep their order within a split.
 
     Args:
         folder: for temporary files.
@@ -42,7 +36,7 @@ class IndexWriter:
         >>> builder.add("rain.wav", 2.0, split="test")
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     with IndexWriter(Path(folder)) as index:
-        ...         index.add("test", builder.columns())
+        ...         index.add(builder.columns())
         ...         index.write(Path(folder) / "index.safetensors")
         ...     Clips(map_index(Path(folder) / "index.safetensors"))[0].label
         'rain.wav'
@@ -50,7 +44,7 @@ class IndexWriter:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._files: dict[tuple[int, str], IO[bytes]] = {}
+        self._files: dict[str, IO[bytes]] = {}
         self._names: dict[str, dict[str, int]] = {name: {} for name in NAMED_COLUMNS}
         self._opened = ExitStack()
         self.num_crops, self.dim = 0, 0
@@ -68,33 +62,30 @@ class IndexWriter:
 
     def add(
         self,
-        split: str,
         columns: Mapping[str, NDArray[Any]],
         crops: Sequence[int] = (),
         embeddings: NDArray[np.float16] | None = None,
     ) -> None:
-        """Append clips of one split.
+        """Append clips.
 
         Args:
-            split: of all these clips.
             columns: see ``data.columns.COLUMNS``.
             crops: number of embedded crops of each clip.
             embeddings: float16 [crops, dim].
         """
-        part = FIRST_SPLITS.index(split) if split in FIRST_SPLITS else len(FIRST_SPLITS)
         for name in VALUE_COLUMNS:
             values = columns[name]
             if name in NAMED_COLUMNS:
                 values = self._renumbered(name, columns)
-            self._append(part, name, values)
+            self._append(name, values)
         for name in ("path", "caption"):
-            self._append(part, f"{name}.bytes", np.diff(columns[f"{name}.offsets"]))
-            self._append(part, f"{name}.encoded", columns[f"{name}.encoded"])
-        self._append(part, "caption.count", np.diff(columns["caption_first"]))
+            self._append(f"{name}.bytes", np.diff(columns[f"{name}.offsets"]))
+            self._append(f"{name}.encoded", columns[f"{name}.encoded"])
+        self._append("caption.count", np.diff(columns["caption_first"]))
         if embeddings is not None:
             self.num_crops, self.dim = self.num_crops + len(embeddings), embeddings.shape[1]
-            self._append(part, "crops", np.array(crops, np.int64))
-            self._append(part, "embeddings", np.ascontiguousarray(embeddings, np.float16))
+            self._append("crops", np.array(crops, np.int64))
+            self._append("embeddings", np.ascontiguousarray(embeddings, np.float16))
 
     def write(self, path: Path) -> None:
         """Write the columns of all clips."""
@@ -125,29 +116,20 @@ class IndexWriter:
         renumbered: NDArray[np.int32] = np.array(numbers, np.int32)[columns[name]]
         return renumbered
 
-    def _append(self, part: int, name: str, values: NDArray[Any]) -> None:
-        file = self._files.get((part, name))
-        if file is None:
-            file = self._opened.enter_context(self._path(part, name).open("wb"))
-            self._files[part, name] = file
-        file.write(values.tobytes())
-
-    def _path(self, part: int, name: str) -> Path:
-        return self._folder / f"{part}.{name}"
-
-    def _parts(self, name: str) -> list[Path]:
-        """The temporary files of a column."""
-        parts = []
-        for part in range(len(FIRST_SPLITS) + 1):
-            if (file := self._files.get((part, name))) is not None:
-                file.flush()
-                parts.append(self._path(part, name))
-        return parts
+    def _append(self, name: str, values: NDArray[Any]) -> None:
+        if name not in self._files:
+            file = (self._folder / name).open("wb")
+            self._files[name] = self._opened.enter_context(file)
+        self._files[name].write(values.tobytes())
 
     def _blocks(self, name: str, dtype: type[np.generic]) -> Blocks:
-        parts = self._parts(name)
-        count = sum(part.stat().st_size for part in parts) // np.dtype(dtype).itemsize
-        return Blocks(np.dtype(dtype), (count,), chain.from_iterable(map(blocks_of, parts)))
+        """A temporary column."""
+        if name not in self._files:
+            return Blocks.of(np.zeros(0, dtype))
+        self._files[name].flush()
+        path = self._folder / name
+        count = path.stat().st_size // np.dtype(dtype).itemsize
+        return Blocks(np.dtype(dtype), (count,), blocks_of(path))
 
     def _offsets(self, name: str) -> Blocks:
         """The running sum of a temporary column, from 0."""

@@ -111,6 +111,7 @@ class PreparedCorpus:
         fingerprint: SHA-256 of its index, which changes with any sound or description.
         settings: how it was made.
         tables: the embedded crops and the facts of their files.
+        num_reports: rows of its report.
 
     Example:
         >>> corpus = PreparedCorpus(Location("corpus"), Clips.of([]), "0" * 64, {}, {})
@@ -123,6 +124,7 @@ class PreparedCorpus:
     fingerprint: str
     settings: Mapping[str, Any]
     tables: Mapping[Crops, Mapping[str, Any]]
+    num_reports: int = 0
 
     def split(self, name: str) -> PreparedClips:
         """The clips of one split."""
@@ -203,8 +205,14 @@ def open_corpus(place: str | Path) -> PreparedCorpus:
         Crops(each["fingerprint"], each["segment_seconds"], each["hop_seconds"]): each
         for each in content["embeddings"]
     }
-    fingerprint = str(content["index"]["sha256"])
-    return PreparedCorpus(folder, Clips(columns), fingerprint, content["settings"], tables)
+    return PreparedCorpus(
+        folder,
+        Clips(columns),
+        fingerprint=str(content["index"]["sha256"]),
+        settings=content["settings"],
+        tables=tables,
+        num_reports=content["reports"],
+    )
 
 
 def check_corpus(place: str | Path) -> list[str]:
@@ -260,8 +268,8 @@ def _description(folder: Location) -> dict[str, Any]:
             Crops(*(facts[key] for key in ("fingerprint", "segment_seconds", "hop_seconds")))
             if facts["name"] != posixpath.basename(facts["name"]):
                 raise ValueError(f"a table cannot be called {shortened(facts['name'])}")
-        if not isinstance(content["settings"], dict):
-            raise ValueError("it has no settings")
+        if not isinstance(content["settings"], dict) or type(content["reports"]) is not int:
+            raise ValueError("it has no settings, or no number of reports")
     except (DocumentError, ValueError, TypeError, LookupError) as error:
         raise InputError(f"{place}: is damaged: {one_line(error)}: {AGAIN}") from None
     return dict(content)

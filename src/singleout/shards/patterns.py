@@ -38,14 +38,14 @@ def shard_places(pattern: str) -> list[str]:
     for name in names:
         place = Location(name)
         if WILD.search(name):
-            found = place.matches()
+            named = place.matches()
         elif place.is_local and place.path.is_dir():
-            found = (place / "**" / "*.tar").matches()
+            named = (place / "**" / "*.tar").matches()
         else:
-            found = [name]
-        if not found:
+            named = [name]
+        if not named:
             raise InputError(f"{shortened(name)}: no such shards")
-        places += found
+        places += named
     return places
 
 

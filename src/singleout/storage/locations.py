@@ -234,8 +234,8 @@ class Location:
                 return sorted(glob(str(self.path), recursive=True))  # noqa: PTH207
             remote, path = self._remote
             remote.invalidate_cache()
-            found = sorted(remote.glob(path))
-            return [str(Location(remote.unstrip_protocol(each))) for each in found]
+            paths = sorted(remote.glob(path))
+            return [str(Location(remote.unstrip_protocol(each))) for each in paths]
 
     def names_below(self) -> list[str]:
         """Names of all files below the folder, relative to it, sorted; empty if there is none."""

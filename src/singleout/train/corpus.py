@@ -97,10 +97,8 @@ def read_corpus(config: TrainConfig) -> Corpus:
         ...     model = {"separator": {"type": "identity"}}
         ...     with patch.dict(os.environ, SINGLEOUT_CACHE=folder):
         ...         corpus = read_corpus(TrainConfig(audio=folder, output="run", model=model))
-        >>> [clip.path.name for clip in corpus.training]
-        ['car.wav', 'dog.wav', 'rain.wav']
-        >>> corpus.validation
-        []
+        >>> [clip.path.name for clip in corpus.training], corpus.validation
+        (['car.wav', 'dog.wav', 'rain.wav'], [])
     """
     check = SoundCheck()
     manifest = None if config.manifest is None else Manifest.read(config.manifest)
