@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -104,7 +104,10 @@ def read_crop(
 
 
 def render(
-    spec: MixtureSpec, clips: Sequence[Clip], config: MixtureConfig, sample_rate: int
+    spec: MixtureSpec,
+    clips: Sequence[Clip] | Mapping[int, Clip],
+    config: MixtureConfig,
+    sample_rate: int,
 ) -> Mixture:
     """Render a planned mixture.
 
@@ -138,7 +141,10 @@ def render(
     """
     num_samples = round(config.segment_seconds * sample_rate)
     sources = np.stack(
-        [_render_source(s, clips, config, sample_rate, num_samples) for s in spec.sources]
+        [
+            _render_source(source, clips[source.clip], config, sample_rate, num_samples)
+            for source in spec.sources
+        ]
     )
     power = np.maximum(np.square(sources, dtype=np.float64).mean(1), 1e-12)
     for i, source in enumerate(spec.sources):
@@ -166,14 +172,10 @@ def _rms(audio: NDArray[np.float32]) -> np.float64:
 
 
 def _render_source(
-    spec: SourceSpec,
-    clips: Sequence[Clip],
-    config: MixtureConfig,
-    sample_rate: int,
-    num_samples: int,
+    spec: SourceSpec, clip: Clip, config: MixtureConfig, sample_rate: int, num_samples: int
 ) -> NDArray[np.float32]:
     """One source [samples] with its effects, before its level is set."""
-    audio = read_crop(clips[spec.clip], spec.crop, config, sample_rate)
+    audio = read_crop(clip, spec.crop, config, sample_rate)
     if spec.speed != 1.0:
         audio = soxr.resample(audio, sample_rate * spec.speed, sample_rate, quality="MQ")
     placed = np.zeros(num_samples, np.float32)
