@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import soxr
@@ -140,12 +141,8 @@ def render(
         ((4000,), (2, 4000))
     """
     num_samples = round(config.segment_seconds * sample_rate)
-    sources = np.stack(
-        [
-            _render_source(source, clips[source.clip], config, sample_rate, num_samples)
-            for source in spec.sources
-        ]
-    )
+    make = partial(_render_source, config=config, sample_rate=sample_rate, num_samples=num_samples)
+    sources = np.stack([make(source, clips[source.clip]) for source in spec.sources])
     power = np.maximum(np.square(sources, dtype=np.float64).mean(1), 1e-12)
     for i, source in enumerate(spec.sources):
         sources[i] *= np.sqrt(power[0] / power[i]) * 10 ** (-source.snr_db / 20)
