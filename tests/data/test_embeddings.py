@@ -284,14 +284,12 @@ def test_crops_of_one_length_are_embedded_at_once(
 def test_a_file_that_changes_before_its_batch_is_full_is_not_kept(
     three_clips: list[Clip], cache_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read = read_crop
-
     def change_first(clip: Clip, *args: Any) -> NDArray[np.float32]:
         if clip == three_clips[2]:
             write_noise(three_clips[0].path, 99, 0.3)
-        return read(clip, *args)
+        return read_crop(clip, *args)
 
-    monkeypatch.setattr("singleout.data.embeddings.read_crop", change_first)
+    monkeypatch.setattr(embeddings, "read_crop", change_first)
     with pytest.raises(AudioError, match=r"0\.wav: changed while it was read"):
         embeddings_of(three_clips, CROPS, BatchEncoder(), cache_path, batch_size=100)
 

@@ -188,9 +188,10 @@ class MixtureDataset(Dataset[TrainingExample]):
             raise IndexError(index)
         number = self.first + index
         spec = self.planner.plan(0, number)
-        for source in spec.sources:
-            self._check_unchanged(source.clip)
-        rendered = render(spec, self.clips, self.config, self.sample_rate)
+        clips = {source.clip: self.clips[source.clip] for source in spec.sources}
+        for source_number, clip in clips.items():
+            self._check_unchanged(source_number, clip)
+        rendered = render(spec, clips, self.config, self.sample_rate)
         # Queries have streams of their own, so that they do not change what is mixed.
         rng = random_stream(self.seed, 0, number, Stream.QUERY)
         kinds = random_stream(self.seed, 0, number, Stream.KIND)
@@ -249,13 +250,12 @@ class MixtureDataset(Dataset[TrainingExample]):
             "seed": self.seed,
         }
 
-    def _check_unchanged(self, number: int) -> None:
+    def _check_unchanged(self, number: int, clip: Clip) -> None:
         """Refuse a sound that another one has replaced: its embeddings are those of the old one.
 
         Its file must stay as it was at its first use, and before that, as it was when this data
         set was made. Times that lie in the future say nothing.
         """
-        clip = self.clips[number]
         place = clip.path if clip.member is None else Path(clip.member.shard)
         if clip.member is not None and address_of(clip.member.shard) is not None:
             return  # its store is far away
@@ -310,8 +310,11 @@ class MixtureDataset(Dataset[TrainingExample]):
 
     def _rows(self, rows: Sequence[Tensor | None]) -> Tensor:
         """[rows, dim], with zeros in place of missing rows."""
-        missing = torch.zeros(self.table.dim)
-        return torch.stack([missing if row is None else row for row in rows])
+        stacked = torch.zeros(len(rows), self.table.dim)
+        for place, row in zip(stacked, rows, strict=True):
+            if row is not None:
+                place.copy_(row)
+        return stacked
 
     def _query_audio(
         self, places: Sequence[Place | None], rng: np.random.Generator

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import soxr
@@ -104,7 +105,10 @@ def read_crop(
 
 
 def render(
-    spec: MixtureSpec, clips: Sequence[Clip], config: MixtureConfig, sample_rate: int
+    spec: MixtureSpec,
+    clips: Sequence[Clip] | Mapping[int, Clip],
+    config: MixtureConfig,
+    sample_rate: int,
 ) -> Mixture:
     """Render a planned mixture.
 
@@ -137,9 +141,8 @@ def render(
         ((4000,), (2, 4000))
     """
     num_samples = round(config.segment_seconds * sample_rate)
-    sources = np.stack(
-        [_render_source(s, clips, config, sample_rate, num_samples) for s in spec.sources]
-    )
+    make = partial(_render_source, config=config, sample_rate=sample_rate, num_samples=num_samples)
+    sources = np.stack([make(source, clips[source.clip]) for source in spec.sources])
     power = np.maximum(np.square(sources, dtype=np.float64).mean(1), 1e-12)
     for i, source in enumerate(spec.sources):
         sources[i] *= np.sqrt(power[0] / power[i]) * 10 ** (-source.snr_db / 20)
@@ -166,14 +169,10 @@ def _rms(audio: NDArray[np.float32]) -> np.float64:
 
 
 def _render_source(
-    spec: SourceSpec,
-    clips: Sequence[Clip],
-    config: MixtureConfig,
-    sample_rate: int,
-    num_samples: int,
+    spec: SourceSpec, clip: Clip, config: MixtureConfig, sample_rate: int, num_samples: int
 ) -> NDArray[np.float32]:
     """One source [samples] with its effects, before its level is set."""
-    audio = read_crop(clips[spec.clip], spec.crop, config, sample_rate)
+    audio = read_crop(clip, spec.crop, config, sample_rate)
     if spec.speed != 1.0:
         audio = soxr.resample(audio, sample_rate * spec.speed, sample_rate, quality="MQ")
     placed = np.zeros(num_samples, np.float32)
