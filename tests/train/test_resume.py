@@ -180,6 +180,22 @@ def test_resume_after_a_signal_while_a_mixture_is_rendered(
     assert_same_run(config, whole)
 
 
+def test_a_signal_whose_handler_goes_on_does_not_end_the_run(
+    whole: TrainConfig, captioned_run: Callable[..., TrainConfig], tmp_path: Path
+) -> None:
+    def only_note() -> None:
+        signal.signal(signal.SIGTERM, lambda *_: (tmp_path / "noted").touch())
+
+    def moment() -> None:
+        only_note()
+        in_step(4, sending("SIGTERM"))()
+
+    config = captioned_run(tmp_path)
+    assert ends_with(config, moment) == 0
+    assert (tmp_path / "noted").exists()
+    assert_same_run(config, whole)
+
+
 def test_resume_after_the_last_step_only_scores_the_model(
     captioned_run: Callable[..., TrainConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -303,6 +319,17 @@ def test_resume_of_a_checkpoint_without_a_precision(
         del metadata["precision"], metadata["devices"]
     assert ends_with(stopped) == 0
     assert_same_run(stopped, whole)
+
+
+def test_resume_of_a_checkpoint_without_a_precision_keeps_the_name_of_it(
+    stopped: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What ``auto`` stood for is unknown."""
+    monkeypatch.setattr("singleout.train.loop.has_fast_bfloat16", lambda: False)
+    with metadata_of(stopped) as metadata:
+        del metadata["precision"]
+    with pytest.raises(ModelError, match=r'another config \(precision: "float32", now "auto"\)'):
+        train(changed(stopped, precision="auto"))
 
 
 def test_resume_on_other_devices_is_one_note(

@@ -158,15 +158,7 @@ def save(
         >>> module.step_index
         7
     """
-    tensors: dict[str, Tensor] = {}
-    for name, tensor in module.state_dict().items():
-        tensors[f"module.{name}"] = tensor
-    for name, tensor in (module.model.manipulator.state or {}).items():
-        tensors[f"manipulation.{name}"] = tensor
-    for index, state in optimizer.state_dict()["state"].items():
-        for name, tensor in state.items():
-            tensors[f"optimizer.{index}.{name}"] = tensor
-    tensors = {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
+    tensors = _tensors_of(module, optimizer)
     if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
         raise TrainingError(
             f"the weights are not finite at step {module.step_index}: lower the learning rate; the "
@@ -181,6 +173,19 @@ def save(
             f"{error}: the training stopped after step {module.step_index}, and the checkpoint "
             "before is intact: make room, and repeat the command"
         ) from None
+
+
+def _tensors_of(module: TrainingModule, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Copies of all tensors of a checkpoint by name."""
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in module.state_dict().items():
+        tensors[f"module.{name}"] = tensor
+    for name, tensor in (module.model.manipulator.state or {}).items():
+        tensors[f"manipulation.{name}"] = tensor
+    for index, state in optimizer.state_dict()["state"].items():
+        for name, tensor in state.items():
+            tensors[f"optimizer.{index}.{name}"] = tensor
+    return {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
 
 
 @contextmanager
@@ -202,7 +207,7 @@ def saved_step(
     key: str,
     identity: Mapping[str, str] | None = None,
     changes: Callable[[], str] = str,
-    equal_keys: Callable[[], Collection[str]] = tuple,
+    equal_keys: Callable[[bool], Collection[str]] = lambda _: (),
 ) -> int:
     """The step of the checkpoint in a folder; 0 if there is no checkpoint.
 
@@ -215,7 +220,8 @@ def saved_step(
             checkpoint of an earlier version does not have is not compared. Other ``devices`` are
             allowed, with a note.
         changes: describes which settings differ, for the message of the error.
-        equal_keys: further keys that settings of the same meaning have.
+        equal_keys: gives further keys that settings of the same meaning have. Its argument says
+            whether the precision is compared by itself, so that its name may differ.
 
     Raises:
         ModelError: the checkpoint and the one before are damaged, or belong to another run.
@@ -252,7 +258,7 @@ def _step_of(
     key: str,
     identity: Mapping[str, str],
     changes: Callable[[], str],
-    equal_keys: Callable[[], Collection[str]],
+    equal_keys: Callable[[bool], Collection[str]],
 ) -> int:
     """The step of a checkpoint of this run."""
     metadata = _read(path)[1]
@@ -261,7 +267,7 @@ def _step_of(
         for name in DIFFERENCES.keys() & identity.keys() & metadata.keys()
         if metadata[name] != identity[name]
     ]
-    is_known = metadata["key"] == key or metadata["key"] in equal_keys()
+    is_known = metadata["key"] == key or metadata["key"] in equal_keys("precision" in metadata)
     if not is_known and "precision" not in differing:
         raise ModelError(f"{path}: belongs to a run with another config ({changes()}): {WAY_OUT}")
     for name in differing:

@@ -88,7 +88,7 @@ def _train(config: TrainConfig, encoder: QueryEncoder | None, device: Device) ->
         key,
         identity,
         lambda: _changes(config),
-        lambda: equal_keys(config, encoder, precision),
+        lambda may_rename: equal_keys(config, encoder, precision if may_rename else None),
     )
     _write_config(config)
     dataset = training_dataset(config, corpus.training, encoder, start)
@@ -149,11 +149,16 @@ def run_key(config: TrainConfig, encoder: QueryEncoder) -> str:
     return hashlib.sha256((settings_json(config) + made_with).encode()).hexdigest()[:16]
 
 
-def equal_keys(config: TrainConfig, encoder: QueryEncoder, precision: Precision) -> set[str]:
+def equal_keys(config: TrainConfig, encoder: QueryEncoder, precision: Precision | None) -> set[str]:
     """Keys that the same run has with other names of its precision and of its ``init``.
 
-    The precision that ``auto`` stands for is part of the run's identity. Earlier versions put the
-    path of a model into the key instead of its name.
+    Earlier versions put the path of a model into the key instead of its name.
+
+    Args:
+        config: of the run.
+        encoder: of the queries.
+        precision: that ``auto`` stands for, if the run's identity has it. None takes the name of
+            the config only.
 
     Example:
         >>> from singleout.encoders import load_encoder
@@ -176,7 +181,8 @@ def equal_keys(config: TrainConfig, encoder: QueryEncoder, precision: Precision)
                 and recorded.parts[-3:] == resolve_model(BUILTIN).parts[-3:]
             ):
                 inits.add(recorded)
-    changes = product(inits, {config.precision, "auto", precision})
+    names = {config.precision} if precision is None else {"auto", precision}
+    changes = product(inits, names)
     return {
         run_key(config.model_copy(update={"init": init, "precision": name}), encoder)
         for init, name in changes

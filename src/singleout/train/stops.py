@@ -6,6 +6,7 @@ end. A second signal ends the run at once, from the checkpoint before.
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Callable
@@ -34,8 +35,9 @@ class Stops:
     def __init__(self) -> None:
         self._number: int | None = None
         self._before: dict[int, Any] = {}
-        self._save: Callable[[], None] | None = None
+        self._save: Callable[[], None] | None = _nothing
         """What to do before a signal ends the run; None while a step runs."""
+        self._process = os.getpid()
 
     @property
     def is_requested(self) -> bool:
@@ -84,14 +86,21 @@ class Stops:
             self.deliver()
 
     def deliver(self) -> None:
-        """Let the signal that waits do what it would have done without this context."""
+        """Let the signal that waits do what it would have done without this context.
+
+        If that does not end the run, the context goes on.
+        """
         save, self._save = self._save, None
         if save is not None:
             save()
         self._restore()
         signal.raise_signal(signal.SIGTERM if self._number is None else self._number)
+        self._number, self._save = None, save
+        self.hold()
 
     def _receive(self, number: int, _: FrameType | None) -> None:
+        if os.getpid() != self._process:
+            return  # a forked process, which its parent ends
         is_now = self.is_requested or self._save is not None
         self._number = signal.SIGTERM if signal.Signals(number).name == WARNING else number
         if is_now:
@@ -100,3 +109,7 @@ class Stops:
     def _restore(self) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+
+def _nothing() -> None:
+    """Before the first step there is nothing to save."""
