@@ -34,7 +34,7 @@ VERSIONS: dict[str, Callable[[Samples], Samples]] = {
     "quieter": lambda audio: np.round(audio * 0.1 * 2**15) / 2**15,
     "MP3": lambda audio: coded(audio, "MP3", "MPEG_LAYER_III"),
     "Ogg": lambda audio: coded(audio, "OGG", "VORBIS"),
-    "a little later": lambda audio: audio[RATE // 50 :],
+    "a little later": lambda audio: audio[RATE // 20 :],
     "after silence": lambda audio: np.concatenate([np.zeros(RATE // 3, audio.dtype), audio]),
     "another rate": lambda audio: resample(resample(audio, RATE, 16_000), 16_000, RATE),
 }
@@ -55,7 +55,7 @@ def test_other_recordings_of_the_same_kind_are_far() -> None:
         num_different(one, other) for i, one in enumerate(prints) for other in prints[:i]
         if one and other
     ]  # fmt: skip
-    assert min(distances) > 1.5 * MAX_DIFFERENT
+    assert min(distances) > 1.25 * MAX_DIFFERENT
 
 
 def test_short_and_steady_sounds_have_no_fingerprint() -> None:
