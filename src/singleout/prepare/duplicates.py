@@ -177,34 +177,54 @@ def _facts_of(rows: Iterable[Mapping[str, Any]]) -> _Facts:
 def _equal(facts: _Facts) -> Iterator[tuple[int, int]]:
     """Pairs of sounds with the same samples."""
     halves = facts.digest.view(np.uint64).reshape(-1, 2)
-    order = np.lexsort((halves[:, 1], halves[:, 0]))
-    same = (halves[order[1:]] == halves[order[:-1]]).all(1)
-    yield from zip(order[:-1][same].tolist(), order[1:][same].tolist(), strict=True)
+    order = np.lexsort(halves.T)
+    is_same = (halves[order[1:]] == halves[order[:-1]]).all(1)
+    yield from _pairs(order[:-1][is_same], order[1:][is_same])
 
 
 def _similar(facts: _Facts) -> Iterator[tuple[int, int]]:
     """Pairs of sounds whose fingerprints hardly differ."""
     numbers = np.flatnonzero(facts.has_bits)
-    bits, seconds = facts.bits[numbers], facts.seconds[numbers]
-    words = bits.view(">u2").astype(np.uint64)
+    # Sounds with the same fingerprint follow each other. One of them stands for all.
+    quarters = facts.bits[numbers].view(np.uint64)
+    order = np.lexsort((facts.seconds[numbers], *quarters.T))
+    numbers, quarters = numbers[order], quarters[order]
+    is_same = (quarters[1:] == quarters[:-1]).all(1)
+    is_same &= _have_one_length(facts.seconds[numbers[1:]], facts.seconds[numbers[:-1]])
+    yield from _pairs(numbers[:-1][is_same], numbers[1:][is_same])
+    numbers = numbers[np.concatenate([[True], ~is_same])[: len(numbers)]]
     for place in range(NUM_PLACES):
-        # Sounds with the same 16 bits follow each other, in the order of the next 48 bits.
-        following = [words[:, (place + i) % NUM_PLACES] << np.uint64(48 - 16 * i) for i in range(4)]
-        keys = following[0] | following[1] | following[2] | following[3]
-        order = np.argsort(keys, kind="stable")
-        shared = words[order, place]
-        for distance in range(1, min(MAX_CANDIDATES, len(order) - 1) + 1):
-            is_candidate = shared[distance:] == shared[:-distance]
-            ones, others = order[:-distance][is_candidate], order[distance:][is_candidate]
-            if not len(ones):
-                break
-            is_close = ONES[bits[ones] ^ bits[others]].sum(1) <= MAX_DIFFERENT
-            longer = np.maximum(seconds[ones], seconds[others])
-            difference = np.abs(seconds[ones] - seconds[others])
-            is_close &= difference <= MAX_LONGER_SHARE * longer + MAX_LONGER_SECONDS
-            yield from zip(
-                numbers[ones[is_close]].tolist(), numbers[others[is_close]].tolist(), strict=True
-            )
+        yield from _similar_at(place, facts, numbers)
+
+
+def _similar_at(place: int, facts: _Facts, numbers: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    """Pairs of some sounds whose fingerprints share 16 bits at a place, and differ little."""
+    bits = facts.bits[numbers]
+    words = bits.view(">u2").astype(np.uint64)
+    # Sounds with the same 16 bits follow each other, in the order of the next 48 bits.
+    following = [words[:, (place + i) % NUM_PLACES] << np.uint64(48 - 16 * i) for i in range(4)]
+    order = np.argsort(following[0] | following[1] | following[2] | following[3], kind="stable")
+    bits, numbers, shared = bits[order], numbers[order], words[order, place]
+    for distance in range(1, min(MAX_CANDIDATES, len(numbers) - 1) + 1):
+        ones = np.flatnonzero(shared[distance:] == shared[:-distance])
+        if not len(ones):
+            return
+        others = ones + distance
+        is_close = ONES[bits[ones] ^ bits[others]].sum(1) <= MAX_DIFFERENT
+        ones, others = numbers[ones[is_close]], numbers[others[is_close]]
+        is_close = _have_one_length(facts.seconds[ones], facts.seconds[others])
+        yield from _pairs(ones[is_close], others[is_close])
+
+
+def _have_one_length(
+    seconds: NDArray[np.float64], others: NDArray[np.float64]
+) -> NDArray[np.bool_]:
+    allowed = MAX_LONGER_SHARE * np.maximum(seconds, others) + MAX_LONGER_SECONDS
+    return np.abs(seconds - others) <= allowed
+
+
+def _pairs(ones: NDArray[np.int64], others: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    return zip(ones.tolist(), others.tolist(), strict=True)
 
 
 class _Sets:

@@ -95,4 +95,6 @@ def k_weighting(sample_rate: int) -> NDArray[np.float64]:
     square, slope = tangent * tangent, tangent / quality
     norm = 1 + slope + square
     high_pass = [norm, -2 * norm, norm, norm, 2 * (square - 1), 1 - slope + square]
-    return np.array([shelf, high_pass]) / [[shelf[3]], [norm]]
+    sections: NDArray[np.float64] = np.array([shelf, high_pass])
+    sections /= sections[:, 3:4]
+    return sections

@@ -98,7 +98,7 @@ def place_of(row: Row, base: str) -> Location:
     place = Location(row["path"])
     if not place.is_local or place.path.is_absolute():
         return place
-    return Location(base) / row["path"]
+    return Location(base) / str(row["path"])
 
 
 def _rows(source: Location) -> Iterator[tuple[int, Row]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from singleout.errors import AudioError, InputError
-from singleout.prepare.embedding import CropEmbedder
+from singleout.prepare.embedding import CropEmbedder, EmbeddedCrops
 from singleout.prepare.rows import Row, RowGroup, place_of
 from singleout.prepare.settings import PrepareConfig
 from singleout.prepare.sounds import Sound, read_sound
@@ -147,7 +147,7 @@ class _Worker:
     def _add(self, shard: ShardWriter, sounds: list[tuple[_Input, Sound]]) -> None:
         """Embed, filter and write sounds."""
         texts = [each.text for each, _ in sounds]
-        embedded = [None] * len(sounds)
+        embedded: Sequence[EmbeddedCrops | None] = [None] * len(sounds)
         if self._embedder is not None:
             embedded = self._embedder([sound for _, sound in sounds], texts)
         rate = self._config.sample_rate

@@ -159,7 +159,7 @@ class _Source:
             for block in reader.blocks():
                 block = block.astype(np.float32, copy=False)
                 self.num_samples += block.shape[1]
-                self.digest.update(np.ascontiguousarray(block.T))
+                self.digest.update(np.ascontiguousarray(block.T).reshape(-1).data)
                 self.clipped.push(block)
                 if config.channels == "mono":
                     block = block.mean(0, keepdims=True)
