@@ -39,7 +39,9 @@ CONFIG = PrepareConfig(sample_rate=RATE, shard_clips=4, crop_seconds=0.5, crop_h
 class Backwards(Engine):
     """Runs the last item first, each by a new worker, as if by many processes."""
 
-    def run(self, make_worker: Callable[[], Any], items: Sequence[Any]) -> Iterator[Any]:
+    def run(
+        self, make_worker: Callable[[], Any], items: Sequence[Any], lost: Any = None
+    ) -> Iterator[Any]:
         for item in reversed(items):
             yield make_worker()(item)
 
