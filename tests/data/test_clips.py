@@ -158,10 +158,12 @@ def test_codes_do_not_trust_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Texts.of(["ad", "bc", "da", "bc"]).codes().tolist() == [0, 1, 2, 1]
 
 
-def test_blocks_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["BLOCK_TEXTS", "BLOCK_BYTES"])
+def test_blocks_make_no_difference(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = [f"{i % 7}" * (i % 5) for i in range(30)]
     column = Texts.of(texts)
     whole, order = column.codes(), np.arange(30)[::-1]
-    monkeypatch.setattr(columns, "BLOCK_TEXTS", 4)
+    monkeypatch.setattr(columns, name, 4)
     assert column.codes().tolist() == whole.tolist()
+    assert list(column) == texts
     assert list(column.take(order)) == texts[::-1]

@@ -37,7 +37,8 @@ is the text in the column ``path``, and a clip with a class has a label. A ``sha
 first of them is the caption of the clip. If not, it is an alternative, as the others are."""
 
 BLOCK_TEXTS = 1 << 14
-"""Texts that are handled at once, which bounds the memory for them."""
+BLOCK_BYTES = 1 << 18
+"""Most texts, and most bytes of several texts, that are handled at once. They bound the memory."""
 MAX_REMEMBERED = 1 << 16
 """Names that are remembered while clips are collected."""
 HASH_BASE = 0x9E3779B97F4A7C15
@@ -72,6 +73,24 @@ def spread(offsets: NDArray[np.int64], parts: NDArray[np.integer[Any]]) -> NDArr
     ends = ends_of(lengths)
     shifts: NDArray[np.int64] = np.repeat(first - ends[:-1], lengths)
     return np.arange(ends[-1]) + shifts
+
+
+def blocks_of(offsets: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    """First and last part (exclusive) of blocks of parts.
+
+    Args:
+        offsets: [parts + 1], see ``ends_of``.
+
+    Example:
+        >>> list(blocks_of(np.array([0, 3, 7])))
+        [(0, 2)]
+    """
+    first, count = 0, len(offsets) - 1
+    while first < count:
+        fitting = int(np.searchsorted(offsets, offsets[first] + BLOCK_BYTES, side="right")) - 1
+        last = max(first + 1, min(fitting, first + BLOCK_TEXTS))
+        yield first, last
+        first = last
 
 
 def concatenated(parts: Sequence[NDArray[Any]], dtype: type[np.generic]) -> NDArray[Any]:
@@ -135,8 +154,8 @@ class Texts(Sequence[str]):
         return self.encoded[self.offsets[index] : self.offsets[index + 1]].tobytes()
 
     def __iter__(self) -> Iterator[str]:
-        for first in range(0, len(self), BLOCK_TEXTS):
-            offsets = self.offsets[first : first + BLOCK_TEXTS + 1]
+        for first, last in blocks_of(self.offsets):
+            offsets = self.offsets[first : last + 1]
             block = self.encoded[offsets[0] : offsets[-1]].tobytes()
             for start, stop in pairwise((offsets - offsets[0]).tolist()):
                 yield block[start:stop].decode(errors="surrogateescape")
@@ -145,10 +164,10 @@ class Texts(Sequence[str]):
         """The texts of these indices, in this order."""
         ends = ends_of(self.offsets[indices + 1] - self.offsets[indices])
         encoded = np.empty(ends[-1], np.uint8)
-        for first in range(0, len(indices), BLOCK_TEXTS):
-            block = indices[first : first + BLOCK_TEXTS]
-            place = slice(ends[first], ends[first + len(block)])
-            encoded[place] = self.encoded[spread(self.offsets, block)]
+        for first, last in blocks_of(ends):
+            encoded[ends[first] : ends[last]] = self.encoded[
+                spread(self.offsets, indices[first:last])
+            ]
         return Texts(encoded, ends)
 
     def codes(self) -> NDArray[np.int64]:
@@ -170,14 +189,14 @@ class Texts(Sequence[str]):
         a text makes its hash independent of its place.
         """
         hashes = np.zeros(len(self), np.uint64)
-        for first in range(0, len(self), BLOCK_TEXTS):
-            offsets = self.offsets[first : first + BLOCK_TEXTS + 1]
+        for first, last in blocks_of(self.offsets):
+            offsets = self.offsets[first : last + 1]
             values = self.encoded[offsets[0] : offsets[-1]] + np.uint64(1)
             sums = np.zeros(len(values) + 1, np.uint64)
             np.cumsum(values * powers(HASH_BASE, len(values)), out=sums[1:])
             offsets = offsets - offsets[0]
             inverse = powers(pow(HASH_BASE, -1, 1 << 64), len(sums))
-            hashes[first : first + BLOCK_TEXTS] = np.diff(sums[offsets]) * inverse[offsets[:-1]]
+            hashes[first:last] = np.diff(sums[offsets]) * inverse[offsets[:-1]]
         return hashes
 
 
