@@ -35,7 +35,7 @@ class ClassIndex:
     """Draws other clips of the class of a clip.
 
     Args:
-        clips: the clips. The index takes 16 bytes for each of them.
+        clips: the clips. The index takes 32 bytes for each of them at most.
 
     Example:
         >>> from pathlib import Path

@@ -78,7 +78,14 @@ class Manifest:
     def existing(
         self, split: str | None = None, may_be_empty: bool = False, on_bad: OnBad | None = None
     ) -> Clips:
-        """The clips of a split whose files exist, see ``read_manifest``."""
+        """The clips of a split whose files exist.
+
+        Args:
+            split, may_be_empty, on_bad: see ``read_manifest``.
+
+        Raises:
+            ManifestError: the split has no clips; or a file does not exist.
+        """
         numbers, clips = np.arange(len(self.clips)), self.clips
         if split is not None:
             numbers = self.clips.in_split(split)
@@ -109,7 +116,8 @@ class Manifest:
             )
         groups, is_trained = self.clips.group_codes, is_train[numbers]
         if (clip := _first(~is_trained & np.isin(groups, groups[is_trained]))) is not None:
-            trained, scored = _first(is_trained & (groups == groups[clip])), self.clips[clip]
+            trained = int((is_trained & (groups == groups[clip])).argmax())
+            scored = self.clips[clip]
             raise ManifestError(
                 f"{self.path}: {self._name(trained)} (train) and {self._name(clip)} "
                 f"({shortened(scored.split)}) are of one group, '{shortened(scored.group)}': "
@@ -152,8 +160,7 @@ class Manifest:
         message = f"{self.path}: holds no {which}" + (f", but {others}" if others else "")
         raise ManifestError(message)
 
-    def _name(self, clip: int | None) -> str:
-        assert clip is not None
+    def _name(self, clip: int) -> str:
         return shortened(self.clips.path_names()[clip])
 
 
