@@ -137,6 +137,20 @@ def test_two_lines_of_one_file_have_to_agree(
         )
 
 
+def test_a_file_has_one_name(with_sound: Path) -> None:
+    """Its default class and group are the name as it is written, as in recorded runs."""
+    full = (with_sound / "a.wav").as_posix()
+    rows = [{**GOOD, "path": path, "class": "c", "group": "g"} for path in ("./a.wav", full)]
+    clips = read_manifest(manifest_of(with_sound, GOOD | {"class": "c", "group": "g"}, *rows))
+    assert clips == [clips[0]] * 3
+    with pytest.raises(ManifestError, match=r":2: gives a\.wav another group than line 1"):
+        read_manifest(manifest_of(with_sound, rows[0], {**rows[1], "group": "other"}))
+    for path in ("./a.wav", full, ".//a.wav"):
+        (clip,) = read_manifest(manifest_of(with_sound, {**GOOD, "path": path}))
+        assert (clip.path, clip.label, clip.group) == (with_sound / "a.wav", path, path)
+        assert not clip.has_class
+
+
 def test_a_file_may_have_several_lines_of_captions(with_sound: Path) -> None:
     path = manifest_of(with_sound, {**GOOD, "caption": "a dog"}, {**GOOD, "caption": "a hound"})
     assert [clip.caption for clip in read_manifest(path)] == ["a dog", "a hound"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator
+from os.path import normpath
 from pathlib import Path
 from typing import Any
 
@@ -111,25 +112,40 @@ def _checked_row(line: str) -> dict[str, Any]:
     for key in ("caption", "class", "group", "split"):
         if not isinstance(row.get(key), str | None):
             raise ValueError(f"{key} is not text: {shortened(repr(row[key]))}")
-    _captions(row)
+    alternatives = row.get("alternatives")
+    if alternatives and not (
+        isinstance(alternatives, list) and all(isinstance(text, str) for text in alternatives)
+    ):
+        raise ValueError(f"alternatives is not a list of texts: {shortened(repr(alternatives))}")
+    for text in _captions(row):
+        checked_text(text)  # raises if the text cannot be a query
     return row
 
 
 def _add(builder: ColumnsBuilder, row: dict[str, Any], folder: str) -> None:
     """Append the sound of a checked row to the columns."""
-    captions, has_caption = _captions(row)
-    split = row.get("split")
+    path, caption, split = row["path"], row.get("caption"), row.get("split")
+    name = _plain_name(path, folder)
+    default = None if name == path else path
     builder.add(
-        row["path"],
+        name,
         float(row["seconds"]),
         root=folder,
-        captions=captions,
-        has_caption=has_caption,
-        label=row.get("class") or None,
+        captions=_captions(row),
+        has_caption=bool(caption and not caption.isspace()),
+        label=row.get("class") or default,
         has_class=bool(row.get("class")),
-        group=row.get("group") or None,
+        group=row.get("group") or default,
         split="train" if split is None else split,
     )
+
+
+def _plain_name(path: str, folder: str) -> str:
+    """The name of a file below the folder of the manifest: all lines of a file have the same."""
+    if normpath(path) == path and not path.startswith("/"):
+        return path
+    full = Path(folder, path)
+    return (full.relative_to(folder) if full.is_relative_to(folder) else full).as_posix()
 
 
 def _checked_seconds(value: Any) -> float:
@@ -144,14 +160,7 @@ def _checked_seconds(value: Any) -> float:
     return seconds
 
 
-def _captions(row: dict[str, Any]) -> tuple[list[str], bool]:
-    """All descriptions that are not blank, and whether the first of them is the caption."""
-    caption, alternatives = row.get("caption"), row.get("alternatives") or ()
-    if alternatives and not (
-        isinstance(alternatives, list) and all(isinstance(text, str) for text in alternatives)
-    ):
-        raise ValueError(f"alternatives is not a list of texts: {shortened(repr(alternatives))}")
-    captions = [text for text in (caption, *alternatives) if text and not text.isspace()]
-    for text in captions:
-        checked_text(text)  # raises if the text cannot be a query
-    return captions, bool(caption and not caption.isspace())
+def _captions(row: dict[str, Any]) -> list[str]:
+    """All descriptions that are not blank."""
+    texts = (row.get("caption"), *(row.get("alternatives") or ()))
+    return [text for text in texts if text and not text.isspace()]
