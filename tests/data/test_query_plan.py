@@ -11,8 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from singleout.data.clips import Clip
 from singleout.data.plan import MixtureConfig, MixtureSpec, Planner
-from singleout.data.query_plan import NUM_QUERIES, PlannedQuery, QueriesConfig, QueryPlanner
+from singleout.data.query_plan import (
+    MAX_TRIES,
+    NUM_QUERIES,
+    PlannedQuery,
+    QueriesConfig,
+    QueryPlanner,
+)
 from tests.data.sounds import MANY_CLIPS, PAIRS, SHORT, clip_of
 
 
@@ -207,3 +214,42 @@ def test_the_config_tells_whether_there_are_negative_prompts() -> None:
     assert not QueriesConfig(absent_share=1.0).has_negative
     assert QueriesConfig(removal_share=0.1).has_negative
     assert QueriesConfig(contrast_share=0.1).has_negative
+
+
+def absent_from_lists(
+    clips: list[Clip], spec: MixtureSpec, is_near: bool, rng: np.random.Generator
+) -> int | None:
+    """A search through lists, which recorded runs made."""
+    sizes = Counter(clip.label for clip in clips)
+    weights = np.array([float(sizes[clip.label]) ** -0.5 for clip in clips])
+    present = [clips[source.clip] for source in spec.sources]
+    for _ in range(MAX_TRIES):
+        numbers = np.arange(len(clips))
+        if is_near:
+            family = present[int(rng.integers(len(present)))].family
+            numbers = np.array([i for i, clip in enumerate(clips) if clip.family == family])
+        shares = weights[numbers] / weights[numbers].sum()
+        place = int(np.searchsorted(np.cumsum(shares), rng.random()))
+        number = int(numbers[min(place, len(numbers) - 1)])
+        is_present = any(
+            clips[number].label == clip.label or clips[number].group == clip.group
+            for clip in present
+        )
+        if not is_present:
+            return number
+    return None
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    labels=st.lists(st.sampled_from(["a/x", "a/y", "b/x", "c", ""]), min_size=8, max_size=20),
+    seed=st.integers(0, 2**40),
+    is_near=st.booleans(),
+)
+def test_absent_sounds_are_drawn_as_from_lists(labels: list[str], seed: int, is_near: bool) -> None:
+    clips = [clip_of(i, 1.0, label) for i, label in enumerate([*labels, "d", "e", "f"])]
+    spec = Planner(clips, PAIRS, seed).plan(0, 0)
+    planner = QueryPlanner(clips, QueriesConfig(), PAIRS.class_balance)
+    query = planner.absent(spec, is_near, np.random.default_rng(seed))
+    expected = absent_from_lists(clips, spec, is_near, np.random.default_rng(seed))
+    assert (None if query is None else query.absent) == expected

@@ -17,6 +17,10 @@ class CodeIndex:
     Args:
         codes: [clips], numbers from 0, such as ``Clips.label_codes``.
 
+    Attributes:
+        order: int32 [clips], the clips sorted by their codes.
+        offsets: int64 [codes + 1], where the clips of each code begin in ``order``.
+
     Example:
         >>> CodeIndex(np.array([1, 0, 1])).of(1)
         array([0, 2], dtype=int32)
