@@ -14,6 +14,7 @@ import torch
 from singleout.config import validated
 from singleout.data.dataset import MixtureDataset, QueryAudioConfig
 from singleout.data.embeddings import EmbeddingTable, crop_offsets
+from singleout.data.loader import MixtureLoader
 from singleout.data.manifest import scan_folder
 from singleout.encoders import BuiltinEncoder
 from singleout.errors import AudioError, InputError, ManifestError, ModelError
@@ -33,9 +34,11 @@ from singleout.train.corpus import read_corpus, split_clips, training_dataset, v
 from singleout.train.prepared import JoinedClips, prepared_uncaptioned
 from singleout.train.run import train
 from tests.shards.corpora import RATE, descriptions, noise, samples, write_shards
+from tests.storage import test_locations
 from tests.train.runs import MIXTURES, SHORT, assert_same, tensors_below
 
 NUMBER = 12
+s3_server = test_locations.s3_server
 
 
 @pytest.fixture(autouse=True)
@@ -289,3 +292,24 @@ def test_the_writer_of_one_sample_is_enough(tmp_path: Path) -> None:
         shard.add(sample)
     write_corpus(out, ["0"], {})
     assert open_corpus(tmp_path).clips[0].caption == "sound number 0"
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_workers_read_crops_from_a_store(
+    num_workers: int,
+    s3_server: str,
+    shards: dict[str, str],
+    configure: Callable[..., TrainConfig],
+    debug_encoder: BuiltinEncoder,
+    tmp_path: Path,
+) -> None:
+    place = f"{s3_server}/training"
+    write(Location(place), "flac")
+    batches = []
+    for corpus, workers in ((shards["wav"], 0), (place, num_workers)):
+        config = configure(tmp_path, audio=None, shards=corpus)
+        dataset = training_dataset(config, split_clips(config)[0], debug_encoder)
+        batches.append(list(MixtureLoader(dataset, config.batch_size, num_workers=workers)))
+    for batch, other in zip(*batches, strict=True):
+        assert torch.equal(batch["mixture"], other["mixture"])
+        assert torch.equal(batch["audio_embedding"], other["audio_embedding"])
