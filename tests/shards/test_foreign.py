@@ -130,12 +130,12 @@ def test_bad_sounds_and_texts_are_rows_of_the_report(tmp_path: Path) -> None:
         "1.wav": b"no sound", "2.wav": SOUND, "2.json": b"{", "3.wav": SOUND, "3.txt": b"\xff",
         "4.wav": SOUND, "4.txt": b"a" * 20_000, "5.wav": SOUND,
         "6.flac": encoded(noise(0, 0), "flac"), "7.wav": b"", "8.wav": SOUND,
-        "8.txt": b"a" * 1_000_001,
+        "8.txt": b"a" * 1_000_001, "9.wav": SOUND, "9.json": b'{"class": "\\ud800"}',
     }  # fmt: skip
     (clip,) = indexed(tmp_path, members)
     assert clip.path.name == "5.wav"
     rows = report(tmp_path)
-    names = ["1.wav", "2.wav", "3.wav", "4.wav", "6.flac", "7.wav", "8.wav"]
+    names = ["1.wav", "2.wav", "3.wav", "4.wav", "6.flac", "7.wav", "8.wav", "9.wav"]
     assert [row["member"] for row in rows] == names
     assert all(row["shard"].endswith("0.tar") and "\n" not in row["reason"] for row in rows)
 

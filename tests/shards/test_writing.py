@@ -14,10 +14,18 @@ import numpy as np
 import pytest
 
 from singleout.errors import InputError, OutputError
-from singleout.shards import Sample, ShardWriter, is_finished, read_sidecar
+from singleout.shards import (
+    Sample,
+    ShardWriter,
+    is_finished,
+    open_corpus,
+    read_sidecar,
+    write_corpus,
+)
 from singleout.shards.tars import scan_samples
 from singleout.shards.writing import read_npy
 from singleout.storage.locations import Location
+from tests.cli.commands import file_size_limit
 from tests.shards.corpora import descriptions, samples, write_shards
 
 
@@ -121,3 +129,31 @@ with ShardWriter(Location({str(tmp_path)!r}), "0") as shard:
     with ShardWriter(Location(tmp_path), "0") as shard:
         shard.add(Sample("0", bytes(5_000), "wav", 1, 1, {}))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0.json", "0.tar"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of POSIX processes")
+def test_a_full_disk_leaves_no_shard_and_is_named(tmp_path: Path) -> None:
+    (sample,) = samples(descriptions(1))
+    writer = ShardWriter(Location(tmp_path), "0")
+    with file_size_limit(5_000), pytest.raises(OutputError, match=r"0\.tar: cannot be written"):
+        _write_all(writer, [sample])
+    assert list(tmp_path.iterdir()) == []
+    _write_all(ShardWriter(Location(tmp_path), "0"), [sample])
+    assert is_finished(Location(tmp_path), "0")
+
+
+def _write_all(writer: ShardWriter, made: list[Sample]) -> None:
+    with writer as shard:
+        for sample in made:
+            shard.add(sample)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of POSIX processes")
+def test_a_full_disk_leaves_no_index_and_is_named(tmp_path: Path) -> None:
+    out = Location(tmp_path)
+    names = write_shards(out, samples(descriptions(7)))
+    with file_size_limit(1_000), pytest.raises(OutputError, match="set TMPDIR to a folder"):
+        write_corpus(out, names, {})
+    assert [path.name for path in tmp_path.iterdir()] == ["shards"]
+    write_corpus(out, names, {})
+    assert len(open_corpus(tmp_path).clips) == 7

@@ -11,21 +11,34 @@ import numpy as np
 import pytest
 import torch
 
+from singleout.config import validated
 from singleout.data.dataset import MixtureDataset, QueryAudioConfig
 from singleout.data.embeddings import EmbeddingTable, crop_offsets
+from singleout.data.loader import MixtureLoader
 from singleout.data.manifest import scan_folder
 from singleout.encoders import BuiltinEncoder
 from singleout.errors import AudioError, InputError, ManifestError, ModelError
-from singleout.shards import Crops, PreparedClips, Sample, ShardWriter, open_corpus, write_corpus
+from singleout.prepare import PrepareConfig, prepare
+from singleout.shards import (
+    Crops,
+    PreparedClips,
+    Sample,
+    ShardWriter,
+    check_corpus,
+    open_corpus,
+    write_corpus,
+)
 from singleout.storage.locations import Location
 from singleout.train.config import TrainConfig, UncaptionedConfig, ValidationConfig
 from singleout.train.corpus import read_corpus, split_clips, training_dataset, validation_dataset
-from singleout.train.prepared import JoinedClips
+from singleout.train.prepared import JoinedClips, prepared_uncaptioned
 from singleout.train.run import train
 from tests.shards.corpora import RATE, descriptions, noise, samples, write_shards
+from tests.storage import test_locations
 from tests.train.runs import MIXTURES, SHORT, assert_same, tensors_below
 
 NUMBER = 12
+s3_server = test_locations.s3_server
 
 
 @pytest.fixture(autouse=True)
@@ -112,6 +125,36 @@ def test_shards_give_the_mixtures_of_their_manifest_to_the_bit(
         dataset = make(from_files, clips[number], debug_encoder)
         another = make(from_shards, others[number], debug_encoder)
         assert_same_examples(dataset, another, 8)
+
+
+@pytest.mark.parametrize("kind", ["wav", "flac"])
+def test_a_preparation_gives_the_mixtures_of_its_manifest_to_the_bit(
+    kind: str,
+    manifest: Path,
+    configure: Callable[..., TrainConfig],
+    debug_encoder: BuiltinEncoder,
+    tmp_path: Path,
+) -> None:
+    prepare(manifest, tmp_path / "corpus", validated(PrepareConfig, {"format": kind}, "test"))
+    assert check_corpus(tmp_path / "corpus") == []
+    from_files = configure(tmp_path, audio=None, manifest=manifest)
+    from_shards = configure(tmp_path, audio=None, shards=str(tmp_path / "corpus"))
+    dataset, another = (
+        training_dataset(config, split_clips(config)[0], debug_encoder)
+        for config in (from_files, from_shards)
+    )
+    for number in range(8):
+        for name in ("mixture", "targets", "clips", "index"):
+            assert torch.equal(dataset[number][name], another[number][name])
+
+
+def test_a_share_is_the_same_of_flac_and_wav(shards: dict[str, str]) -> None:
+    names = [
+        {Path(clip.path).stem for clip in prepared_uncaptioned(shards[kind], 0.5, frozenset())}
+        for kind in ("wav", "flac")
+    ]
+    assert names[0] == names[1]
+    assert 0 < len(names[0]) < 10
 
 
 def test_a_run_on_shards_ends_with_the_weights_of_a_run_on_files(
@@ -249,3 +292,24 @@ def test_the_writer_of_one_sample_is_enough(tmp_path: Path) -> None:
         shard.add(sample)
     write_corpus(out, ["0"], {})
     assert open_corpus(tmp_path).clips[0].caption == "sound number 0"
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_workers_read_crops_from_a_store(
+    num_workers: int,
+    s3_server: str,
+    shards: dict[str, str],
+    configure: Callable[..., TrainConfig],
+    debug_encoder: BuiltinEncoder,
+    tmp_path: Path,
+) -> None:
+    place = f"{s3_server}/training"
+    write(Location(place), "flac")
+    batches = []
+    for corpus, workers in ((shards["wav"], 0), (place, num_workers)):
+        config = configure(tmp_path, audio=None, shards=corpus)
+        dataset = training_dataset(config, split_clips(config)[0], debug_encoder)
+        batches.append(list(MixtureLoader(dataset, config.batch_size, num_workers=workers)))
+    for batch, other in zip(*batches, strict=True):
+        assert torch.equal(batch["mixture"], other["mixture"])
+        assert torch.equal(batch["audio_embedding"], other["audio_embedding"])

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -23,7 +23,7 @@ from urllib.parse import quote
 import numpy as np
 
 from singleout.data.columns import ColumnsBuilder
-from singleout.errors import InputError
+from singleout.errors import InputError, OutputError, one_line
 from singleout.progress import track
 from singleout.shards.arrays import blocks_of
 from singleout.shards.index import IndexWriter
@@ -106,17 +106,19 @@ class CorpusWriter:
         for row in rows:
             _add_clip(builder, shard["name"], row)
         embedded = [row["embeddings"] for row in rows if row.get("embeddings") is not None]
-        self._index.add(
-            builder.columns(),
-            [len(each) for each in embedded],
-            np.concatenate(embedded) if embedded else None,
-        )
+        with self._failures():
+            self._index.add(
+                builder.columns(),
+                [len(each) for each in embedded],
+                np.concatenate(embedded) if embedded else None,
+            )
         seconds = sum(row["num_samples"] / row["sample_rate"] for row in rows)
         self._shards.append({**shard, "clips": len(rows), "seconds": round(seconds, 3)})
 
     def report(self, row: Mapping[str, Any]) -> None:
         """Note what became of an input."""
-        self._report.write(json_bytes(dict(row)) + b"\n")
+        with self._failures():
+            self._report.write(json_bytes(dict(row)) + b"\n")
         self._num_reports += 1
 
     def __exit__(
@@ -131,9 +133,27 @@ class CorpusWriter:
         with self._opened:
             self._write()
 
+    @contextmanager
+    def _failures(self) -> Iterator[None]:
+        """Say where the space is missing: not in the folder of the corpus."""
+        try:
+            yield
+        except (OSError, OutputError) as error:
+            raise OutputError(
+                f"{self._out}: its index cannot be written to {self._folder} first: set TMPDIR to "
+                f"a folder with more space ({one_line(error)})"
+            ) from None
+
     def _write(self) -> None:
-        self._report.close()
-        self._index.write(self._folder / INDEX)
+        files, tables = [REPORT, INDEX], []
+        with self._failures():
+            self._report.close()
+            self._index.write(self._folder / INDEX)
+            if self._crops is not None:
+                files.insert(0, embeddings_name(self._crops.fingerprint))
+                self._index.write_embeddings(self._folder / files[0])
+                facts = {"name": files[0], **file_facts(self._folder / files[0])}
+                tables.append({**facts, **asdict(self._crops)})
         content = {
             "format": FORMAT,
             "settings": self._settings,
@@ -141,17 +161,11 @@ class CorpusWriter:
             "seconds": round(sum(shard["seconds"] for shard in self._shards), 3),
             "reports": self._num_reports,
             "index": file_facts(self._folder / INDEX),
-            "embeddings": [],
+            "embeddings": tables,
             "shards": self._shards,
         }
-        if self._crops is not None:
-            name = embeddings_name(self._crops.fingerprint)
-            self._index.write_embeddings(self._folder / name)
-            facts = {"name": name, **asdict(self._crops), **file_facts(self._folder / name)}
-            content["embeddings"] = [facts]
+        for name in files:
             (self._out / name).put(self._folder / name)
-        (self._out / REPORT).put(self._folder / REPORT)
-        (self._out / INDEX).put(self._folder / INDEX)
         (self._out / DESCRIPTION).write(json_bytes(content) + b"\n")
 
 

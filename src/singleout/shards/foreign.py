@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from singleout.audio import SOUND_SUFFIXES
+from singleout.config import is_path
 from singleout.data.clips import Member
 from singleout.data.members import read_member
 from singleout.data.sound_files import described
@@ -214,5 +215,7 @@ def _from_json(document: Mapping[str, Any]) -> dict[str, Any]:
         for key in keys:
             value = document.get(key)
             if isinstance(value, str) and value.strip():
+                if not is_path(value):
+                    raise DocumentError(f"its {name} has broken characters")
                 facts.setdefault(name, value.strip())
     return facts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -107,11 +108,18 @@ def prepared_uncaptioned(
         return clips.take(np.arange(0))
     if share < 1 or groups:
         is_chosen = (
-            clip.group not in groups and (share == 1 or share_of(clip.group) < share)
+            clip.group not in groups and (share == 1 or share_of(_recording(clip)) < share)
             for clip in clips
         )
         clips = clips.take(np.flatnonzero(np.fromiter(is_chosen, bool, len(clips))))
     return clips
+
+
+def _recording(clip: Clip) -> str:
+    """The group of a clip. Where that is its member, the suffix does not count: FLAC and WAV of the
+    same sounds give the same share."""
+    is_member = clip.path.as_posix().endswith(clip.group)
+    return Path(clip.group).with_suffix("").as_posix() if is_member else clip.group
 
 
 def held_out_groups(clips: PreparedClips) -> frozenset[str]:
