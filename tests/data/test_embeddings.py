@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
+import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +29,7 @@ from singleout.data.embeddings import (
     default_cache,
     embeddings_of,
     given_embeddings,
+    text_embeddings,
 )
 from singleout.data.manifest import scan_folder
 from singleout.data.plan import num_crops
@@ -328,3 +331,37 @@ def test_members_of_shards_have_the_embeddings_of_their_files(
     assert torch.equal(table.embeddings, again.embeddings)
     with pytest.raises(AudioError, match=r"0\.tar: no such file"):
         embeddings_of(clips, CROPS, UnusedEncoder(), cache_path)
+
+
+class TextEncoder(CountingEncoder):
+    """Embeds texts, each in a way that depends on its whole batch."""
+
+    def embed_text(self, text: str | Sequence[str]) -> Tensor:
+        self.calls += 1
+        seed = zlib.crc32(repr(text).encode())
+        rows = torch.randn(len(text), self.dim, generator=torch.Generator().manual_seed(seed))
+        return F.normalize(rows, dim=-1)
+
+
+def test_texts_are_embedded_once(cache_path: Path) -> None:
+    """What the cache gives is what the encoder would compute, whatever else the cache holds."""
+    texts = [f"sound {number}" for number in range(150)] + ["\udc80"]
+    for some in (texts[:100], texts, texts[1:], texts):
+        expected = text_embeddings(some, TextEncoder(), cache_path.with_name(f"{len(some)}.sqlite"))
+        assert torch.equal(text_embeddings(some, TextEncoder(), cache_path), expected)
+    unused = UnusedEncoder()  # which embeds no texts at all
+    assert torch.equal(text_embeddings(texts, unused, cache_path)[0], expected[0])
+    assert text_embeddings([], unused, cache_path).shape == (0, 6)
+
+
+def test_a_batch_of_texts_that_lost_a_row_is_embedded_again(cache_path: Path) -> None:
+    texts = [f"sound {number}" for number in range(70)]
+    expected = text_embeddings(texts, TextEncoder(), cache_path)
+    with sqlite3.connect(cache_path) as database:
+        database.execute("DELETE FROM crops WHERE start = 1")
+        database.execute("UPDATE crops SET embedding = X'00' WHERE start = 2")
+    database.close()
+    encoder = TextEncoder()
+    assert torch.equal(text_embeddings(texts, encoder, cache_path), expected)
+    assert encoder.calls == 2
+    assert torch.equal(text_embeddings(texts, UnusedEncoder(), cache_path), expected)

@@ -31,7 +31,8 @@ ALIKE_SHARE = 0.03
 text may describe both. It is a share because encoders differ in their similarities."""
 MAX_COMPARED = 1_000
 """Largest number of sounds whose pairs are compared to find the limit of alike pairs."""
-
+BLOCK_CLIPS = 1 << 18
+"""Clips whose names are hashed at once."""
 
 Place = tuple[int, int]
 """Index of a clip and number of one of its crops."""
@@ -237,7 +238,9 @@ class MixtureDataset(Dataset[TrainingExample]):
         clips, sounds = Clips.of(self.clips), blake2b(digest_size=8)
         for column in (clips.seconds, clips.label_codes, clips.group_codes, clips.family_codes):
             sounds.update(column.tobytes())
-        sounds.update(clips.columns["path.encoded"].tobytes())
+        for begin in range(0, len(clips), BLOCK_CLIPS):
+            some = clips[begin : begin + BLOCK_CLIPS]
+            sounds.update(some.columns["path.encoded"].tobytes())
         return {
             "sounds": sounds.hexdigest(),
             "embeddings": self.table.digest(),

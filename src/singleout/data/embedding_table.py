@@ -43,6 +43,7 @@ class EmbeddingTable:
         ends = np.asarray(offsets, np.int64)
         self.embeddings, self.first, self.counts = embeddings, ends[:-1], np.diff(ends)
         self._file: Path | None = None
+        self._selected: NDArray[np.integer[Any]] | None = None
 
     @classmethod
     def open(cls, path: Path) -> EmbeddingTable:
@@ -91,6 +92,7 @@ class EmbeddingTable:
         """The table of these clips, in this order. No embedding is copied."""
         table = EmbeddingTable(self.embeddings, (0,))
         table.first, table.counts, table._file = self.first[clips], self.counts[clips], self._file
+        table._selected = clips if self._selected is None else self._selected[clips]
         return table
 
     @classmethod
@@ -102,8 +104,9 @@ class EmbeddingTable:
         return cls(torch.cat([table.rows() for table in tables]), ends_of(counts))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        source = self.embeddings if self._file is None else self._file
-        return _unpickled, (source, self.first, self.counts)
+        if self._file is None:
+            return EmbeddingTable, (self.rows(), self.offsets)
+        return _opened, (self._file, self._selected)
 
     @property
     def dim(self) -> int:
@@ -143,14 +146,9 @@ class EmbeddingTable:
         return digest.hexdigest()
 
 
-def _unpickled(
-    source: Tensor | Path, first: NDArray[np.int64], counts: NDArray[np.int64]
-) -> EmbeddingTable:
-    table = (
-        EmbeddingTable(source, (0,)) if isinstance(source, Tensor) else EmbeddingTable.open(source)
-    )
-    table.first, table.counts = first, counts
-    return table
+def _opened(path: Path, selected: NDArray[np.integer[Any]] | None) -> EmbeddingTable:
+    table = EmbeddingTable.open(path)
+    return table if selected is None else table.take(selected)
 
 
 def crop_offsets(clips: Sequence[Clip], config: MixtureConfig) -> NDArray[np.int64]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
@@ -31,12 +32,17 @@ __all__ = [
     "default_cache",
     "embeddings_of",
     "given_embeddings",
+    "text_embeddings",
 ]
 
 SAMPLE_RATE = 32_000
 """Hz at which the crops are given to the encoder."""
 READ_AHEAD = 256
 """Clips whose embeddings are read from a cache at once."""
+TEXT_BATCH = 64
+"""Texts that are embedded at once."""
+TEXT_KIND = "texts"
+"""Begins what identifies a batch of texts in a cache, as no recording begins."""
 MAX_WAITING = 8
 """Batches of crops that wait for others of their length."""
 
@@ -182,6 +188,50 @@ def given_embeddings(
     """
     with EmbeddingCache(path, encoder_fingerprint, dim, read_only=True) as file:
         return _filled(clips, config, _Given(clips, file))
+
+
+def text_embeddings(
+    texts: Sequence[str], encoder: QueryEncoder, cache: Path | None = None
+) -> Tensor:
+    """The encoder's embeddings of texts, read from a cache or computed and kept there.
+
+    An embedding may depend in its last bits on the other texts of its batch. So a batch is known
+    by all its texts, and what is kept is what would be computed.
+
+    Args:
+        texts: such as all captions of a corpus, in a fixed order.
+        encoder: embeds the batches that the cache does not hold.
+        cache: the file; by default the ``default_cache`` of the encoder.
+
+    Returns:
+        float32 [texts, dim].
+
+    Raises:
+        QueryError: a text is blank.
+        ModelError: the cache cannot be used (see ``EmbeddingCache``).
+
+    Example:
+        >>> import tempfile
+        >>> from singleout.encoders import load_encoder
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     rows = text_embeddings(["dog", "rain"], load_encoder(), Path(folder, "c.sqlite"))
+        >>> rows.shape
+        torch.Size([2, 96])
+    """
+    path = default_cache(encoder.fingerprint) if cache is None else cache
+    rows = torch.empty(len(texts), encoder.dim)
+    with EmbeddingCache(path, encoder.fingerprint, encoder.dim) as file:
+        for first in track(range(0, len(texts), TEXT_BATCH), "embedding the captions"):
+            batch = texts[first : first + TEXT_BATCH]
+            content = sha256(repr([TEXT_KIND, *batch]).encode()).digest()
+            keys = [CropKey(content, float(number), 0.0) for number in range(len(batch))]
+            known = [row for key in keys if (row := file.get(key)) is not None]
+            if len(known) < len(keys):
+                known = [*encoder.embed_text(batch)]
+                for key, row in zip(keys, known, strict=True):
+                    file.put(key, row)
+            rows[first : first + len(batch)] = torch.stack(known)
+    return rows
 
 
 class _Given:

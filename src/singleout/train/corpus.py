@@ -15,7 +15,7 @@ from singleout.data.checking import SoundCheck
 from singleout.data.clips import Clip, Clips
 from singleout.data.columns import Texts
 from singleout.data.dataset import MixtureDataset
-from singleout.data.embeddings import EmbeddingTable
+from singleout.data.embeddings import EmbeddingTable, text_embeddings
 from singleout.data.manifest import Manifest, read_manifest, scan_folder, share_of
 from singleout.data.plan import check_mixable
 from singleout.encoders import QueryEncoder
@@ -38,8 +38,6 @@ VALIDATION_FRACTION = 20
 """One sound in so many of a folder is held out for validation."""
 BAD_SOUNDS = "bad_sounds.jsonl"
 """Name, in the folder of a run, of the list of its bad sounds if they are many."""
-CAPTION_BATCH = 64
-"""Captions that are embedded at once."""
 
 
 @dataclass(frozen=True)
@@ -263,8 +261,7 @@ def caption_embeddings(clips: Sequence[Clip], encoder: QueryEncoder) -> Embeddin
     unique = captions.take(np.unique(codes, return_index=True)[1])[:]
     order = sorted(range(len(unique)), key=unique.__getitem__)
     texts = [unique[number] for number in order]
-    batches = range(0, len(texts), CAPTION_BATCH)
-    rows = torch.cat([encoder.embed_text(texts[i : i + CAPTION_BATCH]) for i in batches])
+    rows = text_embeddings(texts, encoder)
     places = np.argsort(order)  # of each code in ``texts``
     return EmbeddingTable(rows[torch.from_numpy(places[codes])], columns["caption_first"])
 
