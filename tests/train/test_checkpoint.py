@@ -20,7 +20,7 @@ from singleout.errors import ModelError, OutputError
 from singleout.manipulations import Neighbours, Pca
 from singleout.model import EncoderReference, QueriedSeparator
 from singleout.storage.tensors import read_safetensors, write_safetensors
-from singleout.train.checkpoint import FILE_NAME, PREVIOUS_NAME, save, saved_step
+from singleout.train.checkpoint import FILE_NAME, PREVIOUS_NAME, restore, save, saved_step
 from singleout.train.config import TrainConfig
 from singleout.train.module import TrainingModule
 from singleout.train.run import train
@@ -219,6 +219,32 @@ def few_tensors() -> tuple[TrainingModule, Adam]:
     )
     module = TrainingModule(QueriedSeparator(config.model, load_encoder()), config)
     return module, Adam([torch.nn.Parameter(torch.ones(2))])
+
+
+def test_a_restored_state_lies_in_memory_as_its_weights_do(
+    configure: Callable[..., TrainConfig], debug_encoder: BuiltinEncoder, tmp_path: Path
+) -> None:
+    """Another order may round differently."""
+    config = configure(tmp_path)
+
+    def module_and_optimizer() -> tuple[TrainingModule, torch.optim.Optimizer]:
+        model = QueriedSeparator(config.model, debug_encoder)
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        module = TrainingModule(model, config)
+        return module, module.configure_optimizers()
+
+    module, optimizer = module_and_optimizer()
+    for weight in module.model.parameters():
+        weight.grad = torch.ones_like(weight)
+    optimizer.step()
+    save(module, optimizer, tmp_path / FILE_NAME, {"key": "0123"})
+    module, optimizer = module_and_optimizer()
+    restore(module, optimizer, tmp_path / FILE_NAME)
+    strides = {
+        (weight.stride(), state["exp_avg"].stride()) for weight, state in optimizer.state.items()
+    }
+    assert all(one == other for one, other in strides)
+    assert any(len(stride) == 4 and stride[1] == 1 for stride, _ in strides)
 
 
 KEY = {"key": "0123", "encoder": "a", "sounds": "b"}

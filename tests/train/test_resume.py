@@ -220,6 +220,14 @@ def test_resume_drops_what_a_killed_session_wrote_after_its_checkpoint(
     assert_same_run(config, whole)
 
 
+@pytest.mark.parametrize(
+    "text", ["", "step", "\x00\x00\n\x00", "step,loss\n" + "1" * 200_000 + "\n1,\n2\n3,x\n"]
+)
+def test_a_damaged_curve_has_no_rows_that_are_wrong(text: str, tmp_path: Path) -> None:
+    (tmp_path / CURVE_NAME).write_text(text)
+    assert read_curve(tmp_path) in ([], [{"step": 1}])
+
+
 def test_resume_without_a_curve_goes_on(
     whole: TrainConfig, captioned_run: Callable[..., TrainConfig], tmp_path: Path
 ) -> None:

@@ -8,7 +8,6 @@ file is then that of a run that was never stopped, to the byte. TensorBoard show
 from __future__ import annotations
 
 import csv
-import io
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -67,18 +66,19 @@ def read_curve(folder: Path) -> list[Row]:
 
 
 def _rows(path: Path) -> list[Row]:
-    """The complete rows of a file."""
+    """The complete rows of a file; all its values are numbers."""
     text = path.read_text(encoding="utf-8", errors="replace")
-    complete = text[: text.rfind("\n") + 1]
+    header, *lines = text[: text.rfind("\n") + 1].splitlines() or [""]
+    names = header.split(",")
     rows = []
-    for cells in csv.DictReader(io.StringIO(complete)):
-        try:
-            row = {name: float(cells[name]) for name in COLUMNS if cells.get(name)}
-        except ValueError:
+    for line in lines:
+        values = line.split(",")
+        if len(values) != len(names):
             continue
-        if "step" in row:
-            rows.append(row)
-    return rows
+        cells = dict(zip(names, values, strict=True))
+        with suppress(ValueError):
+            rows.append({name: float(cells[name]) for name in COLUMNS if cells.get(name)})
+    return [row for row in rows if "step" in row]
 
 
 class Curve(Callback):
