@@ -133,7 +133,7 @@ def sidecar_rows(number: int, seed: int) -> Iterator[dict[str, Any]]:
         if i % 10:
             bits = generator.bytes(32)
         statistics = {"digest": f"{i:032x}", "fingerprint": bits.hex()}
-        description = {"seconds": 10.0, "origin": f"sounds/{i:09}.flac", "statistics": statistics}
+        description = {"seconds": 10.0, "file": f"sounds/{i:09}.flac", "statistics": statistics}
         yield {"key": f"{i:09}", "description": description}
 
 
