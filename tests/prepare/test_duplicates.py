@@ -70,7 +70,7 @@ def row(number: int, bits: bytes | None, **changes: Any) -> dict[str, Any]:
     """A row of a sidecar."""
     digest = changes.pop("digest", f"{number:032x}")
     statistics = {"digest": digest, "fingerprint": None if bits is None else bits.hex()}
-    description = {"seconds": 3.0, "origin": f"{number}.wav", "split": "train", **changes}
+    description = {"seconds": 3.0, "file": f"{number}.wav", "split": "train", **changes}
     return {"key": f"{number:09}", "description": {**description, "statistics": statistics}}
 
 

@@ -102,10 +102,12 @@ def test_a_changed_manifest_changes_the_shards_of_its_rows(sounds: Path, tmp_pat
     manifest = sounds / "manifest.jsonl"
     prepare(manifest, out, CONFIG)
     before = set(hashes(out / "shards"))
+    (out / "shards" / "mine.tar").touch()
     manifest.write_text(manifest.read_text().replace("sound 5", "rain"))
     summary = prepare(manifest, out, CONFIG)
     assert (summary.made, summary.removed) == (1, 1)
     assert len(before & set(hashes(out / "shards"))) == 4
+    (out / "shards" / "mine.tar").unlink()  # was not removed
     prepare(manifest, tmp_path / "new", CONFIG)
     assert hashes(out) == hashes(tmp_path / "new")
 
@@ -170,7 +172,7 @@ def test_sounds_that_are_not_pure_are_left_out(sounds: Path, tmp_path: Path) -> 
     purities = {}
     for path in (tmp_path / "all" / "shards").glob("*.json"):
         for row in json.loads(path.read_text())["rows"]:
-            purities[row["description"]["origin"]] = row["description"]["statistics"]["purity"]
+            purities[row["description"]["file"]] = row["description"]["statistics"]["purity"]
     assert min(purities, key=purities.__getitem__) == "two.wav"
     limit = sorted(purities.values())[1] - 1e-4
     prepare(sounds, tmp_path / "pure", config.model_copy(update={"min_purity": limit}))
@@ -236,7 +238,25 @@ def test_nothing_to_prepare_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match="cannot be read as a manifest"):
         prepare(tmp_path / "none.jsonl", tmp_path / "out", CONFIG)
     write_manifest(tmp_path / "m.jsonl", [{"path": "none.wav"}])
-    assert prepare(tmp_path / "m.jsonl", tmp_path / "out", CONFIG).clips == 0
+    for embed in (None, "builtin"):
+        config = CONFIG.model_copy(update={"embed": embed})
+        assert prepare(tmp_path / "m.jsonl", tmp_path / "out", config).clips == 0
+
+
+def test_descriptions_keep_what_the_manifest_knows(sounds: Path, tmp_path: Path) -> None:
+    row = {"path": "001.wav", "caption": " ", "alternatives": ["rain", "\t"], "licence": "CC0",
+           "origin": {"package": "sounds"}, "group": "", "rating": float("nan")}  # fmt: skip
+    prepare(write_manifest(sounds / "m.jsonl", [row]), tmp_path / "out", CONFIG)
+    (sidecar,) = (tmp_path / "out" / "shards").glob("*.json")
+    (described,) = json.loads(sidecar.read_text())["rows"]
+    description = described["description"]
+    assert description.pop("statistics")["source_rate"] == RATE
+    assert description == {
+        "alternatives": ["rain"], "licence": "CC0", "origin": {"package": "sounds"},
+        "file": "001.wav", "seconds": 1.5,
+    }  # fmt: skip
+    (clip,) = open_corpus(tmp_path / "out").clips
+    assert (clip.caption, clip.captions) == (None, ("rain",))
 
 
 COMMAND = "import sys; from singleout.cli import main; main()"

@@ -34,7 +34,8 @@ def s3_server() -> Iterator[str]:
         patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
         remote, _ = Location(f"s3://{BUCKET}/x")._remote
-        remote.mkdir(BUCKET)
+        if not remote.exists(BUCKET):  # the servers of a process share their buckets
+            remote.mkdir(BUCKET)
         yield f"s3://{BUCKET}"
         type(remote).clear_instance_cache()
     server.stop()

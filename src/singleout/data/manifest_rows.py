@@ -44,11 +44,7 @@ def read_rows(path: Path) -> tuple[dict[str, NDArray[Any]], NDArray[np.int32]]:
     """
     builder, lines, folder = ColumnsBuilder(), array("i"), str(path.parent)
     for number, row in each_row(path):
-        try:
-            _add(builder, row, folder)
-        except UnicodeEncodeError:
-            problem = "class, group or split is not valid text: it has broken characters"
-            raise _refusal(path, number, problem) from None
+        _add(builder, row, folder)
         lines.append(number)
     return builder.columns(), np.frombuffer(lines, np.int32)
 
@@ -76,6 +72,9 @@ def each_row(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             if line and not line.isspace():
                 try:
                     row = _checked_row(line)
+                except UnicodeEncodeError:
+                    problem = "class, group or split is not valid text: it has broken characters"
+                    raise _refusal(path, number, problem) from None
                 except ValueError as error:
                     raise _refusal(path, number, str(error)) from None
                 except KeyError as error:
@@ -112,6 +111,8 @@ def _checked_row(line: str) -> dict[str, Any]:
     for key in ("caption", "class", "group", "split"):
         if not isinstance(row.get(key), str | None):
             raise ValueError(f"{key} is not text: {shortened(repr(row[key]))}")
+        if key != "caption":
+            (row.get(key) or "").encode(errors="surrogateescape")  # as it goes into the columns
     alternatives = row.get("alternatives")
     if alternatives and not (
         isinstance(alternatives, list) and all(isinstance(text, str) for text in alternatives)

@@ -53,7 +53,7 @@ class Revision:
     Example:
         >>> note = {"row": 7, "outcome": "left out", "reason": "is the recording of row 3"}
         >>> revision = Revision({7: note})
-        >>> revision.revise({"key": "000000007", "description": {"origin": "rain.wav"}}) is None
+        >>> revision.revise({"key": "000000007", "description": {"file": "rain.wav"}}) is None
         True
     """
 
@@ -65,7 +65,7 @@ class Revision:
         """A row of a sidecar as it goes into the index; None if the sound is left out."""
         note = self.notes.get(int(row["key"]))
         if note is not None:
-            note["path"] = row["description"]["origin"]
+            note["path"] = row["description"]["file"]
             if note["outcome"] == LEFT_OUT:
                 return None
         number = self.groups.get(group_number(row)) if self.groups else None
@@ -78,10 +78,10 @@ class Revision:
 def group_number(row: Mapping[str, Any]) -> int:
     """A number of 64 bits for the group of a row of a sidecar.
 
-    A sound without a group is one of its own, which has the name of its origin.
+    A sound without a group is one of its own, which has the name of its file.
 
     Example:
-        >>> rows = [{"description": {"group": "rex"}}, {"description": {"origin": "rex"}}]
+        >>> rows = [{"description": {"group": "rex"}}, {"description": {"file": "rex"}}]
         >>> group_number(rows[0]) == group_number(rows[1])
         True
     """
@@ -91,7 +91,7 @@ def group_number(row: Mapping[str, Any]) -> int:
 
 def _group(row: Mapping[str, Any]) -> str:
     description = row["description"]
-    return str(description.get("group") or description["origin"])
+    return str(description.get("group") or description["file"])
 
 
 def revision_of(rows: Iterable[Mapping[str, Any]], treatment: Duplicates) -> Revision:
@@ -104,7 +104,7 @@ def revision_of(rows: Iterable[Mapping[str, Any]], treatment: Duplicates) -> Rev
     Example:
         >>> def row(key, split, digest):
         ...     statistics = {"digest": digest, "fingerprint": None}
-        ...     description = {"seconds": 2.0, "split": split, "origin": f"{key}.wav"}
+        ...     description = {"seconds": 2.0, "split": split, "file": f"{key}.wav"}
         ...     return {"key": key, "description": {**description, "statistics": statistics}}
         >>> rows = [row("1", "train", "ab" * 16), row("2", "test", "ab" * 16)]
         >>> revision_of(rows, "group").notes[1]["outcome"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -24,7 +25,8 @@ from singleout.storage.journal import recover
 from singleout.storage.locations import Location
 from singleout.storage.lock import only_writer
 
-SHARD_SUFFIXES = ("tar", "json", "npy")
+SHARD_FILE = re.compile(r"([0-9a-f]{16})\.(?:tar|json|npy)")
+"""Matches the names of shards and their sidecars. Other files are not ours."""
 LOCK_NAME = "prepare.lock"
 """Name of the lock in a local folder. It holds the number of the process that prepares."""
 
@@ -157,10 +159,10 @@ class _Preparation:
         others = set()
         kept = set(names)
         for file in self._shards.names():
-            stem, _, suffix = file.rpartition(".")
-            if suffix in SHARD_SUFFIXES and stem not in kept:
+            match = SHARD_FILE.fullmatch(file)
+            if match is not None and match[1] not in kept:
                 (self._shards / file).remove()
-                others.add(stem)
+                others.add(match[1])
         return len(others)
 
     def _summary(self, results: Sequence[ShardResult], removed: int, started: float) -> Summary:

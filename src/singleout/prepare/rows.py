@@ -32,9 +32,15 @@ class RowGroup:
         >>> group = RowGroup.of([(7, {"path": "rain.wav"})])
         >>> group.rows()
         [(7, {'path': 'rain.wav'})]
+        >>> str(group)
+        'rows 7 to 7'
     """
 
     content: bytes
+
+    def __str__(self) -> str:
+        rows = self.rows()
+        return f"rows {rows[0][0]} to {rows[-1][0]}"
 
     @classmethod
     def of(cls, rows: Iterable[tuple[int, Row]]) -> RowGroup:

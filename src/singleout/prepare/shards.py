@@ -35,7 +35,6 @@ STORE_THREADS = 16
 """Requests at once for the states of files in a store."""
 LEFT_OUT = "left out"
 """Outcome, in the report, of an input that is not in the corpus."""
-KEPT_KEYS = ("caption", "alternatives", "class", "group", "split")
 
 
 @dataclass(frozen=True)
@@ -175,6 +174,15 @@ class _Worker:
             )
 
 
+def _is_json(value: object) -> bool:
+    """Whether other JSON readers take a value: NaN is none of theirs."""
+    try:
+        json_bytes(value)
+    except ValueError:
+        return False
+    return True
+
+
 class _Input:
     """A row of the manifest and its recording."""
 
@@ -240,14 +248,15 @@ class _Input:
             raise AudioError(str(error).replace(str(path), self.row["path"])) from None
 
     def description(self) -> dict[str, Any]:
-        """What the manifest knows about the sound."""
-        known = {key: self.row[key] for key in KEPT_KEYS if self.row.get(key)}
-        others = {
-            key: value
-            for key, value in self.row.items()
-            if isinstance(value, str | int) and key not in (*KEPT_KEYS, "path", "seconds")
-        }
-        return others | known | {"origin": self.row["path"]}
+        """What the manifest knows about the sound, and the path of its recording as ``file``."""
+        description: dict[str, Any] = {}
+        for key, value in self.row.items():
+            if key == "alternatives" and value:
+                value = [text for text in value if text and not text.isspace()]
+            is_blank = value in ("", None, []) or str(value).isspace()
+            if key not in ("path", "seconds") and not is_blank and _is_json(value):
+                description[key] = value
+        return description | {"file": self.row["path"]}
 
     def report(self, shard: ShardWriter, outcome: str, text: str) -> None:
         """Note what became of the recording."""

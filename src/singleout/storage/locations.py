@@ -144,7 +144,7 @@ class Location:
         with self._failures(InputError):
             if not self.is_local:
                 remote, path = self._remote
-                return bytes(remote.cat_file(path, start=start, end=stop))
+                return bytes(remote.cat_file(path, start=start or None, end=stop))
             with self.path.open("rb") as file:
                 file.seek(start)
                 return file.read(-1 if stop is None else stop - start)
