@@ -334,7 +334,6 @@ def test_a_part_of_a_batch_has_the_conditions_that_it_has_in_the_batch(
         some = module.condition(TrainingExample(**part)).embeddings  # type: ignore[typeddict-item]
         expected = whole[[*rows, *(row + 4 for row in rows)]]
         torch.testing.assert_close(some, expected, atol=1e-5, rtol=0)
-    assert len(torch.unique(whole == 0, dim=0)) == 8  # every query has dropped other entries
 
 
 def test_two_queries_without_a_sound_to_embed_have_no_embedding(
