@@ -22,6 +22,7 @@ from lightning.fabric.plugins.environments import SLURMEnvironment
 from torch import Tensor
 
 from singleout import progress
+from singleout.encoders import QueryEncoder
 from singleout.errors import ConfigError, SingleoutError, TrainingError, one_line, shortened
 from singleout.train.config import TrainConfig
 
@@ -105,6 +106,27 @@ def launched_place() -> Place | None:
     return Place(rank, size, local_rank, local_size)
 
 
+def needs_launch(config: TrainConfig) -> int:
+    """The number of processes that this process has to start; 1 if it trains itself.
+
+    Raises:
+        ConfigError: the config names several nodes, and no launcher started this process.
+
+    Example:
+        >>> model = {"separator": {"type": "identity"}}
+        >>> needs_launch(TrainConfig(audio="sounds", output="run", model=model, devices=2))
+        2
+    """
+    if launched_place() is not None:
+        return 1
+    if config.num_nodes not in ("auto", 1):
+        raise ConfigError(
+            f"num_nodes: {config.num_nodes}, but this process was started alone: start the "
+            "processes of every node by a launcher, such as torchrun or srun"
+        )
+    return 1 if config.devices == "auto" else config.devices
+
+
 def _translate_slurm() -> None:
     slurm = SLURMEnvironment()
     num_nodes = int(os.environ.get("SLURM_NNODES", "1"))
@@ -142,6 +164,28 @@ class Processes:
     def is_first(self) -> bool:
         """Whether this process is the one that writes files and messages."""
         return self.place.is_first
+
+    def described(self, device: Device) -> str:
+        """The processes in words, for a message.
+
+        Example:
+            >>> Processes(Place(size=4, local_size=4)).described("cuda")
+            '4 processes on cuda'
+        """
+        size = self.place.size
+        return f"{size} process{'es' if size > 1 else ''} on {device}"
+
+    @contextmanager
+    def moved(self, encoder: QueryEncoder, device: Device) -> Iterator[None]:
+        """A context in which a query encoder runs on the device of this process."""
+        if device == "cpu":
+            yield
+            return
+        encoder.to(torch.device(device, self.place.local_rank))
+        try:
+            yield
+        finally:
+            encoder.to("cpu")
 
     def wait(self) -> None:
         """Wait until every process is here."""
