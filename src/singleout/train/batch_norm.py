@@ -67,12 +67,10 @@ def _joint_forward(norm: _BatchNorm, joint: JointBatchNorm, x: Tensor) -> Tensor
     variance = (square - mean.square()).clamp(min=0)
     _track(norm, mean.detach(), variance.detach() * count / max(1, count - 1))
     scale = (variance + norm.eps).rsqrt()
+    result = (x - mean.float().view(shape)) * scale.float().view(shape)
     if norm.affine:
-        scale = scale * norm.weight
-    shift = -mean * scale
-    if norm.affine:
-        shift = shift + norm.bias
-    return (x * scale.float().view(shape) + shift.float().view(shape)).to(x.dtype)
+        result = result * norm.weight.view(shape) + norm.bias.view(shape)
+    return result.to(x.dtype)
 
 
 def _track(norm: _BatchNorm, mean: Tensor, variance: Tensor) -> None:
