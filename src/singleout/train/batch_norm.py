@@ -60,9 +60,9 @@ def _joint_forward(norm: _BatchNorm, joint: JointBatchNorm, x: Tensor) -> Tensor
     others = [axis for axis in range(x.ndim) if axis != 1]
     shape = [1, -1, *[1] * (x.ndim - 2)]
     count = joint.size * x.numel() // x.shape[1]
-    variance, mean = torch.var_mean(x.float(), others, correction=0)
-    # In float64, because the moments of the whole are differences of large numbers.
-    moments = torch.stack([mean, variance + mean.square()]).double()
+    variance, mean = (part.double() for part in torch.var_mean(x.float(), others, correction=0))
+    # In float64, because the variance of the whole is a difference of large numbers.
+    moments = torch.stack([mean, variance + mean.square()])
     mean, square = _sum_of_all(moments, joint.group) / joint.size
     variance = (square - mean.square()).clamp(min=0)
     _track(norm, mean.detach(), variance.detach() * count / max(1, count - 1))
