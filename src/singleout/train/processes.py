@@ -11,9 +11,10 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from time import monotonic, sleep
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -35,8 +36,8 @@ JOIN_TIMEOUT = timedelta(minutes=10)
 WAIT_TIMEOUT = timedelta(days=100)
 """How long processes wait for the first one, which may embed a large corpus. A process that ends
 closes its connections, so that the others do not wait for it."""
-NEWS_TIMEOUT = timedelta(seconds=5)
-"""How long a process that lost its connections waits for the reason."""
+NEWS_SECONDS, POLL_SECONDS = 5.0, 0.1
+"""How long, and how often, a process that lost its connections looks for the reason."""
 FAILURE = "singleout/failure"
 """Key, in the store of the processes, of the first failure."""
 
@@ -252,14 +253,15 @@ def joined(config: TrainConfig, device: Device, store: Any = None) -> Iterator[P
         EndedElsewhereError: another process failed.
     """
     place = launched_place() or Place()
-    check_fit(config, place, device)
     if place.size == 1:
+        check_fit(config, place, device)
         yield Processes()
         return
     is_ours = not dist.is_initialized()  # Ray Train has connected its workers
     if is_ours:
         store = _connected(place, device, store)
     with _one_failure(store, place), nullcontext() if place.is_first else _silence():
+        check_fit(config, place, device)
         group = dist.new_group(backend="gloo", timeout=WAIT_TIMEOUT)
         yield Processes(place, group)
         Processes(place, group).wait()  # for the files of the first process
@@ -384,11 +386,14 @@ def _announced(store: Any, place: Place, error: BaseException) -> tuple[int, str
 
 def _news(store: Any) -> tuple[int, str, str] | None:
     """The first failure that a process told of; None if there is none."""
-    try:
-        store.wait([FAILURE], NEWS_TIMEOUT)
+    end = monotonic() + NEWS_SECONDS
+    with suppress(RuntimeError):  # the store was in a process that is gone
+        while not store.check([FAILURE]):
+            if monotonic() > end:
+                return None
+            sleep(POLL_SECONDS)
         return tuple(json.loads(store.get(FAILURE).decode()))
-    except RuntimeError:
-        return None
+    return None
 
 
 def announced_failure(store: Any) -> SingleoutError | None:
