@@ -40,7 +40,14 @@ from singleout.train.lock import only_training
 from singleout.train.launching import launched
 from singleout.train.loop import Precision, chosen_device, chosen_precision, run_loop
 from singleout.train.module import TrainingModule
-from singleout.train.processes import Device, Processes, joined, needs_launch
+from singleout.train.processes import (
+    Device,
+    Place,
+    Processes,
+    check_fit,
+    joined,
+    needs_launch,
+)
 from singleout.train.stops import Stops
 
 CONFIG_NAME = "config.json"
@@ -76,6 +83,7 @@ def train(config: TrainConfig, encoder: QueryEncoder | None = None) -> Path:
         TrainingError: the loss is not finite, or another training writes to the same folder.
     """
     if (number := needs_launch(config)) > 1:
+        check_fit(config, Place(size=number, local_size=number), chosen_device(config))
         launched(_train_here, number, config, encoder)
         return config.output / MODEL_NAME
     return _train_here(None, config, encoder)
