@@ -29,9 +29,9 @@ from tests.manipulations.examples import (
     EXAMPLES,
     close,
     corpus,
+    draws_for,
     embeddings,
     fitted,
-    draws_for,
     seeded,
 )
 

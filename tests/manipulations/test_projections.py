@@ -25,9 +25,9 @@ from tests.manipulations.examples import (
     LEARNING,
     close,
     corpus,
+    draws_for,
     embeddings,
     fitted,
-    draws_for,
     seeded,
 )
 

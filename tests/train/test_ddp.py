@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from singleout.errors import AudioError, ConfigError, TrainingError
-from singleout.model import EncoderReference, ModelConfig
 from singleout.manipulations import Chain, Dropout, Noise
+from singleout.model import EncoderReference, ModelConfig
 from singleout.separators import ConditionedUNetConfig, LocoformerConfig
 from singleout.train.checkpoint import FILE_NAME
 from singleout.train.config import TrainConfig, ValidationConfig

@@ -137,9 +137,7 @@ class AudioTower(nn.Module):
             nn.Linear(2 * self.width, dim),
         )
 
-    def features(
-        self, audio: Tensor, augment: Callable[[Tensor], Tensor] | None = None
-    ) -> Tensor:
+    def features(self, audio: Tensor, augment: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """Features pooled over time: their mean by attention, and their maximum.
 
         Args:
@@ -158,9 +156,7 @@ class AudioTower(nn.Module):
         weight = self.attention(x).float().softmax(-1)
         return torch.cat([(x * weight).sum(-1), x.amax(-1)], 1)
 
-    def forward(
-        self, audio: Tensor, augment: Callable[[Tensor], Tensor] | None = None
-    ) -> Tensor:
+    def forward(self, audio: Tensor, augment: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """Audio [batch, samples] to unit embeddings, float32 [batch, dim]."""
         return F.normalize(self.head(self.features(audio, augment)).float(), dim=-1)
 

@@ -23,7 +23,6 @@ from singleout.train.losses import negative_si_sdr_db, separation_loss_db
 from singleout.train.muon import MuonAdamW
 from singleout.train.processes import Processes
 
-
 KINDS = ("audio", "text")
 """Kinds of queries by which a model is scored: sounds and captions."""
 

@@ -36,8 +36,8 @@ from singleout.train.corpus import (
     training_dataset,
     validation_dataset,
 )
-from singleout.train.lock import only_training
 from singleout.train.launching import launched
+from singleout.train.lock import only_training
 from singleout.train.loop import Precision, chosen_device, chosen_precision, run_loop
 from singleout.train.module import TrainingModule
 from singleout.train.processes import (
