@@ -8,12 +8,12 @@ encoder does not ship, because it contains the weights of a teacher.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from recipes.builtin import teachers
@@ -22,7 +22,7 @@ from recipes.builtin.features import TeacherOutput, teacher_features
 from recipes.builtin.heads import Recipe, TaggerHead, TaggerView, random_crops, train_pair, view_of
 from singleout.data.manifest import read_manifest
 from singleout.encoders.builtin import TextHead
-from singleout.encoders.encoder import sentences_of, waveforms_of
+from singleout.encoders.encoder import Augment, Sounds, sentences_of, waveforms_of
 from singleout.encoders.minilm import for_sentences, tokenize
 from singleout.storage.tensors import load_tensors, save_tensors
 
@@ -61,6 +61,10 @@ class PaperEncoder:
         self._sentences, self._tokenizer = teachers.minilm()
         for_sentences(self._tokenizer)
 
+    def to(self, device: torch.device | str) -> Self:
+        """Stay on the CPU, where the teachers run."""
+        return self
+
     @torch.inference_mode()
     def embed_text(self, text: str | Sequence[str]) -> Tensor:
         """Embeddings of one or more sentences, float32 [sentences, dim] of unit norm."""
@@ -70,24 +74,25 @@ class PaperEncoder:
     @torch.inference_mode()
     def embed_audio(
         self,
-        audio: NDArray[np.float32] | Tensor,
+        audio: Sounds,
         sample_rate: int,
-        augment: Callable[[Tensor], Tensor] | None = None,
+        augment: Augment | None = None,
     ) -> Tensor:
         """Embeddings of sounds, float32 [clips, dim] of unit norm.
 
         Args:
-            audio: [samples] or [clips, samples].
+            audio: [samples], [clips, samples], or a list of clips of any lengths.
             sample_rate: Hz.
             augment: changes the log-mel spectrograms [clips, 1, frames, bands].
         """
-        waveforms = waveforms_of(audio, sample_rate, teachers.YAMNET_RATE_HZ)
-        log_mel = torch.from_numpy(np.stack([self._tagger.log_mel(w) for w in waveforms.numpy()]))
-        if augment is not None:
-            log_mel = augment(log_mel[:, None])[:, 0]
         views = []
-        for clip in log_mel.numpy():
-            embeddings, logits = (torch.from_numpy(part) for part in self._tagger.tag(clip))
+        waveforms = waveforms_of(audio, sample_rate, teachers.YAMNET_RATE_HZ)
+        for number, waveform in enumerate(waveforms):
+            log_mel = torch.from_numpy(self._tagger.log_mel(waveform.numpy()))
+            if augment is not None:
+                log_mel = augment(log_mel[None, None], [number])[0, 0]
+            parts = self._tagger.tag(log_mel.numpy())
+            embeddings, logits = (torch.from_numpy(part) for part in parts)
             views.append(self.network.view(TeacherOutput(embeddings, logits, torch.zeros(1, 0))))
         return self.network.audio(torch.stack([view[0] for view in views]))  # type: ignore[no-any-return]
 

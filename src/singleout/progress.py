@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TypeVar
 
 T = TypeVar("T")
+_IS_HIDDEN = ContextVar("is_hidden", default=False)
 
 
 def is_shown() -> bool:
@@ -16,7 +19,23 @@ def is_shown() -> bool:
         >>> is_shown()  # no terminal here
         False
     """
-    return sys.stderr is not None and sys.stderr.isatty()
+    return not _IS_HIDDEN.get() and sys.stderr is not None and sys.stderr.isatty()
+
+
+@contextmanager
+def hidden() -> Iterator[None]:
+    """A context without progress: another process shows the progress of both.
+
+    Example:
+        >>> with hidden():
+        ...     is_shown()
+        False
+    """
+    token = _IS_HIDDEN.set(True)
+    try:
+        yield
+    finally:
+        _IS_HIDDEN.reset(token)
 
 
 def track(items: Sequence[T] | Iterable[T], what: str, total: int | None = None) -> Iterator[T]:

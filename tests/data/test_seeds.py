@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from singleout.data.seeds import Stream, batch_generator, mixture_stream, random_stream
+from singleout.data.seeds import Stream, mixture_stream, random_stream, row_draws
 
 
 def test_numbers_of_the_streams_stay_the_same() -> None:
@@ -16,6 +16,8 @@ def test_numbers_of_the_streams_stay_the_same() -> None:
         "KIND": 3,
         "ABSENT": 4,
         "TARGET": 5,
+        "POSITIVE": 6,
+        "NEGATIVE": 7,
     }
     assert random_stream(5, 0, 7, Stream.SCENE, 2).random() == (
         np.random.default_rng([5, 0, 7, 2, 2]).random()
@@ -36,9 +38,14 @@ def test_streams_of_other_counters_differ() -> None:
     assert len(set(first)) == len(first)
 
 
-def test_every_batch_has_its_own_generator() -> None:
-    def first_number(seed: int, first_index: int) -> float:
-        return float(torch.rand((), generator=batch_generator(seed, first_index, 8)))
-
-    assert first_number(0, 16) == first_number(0, 16)
-    assert len({first_number(seed, index) for seed in (0, 1) for index in (0, 8, 16)}) == 6
+def test_every_query_of_every_example_draws_for_itself() -> None:
+    """Whatever batch the example is in."""
+    whole = row_draws(0, range(8), 2, Stream.POSITIVE).uniform(3)
+    assert whole.shape == (16, 3)
+    assert len(torch.unique(whole)) == 48
+    part = row_draws(0, [5, 2], 2, Stream.POSITIVE).uniform(3)
+    assert torch.equal(part, whole[[5, 2, 13, 10]])
+    for seed, stream in ((1, Stream.POSITIVE), (0, Stream.NEGATIVE)):
+        assert not (row_draws(seed, range(8), 2, stream).uniform(3) == whole).any()
+    rng = random_stream(0, 0, 5, Stream.POSITIVE, 1)
+    assert torch.equal(whole[13], torch.from_numpy(rng.random(3, dtype=np.float32)))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +168,34 @@ def test_audio_embeddings_have_unit_norm_and_are_the_same_in_a_batch(
         torch.testing.assert_close(single, embedding, atol=1e-5, rtol=0)
 
 
+def test_clips_of_different_lengths_have_the_embeddings_of_single_clips(
+    debug_encoder: BuiltinEncoder,
+) -> None:
+    """To rounding. Clips of one length share a call of the network."""
+    lengths = (RATE, 100, RATE // 2, RATE, 200, RATE // 2, RATE)
+    clips = [noise(length, seed) for seed, length in enumerate(lengths)]
+    calls: list[list[int]] = []
+
+    def augment(log_mel: Tensor, numbers: Sequence[int]) -> Tensor:
+        calls.append([*numbers])
+        return log_mel
+
+    together = debug_encoder.embed_audio(clips, RATE, augment)
+    singles = torch.cat([debug_encoder.embed_audio(clip, RATE) for clip in clips])
+    torch.testing.assert_close(together, singles, atol=1e-5, rtol=0)
+    assert calls == [[0, 3, 6], [1, 2, 4, 5]]  # the shortest are padded to 0.64 s
+
+
+def test_an_encoder_runs_on_a_device(debug_encoder: BuiltinEncoder) -> None:
+    """Everything runs there, up to the copy of the embeddings to the CPU."""
+    moved = copy.deepcopy(debug_encoder)
+    assert moved.to("meta") is moved  # the device without data stands for a GPU
+    with pytest.raises(NotImplementedError, match="out of meta tensor"):
+        moved.embed_audio([noise(), noise(100)], RATE)
+    with pytest.raises(RuntimeError, match="meta tensors"):  # where tokens are compared
+        moved.embed_text("a dog")
+
+
 @pytest.mark.parametrize("gain", [1e-3, 10.0])
 def test_the_level_of_a_sound_has_no_effect(gain: float, debug_encoder: BuiltinEncoder) -> None:
     a, b = (debug_encoder.embed_audio(g * noise(), RATE) for g in (1.0, gain))
@@ -176,7 +205,7 @@ def test_the_level_of_a_sound_has_no_effect(gain: float, debug_encoder: BuiltinE
 def test_an_augment_gets_the_log_mel_of_the_levelled_clips(debug_encoder: BuiltinEncoder) -> None:
     log_mels: list[Tensor] = []
 
-    def augment(log_mel: Tensor) -> Tensor:
+    def augment(log_mel: Tensor, clips: Sequence[int]) -> Tensor:
         log_mels.append(log_mel.clone())
         return log_mel
 

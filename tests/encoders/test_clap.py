@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +74,32 @@ def test_more_clips_than_a_batch_keep_their_order(encoder: ClapEncoder) -> None:
     )
 
 
+def test_clips_of_different_lengths_have_the_embeddings_of_single_clips(
+    encoder: ClapEncoder,
+) -> None:
+    """Long clips and short clips share a batch of a fused model, too."""
+    clips = [noise(seconds, seed) for seed, seconds in enumerate((0.2, 10.5, 3.0, 0.2, 12.0))]
+    order: list[int] = []
+
+    def augment(log_mel: Tensor, numbers: Sequence[int]) -> Tensor:
+        order.extend(numbers)
+        return log_mel
+
+    together = encoder.embed_audio(clips, RATE, augment)
+    singles = torch.cat([encoder.embed_audio(clip, RATE) for clip in clips])
+    torch.testing.assert_close(together, singles, atol=1e-5, rtol=0)
+    assert order == [0, 1, 2, 3, 4]
+
+
+def test_an_encoder_runs_on_a_device(encoder: ClapEncoder) -> None:
+    """Everything runs there, up to the copy of the embeddings to the CPU."""
+    moved = copy.deepcopy(encoder)
+    assert moved.to("meta") is moved  # the device without data stands for a GPU
+    for clips in ([noise(0.2), noise(10.5)], [noise(1)]):
+        with pytest.raises(NotImplementedError, match="out of meta tensor|nonzero"):
+            moved.embed_audio(clips, RATE)
+
+
 def test_long_audio_has_one_embedding(encoder: ClapEncoder) -> None:
     audio = torch.cat([noise(10), varied(7)])
     first, again = (encoder.embed_audio(audio, RATE) for _ in range(2))
@@ -84,8 +112,11 @@ def test_long_audio_has_one_embedding(encoder: ClapEncoder) -> None:
 @pytest.mark.parametrize("seconds", [0.2, 10.5])
 def test_an_augment_gets_the_features_in_order(seconds: float, encoder: ClapEncoder) -> None:
     seen: list[Tensor] = []
+    order: list[int] = []
 
-    def augment(log_mel: Tensor) -> Tensor:
+    def augment(log_mel: Tensor, numbers: Sequence[int]) -> Tensor:
+        assert list(numbers) == list(range(len(order), len(order) + len(log_mel)))
+        order.extend(numbers)
         seen.append(log_mel.clone())
         return log_mel
 

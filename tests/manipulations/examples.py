@@ -16,6 +16,7 @@ from singleout.manipulations import (
     Pls,
     Projection,
     Retrieval,
+    RowDraws,
 )
 
 DIM = 32
@@ -23,6 +24,11 @@ DIM = 32
 
 def seeded(seed: int = 0) -> Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def draws_for(given: Tensor, seed: int = 0) -> RowDraws:
+    """Draws for the rows of a batch."""
+    return RowDraws.seeded(seed, len(given))
 
 
 def embeddings(batch: int = 64, dim: int = 256, seed: int = 7) -> Tensor:
@@ -53,7 +59,7 @@ def fitted(*steps: AnyManipulation, examples: FitEmbeddings = EXAMPLES) -> Manip
 def trained(step: AnyManipulation, given_: Tensor, seed: int = 0) -> Tensor:
     """Of audio, by a step that learns nothing."""
     return Manipulator(Chain(steps=(step,)), given_.shape[1]).for_training(
-        given_, False, seeded(seed)
+        given_, False, draws_for(given_, seed)
     )
 
 

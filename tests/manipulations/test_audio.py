@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from singleout.config import StrictConfig, validated
 from singleout.encoders import BuiltinEncoder, ClapEncoder, QueryEncoder
 from singleout.encoders.encoder import Augment
 from singleout.errors import ConfigError
+from singleout.manipulations import RowDraws
 from singleout.manipulations.audio import Mixup, SpecAugment
 from tests.encoders.clap_models import tiny_encoder
 
@@ -26,6 +28,10 @@ Wave = NDArray[np.float32]
 
 def seeded(seed: int = 0) -> Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def draws_for(given_: Tensor, seed: int = 0) -> RowDraws:
+    return RowDraws.seeded(seed, len(given_))
 
 
 def log_mels(*shape: int, seed: int = 7) -> Tensor:
@@ -74,7 +80,7 @@ def chance(masks: int, max_share: float, length: int) -> Tensor:
 def test_every_place_is_hidden_with_the_expected_probability(augment: SpecAugment) -> None:
     clips, frames, mels = 6_000, 20, 16
     given_ = log_mels(clips, 1, frames, mels)
-    hidden = (augment.masked(given_, seeded()) != given_)[:, 0].double().mean(0)
+    hidden = (augment.masked(given_, draws_for(given_)) != given_)[:, 0].double().mean(0)
     shown = [
         1 - chance(augment.time_masks, augment.max_time_share, frames)[:, None],
         1 - chance(augment.frequency_masks, augment.max_frequency_share, mels),
@@ -91,7 +97,7 @@ def test_one_mask_is_one_block_of_any_width_up_to_the_largest() -> None:
     clips, frames, widest = 8_000, 40, 10
     given_ = log_mels(clips, 1, frames, 3)
     augment = SpecAugment(time_masks=1, frequency_masks=0, max_time_share=widest / frames)
-    hidden = (augment.masked(given_, seeded()) != given_)[:, 0]
+    hidden = (augment.masked(given_, draws_for(given_)) != given_)[:, 0]
     assert torch.equal(hidden.all(-1), hidden.any(-1)), "whole frames"
     frame_hidden = hidden[..., 0]
     widths = frame_hidden.sum(-1)
@@ -120,10 +126,10 @@ def test_masks_are_blocks_of_the_mean_and_spare_the_rest(
 ) -> None:
     given_ = log_mels(*shape)
     before, state = given_.clone(), torch.get_rng_state()
-    masked = augment.masked(given_, seeded(seed))
+    masked = augment.masked(given_, draws_for(given_, seed))
     assert torch.equal(given_, before)
     assert torch.equal(torch.get_rng_state(), state)
-    assert torch.equal(masked, augment.masked(given_, seeded(seed)))
+    assert torch.equal(masked, augment.masked(given_, draws_for(given_, seed)))
     assert (masked.shape, masked.dtype) == (given_.shape, given_.dtype)
     if given_[0].numel() == 1:
         return  # a single value equals the mean
@@ -149,24 +155,24 @@ def test_masks_are_blocks_of_the_mean_and_spare_the_rest(
 )
 def test_no_masks_are_the_identity(augment: SpecAugment) -> None:
     given_ = log_mels(5, 4, 30, 8)
-    assert torch.equal(augment.masked(given_, seeded()), given_)
+    assert torch.equal(augment.masked(given_, draws_for(given_)), given_)
 
 
 def test_masks_differ_between_clips_and_calls_but_not_between_batches() -> None:
     augment, given_ = SpecAugment(share=0.7), log_mels(1, 1, 50, 20).repeat(9, 1, 1, 1)
-    generator = seeded()
-    together = augment.masked(given_, generator)
+    draws = draws_for(given_)
+    together = augment.masked(given_, draws)
     assert len(torch.unique(together, dim=0)) > 4
-    assert not torch.equal(together, augment.masked(given_, generator))
-    generator = seeded()
-    parts = [augment.masked(part, generator) for part in torch.split(given_, [4, 1, 4])]
+    assert not torch.equal(together, augment.masked(given_, draws))
+    draws, rows = draws_for(given_), ([0, 1, 2, 3], [4], [5, 6, 7, 8])
+    parts = [augment.masked(given_[part], draws.of(part)) for part in rows]
     assert torch.equal(together != given_, torch.cat(parts) != given_)
     torch.testing.assert_close(together, torch.cat(parts))
 
 
 def test_the_share_does_not_move_the_masks() -> None:
     given_ = log_mels(64, 1, 50, 20)
-    always, sometimes = (SpecAugment(share=s).masked(given_, seeded()) for s in (1.0, 0.5))
+    always, sometimes = (SpecAugment(share=s).masked(given_, draws_for(given_)) for s in (1.0, 0.5))
     untouched = (sometimes == given_).flatten(1).all(1)
     assert 16 <= int(untouched.sum()) <= 48
     assert torch.equal(sometimes[~untouched], always[~untouched])
@@ -330,9 +336,9 @@ def clips(request: pytest.FixtureRequest) -> Tensor:
 @pytest.mark.parametrize(
     "identity",
     [
-        lambda log_mel: log_mel,
-        lambda log_mel: log_mel.contiguous().clone(),
-        lambda log_mel: SpecAugment(share=0).masked(log_mel, seeded()),
+        lambda log_mel, clips: log_mel,
+        lambda log_mel, clips: log_mel.contiguous().clone(),
+        lambda log_mel, clips: SpecAugment(share=0).masked(log_mel, draws_for(log_mel)),
     ],
     ids=["same", "copy", "unmasked"],
 )
@@ -346,7 +352,7 @@ def test_an_identity_changes_no_bit(
 
 def test_a_constant_makes_all_sounds_alike(encoder: QueryEncoder, clips: Tensor) -> None:
     plain = encoder.embed_audio(clips, RATE)
-    alike = encoder.embed_audio(clips, RATE, lambda x: torch.full_like(x, -3))
+    alike = encoder.embed_audio(clips, RATE, lambda x, clips: torch.full_like(x, -3))
     torch.testing.assert_close(alike, alike[:1].expand_as(alike), atol=1e-5, rtol=0)
     torch.testing.assert_close(alike.norm(dim=-1), torch.ones(3))
     assert ((plain - alike).abs().amax(-1) > 1e-3).all()
@@ -357,9 +363,9 @@ def test_masking_one_sound_changes_the_embedding_of_that_sound_only(
 ) -> None:
     augment = SpecAugment(max_time_share=0.6, max_frequency_share=0.6)
 
-    def of_the_second(log_mel: Tensor) -> Tensor:
+    def of_the_second(log_mel: Tensor, clips: Sequence[int]) -> Tensor:
         masked = log_mel.clone()
-        masked[1:2] = augment.masked(log_mel[1:2], seeded())
+        masked[1:2] = augment.masked(log_mel[1:2], draws_for(log_mel[1:2]))
         return masked
 
     plain, masked = (encoder.embed_audio(clips, RATE, hook) for hook in (None, of_the_second))
@@ -371,7 +377,8 @@ def test_masking_one_sound_changes_the_embedding_of_that_sound_only(
 def test_the_hook_gets_clips_channels_frames_and_mels(encoder: QueryEncoder, clips: Tensor) -> None:
     seen: list[Tensor] = []
 
-    def augment(log_mel: Tensor) -> Tensor:
+    def augment(log_mel: Tensor, numbers: Sequence[int]) -> Tensor:
+        assert list(numbers) == [0, 1, 2]
         seen.append(log_mel.clone())
         return log_mel
 

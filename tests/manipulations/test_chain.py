@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -22,12 +23,14 @@ from singleout.manipulations import (
     Pls,
     Projection,
     Retrieval,
+    RowDraws,
 )
 from tests.manipulations.examples import (
     DIM,
     EXAMPLES,
     close,
     corpus,
+    draws_for,
     embeddings,
     fitted,
     seeded,
@@ -107,11 +110,11 @@ def test_every_chain_follows_its_generator_and_spares_its_input_and_text(
     learned = {name: tensor.clone() for name, tensor in (manipulator.state or {}).items()}
     is_text = torch.rand(16, generator=seeded(seed)) < text_share
 
-    result = manipulator.for_training(given_, is_text, seeded(seed))
+    result = manipulator.for_training(given_, is_text, draws_for(given_, seed))
     assert result.shape == (16, manipulator.dim)
     assert result.dtype == given_.dtype
     assert torch.isfinite(result).all()
-    assert torch.equal(result, manipulator.for_training(given_, is_text, seeded(seed)))
+    assert torch.equal(result, manipulator.for_training(given_, is_text, draws_for(given_, seed)))
 
     inferred = manipulator.for_inference(given_, is_text)
     assert inferred.shape == result.shape
@@ -128,17 +131,36 @@ def test_every_chain_follows_its_generator_and_spares_its_input_and_text(
 @settings(deadline=None, max_examples=30)
 @given(chain=chains(MAPS), seed=st.integers(0, 2**31))
 def test_without_randomness_training_equals_inference(chain: Chain, seed: int) -> None:
-    generator = seeded(seed)
-    state = generator.get_state()
+    generators = [np.random.default_rng([seed, row]) for row in range(len(EXAMPLES.audio))]
+    draws = RowDraws(generators)
     manipulator = fitted(*chain.steps, Dropout(p=0), Noise(relative_norm=0, renormalise=False))
     for is_text in (False, True):
         given_ = EXAMPLES.text if is_text else EXAMPLES.audio
-        result = manipulator.for_training(given_, is_text, generator)
+        result = manipulator.for_training(given_, is_text, draws.of(range(len(given_))))
         assert torch.equal(result, manipulator.for_inference(given_, is_text))
     without = fitted(*chain.steps)
-    generator.set_state(state)
-    without.for_training(EXAMPLES.audio, False, generator)
-    assert torch.equal(generator.get_state(), state)  # deterministic steps draw nothing
+    states = [generator.bit_generator.state for generator in generators]
+    without.for_training(EXAMPLES.audio, False, draws)
+    # Deterministic steps draw nothing.
+    assert [generator.bit_generator.state for generator in generators] == states
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    chain=chains(RANDOM | MAPS, longest=2),
+    seed=st.integers(0, 2**31),
+    rows=st.lists(st.integers(0, 11), min_size=1, unique=True),
+)
+def test_a_row_in_training_does_not_depend_on_the_batch_that_it_is_in(
+    chain: Chain, seed: int, rows: list[int]
+) -> None:
+    """So processes that share a batch train on what one process would train on."""
+    manipulator = fitted(*chain.steps)
+    is_text = torch.arange(12) % 3 == 0
+    given_ = EXAMPLES.audio[:12]
+    whole = manipulator.for_training(given_, is_text, draws_for(given_, seed))
+    some = manipulator.for_training(given_[rows], is_text[rows], draws_for(given_, seed).of(rows))
+    close(some, whole[rows], atol=1e-4)
 
 
 @settings(deadline=None, max_examples=30)
@@ -184,20 +206,22 @@ def test_an_empty_chain_and_no_manipulation_are_the_identity() -> None:
         assert manipulator.state == {}
         assert manipulator.dim == DIM
         for is_text in (False, True):
-            assert torch.equal(manipulator.for_training(given_, is_text, seeded()), given_)
+            assert torch.equal(manipulator.for_training(given_, is_text, draws_for(given_)), given_)
             assert torch.equal(manipulator.for_inference(given_, is_text), given_)
 
 
-def test_a_chain_runs_in_order_from_one_generator() -> None:
+def test_a_chain_runs_in_order_from_the_same_draws() -> None:
     dropout, noise = Dropout(p=0.5), Noise(relative_norm=1, renormalise=False)
     given_ = embeddings()
-    generator = seeded()
-    expected = noise.corrupt(dropout.corrupt(given_, generator, {}), generator, {})
-    result = Manipulator(Chain(steps=(dropout, noise)), 256).for_training(given_, False, seeded())
+    draws = draws_for(given_)
+    expected = noise.corrupt(dropout.corrupt(given_, draws, {}), draws, {})
+    manipulator = Manipulator(Chain(steps=(dropout, noise)), 256)
+    result = manipulator.for_training(given_, False, draws_for(given_))
     assert torch.equal(result, expected)
     # Noise last leaves no zeros, dropout last does.
     assert not (expected == 0).any()
-    other = Manipulator(Chain(steps=(noise, dropout)), 256).for_training(given_, False, seeded())
+    manipulator = Manipulator(Chain(steps=(noise, dropout)), 256)
+    other = manipulator.for_training(given_, False, draws_for(given_))
     assert (other == 0).float().mean() > 0.4
 
 
@@ -234,7 +258,7 @@ def test_training_mixes_modalities_row_by_row() -> None:
     manipulator = fitted(MeanShift(renormalise=False), Dropout(p=0.5))
     is_text = torch.arange(40) % 2 == 0
     given_ = EXAMPLES.audio[:40]
-    result = manipulator.for_training(given_, is_text, seeded())
+    result = manipulator.for_training(given_, is_text, draws_for(given_))
     assert torch.equal(result[is_text], manipulator.for_inference(given_[is_text], True))
     audio = manipulator.for_inference(given_[~is_text], False)
     kept = result[~is_text] != 0
@@ -258,7 +282,7 @@ def test_a_manipulator_works_on_another_device(steps: tuple[AnyManipulation, ...
     given_ = torch.empty(4, DIM, device="meta")
     is_text = torch.empty(4, dtype=torch.bool, device="meta")
     for which in (True, False, is_text):
-        trained = manipulator.for_training(given_, which, seeded())
+        trained = manipulator.for_training(given_, which, draws_for(given_))
         assert trained.device.type == "meta"
         assert (
             trained.shape == manipulator.for_inference(given_, which).shape == (4, manipulator.dim)
@@ -319,7 +343,7 @@ def test_text_is_corrupted_only_as_a_control() -> None:
     given_, is_text = embeddings(6, DIM), torch.tensor([True, False] * 3)
     for control in (False, True):
         chain = Chain(steps=(Dropout(p=0.5),), corrupt_text=control)
-        trained = Manipulator(chain, DIM).for_training(given_, is_text, seeded())
+        trained = Manipulator(chain, DIM).for_training(given_, is_text, draws_for(given_))
         assert bool((trained[1::2] == 0).any(-1).all())
         assert torch.equal(trained[::2], given_[::2]) is not control
 

@@ -15,8 +15,8 @@ from singleout.manipulations import (
 )
 from tests.manipulations.examples import (
     close,
+    draws_for,
     embeddings,
-    seeded,
     trained,
 )
 
@@ -68,10 +68,11 @@ def test_an_embedding_without_any_entry_left_is_zero_and_finite() -> None:
 @pytest.mark.parametrize("step", [Dropout(), Noise(), Noise(kind="ball")])
 def test_every_call_draws_other_numbers(step: AnyManipulation) -> None:
     manipulator = Manipulator(Chain(steps=(step,)), 256)
-    generator = seeded()
-    first = manipulator.for_training(embeddings(), False, generator)
-    assert not torch.equal(first, manipulator.for_training(embeddings(), False, generator))
-    assert not torch.equal(first, manipulator.for_training(embeddings(), False, seeded(1)))
+    draws = draws_for(embeddings())
+    first = manipulator.for_training(embeddings(), False, draws)
+    assert not torch.equal(first, manipulator.for_training(embeddings(), False, draws))
+    other = draws_for(embeddings(), seed=1)
+    assert not torch.equal(first, manipulator.for_training(embeddings(), False, other))
 
 
 # Noise.

@@ -29,6 +29,7 @@ from tests.manipulations.examples import (
     EXAMPLES,
     close,
     corpus,
+    draws_for,
     embeddings,
     fitted,
     seeded,
@@ -182,7 +183,9 @@ def test_a_small_memory_gives_as_many_parts_as_it_has() -> None:
     condition = manipulator.condition(EXAMPLES.text, is_text=True)
     assert condition.embeddings.shape[1] == condition.weights.shape[1] == 5
     assert all(len(torch.unique(row, dim=0)) == 5 for row in condition.embeddings)
-    assert manipulator.for_training(EXAMPLES.audio, False, seeded()).shape == EXAMPLES.audio.shape
+    assert manipulator.for_training(EXAMPLES.audio, False, draws_for(EXAMPLES.audio)).shape == (
+        EXAMPLES.audio.shape
+    )
 
 
 def test_sounds_have_one_part_and_later_steps_map_every_part() -> None:
@@ -211,7 +214,7 @@ def test_a_share_of_the_sounds_is_replaced_by_near_ones(p: float) -> None:
     given_ = embeddings(4_000, DIM)
     examples = FitEmbeddings(memory, torch.zeros(0, DIM), torch.zeros(0, dtype=torch.long))
     result = fitted(Neighbours(p=p, reach=0.2), examples=examples).for_training(
-        given_, False, generator
+        given_, False, draws_for(given_)
     )
     replaced = (result != given_).any(-1)
     assert float(replaced.float().mean()) == pytest.approx(p, abs=0.03)
@@ -247,16 +250,16 @@ def test_a_conditional_neighbour_is_nearer_to_its_sound_than_to_the_other_sounds
         to_others = (rows @ result[:, :, None])[:, :, 0].masked_fill(~mask, -2).amax(1)
         return (result * audio).sum(-1) > to_others
 
-    unconditional = plain.for_training(audio, False, seeded(), others)
-    assert torch.equal(unconditional, conditional.for_training(audio, False, seeded()))
+    unconditional = plain.for_training(audio, False, draws_for(audio), others)
+    assert torch.equal(unconditional, conditional.for_training(audio, False, draws_for(audio)))
     assert float(is_nearer(unconditional).float().mean()) < 0.8
-    result = conditional.for_training(audio, False, seeded(), others)
+    result = conditional.for_training(audio, False, draws_for(audio), others)
     assert torch.equal(result[0], audio[0])  # no sound fits
     assert is_nearer(result)[1:].all()
     rank = (audio @ memory.T > (audio * result).sum(-1)[:, None] + 1e-6).sum(-1)
     assert int(rank.max()) < 200
     assert float(rank[500:].float().mean()) > 20  # a single other sound excludes few
-    uniform = torch.rand((2, 1_000), generator=seeded())[1]
+    uniform = draws_for(audio).uniform(2)[:, 1]
     for row in (3, 700):  # rows do not depend on each other
         known = rows[row][mask[row]]
         fits = [
@@ -274,7 +277,7 @@ def test_the_other_sounds_are_mapped_like_the_query() -> None:
     audio, other = EXAMPLES.audio[:20], EXAMPLES.audio[20:40]
     rows = torch.stack([other, torch.zeros_like(other)], 1)
     mask = torch.tensor([[True, False]]).expand(20, -1)
-    result = manipulator.for_training(audio, False, seeded(), OtherSounds(rows, mask))
+    result = manipulator.for_training(audio, False, draws_for(audio), OtherSounds(rows, mask))
     to_query, to_other = (
         (result * manipulator.for_inference(sounds, False)).sum(-1) for sounds in (audio, other)
     )

@@ -25,6 +25,7 @@ from tests.manipulations.examples import (
     LEARNING,
     close,
     corpus,
+    draws_for,
     embeddings,
     fitted,
     seeded,
@@ -63,7 +64,7 @@ def test_c3_is_a_chain() -> None:
     )
     connected = manipulator.for_inference(given_.audio, False)
     close(connected, given_.audio - given_.audio.mean(0))
-    noise = manipulator.for_training(given_.audio, False, seeded()) - connected
+    noise = manipulator.for_training(given_.audio, False, draws_for(given_.audio)) - connected
     per_row = noise / connected.norm(dim=-1, keepdim=True)
     assert per_row.var() == pytest.approx(0.016, rel=0.03)
 

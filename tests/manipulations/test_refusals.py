@@ -29,9 +29,9 @@ from tests.manipulations.examples import (
     DIM,
     EXAMPLES,
     LEARNING,
+    draws_for,
     embeddings,
     fitted,
-    seeded,
 )
 
 UNCAPTIONED = FitEmbeddings(
@@ -92,7 +92,7 @@ def test_a_manipulator_that_is_not_fitted_is_refused(step: AnyManipulation) -> N
     assert manipulator.state is None
     for use in (
         lambda: manipulator.for_inference(embeddings(2, DIM), True),
-        lambda: manipulator.for_training(embeddings(2, DIM), False, seeded()),
+        lambda: manipulator.for_training(embeddings(2, DIM), False, draws_for(embeddings(2, DIM))),
         lambda: manipulator.condition(embeddings(2, DIM), True),
         lambda: manipulator.extend(EXAMPLES),
     ):

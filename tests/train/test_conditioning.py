@@ -16,6 +16,7 @@ from singleout.data.clips import Clip
 from singleout.data.dataset import MixtureDataset, QueryAudioConfig, TrainingExample
 from singleout.data.embeddings import embeddings_of
 from singleout.data.manifest import scan_folder
+from singleout.data.seeds import Stream, row_draws
 from singleout.encoders import BuiltinEncoder
 from singleout.manipulations import Dropout, MeanShift, Neighbours, Noise, Pca
 from singleout.manipulations.audio import Mixup, SpecAugment
@@ -267,16 +268,18 @@ def test_altered_sounds_are_embedded_during_training(
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(condition, embeddings_at(module, batch, 5))
 
-    generator = torch.Generator().manual_seed(2 * 1_000_003 + 5)
-    torch.rand(8, generator=generator)  # which queries are captions
+    draws = row_draws(2, range(10, 14), 2, Stream.POSITIVE)
+    draws.uniform()  # which queries are captions
     masks = query_audio.spec_augment
     lengths, cached = batch["query_samples"].T.flatten(), flat(batch["audio_embedding"])
     assert len(lengths.unique()) > 1
     for row, sound in enumerate(flat(batch["query_audio"])):
         log_mels: list[torch.Tensor] = []
 
-        def altered(log_mel: torch.Tensor, kept: Any = log_mels) -> torch.Tensor:
-            kept += [log_mel, log_mel if masks is None else masks.masked(log_mel, generator)]
+        def altered(
+            log_mel: torch.Tensor, _: Any, kept: Any = log_mels, row: int = row
+        ) -> torch.Tensor:
+            kept += [log_mel, log_mel if masks is None else masks.masked(log_mel, draws.of([row]))]
             return kept[-1]
 
         sound = sound[: lengths[row]]
@@ -309,3 +312,33 @@ def test_unaltered_sounds_have_the_cached_embeddings(
     torch.testing.assert_close(
         embeddings_at(module, batch), flat(batch["audio_embedding"]), atol=1e-5, rtol=0
     )
+
+
+@pytest.mark.parametrize("query_audio", [QueryAudioConfig(), *ON_THE_FLY])
+def test_a_part_of_a_batch_has_the_conditions_that_it_has_in_the_batch(
+    query_audio: QueryAudioConfig,
+    clips: list[Clip],
+    configure: Callable[..., TrainConfig],
+    debug_encoder: BuiltinEncoder,
+    tmp_path: Path,
+) -> None:
+    """So ranks and accumulated parts draw what one process draws for the whole batch."""
+    batch = batch_from(clips, debug_encoder, query_audio)
+    batch["text_embedding"] = torch.randn(4, 2, 32, generator=torch.Generator().manual_seed(0))
+    batch["has_text"] = torch.tensor([[True, False], [True, True], [False, True], [True, True]])
+    config = configure(tmp_path, query_audio=query_audio, p_text=0.5, query_mixup=True)
+    module = module_of(with_steps(config, Noise(), Dropout(p=0.5)), debug_encoder)
+    whole = module.condition(batch).embeddings
+    for rows in ([0, 1], [2, 3], [3]):
+        part = {key: value[rows] for key, value in batch.items()}  # type: ignore[index]
+        some = module.condition(TrainingExample(**part)).embeddings  # type: ignore[typeddict-item]
+        expected = whole[[*rows, *(row + 4 for row in rows)]]
+        torch.testing.assert_close(some, expected, atol=1e-5, rtol=0)
+
+
+def test_two_queries_without_a_sound_to_embed_have_no_embedding(
+    configure: Callable[..., TrainConfig], debug_encoder: BuiltinEncoder, tmp_path: Path
+) -> None:
+    config = configure(tmp_path, query_audio=QueryAudioConfig(spec_augment=SpecAugment()))
+    module = module_of(with_steps(config), debug_encoder)
+    assert not embeddings_at(module, batch_of(2)).any()

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from singleout.condition import Condition
 from singleout.encoders import BuiltinEncoder
 from singleout.evaluate.metrics import score
-from singleout.manipulations import Dropout, MeanShift, Pca
+from singleout.manipulations import Dropout, MeanShift, Pca, RowDraws
 from singleout.model import QueriedSeparator
 from singleout.train.config import TrainConfig
 from singleout.train.losses import negative_si_sdr_db, negative_snr_db, separation_loss_db
@@ -175,10 +175,10 @@ def test_the_modes_of_a_model_do_not_change_its_manipulator(
     for mode in (True, False):
         assert module.train(mode) is module
         assert manipulator.training is mode
-        generator = torch.Generator().manual_seed(1)
+        draws = RowDraws.seeded(1, rows=4)
         results.append(
             (
-                manipulator.for_training(rows, False, generator),
+                manipulator.for_training(rows, False, draws),
                 manipulator.for_inference(rows, False),
                 manipulator.condition(rows, True).embeddings,
             )

@@ -10,6 +10,7 @@ import typer
 
 from singleout.cli.deadline import ending_in_time
 from singleout.cli.options import SkipBad, named
+from singleout.cli.signals import stop_signals
 
 if TYPE_CHECKING:
     from singleout.train import TrainConfig
@@ -50,7 +51,10 @@ def train(
     """
     from singleout.errors import ConfigError
     from singleout.train import train as run
+    from singleout.train.processes import EndedElsewhereError, launched_place
 
+    place = launched_place()
+    is_first = place is None or place.is_first  # of the processes of the run, it alone prints
     if config is not None and audio is not None:
         raise ConfigError(
             "give either a config or --audio, not both; to change a config, write steps=100 or "
@@ -64,15 +68,20 @@ def train(
         raise ConfigError("nothing to train on: give a config, or --audio FOLDER --output DIR")
     if skip_bad:
         settings = settings.model_copy(update={"skip_bad": True})
-    if settings.audio is not None:
+    if settings.audio is not None and is_first:
         _warn_of_skipped(settings.audio)
     advice = f"repeat the command to resume from the last checkpoint in {settings.output}"
     try:
         with ending_in_time(advice):
             model = run(settings)
+    except EndedElsewhereError:
+        raise typer.Exit(1) from None
     except KeyboardInterrupt:
+        if not is_first:
+            raise typer.Exit(stop_signals.exit_code) from None
         raise KeyboardInterrupt(advice) from None
-    typer.echo(f"model: {model}")
+    if is_first:
+        typer.echo(f"model: {model}")
 
 
 def _from_config(

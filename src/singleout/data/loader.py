@@ -207,6 +207,16 @@ def _follow_parent(_: int) -> None:
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     signal.set_wakeup_fd(-1)  # what the parent watches is for its own signals
+    die_with_parent()
+
+
+def die_with_parent() -> None:
+    """Let the system kill this process when its parent dies, where the system can do so.
+
+    Example:
+        >>> import multiprocessing
+        >>> process = multiprocessing.get_context("spawn").Process(target=die_with_parent)
+    """
     if sys.platform == "linux":
         with suppress(AttributeError, OSError):  # another C library
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

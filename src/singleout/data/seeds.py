@@ -7,10 +7,12 @@ without a change of the others.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import IntEnum
 
 import numpy as np
-import torch
+
+from singleout.manipulations import RowDraws
 
 
 class Stream(IntEnum):
@@ -18,7 +20,7 @@ class Stream(IntEnum):
 
     Example:
         >>> [stream.value for stream in Stream]
-        [1, 2, 3, 4, 5]
+        [1, 2, 3, 4, 5, 6, 7]
     """
 
     QUERY = 1
@@ -31,6 +33,10 @@ class Stream(IntEnum):
     """Absent sounds that an evaluation uses as queries."""
     TARGET = 5
     """Order in which all clips are targets. Its index is the number of passes over the clips."""
+    POSITIVE = 6
+    """Sound or caption for the positive side of a query, and how the embedding is manipulated."""
+    NEGATIVE = 7
+    """The same for the negative side."""
 
 
 def random_stream(
@@ -68,20 +74,29 @@ def mixture_stream(seed: int, epoch: int, index: int) -> np.random.Generator:
     return np.random.default_rng([seed, epoch, index])
 
 
-def batch_generator(seed: int, first_index: int, batch_size: int) -> torch.Generator:
-    """The generator of the embeddings' manipulation in one batch.
-
-    Examples have consecutive indices over all ranks, so that two ranks, and two steps, have
-    different generators.
+def row_draws(seed: int, indices: Iterable[int], queries: int, stream: Stream) -> RowDraws:
+    """The random numbers of every query of every example in a batch.
 
     Args:
         seed: of the run.
-        first_index: index, in the whole run, of the first example of the batch.
-        batch_size: examples in a full batch.
+        indices: of the examples in the run.
+        queries: number of queries of each example.
+        stream: see ``Stream``.
+
+    Returns:
+        Rows [queries * batch]: the first query of every example, then the second, and so on.
 
     Example:
-        >>> first, second = batch_generator(0, 0, 8), batch_generator(0, 8, 8)
-        >>> first.initial_seed(), second.initial_seed()
-        (0, 1)
+        >>> batch = row_draws(0, [6, 7], 2, Stream.POSITIVE).uniform()
+        >>> part = row_draws(0, [7], 2, Stream.POSITIVE).uniform()
+        >>> (batch[[1, 3]] == part).tolist()
+        [True, True]
     """
-    return torch.Generator().manual_seed(seed * 1_000_003 + first_index // batch_size)
+    examples = list(indices)
+    return RowDraws(
+        [
+            random_stream(seed, 0, index, stream, query)
+            for query in range(queries)
+            for index in examples
+        ]
+    )

@@ -6,11 +6,11 @@ The network is ours. ``recipes/builtin`` distilled it from a tagger of AudioSet.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-from singleout.encoders.encoder import Augment
 
 SAMPLE_RATE = 32_000
 NUM_FFT = 1_024
@@ -137,12 +137,12 @@ class AudioTower(nn.Module):
             nn.Linear(2 * self.width, dim),
         )
 
-    def features(self, audio: Tensor, augment: Augment | None = None) -> Tensor:
+    def features(self, audio: Tensor, augment: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """Features pooled over time: their mean by attention, and their maximum.
 
         Args:
             audio: float32 [batch, samples] at 32 kHz.
-            augment: applied to the log-mel, see ``QueryEncoder.embed_audio``.
+            augment: applied to the log-mel, float32 [batch, 1, frames, mels].
 
         Returns:
             float32 [batch, 2 * width].
@@ -156,7 +156,7 @@ class AudioTower(nn.Module):
         weight = self.attention(x).float().softmax(-1)
         return torch.cat([(x * weight).sum(-1), x.amax(-1)], 1)
 
-    def forward(self, audio: Tensor, augment: Augment | None = None) -> Tensor:
+    def forward(self, audio: Tensor, augment: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """Audio [batch, samples] to unit embeddings, float32 [batch, dim]."""
         return F.normalize(self.head(self.features(audio, augment)).float(), dim=-1)
 

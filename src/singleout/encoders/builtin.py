@@ -5,21 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-import numpy as np
 import safetensors.torch
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from singleout.config import validated
 from singleout.documents import DocumentError, read_json, read_text
 from singleout.encoders.audio_tower import SAMPLE_RATE, AudioTower, level, pad_to_minimum
-from singleout.encoders.encoder import Augment, sentences_of, waveforms_of
+from singleout.encoders.encoder import Augment, Sounds, batches_of, sentences_of, waveforms_of
 from singleout.encoders.minilm import MiniLM, sentence_tokenizer, tokenize
 from singleout.encoders.sizes import EncoderFile
 from singleout.errors import ConfigError, ModelError
@@ -30,6 +29,8 @@ PACKAGED = "builtin/encoder"
 """Folder of the encoder inside the package."""
 MAX_TOKENIZER_BYTES = 20_000_000
 """Size of the largest ``tokenizer.json``. The one in the package has 700,000 bytes."""
+BATCH = 64
+"""Clips in the network at the same time. It limits the memory of large requests."""
 
 
 class TextHead(nn.Module):
@@ -252,24 +253,34 @@ class BuiltinEncoder:
             (partial / "tokenizer.json").write_text(self.tokenizer_json, encoding="utf-8")
         self.fingerprint = fingerprint
 
+    def to(self, device: torch.device | str) -> Self:
+        """Move the network to a device; see ``QueryEncoder.to``."""
+        self.network.to(device)
+        return self
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.network.parameters()).device
+
     @torch.inference_mode()
     def embed_text(self, text: str | Sequence[str]) -> Tensor:
         """Embed one text or several; see ``QueryEncoder.embed_text``.
 
         Returns:
-            float32 [texts, dim], unit norm.
+            float32 [texts, dim], unit norm, on the CPU.
 
         Raises:
             QueryError: there is no text, or a text is blank.
             ModelError: the tokenizer does not belong to the network.
         """
-        vectors = self.network.sentence(*tokenize(self._tokenizer, sentences_of(text)))
-        return self.network.aligned_text(self.network.text_head(vectors))
+        tokens, mask = tokenize(self._tokenizer, sentences_of(text))
+        vectors = self.network.sentence(tokens.to(self._device), mask.to(self._device))
+        return self.network.aligned_text(self.network.text_head(vectors)).cpu()
 
     @torch.inference_mode()
     def embed_audio(
         self,
-        audio: NDArray[np.float32] | Tensor,
+        audio: Sounds,
         sample_rate: int,
         augment: Augment | None = None,
     ) -> Tensor:
@@ -279,11 +290,20 @@ class BuiltinEncoder:
         divided by 4.
 
         Returns:
-            float32 [clips, dim], unit norm.
+            float32 [clips, dim], unit norm, on the CPU.
 
         Raises:
             AudioError: the audio cannot be embedded.
         """
-        waveform = waveforms_of(audio, sample_rate, SAMPLE_RATE)
-        waveform = level(pad_to_minimum(waveform))
-        return self.network.aligned_audio(self.network.audio(waveform, augment))
+        waveforms = waveforms_of(audio, sample_rate, SAMPLE_RATE)
+        padded = [pad_to_minimum(waveform) for waveform in waveforms]
+        embeddings = torch.empty(len(waveforms), self.dim)
+        for numbers, batch in batches_of(padded, BATCH):
+            hook = None if augment is None else partial(_applied, augment, numbers)
+            embedding = self.network.audio(level(batch.to(self._device)), hook)
+            embeddings[numbers] = self.network.aligned_audio(embedding).cpu()
+        return embeddings
+
+
+def _applied(augment: Augment, numbers: Sequence[int], log_mel: Tensor) -> Tensor:
+    return augment(log_mel, numbers)

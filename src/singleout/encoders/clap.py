@@ -10,11 +10,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -29,7 +27,7 @@ from singleout.encoders.clap_files import (
     read_clap_config,
     read_weights,
 )
-from singleout.encoders.encoder import Augment, sentences_of, waveforms_of
+from singleout.encoders.encoder import Augment, Sounds, sentences_of, waveforms_of
 from singleout.encoders.tokens import refusing
 from singleout.errors import ModelError, one_line
 from singleout.storage.atomic import replacing_files
@@ -142,6 +140,15 @@ class ClapEncoder:
             for part in (self.model, self.tokenizer, self.extractor):
                 part.save_pretrained(partial)
 
+    def to(self, device: torch.device | str) -> Self:
+        """Move the model to a device; see ``QueryEncoder.to``."""
+        self.model.to(device)
+        return self
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.model.parameters()).device  # type: ignore[no-any-return]
+
     @torch.inference_mode()
     def embed_text(self, text: str | Sequence[str]) -> Tensor:
         """Embed one text or several; see ``QueryEncoder.embed_text``.
@@ -149,7 +156,7 @@ class ClapEncoder:
         Texts are cut at 512 tokens.
 
         Returns:
-            float32 [texts, dim], unit norm.
+            float32 [texts, dim], unit norm, on the CPU.
 
         Raises:
             QueryError: there is no text, or a text is blank.
@@ -168,41 +175,45 @@ class ClapEncoder:
                 )
             if int(tokens["input_ids"].max()) >= self.model.config.text_config.vocab_size:
                 raise ModelError(f"{self.name}: the tokenizer is not the model's")
-            output = self.model.get_text_features(tokens["input_ids"], tokens["attention_mask"])
-            embeddings.append(_unit(output))
+            inputs = (tokens[name].to(self._device) for name in ("input_ids", "attention_mask"))
+            embeddings.append(_unit(self.model.get_text_features(*inputs)))
         return torch.cat(embeddings)
 
     @torch.inference_mode()
     def embed_audio(
         self,
-        audio: NDArray[np.float32] | Tensor,
+        audio: Sounds,
         sample_rate: int,
         augment: Augment | None = None,
     ) -> Tensor:
         """Embed one clip or several; see ``QueryEncoder.embed_audio``.
 
-        ``augment`` gets decibels of up to 8 clips: one channel, or four for a fused model.
+        ``augment`` gets decibels of up to 8 clips: one channel, or four for a fused model. Clips of
+        different lengths share a batch, because each of them fills the model's input by itself.
 
         Returns:
-            float32 [clips, dim], unit norm.
+            float32 [clips, dim], unit norm, on the CPU.
 
         Raises:
             AudioError: the audio cannot be embedded.
         """
         waveforms = waveforms_of(audio, sample_rate, self._features.settings.sample_rate)
-        embeddings: list[Tensor] = []
+        embeddings = torch.empty(len(waveforms), self.dim)
         for i in range(0, len(waveforms), BATCH):
-            features, is_longer = self._features(waveforms[i : i + BATCH])
+            batch = waveforms[i : i + BATCH]
+            inputs = [self._features(waveform[None].to(self._device)) for waveform in batch]
+            features, is_longer = (torch.cat(part) for part in zip(*inputs, strict=True))
             if augment is not None:
-                features = augment(features)
-            embeddings.append(_unit(self.model.get_audio_features(features, is_longer)))
-        return torch.cat(embeddings)
+                features = augment(features, range(i, i + len(batch)))
+            output = self.model.get_audio_features(features, is_longer)
+            embeddings[i : i + BATCH] = _unit(output)
+        return embeddings
 
 
 def _unit(output: Any) -> Tensor:
     # transformers 4 returns the embeddings, 5 an object that holds them.
     embedding: Tensor = output if isinstance(output, Tensor) else output.pooler_output
-    return F.normalize(embedding.float(), dim=-1)
+    return F.normalize(embedding.float(), dim=-1).cpu()
 
 
 def _fingerprint(encoder: ClapEncoder) -> str:

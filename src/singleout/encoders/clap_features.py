@@ -153,17 +153,19 @@ class ClapFeatures:
     def log_mel(self, waveforms: Tensor) -> Tensor:
         """Log-mel in dB, float32 [clips, frames, mels], of waveforms [clips, samples]."""
         half = self.settings.num_fft // 2
+        device = waveforms.device
+        window, filters = self._window.to(device), self._filters.to(device)
         bands: list[Tensor] = []
         for waveform in waveforms:  # one by one: the numbers of a clip fit into the CPU's cache
             # Float64 as in the processor: float32 rounds by tenths of a dB in bands that are silent
             # while others are loud.
             padded = F.pad(waveform.double()[None, None], (half, half), mode="reflect")[0, 0]
-            frames = padded.unfold(0, self.settings.num_fft, self.settings.hop) * self._window
+            frames = padded.unfold(0, self.settings.num_fft, self.settings.hop) * window
             spectrum = torch.fft.rfft(frames).to(torch.complex64)
             power = spectrum.real.square() + spectrum.imag.square()
-            bands.append((power @ self._filters).clamp_min_(POWER_FLOOR))
+            bands.append((power @ filters).clamp_min_(POWER_FLOOR))
         return 10 * torch.stack(bands).log10()
 
     @staticmethod
     def _longer(waveforms: Tensor, longer: bool) -> Tensor:
-        return torch.full((len(waveforms), 1), longer)
+        return torch.full((len(waveforms), 1), longer, device=waveforms.device)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol, Self
 
 import numpy as np
 import torch
@@ -12,9 +12,13 @@ from torch import Tensor
 
 from singleout.errors import AudioError, QueryError
 
-Augment = Callable[[Tensor], Tensor]
-"""A function that changes the log-mel, float32 [clips, channels, frames, mels], of an encoder
-before its network; it returns the same shape."""
+Augment = Callable[[Tensor, Sequence[int]], Tensor]
+"""A function that changes the log-mel of an encoder before its network.
+
+It gets the log-mel of some clips, float32 [clips, channels, frames, mels], and the numbers of these
+clips in the call of ``embed_audio``. It returns the same shape."""
+Sounds = NDArray[np.float32] | Tensor | Sequence[NDArray[np.float32] | Tensor]
+"""One sound [samples], several of one length [clips, samples], or a list of any lengths."""
 
 
 class QueryEncoder(Protocol):
@@ -42,11 +46,21 @@ class QueryEncoder(Protocol):
     fingerprint: str
     window_seconds: float
 
+    def to(self, device: torch.device | str) -> Self:
+        """Move the networks to a device, on which they run from now on.
+
+        Args:
+            device: such as ``cuda``.
+
+        Returns:
+            The encoder itself.
+        """
+
     def embed_text(self, text: str | Sequence[str]) -> Tensor:
         """Embed one text or several.
 
         Returns:
-            float32 [texts, dim], unit norm.
+            float32 [texts, dim], unit norm, on the CPU.
 
         Raises:
             QueryError: there is no text, or a text is blank.
@@ -54,23 +68,26 @@ class QueryEncoder(Protocol):
 
     def embed_audio(
         self,
-        audio: NDArray[np.float32] | Tensor,
+        audio: Sounds,
         sample_rate: int,
         augment: Augment | None = None,
     ) -> Tensor:
         """Embed one clip or several.
 
+        Clips run through the network in batches. The batch of a clip changes its embedding by
+        rounding errors only, because clips are never padded to the length of another clip.
+
         Args:
-            audio: [samples] or [clips, samples], full scale 1.
+            audio: [samples], [clips, samples], or a list of clips of any lengths; full scale 1.
             sample_rate: Hz.
-            augment: applied to the log-mel, for example ``SpecAugment.masked``. The log-mel,
+            augment: applied to the log-mel, as ``SpecAugment.masked`` can be. The log-mel,
                 [clips, channels, frames, mels], is not normalised and includes padding; its unit
                 depends on the encoder. A fused CLAP has four channels: the whole clip and three
-                parts of it (four copies of a short clip). Other encoders have one channel. Clips
-                come in their order, in one call or in several.
+                parts of it (four copies of a short clip). Other encoders have one channel. Every
+                clip comes once, in one call or in several.
 
         Returns:
-            float32 [clips, dim], unit norm.
+            float32 [clips, dim], unit norm, on the CPU.
 
         Raises:
             AudioError: the audio has a wrong shape, no samples or samples that are not finite, or
@@ -94,16 +111,16 @@ def sentences_of(text: str | Sequence[str]) -> list[str]:
     return sentences
 
 
-def waveforms_of(audio: NDArray[np.float32] | Tensor, rate_in: int, rate_out: int) -> Tensor:
+def waveforms_of(audio: Sounds, rate_in: int, rate_out: int) -> list[Tensor]:
     """The clips to embed, at the rate of an encoder.
 
     Args:
-        audio: [samples] or [clips, samples].
+        audio: [samples], [clips, samples], or a list of clips of any lengths.
         rate_in: of the audio, Hz.
         rate_out: of the result, Hz.
 
     Returns:
-        float32 [clips, samples].
+        Each float32 [samples].
 
     Raises:
         AudioError: the audio has a wrong shape, no samples or samples that are not finite, or the
@@ -111,19 +128,59 @@ def waveforms_of(audio: NDArray[np.float32] | Tensor, rate_in: int, rate_out: in
 
     Example:
         >>> import numpy as np
-        >>> waveforms_of(np.zeros(48_000, np.float32), 48_000, 32_000).shape
-        torch.Size([1, 32000])
+        >>> sounds = [np.zeros(48_000, np.float32), np.zeros(24_000, np.float32)]
+        >>> [len(waveform) for waveform in waveforms_of(sounds, 48_000, 32_000)]
+        [32000, 16000]
     """
-    waveforms = torch.as_tensor(audio, dtype=torch.float32)
-    waveforms = waveforms.unsqueeze(0) if waveforms.ndim == 1 else waveforms
-    if waveforms.ndim != 2 or waveforms.shape[-1] == 0:
-        raise AudioError(
-            f"audio to embed must be [samples] or [clips, samples], got {list(waveforms.shape)}"
-        )
-    if not bool(torch.isfinite(waveforms).all()):
+    clips = audio if isinstance(audio, Sequence) else _clips_of(torch.as_tensor(audio))
+    return [_resampled(torch.as_tensor(clip), rate_in, rate_out) for clip in clips]
+
+
+def _clips_of(audio: Tensor) -> Sequence[Tensor]:
+    if audio.ndim not in (1, 2):
+        raise _wrong_shape(audio)
+    return [*audio] if audio.ndim == 2 else [audio]
+
+
+def _resampled(clip: Tensor, rate_in: int, rate_out: int) -> Tensor:
+    waveform = clip.float()
+    if waveform.ndim != 1 or not len(waveform):
+        raise _wrong_shape(waveform)
+    if not bool(torch.isfinite(waveform).all()):
         raise AudioError("audio to embed has NaN or infinite samples")
     if rate_in == rate_out:
-        return waveforms
+        return waveform
     from singleout.audio import resample
 
-    return torch.from_numpy(resample(waveforms.cpu().numpy(), rate_in, rate_out))
+    return torch.from_numpy(resample(waveform.cpu().numpy(), rate_in, rate_out))
+
+
+def _wrong_shape(audio: Tensor) -> AudioError:
+    return AudioError(
+        f"audio to embed must be [samples] or [clips, samples], got {list(audio.shape)}"
+    )
+
+
+def batches_of(waveforms: Sequence[Tensor], most: int) -> Iterator[tuple[list[int], Tensor]]:
+    """Batches of waveforms of one length, so that none of them has to be padded.
+
+    Args:
+        waveforms: each [samples].
+        most: largest number of waveforms in a batch.
+
+    Yields:
+        The numbers of the waveforms in a batch, and the batch, [waveforms, samples].
+
+    Example:
+        >>> import torch
+        >>> waveforms = [torch.zeros(length) for length in (3, 5, 3, 3)]
+        >>> [(numbers, list(batch.shape)) for numbers, batch in batches_of(waveforms, most=2)]
+        [([0, 2], [2, 3]), ([3], [1, 3]), ([1], [1, 5])]
+    """
+    by_length: dict[int, list[int]] = {}
+    for number, waveform in enumerate(waveforms):
+        by_length.setdefault(len(waveform), []).append(number)
+    for numbers in by_length.values():
+        for first in range(0, len(numbers), most):
+            some = numbers[first : first + most]
+            yield some, torch.stack([waveforms[number] for number in some])

@@ -9,8 +9,8 @@ changes the embeddings, in training or at inference or both, to close this gap.
 - ``for_training`` gives the embeddings that condition training. Every step first applies ``map``,
   which is deterministic and may treat the modalities differently. On audio it then applies
   ``corrupt``, which is random and may consider the other sounds of the mixture
-  (``OtherSounds``). All random numbers come from the generator that the caller passes,
-  so that a run can be repeated to the bit.
+  (``OtherSounds``). All random numbers come from the ``RowDraws`` that the caller passes, so that
+  a run can be repeated to the bit, with any number of processes.
 - ``for_inference`` gives the embeddings at inference: ``map`` without ``corrupt``.
 - ``condition`` gives a ``Condition`` at inference, in which several embeddings may stand for one.
 
@@ -24,10 +24,10 @@ The source is Saijo et al., "Leveraging Audio-Only Data for Text-Queried Target 
 
 Example:
     >>> import torch
-    >>> from singleout.manipulations import Chain, Dropout, Manipulator, Noise
+    >>> from singleout.manipulations import Chain, Dropout, Manipulator, Noise, RowDraws
     >>> manipulator = Manipulator(Chain(steps=(Noise(), Dropout(p=0.5))), dim=8)
     >>> audio = torch.nn.functional.normalize(torch.ones(1, 8), dim=-1)
-    >>> corrupted = manipulator.for_training(audio, False, torch.Generator().manual_seed(0))
+    >>> corrupted = manipulator.for_training(audio, False, RowDraws.seeded(0, rows=1))
     >>> torch.equal(corrupted, audio)
     False
     >>> torch.equal(manipulator.for_inference(audio, False), audio)
@@ -39,6 +39,7 @@ from __future__ import annotations
 from singleout.manipulations.base import FitEmbeddings, Manipulation, OtherSounds, State
 from singleout.manipulations.chain import AnyManipulation, Chain, Manipulator
 from singleout.manipulations.corruptions import Dropout, Noise, NoManipulation
+from singleout.manipulations.draws import RowDraws
 from singleout.manipulations.memories import Neighbours, Projection, Retrieval
 from singleout.manipulations.projections import MeanShift, Pca, Pls
 
@@ -58,5 +59,6 @@ __all__ = [
     "Pls",
     "Projection",
     "Retrieval",
+    "RowDraws",
     "State",
 ]

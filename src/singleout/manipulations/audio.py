@@ -1,7 +1,7 @@
 """Manipulations of a query's audio, in training only, before the sound is embedded.
 
 ``Mixup`` changes the waveform. ``SpecAugment`` changes the encoder's log-mel: it is the ``augment``
-of ``QueryEncoder.embed_audio``. All random numbers come from the generator that the caller passes,
+of ``QueryEncoder.embed_audio``. All random numbers come from generators that the caller passes,
 so that a run can be repeated to the bit.
 
 Both are among the methods of Saijo et al., "Leveraging Audio-Only Data for Text-Queried Target
@@ -16,10 +16,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
-from torch import Generator, Tensor
+from torch import Tensor
 
 from singleout.audio.silence import MIN_AMPLIFIED_RMS
 from singleout.config import StrictConfig
+from singleout.manipulations.draws import RowDraws
 
 Share = Annotated[float, Field(ge=0, le=1)]
 MaskShare = Annotated[float, Field(gt=0, le=1)]
@@ -99,8 +100,8 @@ class SpecAugment(StrictConfig):
         >>> import torch
         >>> augment = SpecAugment(time_masks=1, frequency_masks=0, max_time_share=0.5)
         >>> log_mel = torch.arange(8.0).view(1, 1, 8, 1)  # 8 frames, 1 band, mean 3.5
-        >>> augment.masked(log_mel, torch.Generator().manual_seed(0)).flatten()
-        tensor([3.5000, 3.5000, 3.5000, 3.0000, 4.0000, 5.0000, 6.0000, 7.0000])
+        >>> augment.masked(log_mel, RowDraws.seeded(0, rows=1)).flatten()
+        tensor([0.0000, 1.0000, 2.0000, 3.5000, 3.5000, 3.5000, 6.0000, 7.0000])
     """
 
     share: Share = 1.0
@@ -109,23 +110,21 @@ class SpecAugment(StrictConfig):
     max_time_share: MaskShare = 0.25
     max_frequency_share: MaskShare = 0.25
 
-    def masked(self, log_mel: Tensor, generator: Generator) -> Tensor:
+    def masked(self, log_mel: Tensor, draws: RowDraws) -> Tensor:
         """A copy of the log-mel with its blocks hidden.
 
         Every clip has its own masks, which are the same in all its channels.
 
         Args:
             log_mel: float32 [clips, channels, frames, mels].
-            generator: source of all random numbers.
+            draws: source of all random numbers, one row per clip.
 
         Returns:
             float32 [clips, channels, frames, mels].
         """
-        clips, _, frames, mels = log_mel.shape
-        # Every clip takes as many numbers, clip by clip. So its masks do not depend on the
-        # encoder's batches, nor on whether the clips before it are masked.
+        _, _, frames, mels = log_mel.shape
         sizes = [1, 2 * self.time_masks, 2 * self.frequency_masks]
-        drawn = torch.rand(clips, sum(sizes), generator=generator).to(log_mel.device)
+        drawn = draws.uniform(sum(sizes)).to(log_mel.device)
         chance, in_time, in_frequency = torch.split(drawn, sizes, dim=1)
         applied = chance < self.share
         frame_hidden = applied & _blocks(in_time, frames, self.max_time_share)

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from singleout.condition import Condition
 from singleout.config import StrictConfig
 from singleout.errors import ConfigError
+from singleout.manipulations.draws import RowDraws
 
 State = Mapping[str, Tensor]
 """Tensors that a manipulation has learned, by name."""
@@ -121,7 +122,7 @@ class Manipulation(StrictConfig):
     def corrupt(
         self,
         embedding: Tensor,
-        generator: Generator,
+        draws: RowDraws,
         state: State,
         others: OtherSounds | None = None,
     ) -> Tensor:
@@ -129,7 +130,7 @@ class Manipulation(StrictConfig):
 
         Args:
             embedding: float32 [batch, dim_out], the result of ``map``.
-            generator: source of all random numbers.
+            draws: source of all random numbers, one row per embedding.
             state: the result of ``fit``.
             others: the other sounds of each mixture, mapped as well; None where they are unknown.
 

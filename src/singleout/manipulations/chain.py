@@ -7,13 +7,14 @@ from typing import Annotated
 
 import torch
 from pydantic import Field
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from singleout.condition import Condition
 from singleout.config import StrictConfig
 from singleout.errors import ModelError, shortened
 from singleout.manipulations.base import FitEmbeddings, OtherSounds, State, for_all
 from singleout.manipulations.corruptions import Dropout, Noise, NoManipulation
+from singleout.manipulations.draws import RowDraws
 from singleout.manipulations.memories import Neighbours, Projection, Retrieval
 from singleout.manipulations.projections import MeanShift, Pca, Pls
 
@@ -62,11 +63,10 @@ class Manipulator(nn.Module):
 
     Example:
         >>> import torch
-        >>> from singleout.manipulations import Chain, Dropout, Manipulator
+        >>> from singleout.manipulations import Chain, Dropout, Manipulator, RowDraws
         >>> manipulator = Manipulator(Chain(steps=(Dropout(p=0.5),)), dim=8)
         >>> audio = torch.nn.functional.normalize(torch.randn(2, 8), dim=-1)
-        >>> generator = torch.Generator().manual_seed(0)
-        >>> manipulator.for_training(audio, False, generator).shape
+        >>> manipulator.for_training(audio, False, RowDraws.seeded(0, rows=2)).shape
         torch.Size([2, 8])
     """
 
@@ -155,7 +155,7 @@ class Manipulator(nn.Module):
         self,
         embedding: Tensor,
         is_text: bool | Tensor,
-        generator: Generator,
+        draws: RowDraws,
         others: OtherSounds | None = None,
     ) -> Tensor:
         """Embeddings as the separator gets them in training.
@@ -165,7 +165,7 @@ class Manipulator(nn.Module):
         Args:
             embedding: float32 [batch, encoder's dim].
             is_text: one value for all, or bool [batch].
-            generator: source of all random numbers.
+            draws: source of all random numbers, one row per embedding.
             others: the other sounds of each mixture, of the encoder's dim; None where they are
                 unknown. Every step maps them like the embedding itself, without corruption.
 
@@ -177,12 +177,11 @@ class Manipulator(nn.Module):
 
         Example:
             >>> import torch
-            >>> from singleout.manipulations import Chain, Dropout, Manipulator
+            >>> from singleout.manipulations import Chain, Dropout, Manipulator, RowDraws
             >>> manipulator = Manipulator(Chain(steps=(Dropout(p=0.5),)), dim=4)
             >>> is_text = torch.tensor([False, True])
-            >>> generator = torch.Generator().manual_seed(0)
-            >>> manipulator.for_training(torch.ones(2, 4), is_text, generator)
-            tensor([[0., 2., 0., 0.],
+            >>> manipulator.for_training(torch.ones(2, 4), is_text, RowDraws.seeded(0, rows=2))
+            tensor([[2., 2., 2., 0.],
                     [1., 1., 1., 1.]])
         """
         text = for_all(is_text, embedding)
@@ -192,7 +191,7 @@ class Manipulator(nn.Module):
             if others is not None:
                 others = _mapped(step, others, state)
             is_spared = text[:, None] & (not self.corrupt_text)
-            corrupted = step.corrupt(mapped, generator, state, others)
+            corrupted = step.corrupt(mapped, draws, state, others)
             embedding = torch.where(is_spared, mapped, corrupted)
         return embedding
 

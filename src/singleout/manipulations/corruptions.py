@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-import torch
 from pydantic import Field
-from torch import Generator, Tensor
+from torch import Tensor
 from torch.nn import functional as F
 
 from singleout.manipulations.base import Manipulation, OtherSounds, State
+from singleout.manipulations.draws import RowDraws
 
 
 class NoManipulation(Manipulation):
@@ -21,7 +21,7 @@ class NoManipulation(Manipulation):
     Example:
         >>> import torch
         >>> step, audio = NoManipulation(), torch.eye(3)
-        >>> torch.equal(step.corrupt(audio, torch.Generator(), {}), audio)
+        >>> torch.equal(step.corrupt(audio, RowDraws.seeded(0, rows=3), {}), audio)
         True
     """
 
@@ -37,9 +37,8 @@ class Dropout(Manipulation):
 
     Example:
         >>> import torch
-        >>> generator = torch.Generator().manual_seed(0)
-        >>> Dropout(p=0.5).corrupt(torch.ones(1, 4), generator, {})
-        tensor([[0., 2., 0., 0.]])
+        >>> Dropout(p=0.5).corrupt(torch.ones(1, 4), RowDraws.seeded(0, rows=1), {})
+        tensor([[2., 2., 2., 0.]])
     """
 
     type: Literal["dropout"] = "dropout"
@@ -49,11 +48,11 @@ class Dropout(Manipulation):
     def corrupt(
         self,
         embedding: Tensor,
-        generator: Generator,
+        draws: RowDraws,
         state: State,
         others: OtherSounds | None = None,
     ) -> Tensor:
-        drawn = torch.rand(embedding.shape, generator=generator).to(embedding.device)
+        drawn = draws.uniform(embedding.shape[1]).to(embedding.device)
         kept = embedding * (drawn >= self.p).to(embedding) / (1 - self.p)
         return F.normalize(kept, dim=-1) if self.renormalise else kept
 
@@ -72,7 +71,7 @@ class Noise(Manipulation):
         >>> import torch
         >>> step = Noise(relative_norm=0.5, kind="ball", renormalise=False)
         >>> audio = torch.nn.functional.normalize(torch.ones(1, 8), dim=-1)
-        >>> noisy = step.corrupt(audio, torch.Generator().manual_seed(0), {})
+        >>> noisy = step.corrupt(audio, RowDraws.seeded(0, rows=1), {})
         >>> bool((noisy - audio).norm() <= 0.5)
         True
     """
@@ -85,14 +84,14 @@ class Noise(Manipulation):
     def corrupt(
         self,
         embedding: Tensor,
-        generator: Generator,
+        draws: RowDraws,
         state: State,
         others: OtherSounds | None = None,
     ) -> Tensor:
         dim = embedding.shape[-1]
-        noise = torch.randn(embedding.shape, generator=generator)
+        noise = draws.normal(dim)
         if self.kind == "ball":
-            radius = torch.rand((*embedding.shape[:-1], 1), generator=generator) ** (1 / dim)
+            radius = draws.uniform(1) ** (1 / dim)
             noise = F.normalize(noise, dim=-1) * radius
         else:
             noise = noise / dim**0.5

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
-from torch import Generator, Tensor
+from torch import Tensor
 from torch.nn import functional as F
 
 from singleout.condition import Condition
@@ -20,6 +20,7 @@ from singleout.manipulations.base import (
     State,
     mean_of,
 )
+from singleout.manipulations.draws import RowDraws
 
 IDENTICAL = 0.9999
 """Two embeddings of at least this cosine are the same sound, apart from rounding."""
@@ -220,14 +221,14 @@ class Neighbours(Manipulation):
     def corrupt(
         self,
         embedding: Tensor,
-        generator: Generator,
+        draws: RowDraws,
         state: State,
         others: OtherSounds | None = None,
     ) -> Tensor:
         if not self.p:
             return embedding
         memory = state["memory"]
-        uniform, place = torch.rand((2, len(embedding)), generator=generator).to(embedding.device)
+        uniform, place = draws.uniform(2).T.to(embedding.device)
         is_replaced = uniform < self.p
         reach = math.ceil(self.reach * len(memory))
         similarity, nearest = (embedding @ memory.T).topk(reach, dim=-1)

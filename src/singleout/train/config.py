@@ -135,7 +135,10 @@ class TrainConfig(StrictConfig):
         si_sdr_weight: weight of the negative SI-SDR, which is added to the loss of examples whose
             target is not silence. See ``singleout.train.losses``.
         steps: optimiser steps.
-        batch_size: mixtures in a step; each has two queries.
+        batch_size: mixtures in a step, over all processes and accumulated parts. Each mixture has
+            two queries.
+        accumulate: parts into which each process cuts its share of a batch. The gradients of the
+            parts are added, so that a batch needs the memory of one part.
         optimizer: ``adamw`` or ``muon`` (``singleout.train.muon``). With ``muon``, weight decay
             applies to the weights that Muon steps.
         learning_rate: at the end of the warm-up.
@@ -146,8 +149,12 @@ class TrainConfig(StrictConfig):
         weight_decay: of the optimiser.
         clip_norm: longer gradients are shortened to this norm.
         ema_decay: of the averaged weights, which are validated and saved.
-        device: ``auto`` is CUDA if there is a CUDA device, else the CPU. The encoder stays on the
-            CPU. Results differ between devices, and a GPU need not repeat them to the bit.
+        device: ``auto`` is CUDA if there is a CUDA device, else the CPU. Results differ between
+            devices, and a GPU need not repeat them to the bit.
+        devices: processes on each node, and on a GPU machine also GPUs. ``auto`` is the number
+            that a launcher such as torchrun started; without a launcher it is one process.
+            Without a launcher, a number starts so many processes on this machine.
+        num_nodes: machines. ``auto`` is the number that a launcher started.
         precision: ``auto`` is bfloat16 if the device has instructions for it, else float32.
         checkpoint_every: steps from one checkpoint to the next.
         num_workers: processes that render mixtures; 0 renders in the main process.
@@ -190,7 +197,10 @@ class TrainConfig(StrictConfig):
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     clip_norm: Annotated[float, Field(gt=0)] = 5.0
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    accumulate: Annotated[int, Field(gt=0, le=65_536)] = added(1)
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    devices: Literal["auto"] | Annotated[int, Field(gt=0, le=1_024)] = added("auto")
+    num_nodes: Literal["auto"] | Annotated[int, Field(gt=0, le=65_536)] = added("auto")
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     checkpoint_every: Positive = 200
     num_workers: Annotated[int, Field(ge=0, le=1_024)] = 1

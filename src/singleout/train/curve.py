@@ -115,10 +115,16 @@ class Curve(Callback):
             self._file, self._board = self._opened_file(), self._opened_board()
 
     def on_train_batch_end(
-        self, trainer: lightning.Trainer, module: lightning.LightningModule, *_: Any
+        self,
+        trainer: lightning.Trainer,
+        module: lightning.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
         assert isinstance(module, TrainingModule)
-        if module.step_index % self.every_steps == 0:
+        is_step_over = (batch_idx + 1) % module.run.accumulate == 0
+        if is_step_over and module.step_index % self.every_steps == 0:
             self._write(trainer, module.step_index, LOSSES)
 
     def on_validation_end(

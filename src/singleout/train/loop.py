@@ -8,23 +8,26 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.plugins.environments import TorchElasticEnvironment
+from lightning.pytorch.strategies import DDPStrategy
 
 from singleout.data.dataset import MixtureDataset
 from singleout.data.loader import MixtureLoader
 from singleout.errors import ConfigError, OutputError, TrainingError, one_line
 from singleout.storage.tensors import has_fast_bfloat16
+from singleout.train.batch_norm import JointBatchNorm
 from singleout.train.checkpoint import Checkpoint, restore
 from singleout.train.config import TrainConfig
 from singleout.train.curve import Curve
 from singleout.train.module import TrainingModule
+from singleout.train.processes import Device, Processes
 from singleout.train.progress import RunProgress
 
-Device = Literal["cpu", "cuda"]
 Precision = Literal["float32", "bfloat16"]
 
 
@@ -91,8 +94,16 @@ def run_loop(
             cannot be written.
     """
     config = module.run
-    batches = MixtureLoader(training, config.batch_size, num_workers=config.num_workers)
-    scored = None if validation is None else MixtureLoader(validation, config.batch_size)
+    place = module.processes.place
+    share: dict[str, Any] = {
+        "batch_size": config.batch_size,
+        "rank": place.rank,
+        "num_ranks": place.size,
+        "num_parts": config.accumulate,
+        "pin_memory": device == "cuda",
+    }
+    batches = MixtureLoader(training, num_workers=config.num_workers, **share)
+    scored = None if validation is None else MixtureLoader(validation, **share)
     interval = min(config.validation.every_steps, config.steps)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     with warnings.catch_warnings(), _clear_errors(module), checkpoints.stops:
@@ -103,7 +114,7 @@ def run_loop(
         is_due = is_due and not curve.has_scores(start)
         if start == config.steps or is_due:
             restore(module, None, checkpoints.path)
-        trainer = _trainer(config, start, device, [curve, checkpoints], interval)
+        trainer = _trainer(module, start, device, [curve, checkpoints], interval)
         if is_due:
             trainer.validate(module, scored, verbose=False)
         if start < config.steps:
@@ -111,33 +122,52 @@ def run_loop(
 
 
 def _trainer(
-    config: TrainConfig,
+    module: TrainingModule,
     start: int,
     device: Device,
     callbacks: list[Callback],
     interval: int,
 ) -> lightning.Trainer:
     """A trainer that goes on after ``start`` steps, and validates every ``interval`` steps."""
+    config = module.run
     is_bfloat16 = chosen_precision(config, device) == "bfloat16"
+    progress = [RunProgress(start, config.steps)] if module.processes.is_first else []
     trainer = lightning.Trainer(
         accelerator=device,
-        devices=1,
+        **_several(module.processes, device),
+        accumulate_grad_batches=config.accumulate,
         precision="bf16-mixed" if is_bfloat16 else "32-true",
         max_steps=config.steps - start,
         gradient_clip_val=config.clip_norm,
         logger=False,
-        callbacks=[*callbacks, RunProgress(start, config.steps)],
+        callbacks=[*callbacks, *progress],
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
-        val_check_interval=interval,
+        val_check_interval=interval * config.accumulate,
         check_val_every_n_epoch=None,
         inference_mode=False,
     )
     # Lightning counts the batches of this session, and validates by their number.
-    trainer.fit_loop.epoch_loop.batch_progress.total.ready = start
+    trainer.fit_loop.epoch_loop.batch_progress.total.ready = start * config.accumulate
     return trainer
+
+
+def _several(processes: Processes, device: Device) -> dict[str, Any]:
+    """Options of a trainer for the processes of a run, which are connected already."""
+    if processes.place.size == 1:
+        return {"devices": 1}
+    layers = [] if device == "cuda" else [JointBatchNorm(processes.group, processes.place.size)]
+    return {
+        "devices": processes.place.local_size,
+        "num_nodes": processes.place.num_nodes,
+        # Batch norms keep the statistics of all processes, so that no buffer has to be sent.
+        "strategy": DDPStrategy(broadcast_buffers=False),
+        "sync_batchnorm": device == "cuda",
+        "plugins": [TorchElasticEnvironment(), *layers],
+        "use_distributed_sampler": False,
+    }
 
 
 @contextmanager

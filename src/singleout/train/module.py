@@ -21,6 +21,10 @@ from singleout.train.conditioning import Conditioning, by_query
 from singleout.train.config import TrainConfig
 from singleout.train.losses import negative_si_sdr_db, separation_loss_db
 from singleout.train.muon import MuonAdamW
+from singleout.train.processes import Processes
+
+KINDS = ("audio", "text")
+"""Kinds of queries by which a model is scored: sounds and captions."""
 
 
 def learning_rate_factor(step: int, config: TrainConfig) -> float:
@@ -79,6 +83,7 @@ class TrainingModule(lightning.LightningModule):
     Args:
         model: what is trained.
         config: of the run.
+        processes: that share every batch; by default this one alone.
 
     Attributes:
         step_index: number of optimiser steps over all sessions of a resumed run.
@@ -96,19 +101,27 @@ class TrainingModule(lightning.LightningModule):
         0
     """
 
-    def __init__(self, model: QueriedSeparator, config: TrainConfig) -> None:
+    def __init__(
+        self, model: QueriedSeparator, config: TrainConfig, processes: Processes | None = None
+    ) -> None:
         super().__init__()
         self.model = model
         self.run = config
+        self.processes = processes or Processes()
         self.step_index = 0
         self.condition = Conditioning(model, config)
         self.averaged = AveragedModel(model.separator, avg_fn=ema_update(config.ema_decay))
+        self.averaged.requires_grad_(False)  # else DDP waits for its gradients
+        self._losses: list[Tensor] = []
+        """Of the parts of the step so far."""
+        self._scores = torch.zeros(len(KINDS), 3)
+        """Sums of the improvements, and numbers of improved and of scored queries, by kind."""
 
     def training_step(self, batch: TrainingExample, index: int) -> Tensor:
         """The loss of a batch: the mean of ``separation_loss_db`` over all queries.
 
         Where the target is not silence, ``negative_si_sdr_db`` is added with the weight
-        ``config.si_sdr_weight``.
+        ``config.si_sdr_weight``. What is logged is the mean over the parts and processes of a step.
 
         Raises:
             TrainingError: the loss is not finite.
@@ -124,13 +137,21 @@ class TrainingModule(lightning.LightningModule):
             si_sdr = negative_si_sdr_db(estimate.float(), target)
             losses = torch.where(is_silent, losses, losses + self.run.si_sdr_weight * si_sdr)
         loss = torch.where(is_silent, self.run.absent_weight * losses, losses).mean()
+        self._losses.append(loss.detach())
+        if len(self._losses) == self.run.accumulate:
+            self._log_loss()
+        return loss
+
+    def _log_loss(self) -> None:
+        """Log the loss of a whole step. All processes see the same, and stop at the same step."""
+        loss = self.processes.mean(torch.stack(self._losses).mean())
+        self._losses = []
         if not bool(torch.isfinite(loss)):
             raise TrainingError(
                 f"the loss is {loss.item()} at step {self.step_index}: lower the learning rate or "
                 "look for broken sounds; the last checkpoint is intact"
             )
         self.log("loss", loss, prog_bar=True)
-        return loss
 
     def on_train_batch_start(self, batch: Any, index: int) -> None:
         """Set the learning rate of the step."""
@@ -148,11 +169,14 @@ class TrainingModule(lightning.LightningModule):
         self.averaged.update_parameters(self.model.separator)
         self.step_index += 1
 
-    def validation_step(self, batch: TrainingExample, index: int) -> None:
-        """Log the scores of the averaged weights, by sounds and by captions.
+    def on_validation_epoch_start(self) -> None:
+        """Begin with no scores."""
+        self._scores = torch.zeros_like(self._scores)
 
-        ``…_si_sdri`` is the improvement of SI-SDR in dB, ``…_improved`` the share of targets that
-        are better than the mixture. Only queries whose sound is present are scored.
+    def validation_step(self, batch: TrainingExample, index: int) -> None:
+        """Score the averaged weights, by sounds and by captions.
+
+        Only queries whose sound is present are scored.
         """
         mixture = batch["mixture"].repeat(batch["targets"].shape[1], 1, 1)
         target = by_query(batch["targets"])
@@ -160,7 +184,8 @@ class TrainingModule(lightning.LightningModule):
             "audio": (by_query(batch["audio_embedding"]), by_query(batch["has_positive"])),
             "text": (by_query(batch["text_embedding"]), by_query(batch["has_text"])),
         }
-        for kind, (embedding, is_given) in sides.items():
+        for row, kind in enumerate(KINDS):
+            embedding, is_given = sides[kind]
             if not bool(is_given.any()):
                 continue
             with torch.autocast(self.device.type, enabled=False):
@@ -170,13 +195,20 @@ class TrainingModule(lightning.LightningModule):
             estimate = separator.estimate(separator.encode(batch["mixture"]), condition)
             scores = score(estimate.float(), target, mixture)
             is_scored = scores.is_present[:, 0] & is_given
-            improvement = scores.si_sdr_improvement[is_scored].float()
-            if not len(improvement):
-                continue
-            improved = scores.improved[is_scored].float().mean()
-            options: dict[str, Any] = {"on_epoch": True, "batch_size": len(improvement)}
-            self.log(f"{kind}_si_sdri", improvement.mean(), prog_bar=True, **options)
-            self.log(f"{kind}_improved", improved, **options)
+            values = scores.si_sdr_improvement, scores.improved, is_scored
+            self._scores[row] += torch.stack([v[is_scored].float().sum() for v in values]).cpu()
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the means over the queries of all processes.
+
+        ``…_si_sdri`` is the improvement of SI-SDR in dB, ``…_improved`` the share of targets that
+        are better than the mixture. A kind without a scored query is not logged.
+        """
+        totals = self.processes.total(self._scores)
+        for kind, (improvement, improved, count) in zip(KINDS, totals, strict=True):
+            if count:
+                self.log(f"{kind}_si_sdri", improvement / count, prog_bar=True)
+                self.log(f"{kind}_improved", improved / count)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The optimiser that the config names. Vectors, such as biases, have no weight decay."""

@@ -6,9 +6,10 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -29,18 +30,34 @@ from singleout.train.checkpoint import Checkpoint, saved_step
 from singleout.train.config import TrainConfig, ValidationConfig
 from singleout.train.corpus import (
     VALIDATION_SEED,
+    Corpus,
     fit_embeddings,
     read_corpus,
     training_dataset,
     validation_dataset,
 )
+from singleout.train.launching import launched
 from singleout.train.lock import only_training
-from singleout.train.loop import Device, Precision, chosen_device, chosen_precision, run_loop
+from singleout.train.loop import Precision, chosen_device, chosen_precision, run_loop
 from singleout.train.module import TrainingModule
+from singleout.train.processes import (
+    Device,
+    Place,
+    Processes,
+    check_fit,
+    joined,
+    needs_launch,
+)
 from singleout.train.stops import Stops
 
 CONFIG_NAME = "config.json"
 """Name, in the folder of a run, of the run's config."""
+MODEL_NAME = "model"
+"""Name, in the folder of a run, of the folder of its model."""
+MOVING = {
+    "output", "num_workers", "device", "devices", "num_nodes", "accumulate", "skip_bad",
+}  # fmt: skip
+"""Settings that a run may change when it goes on."""
 MIN_CALIBRATION_MIXTURES = 100
 """Fewer mixtures do not tell how reliable a similarity is."""
 
@@ -65,61 +82,90 @@ def train(config: TrainConfig, encoder: QueryEncoder | None = None) -> Path:
             another run.
         TrainingError: the loss is not finite, or another training writes to the same folder.
     """
+    if (number := needs_launch(config)) > 1:
+        check_fit(config, Place(size=number, local_size=number), chosen_device(config))
+        launched(_train_here, number, config, encoder)
+        return config.output / MODEL_NAME
+    return _train_here(None, config, encoder)
+
+
+def _train_here(store: Any, config: TrainConfig, encoder: QueryEncoder | None) -> Path:
+    """Train in this process, with the others that a launcher started."""
     device = chosen_device(config)
-    with only_training(config.output):
-        return _train(config, encoder, device)
+    with joined(config, device, store) as processes:
+        with only_training(config.output) if processes.is_first else nullcontext():
+            return _train(config, encoder, device, processes)
 
 
-def _train(config: TrainConfig, encoder: QueryEncoder | None, device: Device) -> Path:
+def _train(
+    config: TrainConfig, encoder: QueryEncoder | None, device: Device, processes: Processes
+) -> Path:
     # Corpus
     if encoder is None:
         encoder = load_encoder(config.model.encoder.name, config.model.encoder.fingerprint)
-    corpus = read_corpus(config)
+    corpus = processes.from_first(lambda: read_corpus(config))
     precision = chosen_precision(config, device)
     identity = {
         "encoder": encoder.fingerprint,
         "sounds": corpus.digest,
         "precision": precision,
-        "devices": f"1 process on {device}",
+        "devices": processes.described(device),
     }
     key = run_key(config, encoder)
-    start = saved_step(
-        config.output,
-        key,
-        identity,
-        lambda: _changes(config),
-        lambda may_rename: equal_keys(config, encoder, precision if may_rename else None),
-    )
-    _write_config(config)
-    dataset = training_dataset(config, corpus.training, encoder, start)
-    validation = None
-    if config.validation.num_mixtures and corpus.validation:
-        validation = validation_dataset(config, corpus.validation, encoder)
+
+    def begin() -> int:
+        step = saved_step(
+            config.output,
+            key,
+            identity,
+            lambda: _changes(config),
+            lambda may_rename: equal_keys(config, encoder, precision if may_rename else None),
+        )
+        _write_config(config)
+        return step
+
+    start = processes.from_first(begin)
+    with processes.moved(encoder, device):
+        dataset, validation = processes.first_then_others(
+            lambda: _datasets(config, corpus, encoder, start)
+        )
 
     # Model
     torch.manual_seed(config.seed)
     model = initial_model(config, encoder, dataset)
-    module = TrainingModule(model, config)
+    module = TrainingModule(model, config, processes)
 
     # Loop
     checkpoints = Checkpoint(
         config.output, config.checkpoint_every, {"key": key, **identity}, Stops()
     )
-    run_loop(module, dataset, validation, start, device, checkpoints)
+    with processes.moved(encoder, device):
+        run_loop(module, dataset, validation, start, device, checkpoints)
     model.separator.load_state_dict(module.averaged.module.state_dict())
-    folder = config.output / "model"
-    if validation is not None:
-        model.save_pretrained(folder)  # before a calibration that may fail
-        calibrate(model.eval(), corpus.validation, config.validation)
-    model.save_pretrained(folder)
+    folder = config.output / MODEL_NAME
+    if processes.is_first:
+        if validation is not None:
+            model.save_pretrained(folder)  # before a calibration that may fail
+            calibrate(model.eval(), corpus.validation, config.validation)
+        model.save_pretrained(folder)
     return folder
+
+
+def _datasets(
+    config: TrainConfig, corpus: Corpus, encoder: QueryEncoder, start: int
+) -> tuple[MixtureDataset, MixtureDataset | None]:
+    """The mixtures that are left to train on, and those to validate with."""
+    training = training_dataset(config, corpus.training, encoder, start)
+    if not (config.validation.num_mixtures and corpus.validation):
+        return training, None
+    return training, validation_dataset(config, corpus.validation, encoder)
 
 
 def settings_json(config: TrainConfig) -> str:
     """The settings that decide what a run computes, as JSON.
 
-    A run may move: its folder, its device and its number of workers are left out. So is whether bad
-    sounds are skipped, because the identity of a run has its sounds.
+    A run may move: its folder, its devices, its numbers of processes, parts and workers are left
+    out. So is whether bad sounds are skipped, because the identity of a run has its sounds.
 
     Example:
         >>> model = {"separator": {"type": "identity"}}
@@ -128,7 +174,7 @@ def settings_json(config: TrainConfig) -> str:
         >>> settings_json(moved) == settings_json(config)
         True
     """
-    return config.model_dump_json(indent=2, exclude={"output", "num_workers", "device", "skip_bad"})
+    return config.model_dump_json(indent=2, exclude=MOVING)
 
 
 def run_key(config: TrainConfig, encoder: QueryEncoder) -> str:
