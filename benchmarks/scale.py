@@ -44,7 +44,8 @@ def measured_here(sounds: Path) -> dict[str, dict[str, Any]]:
     torch.manual_seed(SEED)
     values: dict[str, float] = {}
     values |= scale_measure.measure_sounds(scale_measure.sample_of(sounds, SEED))
-    values |= scale_measure.measure_index()
+    values |= scale_measure.measure_merge()
+    values |= scale_measure.measure_rows()
     values |= scale_measure.measure_encoder()
     values |= scale_measure.measure_clap()
     values |= scale_measure.measure_separator()

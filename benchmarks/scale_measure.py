@@ -5,34 +5,40 @@ All times are of one thread, as processor time of this process.
 
 from __future__ import annotations
 
-import io
 import json
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import soundfile
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from singleout.audio import open_audio, resample
-from singleout.data.columns import ColumnsBuilder
+from singleout.data.clips import Clip
+from singleout.data.sound_files import open_clip
+from singleout.prepare import PrepareConfig, prepare
+from singleout.prepare.duplicates import revision_of
+from singleout.prepare.fingerprints import NUM_BITS
+from singleout.prepare.rows import RowGroup
 from singleout.separators import ResUNet30Config
-from singleout.shards.index import IndexWriter
+from singleout.shards import Sample, ShardWriter, open_corpus, read_sidecar, write_corpus
+from singleout.storage.locations import Location
 
 RATE = 32_000
 HOUR_S = 3_600
 SAMPLE_SECONDS = 900.0
 CROP_SECONDS = 10.0
-INDEX_CLIPS = 200_000
+MERGED_CLIPS = 20_000
+COMPARED_CLIPS = 100_000
+"""Clips whose fingerprints are compared. Each shares 16 bits at each place with 512 others. This is
+more than are compared at most, as in corpora of tens of millions of clips."""
 RUNS = 3
 DIM = 512
-
-Waveform = NDArray[np.float32]
+SEED = 0
 
 
 def cpu_seconds(work: Callable[[], object]) -> float:
@@ -59,86 +65,112 @@ def sample_of(manifest: Path, seed: int) -> list[Path]:
     return chosen
 
 
-def decoded(path: Path) -> Waveform:
-    """A recording at ``RATE``, as the mean of its channels."""
-    with open_audio(path) as reader:
-        blocks = [block.mean(0, keepdims=True, dtype=np.float32) for block in reader.blocks()]
-        return resample(np.concatenate(blocks, axis=1), reader.info.sample_rate, RATE)
-
-
-def flac_bytes(waveform: Waveform) -> bytes:
-    """A recording as FLAC of 16 bits."""
-    file = io.BytesIO()
-    soundfile.write(file, waveform.T, RATE, format="FLAC", subtype="PCM_16")
-    return file.getvalue()
-
-
 def measure_sounds(paths: Sequence[Path]) -> dict[str, float]:
-    """Sizes per hour, and the cost of decoding, resampling and writing FLAC."""
-    waveforms = [decoded(path) for path in paths]
-    hours = sum(waveform.shape[1] for waveform in waveforms) / RATE / HOUR_S
-    coded = [flac_bytes(waveform) for waveform in waveforms]
-    decode_s = cpu_seconds(lambda: [decoded(path) for path in paths])
-    write_s = cpu_seconds(lambda: [flac_bytes(waveform) for waveform in waveforms])
-    return {
-        "sample_hours": hours,
-        "flac_megabytes_per_hour": sum(map(len, coded)) / hours / 1e6,
-        "pcm_megabytes_per_hour": RATE * 2 * HOUR_S / 1e6,
-        "prepare_hours_per_core_hour": hours * HOUR_S / (decode_s + write_s),
-        "decode_share": decode_s / (decode_s + write_s),
-        "mixtures_per_core_second_flac": _mixtures_per_second(coded),
-    }
+    """Sizes per hour, and the cost of ``singleout prepare``, on recordings."""
+    with tempfile.TemporaryDirectory() as folder:
+        manifest, out = Path(folder, "manifest.jsonl"), Path(folder, "corpus")
+        rows = [{"path": str(path.absolute()), "seconds": 1.0} for path in paths]
+        manifest.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        summary = prepare(manifest, out, PrepareConfig(duplicates="keep"))
+        assert summary.hours_per_core_hour is not None
+        assert summary.decode_share is not None
+        clips = open_corpus(out).clips
+        size = sum(path.stat().st_size for path in out.glob("shards/*.tar"))
+        return {
+            "sample_hours": summary.hours,
+            "flac_megabytes_per_hour": size / summary.hours / 1e6,
+            "pcm_megabytes_per_hour": RATE * 2 * HOUR_S / 1e6,
+            "prepare_hours_per_core_hour": summary.hours_per_core_hour,
+            "decode_share": summary.decode_share,
+            "mixtures_per_core_second_flac": _mixtures_per_second(clips),
+        }
 
 
-def _mixtures_per_second(coded: Sequence[bytes], seconds: float = 3.0) -> float:
-    """Two crops are read from FLAC and added, without any effect of a plan."""
-    samples = round(seconds * RATE)
-    random = np.random.default_rng(0)
+def _mixtures_per_second(clips: Sequence[Clip], seconds: float = 3.0) -> float:
+    """Two crops are read from FLAC shards and added, without any effect of a plan."""
+    random, count = np.random.default_rng(SEED), 200
 
-    def crop() -> Waveform:
-        with soundfile.SoundFile(io.BytesIO(coded[random.integers(len(coded))])) as file:
-            file.seek(int(random.integers(max(1, file.frames - samples))))
-            read = file.read(samples, dtype="float32")
-        return np.pad(read, (0, samples - len(read)))
+    def crop() -> NDArray[np.float32]:
+        clip = clips[int(random.integers(len(clips)))]
+        assert clip.member is not None
+        samples = min(round(seconds * RATE), clip.member.num_samples)
+        start = int(random.integers(clip.member.num_samples - samples + 1))
+        with open_clip(clip) as sound:
+            sound.seek(start)
+            read = sound.read(samples, dtype="float32", always_2d=True).mean(1)
+        return np.pad(read, (0, round(seconds * RATE) - samples))
 
-    count = 200
     return count / cpu_seconds(lambda: [crop() + crop() for _ in range(count)])
 
 
-def measure_index() -> dict[str, float]:
-    """Size of an index, and the time to write it, for clips with captions of some words."""
+def _description(number: int, random: np.random.Generator, num_words: int) -> dict[str, Any]:
+    """What a sidecar says about a clip. Its fingerprint has words of a number of values."""
+    words = random.integers(num_words, size=NUM_BITS // 16, dtype=np.uint16)
+    return {
+        "caption": f"a sound of the kind {number % 997} in a street",
+        "group": f"recording {number}",
+        "origin": f"audio/{number % 100:02}/{number:09}.m4a",
+        "seconds": CROP_SECONDS,
+        "split": "train",
+        "statistics": {
+            "digest": random.bytes(16).hex(),
+            "fingerprint": words.tobytes().hex(),
+            "loudness_lufs": -23.4,
+            "peak_db": -1.2,
+            "silent_share": 0.05,
+        },
+    }
+
+
+def measure_merge() -> dict[str, float]:
+    """The work on one machine after all shards: duplicates by fingerprints, and the index."""
+    random = np.random.default_rng(SEED)
     with tempfile.TemporaryDirectory() as folder:
-        started = time.process_time()
-        with IndexWriter(Path(folder)) as index:
-            for first in range(0, INDEX_CLIPS, 1_000):
-                builder = ColumnsBuilder()
-                shard = f"shards/{first:016x}.tar"
+        out, names = Location(folder), []
+        for first in range(0, MERGED_CLIPS, 1_000):
+            names.append(f"{first:016x}")
+            with ShardWriter(out / "shards", names[-1]) as shard:
                 for number in range(first, first + 1_000):
-                    builder.add(
-                        f"{number:09}.flac",
-                        CROP_SECONDS,
-                        root=shard,
-                        captions=[f"a sound of the kind {number % 997} in a street"],
-                        has_caption=True,
-                        group=f"recording {number}",
-                        split="train",
-                        shard=shard,
-                        place=(512 * number, 500_000, RATE, 320_000),
-                    )
-                index.add("train", builder.columns())
-            path = Path(folder) / "index.safetensors"
-            index.write(path)
-        return {
-            "index_bytes_per_clip": path.stat().st_size / INDEX_CLIPS,
-            "index_seconds_per_million_clips": (time.process_time() - started) / INDEX_CLIPS * 1e6,
-        }
+                    description = _description(number, random, 1 << 16)
+                    key = f"{number:09}"
+                    shard.add(Sample(key, b"fLaC", "flac", RATE, 10 * RATE, description))
+        started = time.process_time()
+        for name in names:
+            read_sidecar(out / "shards", name)  # once for the duplicates, and again for the index
+        write_corpus(out, names, {})
+        index_s = time.process_time() - started
+        index_bytes = (out / "index.safetensors").size()
+    rows = [
+        {"key": str(number), "description": _description(number, random, COMPARED_CLIPS // 512)}
+        for number in range(COMPARED_CLIPS)
+    ]
+    started = time.process_time()
+    revision_of(rows, "drop")
+    return {
+        "index_bytes_per_clip": index_bytes / MERGED_CLIPS,
+        "index_seconds_per_million_clips": index_s / MERGED_CLIPS * 1e6,
+        "duplicate_seconds_per_million_clips": (time.process_time() - started)
+        / COMPARED_CLIPS
+        * 1e6,
+    }
+
+
+def measure_rows() -> dict[str, float]:
+    """Memory of the rows of a manifest, as the process that starts a preparation keeps them."""
+    rows = [
+        (number, {"path": f"audio/{number % 100:02}/Y{number * 7919:011}.m4a", "seconds": 10.0,
+                  "caption": f"a sound of the kind {number % 997} in a street",
+                  "group": f"Y{number * 7919:011}", "split": "train"})
+        for number in range(1_000)
+    ]  # fmt: skip
+    return {"row_bytes_per_clip": len(RowGroup.of(rows).content) / len(rows)}
 
 
 def gflop_of(work: Callable[[], object]) -> float:
     """Operations of a call; a multiplication with its addition counts twice."""
     with FlopCounterMode(display=False) as counter:
         work()
-    return counter.get_total_flops() / 1e9
+    return float(counter.get_total_flops() / 1e9)
 
 
 @torch.inference_mode()

@@ -14,8 +14,8 @@ TERA, GIGA, MEGA = 1e12, 1e9, 1e6
 HOUR_S, DAY_H = 3_600, 24
 BACKWARD = 3
 """Forward and backward passes cost three times the forward pass."""
-GET_RATE_LIMIT = 5_500
-"""Reads per second of one prefix of a bucket, as Amazon S3 documents it."""
+FILES_OF_SHARD = 3
+"""The tar, its sidecar and its embeddings."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def plan_of(costs: Costs, number: int) -> dict[str, float]:
     a = costs.assumed
     hours, cores, gpus = a["hours"][number], a["cores"][number], a["gpus"][number]
     clips = hours * HOUR_S / a["clip_seconds"]
-    return {
+    plan = {
         "hours": hours,
         "cores": cores,
         "gpus": gpus,
@@ -77,6 +77,17 @@ def plan_of(costs: Costs, number: int) -> dict[str, float]:
         **_training(costs, hours, gpus),
         **_extraction(costs, hours, cores),
     }
+    return {**plan, **_sums(plan)}
+
+
+def _sums(plan: dict[str, float]) -> dict[str, float]:
+    """Time and money from the download to the end of a pass, with a month of storage."""
+    steps = ("download_hours", "prepare_hours", "embed_hours", "duplicate_hours", "index_hours")
+    prices = ("prepare_usd", "embed_usd", "put_usd", "storage_usd_month", "pass_usd")
+    return {
+        "total_days": sum(plan[name] for name in steps) / DAY_H + plan["pass_days"],
+        "total_usd": sum(plan[name] for name in (*prices, "pass_reads_usd")),
+    }
 
 
 def _download(costs: Costs, hours: float) -> dict[str, float]:
@@ -84,7 +95,7 @@ def _download(costs: Costs, hours: float) -> dict[str, float]:
     source_bytes = hours * HOUR_S * a["source_kilobits"] * 1e3 / 8
     return {
         "source_tb": source_bytes / TERA,
-        "download_days": source_bytes * 8 / (a["download_gigabits"] * GIGA) / HOUR_S / DAY_H,
+        "download_hours": source_bytes * 8 / (a["download_gigabits"] * GIGA) / HOUR_S,
     }
 
 
@@ -98,14 +109,16 @@ def _preparation(
     clap_core_hours = crops * m["clap_core_seconds_per_crop"] / HOUR_S
     return {
         "prepare_core_hours": core_hours,
-        "prepare_days": core_hours / cores / DAY_H,
+        "prepare_hours": core_hours / cores,
         "prepare_usd": core_hours * a["core_hour"],
         "embed_gpu_hours": gpu_hours,
-        "embed_days": gpu_hours / gpus / DAY_H,
+        "embed_hours": gpu_hours / gpus,
         "embed_usd": gpu_hours * a["gpu_hour"],
         "embed_core_hours": clap_core_hours,
         "embed_core_usd": clap_core_hours * a["core_hour"],
         "index_hours": clips * m["index_seconds_per_million_clips"] / MEGA / HOUR_S,
+        "duplicate_hours": clips * m["duplicate_seconds_per_million_clips"] / MEGA / HOUR_S,
+        "rows_gb": clips * m["row_bytes_per_clip"] / GIGA,
     }
 
 
@@ -122,6 +135,7 @@ def _storage(costs: Costs, hours: float, clips: float) -> dict[str, float]:
         "index_gb": index / GIGA,
         "duplicates_gb": clips * a["duplicate_bytes"] / GIGA,
         "storage_usd_month": kept_tb * a["terabyte_month"],
+        "put_usd": FILES_OF_SHARD * clips / a["shard_clips"] / MEGA * a["million_writes"],
         "shard_mb": a["shard_clips"] * flac_tb * TERA / clips / MEGA,
     }
 
@@ -140,6 +154,8 @@ def _training(costs: Costs, hours: float, gpus: int) -> dict[str, float]:
         "pass_gpu_hours": gpu_hours,
         "pass_days": gpu_hours / gpus / DAY_H,
         "pass_usd": gpu_hours * a["gpu_hour"],
+        "pass_read_tb": reads * byte_rate / TERA,
+        "pass_egress_usd": reads * byte_rate / TERA * a["egress_terabyte"],
         "pass_reads_usd": reads / MEGA * a["million_reads"],
         "reads_per_second": reads_per_second,
         "read_gigabits": reads_per_second * byte_rate * 8 / GIGA,
@@ -152,7 +168,7 @@ def _extraction(costs: Costs, hours: float, cores: int) -> dict[str, float]:
     core_hours = hours * costs.measured["extraction_core_seconds_per_hour"] / HOUR_S
     return {
         "extract_core_hours": core_hours,
-        "extract_days": core_hours / cores / DAY_H,
+        "extract_hours": core_hours / cores,
         "extract_usd": core_hours * costs.assumed["core_hour"],
     }
 
@@ -171,6 +187,7 @@ def study_of(costs: Costs) -> dict[str, float]:
     run_flop = mixtures * costs.mixture_flop
     run_hours = costs.gpu_hours(run_flop, "training_share")
     core_rate = m["resunet30_core_gflop_per_second"] * GIGA
+    state_gb = m["resunet30_parameters_millions"] * MEGA * a["bytes_per_parameter"] / GIGA
     return {
         "run_mixtures": mixtures,
         "run_crop_hours": mixtures * a["queries"] * a["segment_seconds"] / HOUR_S,
@@ -180,12 +197,8 @@ def study_of(costs: Costs) -> dict[str, float]:
         "runs": a["runs"],
         "study_gpu_hours": run_hours * a["runs"],
         "study_usd": run_hours * a["runs"] * a["gpu_hour"],
-        "checkpoint_gb": m["resunet30_parameters_millions"] * MEGA * a["bytes_per_parameter"] / GIGA,
-        "studies_gb": a["runs"]
-        * m["resunet30_parameters_millions"]
-        * MEGA
-        * a["bytes_per_parameter"]
-        / GIGA,
+        "checkpoint_gb": state_gb,
+        "checkpoints_gb": a["runs"] * state_gb,
     }
 
 
@@ -207,6 +220,6 @@ def limits_of(costs: Costs) -> dict[str, float]:
         "duplicates_hours": memory / a["duplicate_bytes"] * hours_per_clip,
         "index_hours": memory / m["index_bytes_per_clip"] * hours_per_clip,
         "embeddings_hours": memory / table * hours_per_clip,
-        "prefix_gpus": GET_RATE_LIMIT / reads_per_gpu,
+        "prefix_gpus": a["prefix_reads"] / reads_per_gpu,
         "reads_per_gpu": reads_per_gpu,
     }
