@@ -171,8 +171,8 @@ def test_what_is_no_recording_in_a_store_is_left_out_and_counted(
 
 def test_patterns_of_a_store(recordings: Path, store: str) -> None:
     upload(recordings, store)
-    found = [str(Location(source.path)) for source in find_recordings([f"{store}/*a*.wav"])]
-    assert found == [f"{store}/a.wav", f"{store}/bad.wav"]
+    places = [str(Location(source.path)) for source in find_recordings([f"{store}/*a*.wav"])]
+    assert places == [f"{store}/a.wav", f"{store}/bad.wav"]
     with pytest.raises(AudioError, match="no recordings there: nothing has such a name"):
         find_recordings([f"{store}/*.mp3"])
 

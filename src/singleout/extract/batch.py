@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from itertools import islice
 from pathlib import Path
 from threading import Event
@@ -275,20 +275,9 @@ def run_jobs(
     cancel = Event()
 
     def run(job: Job) -> JobResult:
-        def report(share: float) -> None:
-            if progress is not None:
-                progress(job, share)
-
-        return run_job(
-            extractor,
-            job,
-            queries,
-            outputs,
-            skip_existing=skip_existing,
-            progress=report,
-            cancel=cancel,
-            **options,
-        )
+        report = None if progress is None else partial(progress, job)
+        changes = {"skip_existing": skip_existing, "progress": report, "cancel": cancel, **options}
+        return run_job(extractor, job, queries, outputs, **changes)  # type: ignore[arg-type]
 
     pool = ThreadPoolExecutor(num_jobs, thread_name_prefix="singleout")
     try:
