@@ -23,7 +23,7 @@ from urllib.parse import quote
 import numpy as np
 
 from singleout.data.columns import ColumnsBuilder
-from singleout.errors import InputError, OutputError, one_line
+from singleout.errors import InputError, OutputError, one_line, shortened
 from singleout.progress import track
 from singleout.shards.arrays import blocks_of
 from singleout.shards.index import IndexWriter
@@ -102,6 +102,7 @@ class CorpusWriter:
                 ``sample_rate``, ``num_samples``, a ``description``, and ``embeddings`` or None.
                 The name begins at ``root``, which is the shard by default.
         """
+        check_shard_name(shard["name"])
         builder = ColumnsBuilder()
         for row in rows:
             _add_clip(builder, shard["name"], row)
@@ -258,6 +259,21 @@ def _add_clip(builder: ColumnsBuilder, shard: str, row: Mapping[str, Any]) -> No
         shard=shard,
         place=(row["offset"], row["size"], row["sample_rate"], row["num_samples"]),
     )
+
+
+def check_shard_name(name: object) -> None:
+    """Refuse a name of a shard that would break a message into lines.
+
+    Raises:
+        InputError: the name is no text, is empty, or has control characters.
+
+    Example:
+        >>> check_shard_name("a\\nb.tar")
+        Traceback (most recent call last):
+        singleout.errors.InputError: a b.tar: no shard can have this name: rename the file
+    """
+    if not isinstance(name, str) or not name or any(ord(letter) < 32 for letter in name):
+        raise InputError(f"{shortened(name)}: no shard can have this name: rename the file")
 
 
 def embeddings_name(fingerprint: str) -> str:

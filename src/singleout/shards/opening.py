@@ -20,13 +20,21 @@ from singleout.data.manifest import SPLIT_NAMES
 from singleout.documents import DocumentError, parse_json
 from singleout.errors import InputError, ManifestError, ModelError, one_line, shortened
 from singleout.progress import track
-from singleout.shards.corpus import DESCRIPTION, INDEX, Crops, file_facts
+from singleout.shards.corpus import (
+    DESCRIPTION,
+    INDEX,
+    Crops,
+    check_shard_name,
+    embeddings_name,
+    file_facts,
+)
 from singleout.shards.index import map_index
 from singleout.shards.writing import FORMAT
 from singleout.storage.locations import Location
 
 MAX_NAMED = 3
 """Most shards that a message names."""
+CROP_SECONDS = ("segment_seconds", "hop_seconds")
 READ_BYTES = 1 << 24
 """Bytes that are read at once for a checksum."""
 AGAIN = "copy the corpus again, or prepare it again"
@@ -202,7 +210,7 @@ def open_corpus(place: str | Path) -> PreparedCorpus:
     index = _local_file(folder / INDEX, content["index"])
     columns = map_index(index, partial(_place_of, folder), sizes)
     tables = {
-        Crops(each["fingerprint"], each["segment_seconds"], each["hop_seconds"]): each
+        Crops(each["fingerprint"], *(each[key] for key in CROP_SECONDS)): each
         for each in content["embeddings"]
     }
     return PreparedCorpus(
@@ -261,12 +269,12 @@ def _description(folder: Location) -> dict[str, Any]:
         for facts in (content["index"], *content["embeddings"], *content["shards"]):
             if type(facts["size"]) is not int or not isinstance(facts["sha256"], str | None):
                 raise ValueError("a file has no size")
-        for facts in (*content["embeddings"], *content["shards"]):
-            if not isinstance(facts["name"], str):
-                raise ValueError("a file has no name")
+        for facts in content["shards"]:
+            check_shard_name(facts["name"])
         for facts in content["embeddings"]:
-            Crops(*(facts[key] for key in ("fingerprint", "segment_seconds", "hop_seconds")))
-            if facts["name"] != posixpath.basename(facts["name"]):
+            if not all(isinstance(facts[key], int | float) for key in CROP_SECONDS):
+                raise ValueError("a table has no length of its crops")
+            if facts["name"] != embeddings_name(facts["fingerprint"]):
                 raise ValueError(f"a table cannot be called {shortened(facts['name'])}")
         if not isinstance(content["settings"], dict) or type(content["reports"]) is not int:
             raise ValueError("it has no settings, or no number of reports")
