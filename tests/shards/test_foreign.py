@@ -88,7 +88,8 @@ def test_several_sounds_of_a_sample_are_of_one_group(tmp_path: Path) -> None:
 
 def test_names_that_two_shards_share_are_no_class_and_no_group(tmp_path: Path) -> None:
     paths = [write_tar(tmp_path / name / "0.tar", {"7.wav": SOUND}) for name in "ab"]
-    assert index_shards([str(path) for path in paths], Location(tmp_path / "corpus")) == 2
+    twice = [str(path) for path in (*paths, *paths)]
+    assert index_shards(twice, Location(tmp_path / "corpus")) == 2
     first, second = open_corpus(tmp_path / "corpus").clips
     assert first.label != second.label
     assert first.group != second.group

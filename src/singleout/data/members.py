@@ -116,6 +116,12 @@ def shard_state(place: str) -> str:
 
 
 @lru_cache(MAX_OPEN)
+def _local_path(place: str) -> Path | None:
+    location = Location(place)
+    return location.path if location.is_local else None
+
+
+@lru_cache(MAX_OPEN)
 def _opened(place: str, state: tuple[int, ...]) -> Shard:
     return Shard(place)
 
@@ -135,11 +141,12 @@ def open_shard(place: str) -> Shard:
         >>> open_shard(__file__) is open_shard(__file__)
         True
     """
-    if Location(place).is_local:
-        with _audio_errors(place):
-            status = Path(place).stat()
-        return _opened(place, (status.st_dev, status.st_ino, status.st_mtime_ns))
-    return _opened(place, ())
+    path = _local_path(place)
+    if path is None:
+        return _opened(place, ())
+    with _audio_errors(place):
+        status = path.stat()
+    return _opened(place, (status.st_dev, status.st_ino, status.st_mtime_ns))
 
 
 def read_member(member: Member) -> bytes:

@@ -78,7 +78,8 @@ def index_shards(places: Sequence[str], out: Location, split: str | None = None)
         ('a dog', 1.0)
     """
     total = 0
-    with CorpusWriter(out, {"index_of": [str(place) for place in places]}) as corpus:
+    places = list(dict.fromkeys(map(str, places)))
+    with CorpusWriter(out, {"index_of": places}) as corpus:
         for text in track(places, "indexing"):
             place = Location(text)
             if place.is_local:
@@ -95,7 +96,7 @@ def index_shards(places: Sequence[str], out: Location, split: str | None = None)
             total += len(rows)
         if not total:
             raise ManifestError(
-                f"{', '.join(map(str, places[:3]))}: no shard has a sound: a sound is a file such "
+                f"{', '.join(places[:3])}: no shard has a sound: a sound is a file such "
                 "as KEY.wav or KEY.flac in a tar file"
             )
     return total
