@@ -165,6 +165,18 @@ def test_a_run_on_shards_ends_with_the_weights_of_a_run_on_files(
     assert_same(tensors_below(tmp_path / "files"), tensors_below(tmp_path / "shards"))
 
 
+def test_a_run_goes_on_after_its_corpus_has_moved(
+    shards: dict[str, str], configure: Callable[..., TrainConfig], tmp_path: Path
+) -> None:
+    train(configure(tmp_path / "run", audio=None, shards=shards["wav"]))
+    weights = tensors_below(tmp_path / "run")
+    moved = shutil.copytree(shards["wav"], tmp_path / "moved")
+    train(configure(tmp_path / "run", audio=None, shards=str(moved)))
+    assert_same(tensors_below(tmp_path / "run"), weights)
+    with pytest.raises(ModelError, match=r"other sounds|another"):
+        train(configure(tmp_path / "run", audio=None, shards=shards["flac"]))
+
+
 def test_embeddings_of_the_corpus_are_used_where_they_fit(
     configure: Callable[..., TrainConfig],
     debug_encoder: BuiltinEncoder,

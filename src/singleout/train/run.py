@@ -56,6 +56,7 @@ MODEL_NAME = "model"
 """Name, in the folder of a run, of the folder of its model."""
 MOVING = {
     "output", "num_workers", "device", "devices", "num_nodes", "accumulate", "skip_bad",
+    "shards",  # the index says whether the sounds are the same
 }  # fmt: skip
 """Settings that a run may change when it goes on."""
 MIN_CALIBRATION_MIXTURES = 100
