@@ -14,8 +14,10 @@ run as they are, on the recordings, with batches of 12. It needs torchaudio only
 resample; stand-ins do both by soundfile and soxr, which are no slower. It is measured in turn with
 ours, in the same run.
 
-The last part trains for some steps from PCM shards with one worker, and measures the share of the
-time in which the loop waits for a batch.
+``embedding_milliseconds_per_crop`` compares batches of the packaged encoder, and
+``cache_microseconds_per_crop`` is the cost of a table of embeddings that were made before. The last
+part trains for some steps from PCM shards with one worker, and measures the share of the time in
+which the loop does not wait for a batch.
 
 Times are CPU seconds of one thread, apart from those of the training. Other programs on the machine
 slow all parts down, so that ratios say more than rates.
@@ -31,6 +33,7 @@ import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 from unittest.mock import patch
 
@@ -42,13 +45,14 @@ from benchmarks.audiosep_loading import AudioSepLoading
 from benchmarks.extract_speed import machine
 from singleout.audio import resample
 from singleout.config import load_config
-from singleout.data.clips import Clip
+from singleout.data.clips import Clip, Clips
 from singleout.data.dataset import MixtureDataset, TrainingExample
-from singleout.data.embeddings import EmbeddingTable, crop_offsets
+from singleout.data.embeddings import EmbeddingTable, crop_offsets, embeddings_of
 from singleout.data.loader import MixtureLoader
 from singleout.data.manifest import scan_folder
 from singleout.data.plan import MixtureConfig, Planner
 from singleout.data.render import render
+from singleout.encoders import load_encoder
 from singleout.shards import Crops, Sample, ShardWriter, open_corpus, write_corpus
 from singleout.storage.locations import Location
 from singleout.train.config import TrainConfig
@@ -178,6 +182,36 @@ def speeds(folder: Path, audiosep: Path | None, count: int, rounds: int) -> dict
     return result
 
 
+def embedding_milliseconds() -> dict[str, float]:
+    """CPU time per crop of 3 s that the packaged encoder needs, by the size of its batches."""
+    encoder, milliseconds = load_encoder("builtin"), {}
+    audio = np.random.default_rng(SEED).normal(0, 0.1, (64, 3 * RATE)).astype(np.float32)
+    encoder.embed_audio(audio[:1], RATE)
+    for size in (1, 4, 16, 64):
+        started = time.process_time()
+        for first in range(0, len(audio), size):
+            encoder.embed_audio(audio[first : first + size], RATE)
+        seconds = time.process_time() - started
+        milliseconds[f"batches of {size}"] = round(1e3 * seconds / len(audio), 2)
+    return milliseconds
+
+
+def cache_microseconds(folder: Path, count: int = 5_000) -> float:
+    """CPU time per crop of a table of embeddings that a cache holds."""
+    folder.mkdir()
+    for number in range(count):
+        noise = np.random.default_rng([SEED, number]).normal(0, 0.1, 80)
+        soundfile.write(folder / f"{number}.wav", noise, 8_000)
+    encoder: Any = SimpleNamespace(
+        fingerprint="benchmark", dim=DIM, embed_audio=lambda audio, rate: torch.ones(1, DIM)
+    )
+    clips = Clips.of(scan_folder(folder))
+    embeddings_of(clips, DEFAULT, encoder, folder.with_suffix(".sqlite"))
+    started = time.process_time()
+    table = embeddings_of(clips, DEFAULT, encoder, folder.with_suffix(".sqlite"))
+    return round(1e6 * (time.process_time() - started) / len(table.embeddings), 1)
+
+
 class TimedLoader(MixtureLoader):
     """Measures how long a training waits for its batches.
 
@@ -259,6 +293,8 @@ def main() -> None:
             result["corpora"][name] = rates
             for source, row in rates.items():
                 print(f"{name}: {source}: {row['per_second']} ({row.get('times_audiosep')})")
+        result["embedding_milliseconds_per_crop"] = embedding_milliseconds()
+        result["cache_microseconds_per_crop"] = cache_microseconds(Path(temporary, "small"))
         run = Path(temporary, "run")
         result["training"] = share_in_model(Path(temporary, "0", "wav"), run, args.steps)
     result["machine"]["load_after"] = machine()["load_before"]

@@ -133,8 +133,9 @@ def embeddings_of(
         config: length and hop of the crops.
         encoder: embeds the crops that the cache does not hold.
         cache: the file; by default the ``default_cache`` of the encoder.
-        batch_size: crops of equal length that the encoder embeds at once. Batches are faster on a
-            GPU. On a CPU they are not, and they change the last bits of the embeddings.
+        batch_size: crops of equal length that the encoder embeds at once. Batches are faster,
+            above all on a GPU. But the last bits of an embedding then depend on the size of its
+            batch, and so on which crops the cache lacks. One crop at a time is reproducible.
 
     Raises:
         AudioError: a sound cannot be read, or changes while it is read.
