@@ -19,8 +19,10 @@ from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
-from lightning.fabric.plugins.environments import SLURMEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from singleout import progress
 from singleout.encoders import QueryEncoder
@@ -315,10 +317,10 @@ def _connected(place: Place, device: Device, store: Any) -> Any:
     """Connect this process with the others; the store that all of them share."""
     try:
         if store is None:
-            store = next(iter(dist.rendezvous("env://", timeout=JOIN_TIMEOUT)))[0]
+            store = next(iter(rendezvous("env://", timeout=JOIN_TIMEOUT)))[0]
         dist.init_process_group(
             "nccl" if device == "cuda" else "gloo",
-            store=dist.PrefixStore("singleout", store),
+            store=PrefixStore("singleout", store),
             rank=place.rank,
             world_size=place.size,
         )
@@ -375,7 +377,7 @@ def _is_lost_connection(error: BaseException) -> bool:
 
 def _announced(store: Any, place: Place, error: BaseException) -> tuple[int, str, str] | None:
     """Tell all processes of a failure; None if it is the first one, else the first one."""
-    mine = (place.rank, type(error).__name__, shortened(one_line(error), 1_000))
+    mine = (place.rank, type(error).__name__, shortened(error, 1_000))
     text = json.dumps(mine)
     try:
         first = store.compare_set(FAILURE, "", text).decode()
@@ -410,5 +412,6 @@ def announced_failure(store: Any) -> SingleoutError | None:
     if not store.check([FAILURE]) or (known := _news(store)) is None:
         return None
     kind = getattr(errors, known[1], None)
-    is_ours = isinstance(kind, type) and issubclass(kind, SingleoutError)
-    return kind(known[2]) if is_ours else None
+    if isinstance(kind, type) and issubclass(kind, SingleoutError):
+        return kind(known[2])
+    return None
