@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import Any
 
 import torch
-from torch.distributed.distributed_c10d import TCPStore
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from torch.multiprocessing.spawn import ProcessExitedException, start_processes
 
 from singleout.data.loader import die_with_parent
@@ -40,7 +40,7 @@ def launched(work: Callable[..., object], number: int, *arguments: object) -> No
         KeyboardInterrupt: a signal stopped this process.
     """
     store = TCPStore(HOST, 0, is_master=True, wait_for_workers=False)
-    context = start_processes(
+    context: Any = start_processes(  # type: ignore[no-untyped-call]
         _run,
         args=(number, store.port, torch.get_num_threads(), work, arguments),
         nprocs=number,

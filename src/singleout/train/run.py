@@ -92,9 +92,11 @@ def train(config: TrainConfig, encoder: QueryEncoder | None = None) -> Path:
 def _train_here(store: Any, config: TrainConfig, encoder: QueryEncoder | None) -> Path:
     """Train in this process, with the others that a launcher started."""
     device = chosen_device(config)
-    with joined(config, device, store) as processes:
-        with only_training(config.output) if processes.is_first else nullcontext():
-            return _train(config, encoder, device, processes)
+    with (
+        joined(config, device, store) as processes,
+        only_training(config.output) if processes.is_first else nullcontext(),
+    ):
+        return _train(config, encoder, device, processes)
 
 
 def _train(
