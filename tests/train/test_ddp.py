@@ -20,14 +20,8 @@ from singleout.train.checkpoint import FILE_NAME
 from singleout.train.config import TrainConfig, ValidationConfig
 from singleout.train.curve import read_curve
 from singleout.train.launching import launched
-from singleout.train.processes import (
-    Place,
-    Processes,
-    check_fit,
-    joined,
-    launched_place,
-    needs_launch,
-)
+from singleout.train.places import Place, check_fit, launched_place, needs_launch
+from singleout.train.processes import Processes, joined
 from singleout.train.run import run_key, train
 from tests.train.ddp import failing, recorded_run
 from tests.train.runs import MIXTURES, SHORT, saved_step_of

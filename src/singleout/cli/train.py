@@ -51,7 +51,8 @@ def train(
     """
     from singleout.errors import ConfigError
     from singleout.train import train as run
-    from singleout.train.processes import EndedElsewhereError, launched_place
+    from singleout.train.places import launched_place
+    from singleout.train.processes import EndedElsewhereError
 
     place = launched_place()
     is_first = place is None or place.is_first  # of the processes of the run, it alone prints

@@ -68,7 +68,7 @@ def _joint_forward(norm: _BatchNorm, joint: JointBatchNorm, x: Tensor) -> Tensor
     variance = (square - mean.square()).clamp(min=0)
     _track(norm, mean.detach(), variance.detach() * count / max(1, count - 1))
     scale = (variance + norm.eps).rsqrt()
-    result = (x - mean.float().view(shape)) * scale.float().view(shape)
+    result: Tensor = (x - mean.float().view(shape)) * scale.float().view(shape)
     if norm.affine:
         result = result * norm.weight.view(shape) + norm.bias.view(shape)
     return result.to(x.dtype)

@@ -38,6 +38,9 @@ def launched(work: Callable[..., object], number: int, *arguments: object) -> No
         SingleoutError: of the process that failed first.
         TrainingError: a process ended without a message.
         KeyboardInterrupt: a signal stopped this process.
+
+    Example:
+        >>> launched(print, 0)  # no process prints
     """
     store = TCPStore(HOST, 0, is_master=True, wait_for_workers=False)
     context: Any = start_processes(  # type: ignore[no-untyped-call]

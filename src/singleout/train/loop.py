@@ -25,7 +25,8 @@ from singleout.train.checkpoint import Checkpoint, restore
 from singleout.train.config import TrainConfig
 from singleout.train.curve import Curve
 from singleout.train.module import TrainingModule
-from singleout.train.processes import Device, Processes
+from singleout.train.places import Device
+from singleout.train.processes import Processes
 from singleout.train.progress import RunProgress
 
 Precision = Literal["float32", "bfloat16"]

@@ -40,14 +40,8 @@ from singleout.train.launching import launched
 from singleout.train.lock import only_training
 from singleout.train.loop import Precision, chosen_device, chosen_precision, run_loop
 from singleout.train.module import TrainingModule
-from singleout.train.processes import (
-    Device,
-    Place,
-    Processes,
-    check_fit,
-    joined,
-    needs_launch,
-)
+from singleout.train.places import Device, Place, check_fit, needs_launch
+from singleout.train.processes import Processes, joined
 from singleout.train.stops import Stops
 
 CONFIG_NAME = "config.json"
