@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 CONFIG ?= configs/builtin.yaml
-CODE := src recipes tests benchmarks fuzz conftest.py
+CODE := src recipes tests benchmarks fuzz launch conftest.py
 # Per cent of the lines of src/singleout that `make test` must reach.
 COVERAGE_FLOOR ?= 97
 

@@ -5,7 +5,7 @@
     pip install 'singleout[train,scale]' 'ray[train]'
     python launch/ray_train.py CONFIG [KEY=VALUE ...] --workers 8 --gpu --address auto
 
-The folder of the run, the sounds and ``$SINGLEOUT_CACHE`` lie on a file system that all nodes share.
+The folder of the run, the sounds and ``$SINGLEOUT_CACHE`` lie where all nodes see them.
 """
 
 from __future__ import annotations

@@ -11,12 +11,12 @@ import zlib
 from collections.abc import Callable, Sequence
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import pytest
 import soundfile
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -26,6 +26,7 @@ from singleout.data.embeddings import build_table, embeddings_of
 from singleout.data.manifest import scan_folder
 from singleout.data.plan import MixtureConfig, num_crops
 from singleout.data.render import read_crop
+from singleout.encoders.encoder import Sounds
 from singleout.errors import ModelError
 
 RATE = 8_000
@@ -42,12 +43,13 @@ class CountingEncoder:
     def __init__(self, fingerprint: str = "encoder-1", dim: int = 6) -> None:
         self.fingerprint, self.dim, self.calls = fingerprint, dim, 0
 
+    def to(self, device: torch.device | str) -> Self:
+        return self
+
     def embed_text(self, text: str | Sequence[str]) -> Tensor:
         raise NotImplementedError
 
-    def embed_audio(
-        self, audio: NDArray[np.float32] | Tensor, sample_rate: int, augment: object = None
-    ) -> Tensor:
+    def embed_audio(self, audio: Sounds, sample_rate: int, augment: object = None) -> Tensor:
         self.calls += 1
         seed = zlib.crc32(np.asarray(audio).tobytes())
         return F.normalize(torch.randn(1, self.dim, generator=torch.Generator().manual_seed(seed)))
@@ -56,18 +58,14 @@ class CountingEncoder:
 class UnusedEncoder(CountingEncoder):
     """Fails when it embeds: the cache should hold everything."""
 
-    def embed_audio(
-        self, audio: NDArray[np.float32] | Tensor, sample_rate: int, augment: object = None
-    ) -> Tensor:
+    def embed_audio(self, audio: Sounds, sample_rate: int, augment: object = None) -> Tensor:
         raise AssertionError("embedded again")
 
 
 class KilledEncoder(CountingEncoder):
     """Kills its process ten crops after the first batch."""
 
-    def embed_audio(
-        self, audio: NDArray[np.float32] | Tensor, sample_rate: int, augment: object = None
-    ) -> Tensor:
+    def embed_audio(self, audio: Sounds, sample_rate: int, augment: object = None) -> Tensor:
         if self.calls == embedding_cache.BATCH + 10:
             os.kill(os.getpid(), signal.SIGKILL)
         return super().embed_audio(audio, sample_rate)
@@ -78,9 +76,7 @@ class InterruptedEncoder(CountingEncoder):
 
     interrupt: Callable[[], None]
 
-    def embed_audio(
-        self, audio: NDArray[np.float32] | Tensor, sample_rate: int, augment: object = None
-    ) -> Tensor:
+    def embed_audio(self, audio: Sounds, sample_rate: int, augment: object = None) -> Tensor:
         self.interrupt()
         return super().embed_audio(audio, sample_rate)
 

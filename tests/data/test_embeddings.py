@@ -36,6 +36,7 @@ from singleout.data.plan import num_crops
 from singleout.data.render import read_crop
 from singleout.encoders import BuiltinEncoder
 from singleout.encoders.builtin import BuiltinNetwork
+from singleout.encoders.encoder import Sounds
 from singleout.errors import AudioError
 from tests.conftest import tiny_tokenizer
 from tests.data.encoders import (
@@ -260,9 +261,7 @@ class BatchEncoder(CountingEncoder):
         super().__init__()
         self.sizes: list[int] = []
 
-    def embed_audio(
-        self, audio: NDArray[np.float32] | Tensor, sample_rate: int, augment: object = None
-    ) -> Tensor:
+    def embed_audio(self, audio: Sounds, sample_rate: int, augment: object = None) -> Tensor:
         self.sizes.append(len(audio))
         return torch.cat([super(BatchEncoder, self).embed_audio(one, sample_rate) for one in audio])
 

@@ -50,6 +50,7 @@ def recorded_run(store: Any, config: TrainConfig, folder: Path) -> None:
             result = closure()
             if not record["gradients"]:
                 for name, weight in self.model.named_parameters():
+                    assert weight.grad is not None
                     record["gradients"][name] = weight.grad.clone()
             return result
 

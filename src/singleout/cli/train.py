@@ -51,10 +51,10 @@ def train(
     """
     from singleout.errors import ConfigError
     from singleout.train import train as run
-    from singleout.train.processes import EndedElsewhereError, launched_place
+    from singleout.train.places import Place, launched_place
+    from singleout.train.processes import EndedElsewhereError
 
-    place = launched_place()
-    is_first = place is None or place.is_first  # of the processes of the run, it alone prints
+    is_first = (launched_place() or Place()).is_first  # only the first process prints
     if config is not None and audio is not None:
         raise ConfigError(
             "give either a config or --audio, not both; to change a config, write steps=100 or "

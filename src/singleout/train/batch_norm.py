@@ -40,7 +40,7 @@ class JointBatchNorm(LayerSync):
     def apply(self, model: nn.Module) -> nn.Module:
         """Give the batch norms of a model another forward pass."""
         for norm in _norms(model):
-            norm.forward = partial(_joint_forward, norm, self)
+            norm.forward = partial(_joint_forward, norm, self)  # type: ignore[method-assign]
         return model
 
     def revert(self, model: nn.Module) -> nn.Module:
@@ -56,7 +56,8 @@ def _norms(model: nn.Module) -> list[_BatchNorm]:
 
 def _joint_forward(norm: _BatchNorm, joint: JointBatchNorm, x: Tensor) -> Tensor:
     if not norm.training:
-        return type(norm).forward(norm, x)
+        plain: Tensor = type(norm).forward(norm, x)
+        return plain
     others = [axis for axis in range(x.ndim) if axis != 1]
     shape = [1, -1, *[1] * (x.ndim - 2)]
     count = joint.size * x.numel() // x.shape[1]
@@ -67,7 +68,7 @@ def _joint_forward(norm: _BatchNorm, joint: JointBatchNorm, x: Tensor) -> Tensor
     variance = (square - mean.square()).clamp(min=0)
     _track(norm, mean.detach(), variance.detach() * count / max(1, count - 1))
     scale = (variance + norm.eps).rsqrt()
-    result = (x - mean.float().view(shape)) * scale.float().view(shape)
+    result: Tensor = (x - mean.float().view(shape)) * scale.float().view(shape)
     if norm.affine:
         result = result * norm.weight.view(shape) + norm.bias.view(shape)
     return result.to(x.dtype)

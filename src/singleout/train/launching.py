@@ -11,8 +11,8 @@ from datetime import timedelta
 from typing import Any
 
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as multiprocessing
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
+from torch.multiprocessing.spawn import ProcessExitedException, start_processes
 
 from singleout.data.loader import die_with_parent
 from singleout.errors import SingleoutError, TrainingError
@@ -38,9 +38,12 @@ def launched(work: Callable[..., object], number: int, *arguments: object) -> No
         SingleoutError: of the process that failed first.
         TrainingError: a process ended without a message.
         KeyboardInterrupt: a signal stopped this process.
+
+    Example:
+        >>> launched(print, 0)  # no process prints
     """
-    store = dist.TCPStore(HOST, 0, is_master=True, wait_for_workers=False)
-    context = multiprocessing.start_processes(
+    store = TCPStore(HOST, 0, is_master=True, wait_for_workers=False)
+    context: Any = start_processes(  # type: ignore[no-untyped-call]
         _run,
         args=(number, store.port, torch.get_num_threads(), work, arguments),
         nprocs=number,
@@ -50,7 +53,7 @@ def launched(work: Callable[..., object], number: int, *arguments: object) -> No
     try:
         while not context.join(timeout=POLL_SECONDS):
             pass
-    except multiprocessing.ProcessExitedException as error:
+    except ProcessExitedException as error:
         if (failure := announced_failure(store)) is not None:
             raise failure from None
         ending = error.signal_name or f"exit code {error.exit_code}"
@@ -97,6 +100,6 @@ def _run(
     torch.set_num_threads(max(1, num_threads // number))
     logging.basicConfig(format="warning: %(message)s")
     try:
-        work(dist.TCPStore(HOST, port, is_master=False, timeout=timedelta(minutes=1)), *arguments)
+        work(TCPStore(HOST, port, is_master=False, timeout=timedelta(minutes=1)), *arguments)
     except (SingleoutError, KeyboardInterrupt):  # the parent reports both
         sys.exit(1)

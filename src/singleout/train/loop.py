@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 import lightning
 import torch
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.plugins.environments import TorchElasticEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 
 from singleout.data.dataset import MixtureDataset
@@ -25,7 +25,8 @@ from singleout.train.checkpoint import Checkpoint, restore
 from singleout.train.config import TrainConfig
 from singleout.train.curve import Curve
 from singleout.train.module import TrainingModule
-from singleout.train.processes import Device, Processes
+from singleout.train.places import Device
+from singleout.train.processes import Processes
 from singleout.train.progress import RunProgress
 
 Precision = Literal["float32", "bfloat16"]

@@ -1,36 +1,32 @@
-"""The processes of a run: their numbers, what they do together, and how one failure ends them all.
+"""The processes of a run: what they do together, and how one failure ends them all.
 
-A launcher starts the processes and tells each its number in environment variables: ``torchrun``,
-SLURM's ``srun``, Ray Train, or ``singleout.train.launching`` for the devices of one machine. All
-processes run the same program. The first one alone writes files.
+All processes run the same program. Only the first one writes files.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from time import monotonic, sleep
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from lightning.fabric.plugins.environments import SLURMEnvironment
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from singleout import progress
 from singleout.encoders import QueryEncoder
-from singleout.errors import ConfigError, SingleoutError, TrainingError, one_line, shortened
+from singleout.errors import SingleoutError, TrainingError, one_line, shortened
 from singleout.train.config import TrainConfig
+from singleout.train.places import Device, Place, check_fit, launched_place
 
 T = TypeVar("T")
-Device = Literal["cpu", "cuda"]
-VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
-"""Environment variables by which a launcher tells a process its number."""
 JOIN_TIMEOUT = timedelta(minutes=10)
 """How long a process waits for the others to start."""
 WAIT_TIMEOUT = timedelta(days=100)
@@ -43,103 +39,12 @@ FAILURE = "singleout/failure"
 
 
 class EndedElsewhereError(TrainingError):
-    """Another process of the run failed, and reports why. Only that report is worth a line."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a process stands among the processes of a run.
-
-    Attributes:
-        rank, size: number of this process, from 0, and of all processes.
-        local_rank, local_size: the same among the processes of this machine.
+    """Another process of the run failed, and reports why. Only that report is worth a line.
 
     Example:
-        >>> Place(rank=3, size=4, local_rank=1, local_size=2).num_nodes
-        2
+        >>> issubclass(EndedElsewhereError, TrainingError)
+        True
     """
-
-    rank: int = 0
-    size: int = 1
-    local_rank: int = 0
-    local_size: int = 1
-
-    @property
-    def is_first(self) -> bool:
-        """Whether this process is the one that writes files and messages."""
-        return self.rank == 0
-
-    @property
-    def num_nodes(self) -> int:
-        """Number of machines."""
-        return self.size // self.local_size
-
-
-def launched_place() -> Place | None:
-    """The place that a launcher gave to this process; None without a launcher.
-
-    The variables of SLURM are translated to those of ``torchrun``, which PyTorch reads.
-
-    Raises:
-        ConfigError: the variables contradict each other.
-
-    Example:
-        >>> from unittest.mock import patch
-        >>> with patch.dict(os.environ, RANK="1", WORLD_SIZE="2", LOCAL_RANK="1"):
-        ...     launched_place()
-        Place(rank=1, size=2, local_rank=1, local_size=2)
-    """
-    if not all(name in os.environ for name in VARIABLES):
-        if "SLURM_NTASKS" not in os.environ or not SLURMEnvironment.detect():
-            return None
-        _translate_slurm()
-    names = (*VARIABLES, "LOCAL_WORLD_SIZE")
-    values = {name: os.environ.get(name, os.environ["WORLD_SIZE"]) for name in names}
-    try:
-        rank, size, local_rank, local_size = (int(value) for value in values.values())
-    except ValueError:
-        raise ConfigError(f"the variables of the launcher are no numbers: {values}") from None
-    if not (0 <= rank < size and 0 <= local_rank < local_size and size % local_size == 0):
-        raise ConfigError(
-            f"the variables of the launcher contradict each other: {values}: start the same number "
-            "of processes on every node"
-        )
-    return Place(rank, size, local_rank, local_size)
-
-
-def needs_launch(config: TrainConfig) -> int:
-    """The number of processes that this process has to start; 1 if it trains itself.
-
-    Raises:
-        ConfigError: the config names several nodes, and no launcher started this process.
-
-    Example:
-        >>> model = {"separator": {"type": "identity"}}
-        >>> needs_launch(TrainConfig(audio="sounds", output="run", model=model, devices=2))
-        2
-    """
-    if launched_place() is not None:
-        return 1
-    if config.num_nodes not in ("auto", 1):
-        raise ConfigError(
-            f"num_nodes: {config.num_nodes}, but this process was started alone: start the "
-            "processes of every node by a launcher, such as torchrun or srun"
-        )
-    return 1 if config.devices == "auto" else config.devices
-
-
-def _translate_slurm() -> None:
-    slurm = SLURMEnvironment()
-    num_nodes = int(os.environ.get("SLURM_NNODES", "1"))
-    per_node = os.environ.get("SLURM_NTASKS_PER_NODE", str(max(1, slurm.world_size() // num_nodes)))
-    os.environ |= {
-        "RANK": str(slurm.global_rank()),
-        "WORLD_SIZE": str(slurm.world_size()),
-        "LOCAL_RANK": str(slurm.local_rank()),
-        "LOCAL_WORLD_SIZE": per_node,
-        "MASTER_ADDR": slurm.main_address,
-        "MASTER_PORT": str(slurm.main_port),
-    }
 
 
 @dataclass(frozen=True)
@@ -158,7 +63,7 @@ class Processes:
         False
     """
 
-    place: Place = Place()
+    place: Place = field(default_factory=Place)
     group: Any = None
 
     @property
@@ -251,6 +156,13 @@ def joined(config: TrainConfig, device: Device, store: Any = None) -> Iterator[P
         ConfigError: the config does not fit the processes that were started.
         TrainingError: a process did not start, or ended without a message.
         EndedElsewhereError: another process failed.
+
+    Example:
+        >>> model = {"separator": {"type": "identity"}}
+        >>> config = TrainConfig(audio="sounds", output="run", model=model)
+        >>> with joined(config, "cpu") as processes:
+        ...     processes.is_first
+        True
     """
     place = launched_place() or Place()
     if place.size == 1:
@@ -260,65 +172,28 @@ def joined(config: TrainConfig, device: Device, store: Any = None) -> Iterator[P
     is_ours = not dist.is_initialized()  # Ray Train has connected its workers
     if is_ours:
         store = _connected(place, device, store)
-    with _one_failure(store, place), nullcontext() if place.is_first else _silence():
-        check_fit(config, place, device)
-        group = dist.new_group(backend="gloo", timeout=WAIT_TIMEOUT)
-        yield Processes(place, group)
-        Processes(place, group).wait()  # for the files of the first process
+    try:
+        with _one_failure(store, place), nullcontext() if place.is_first else _silence():
+            check_fit(config, place, device)
+            processes = Processes(place, dist.new_group(backend="gloo", timeout=WAIT_TIMEOUT))
+            yield processes
+            processes.wait()  # for the files of the first process
+    except BaseException:
+        if is_ours and device == "cpu":  # NCCL would wait for the others
+            dist.destroy_process_group()
+        raise
     if is_ours:
         dist.destroy_process_group()
-
-
-def check_fit(config: TrainConfig, place: Place, device: Device) -> None:
-    """Refuse a config that does not fit the processes that were started.
-
-    Args:
-        config: of the run.
-        place: of this process.
-        device: where to train.
-
-    Raises:
-        ConfigError: names the key and the way out.
-
-    Example:
-        >>> model = {"separator": {"type": "identity"}}
-        >>> config = TrainConfig(audio="sounds", output="run", model=model, batch_size=8)
-        >>> check_fit(config, Place(rank=0, size=3, local_size=3), "cpu")
-        Traceback (most recent call last):
-        singleout.errors.ConfigError: batch_size: 8 mixtures cannot be shared equally by 3 ...
-    """
-    started = {"devices": place.local_size, "num_nodes": place.num_nodes}
-    for name, number in started.items():
-        value = getattr(config, name)
-        if value not in ("auto", number):
-            raise ConfigError(
-                f"{name}: {value}, but the launcher started {place.local_size} processes on each "
-                f"of {place.num_nodes} nodes: leave '{name}' out, or change the launcher's numbers"
-            )
-    parts = place.size * config.accumulate
-    if config.batch_size % parts:
-        fitting = max(1, round(config.batch_size / parts)) * parts
-        raise ConfigError(
-            f"batch_size: {config.batch_size} mixtures cannot be shared equally by {place.size} "
-            f"processes with {config.accumulate} accumulated parts each: take a multiple of "
-            f"{parts}, such as {fitting}"
-        )
-    if device == "cuda" and torch.cuda.device_count() < place.local_size:
-        raise ConfigError(
-            f"devices: {place.local_size} processes run on this node, and each sees "
-            f"{torch.cuda.device_count()} CUDA devices: let every process see one device for each "
-            "process of its node, or start fewer processes"
-        )
 
 
 def _connected(place: Place, device: Device, store: Any) -> Any:
     """Connect this process with the others; the store that all of them share."""
     try:
         if store is None:
-            store = next(iter(dist.rendezvous("env://", timeout=JOIN_TIMEOUT)))[0]
+            store = next(iter(rendezvous("env://", timeout=JOIN_TIMEOUT)))[0]
         dist.init_process_group(
             "nccl" if device == "cuda" else "gloo",
-            store=dist.PrefixStore("singleout", store),
+            store=PrefixStore("singleout", store),
             rank=place.rank,
             world_size=place.size,
         )
@@ -375,7 +250,7 @@ def _is_lost_connection(error: BaseException) -> bool:
 
 def _announced(store: Any, place: Place, error: BaseException) -> tuple[int, str, str] | None:
     """Tell all processes of a failure; None if it is the first one, else the first one."""
-    mine = (place.rank, type(error).__name__, shortened(one_line(error), 1_000))
+    mine = (place.rank, type(error).__name__, shortened(error, 1_000))
     text = json.dumps(mine)
     try:
         first = store.compare_set(FAILURE, "", text).decode()
@@ -404,11 +279,16 @@ def announced_failure(store: Any) -> SingleoutError | None:
 
     Returns:
         None if no process told of an error of ours.
+
+    Example:
+        >>> announced_failure(dist.HashStore()) is None
+        True
     """
     from singleout import errors
 
     if not store.check([FAILURE]) or (known := _news(store)) is None:
         return None
     kind = getattr(errors, known[1], None)
-    is_ours = isinstance(kind, type) and issubclass(kind, SingleoutError)
-    return kind(known[2]) if is_ours else None
+    if isinstance(kind, type) and issubclass(kind, SingleoutError):
+        return kind(known[2])
+    return None

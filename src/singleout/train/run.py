@@ -40,14 +40,8 @@ from singleout.train.launching import launched
 from singleout.train.lock import only_training
 from singleout.train.loop import Precision, chosen_device, chosen_precision, run_loop
 from singleout.train.module import TrainingModule
-from singleout.train.processes import (
-    Device,
-    Place,
-    Processes,
-    check_fit,
-    joined,
-    needs_launch,
-)
+from singleout.train.places import Device, Place, check_fit, needs_launch
+from singleout.train.processes import Processes, joined
 from singleout.train.stops import Stops
 
 CONFIG_NAME = "config.json"
@@ -93,9 +87,11 @@ def train(config: TrainConfig, encoder: QueryEncoder | None = None) -> Path:
 def _train_here(store: Any, config: TrainConfig, encoder: QueryEncoder | None) -> Path:
     """Train in this process, with the others that a launcher started."""
     device = chosen_device(config)
-    with joined(config, device, store) as processes:
-        with only_training(config.output) if processes.is_first else nullcontext():
-            return _train(config, encoder, device, processes)
+    with (
+        joined(config, device, store) as processes,
+        only_training(config.output) if processes.is_first else nullcontext(),
+    ):
+        return _train(config, encoder, device, processes)
 
 
 def _train(
