@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,8 @@ import pytest
 
 from singleout.cli import report as report_module
 from singleout.extract.batch import Job
+from singleout.model import QueriedSeparator
+from singleout.model.similarity import PresenceCalibration
 from tests.cli.commands import check_refused, extract
 from tests.recordings import noise, write_recording, write_short_recording
 
@@ -25,10 +26,10 @@ def model_of_bias(calibrated_model_folder: Path, tmp_path: Path) -> Callable[[fl
 
     def save(bias: float) -> Path:
         folder = tmp_path / f"model {bias}"
-        shutil.copytree(calibrated_model_folder, folder)
-        config = json.loads((folder / "config.json").read_text())
-        config["presence"] = {"scale": 0.0, "bias": bias}
-        (folder / "config.json").write_text(json.dumps(config))
+        model = QueriedSeparator.from_pretrained(calibrated_model_folder)
+        presence = PresenceCalibration(scale=0.0, bias=bias)
+        model.config = model.config.model_copy(update={"presence": presence})
+        model.save_pretrained(folder)
         return folder
 
     return save

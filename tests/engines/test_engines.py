@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from singleout.engines import Engine, LocalEngine, load_engine
-from singleout.engines.ray import RayEngine
+from singleout.engines.ray import ENVIRONMENT, RayEngine
 from singleout.errors import InputError, MissingExtraError, SingleoutError
 
 
@@ -87,7 +87,7 @@ def engine() -> Iterator[Engine]:
     """The Ray engine in a cluster of two cores, which all tests share."""
     import ray
 
-    for name, value in (("RAY_USAGE_STATS_ENABLED", "0"), ("RAY_BACKEND_LOG_LEVEL", "fatal")):
+    for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     ray.init(
         num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False,
@@ -100,6 +100,7 @@ def engine() -> Iterator[Engine]:
 @pytest.mark.slow
 def test_ray_gives_the_results_of_the_local_engine(engine: Engine) -> None:
     assert sorted(engine.run(squares, range(12))) == list(LocalEngine().run(squares, range(12)))
+    assert print.__module__ == "builtins"  # Ray would put its own there
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ import torch
 
 from singleout import Extractor, Query
 from singleout.engines import Engine, load_engine
+from singleout.engines.ray import ENVIRONMENT
 from singleout.errors import AudioError, InputError, ManifestError
 from singleout.extract.batch import Job, JobResult, plan_jobs, run_jobs
 from singleout.extract.options import ExtractOptions, OutputOptions
@@ -286,7 +287,8 @@ def ray_engine() -> Iterator[Engine]:
     """The Ray engine, in a cluster of two cores."""
     import ray
 
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     ray.init(
         num_cpus=2, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False,
         object_store_memory=100 << 20,

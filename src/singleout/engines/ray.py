@@ -33,6 +33,7 @@ STANDARD_ERROR = 2
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",  # Ray would send statistics to its makers
     "RAY_BACKEND_LOG_LEVEL": "fatal",
+    "RAY_TQDM_PATCH_PRINT": "0",  # Ray would replace print
 }
 """Settings of Ray that it reads when it starts. Variables that the user has set stay."""
 
