@@ -100,6 +100,11 @@ def test_ddp_gradients_equal_one_process(runs: Runs) -> None:
         for name, gradient in record["gradients"].items():
             torch.testing.assert_close(gradient, expected[name], atol=2e-4, rtol=2e-3, msg=name)
         assert any(gradient.abs().max() > 1e-2 for gradient in expected.values())
+    (statistics,) = (record["statistics"] for record in runs["one"][2])
+    for record in runs["two"][2]:
+        for name, values in record["statistics"].items():
+            torch.testing.assert_close(values, statistics[name], atol=1e-5, rtol=1e-4, msg=name)
+    assert len(statistics) >= 10
 
 
 @pytest.mark.slow
@@ -271,7 +276,7 @@ def test_slurm_tells_a_process_its_place(monkeypatch: pytest.MonkeyPatch) -> Non
     assert (os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]) == ("gpu07", "18456")
     for name in (*names, "SLURM_NTASKS_PER_NODE"):
         monkeypatch.delenv(name)
-    with pytest.raises(ConfigError, match="^SLURM starts 4 tasks, .* --ntasks-per-node"):
+    with pytest.raises(ConfigError, match=r"^SLURM starts 4 tasks, .* --ntasks-per-node"):
         launched_place()
 
 
