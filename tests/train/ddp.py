@@ -30,7 +30,7 @@ def recorded_run(store: Any, config: TrainConfig, folder: Path) -> None:
     """
     record: dict[str, Any] = {
         "indices": [], "conditions": [], "gradients": {}, "validated": [], "calibrations": 0,
-        "written": [],
+        "written": [], "statistics": {},
     }  # fmt: skip
     condition, validate = Conditioning.__call__, TrainingModule.validation_step
     calibrate, replacing = run.calibrate, atomic.replacing
@@ -52,6 +52,9 @@ def recorded_run(store: Any, config: TrainConfig, folder: Path) -> None:
                 for name, weight in self.model.named_parameters():
                     assert weight.grad is not None
                     record["gradients"][name] = weight.grad.clone()
+                for name, values in self.model.separator.named_buffers():
+                    if "running" in name:
+                        record["statistics"][name] = values.clone()
             return result
 
         step(self, *args[:3], optimizer_closure=with_gradients)

@@ -100,6 +100,11 @@ def test_ddp_gradients_equal_one_process(runs: Runs) -> None:
         for name, gradient in record["gradients"].items():
             torch.testing.assert_close(gradient, expected[name], atol=2e-4, rtol=2e-3, msg=name)
         assert any(gradient.abs().max() > 1e-2 for gradient in expected.values())
+    (statistics,) = (record["statistics"] for record in runs["one"][2])
+    for record in runs["two"][2]:
+        for name, values in record["statistics"].items():
+            torch.testing.assert_close(values, statistics[name], atol=1e-5, rtol=1e-4, msg=name)
+    assert len(statistics) >= 10
 
 
 @pytest.mark.slow
@@ -256,23 +261,23 @@ def test_a_launcher_tells_a_process_its_place(monkeypatch: pytest.MonkeyPatch) -
     assert (place.num_nodes, place.is_first) == (3, False)
 
 
-@pytest.mark.parametrize("per_node", ["2", None])
-def test_slurm_tells_a_process_its_place(
-    per_node: str | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_slurm_tells_a_process_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
     for name in names:  # what is translated is forgotten after the test
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
     slurm = {
         "NTASKS": "4", "PROCID": "3", "LOCALID": "1", "NODEID": "1", "NNODES": "2",
-        "NODELIST": "gpu[07-08]", "JOB_ID": "123456", "NTASKS_PER_NODE": per_node,
+        "NODELIST": "gpu[07-08]", "JOB_ID": "123456", "NTASKS_PER_NODE": "2",
     }  # fmt: skip
     for name, value in slurm.items():
-        if value is not None:
-            monkeypatch.setenv(f"SLURM_{name}", value)
+        monkeypatch.setenv(f"SLURM_{name}", value)
     assert launched_place() == Place(rank=3, size=4, local_rank=1, local_size=2)
     assert (os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]) == ("gpu07", "18456")
+    for name in (*names, "SLURM_NTASKS_PER_NODE"):
+        monkeypatch.delenv(name)
+    with pytest.raises(ConfigError, match=r"^SLURM starts 4 tasks, .* --ntasks-per-node"):
+        launched_place()
 
 
 @pytest.mark.parametrize(

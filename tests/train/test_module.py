@@ -12,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from singleout.condition import Condition
+from singleout.data.dataset import TrainingExample
 from singleout.encoders import BuiltinEncoder
+from singleout.errors import TrainingError
 from singleout.evaluate.metrics import score
 from singleout.manipulations import Dropout, MeanShift, Pca, RowDraws
 from singleout.model import QueriedSeparator
@@ -38,22 +40,59 @@ def test_validation_scores_captions_where_targets_have_them(
     means = torch.randn(2, 32, generator=generator)
     model.manipulator.state = {"0.audio_mean": means[0], "0.text_mean": means[1]}
     module = TrainingModule(model, config).eval()
-    logged: dict[str, tuple[float, int]] = {}
-    module.log = lambda name, value, batch_size, **_: logged.update(  # type: ignore[method-assign]
-        {name: (float(value), batch_size)}
-    )
+    logged: dict[str, float] = {}
+    module.log = lambda name, value, **_: logged.update({name: float(value)})  # type: ignore[method-assign]
     with torch.no_grad():
-        module.validation_step(batch, 0)
+        module.on_validation_epoch_start()
+        for rows in ([0], [1, 2]):  # the means are over all queries, and not over batches
+            part = {name: values[rows] for name, values in batch.items()}  # type: ignore[index]
+            module.validation_step(TrainingExample(**part), 0)  # type: ignore[typeddict-item]
+        module.on_validation_epoch_end()
         for kind, rows in (("audio", [0, 1, 2, 3, 4, 5]), ("text", [0, 2, 4])):
             queries = flat(batch[f"{kind}_embedding"])  # type: ignore[literal-required]
             embeddings = model.manipulator.for_inference(queries, kind == "text")
             estimate = model(batch["mixture"], Condition.single(embeddings))
             scores = score(estimate, flat(batch["targets"]), batch["mixture"].repeat(2, 1, 1))
             mean = float(scores.si_sdr_improvement[rows].mean())
-            value, count = logged[f"{kind}_si_sdri"]
-            assert (value, count) == (pytest.approx(mean, abs=1e-4), len(rows))  # type: ignore[comparison-overlap]
-    assert logged["text_improved"][1] == 3
-    assert logged["audio_improved"][1] == 6
+            assert logged[f"{kind}_si_sdri"] == pytest.approx(mean, abs=1e-4)
+            improved = float(scores.improved[rows].float().mean())
+            assert logged[f"{kind}_improved"] == pytest.approx(improved)
+    module.on_validation_epoch_start()
+    logged.clear()
+    module.on_validation_epoch_end()  # without a scored query
+    assert not logged
+
+
+def test_the_averaged_weights_need_no_gradients(
+    configure: Callable[..., TrainConfig], debug_encoder: BuiltinEncoder, tmp_path: Path
+) -> None:
+    """DDP would wait for them."""
+    config = configure(tmp_path)
+    module = TrainingModule(QueriedSeparator(config.model, debug_encoder), config)
+    assert not any(weight.requires_grad for weight in module.averaged.parameters())
+    assert all(weight.requires_grad for weight in module.model.separator.parameters())
+
+
+def test_the_loss_of_a_step_is_the_mean_over_its_parts(
+    configure: Callable[..., TrainConfig], debug_encoder: BuiltinEncoder, tmp_path: Path
+) -> None:
+    config = with_steps(configure(tmp_path, accumulate=2, batch_size=4))
+    batch = batch_of(4)
+    batch["targets"] = torch.randn(4, 2, 1, 2_000, generator=torch.Generator().manual_seed(0))
+    batch["mixture"] = batch["targets"].sum(1)
+    module = module_of(config, debug_encoder)
+    logged: dict[str, float] = {}
+    module.log = lambda name, value, **_: logged.update({name: float(value)})  # type: ignore[method-assign]
+    losses = []
+    for rows in ([0, 1], [2, 3]):
+        assert not logged
+        part = {name: values[rows] for name, values in batch.items()}  # type: ignore[index]
+        losses.append(float(module.training_step(TrainingExample(**part), 0)))  # type: ignore[typeddict-item]
+    assert logged["loss"] == pytest.approx(sum(losses) / 2)
+    batch["mixture"][0] = torch.nan
+    module.training_step(batch, 0)
+    with pytest.raises(TrainingError, match="the loss is nan at step 0"):
+        module.training_step(batch, 1)
 
 
 def test_the_parts_of_the_loss_are_weighted(

@@ -83,9 +83,14 @@ def launched_place() -> Place | None:
 
 
 def _translate_slurm() -> None:
-    slurm = SLURMEnvironment()
-    num_nodes = int(os.environ.get("SLURM_NNODES", "1"))
-    per_node = os.environ.get("SLURM_NTASKS_PER_NODE", str(max(1, slurm.world_size() // num_nodes)))
+    try:
+        slurm = SLURMEnvironment()
+    except RuntimeError:  # several tasks, whose number on each node is unknown
+        raise ConfigError(
+            f"SLURM starts {os.environ['SLURM_NTASKS']} tasks, and does not tell how many on each "
+            "node: start the job with --ntasks-per-node instead of --ntasks"
+        ) from None
+    per_node = os.environ.get("SLURM_NTASKS_PER_NODE", "1")
     os.environ |= {
         "RANK": str(slurm.global_rank()),
         "WORLD_SIZE": str(slurm.world_size()),

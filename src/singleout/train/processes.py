@@ -59,8 +59,6 @@ class Processes:
         >>> processes = Processes()
         >>> processes.from_first(lambda: 3), processes.first_then_others(lambda: 4)
         (3, 4)
-        >>> processes.any(False)
-        False
     """
 
     place: Place = field(default_factory=Place)
@@ -134,10 +132,6 @@ class Processes:
     def mean(self, values: Tensor) -> Tensor:
         """The mean of the values of all processes, of any shape, on the CPU."""
         return self.total(values) / self.place.size
-
-    def any(self, is_true: bool) -> bool:
-        """Whether a flag is set in any process. Every process gets the same answer."""
-        return bool(self.total(torch.tensor(float(is_true))))
 
 
 @contextmanager
