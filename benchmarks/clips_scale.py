@@ -8,9 +8,9 @@
 - ``long_run``: resident memory after 1,000, 10,000, … plans of one planner.
 - ``workers``: memory of a planner and of four forked workers, over so many memory-mapped clips.
 
-Each measurement has a process of its own. Times are those of one core, so that other programs hardly
-count. Prints the result and writes ``results/clips_scale.json``. It needs Linux, and about 5 GB
-below the folder of temporary files.
+Each measurement has a process of its own. Times are those of one core, so that other programs
+hardly count. Prints the result and writes ``results/clips_scale.json``. It needs Linux, and about
+5 GB below the folder of temporary files.
 """
 
 from __future__ import annotations
