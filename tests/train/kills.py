@@ -17,10 +17,10 @@ from singleout.data.dataset import MixtureDataset
 from singleout.model import QueriedSeparator
 from singleout.storage import atomic
 from singleout.storage.disk import sync_file
+from singleout.train import run
 from singleout.train.checkpoint import FILE_NAME, PREVIOUS_NAME
 from singleout.train.config import TrainConfig
 from singleout.train.module import TrainingModule
-from singleout.train.run import train
 
 Moment = Callable[[], None]
 """Changes this process so that it kills itself at some moment of a training."""
@@ -38,7 +38,7 @@ def ends_with(config: TrainConfig, moment: Moment | None = None) -> int:
             torch.set_num_threads(1)  # threads of the parent do not exist here
             if moment is not None:
                 moment()
-            train(config)
+            run.train(config)
             code = 0
         except KeyboardInterrupt:
             code = 130
@@ -127,3 +127,10 @@ def between_names(number: int) -> Moment:
 def while_saving() -> None:
     """Killed when the training is over, before the model is saved."""
     setattr(QueriedSeparator, "save_pretrained", lambda *_: kill())  # noqa: B010
+
+
+def stopped_in_second(store: Any, config: TrainConfig) -> None:
+    """Train in one of several processes. Only the second one gets SIGTERM, in its third step."""
+    if os.environ["RANK"] == "1":
+        in_step(2, sending("SIGTERM"))()
+    run._train_here(store, config, None)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from singleout.data.dataset import QueryAudioConfig
-from singleout.errors import ModelError, OutputError
+from singleout.errors import ModelError, OutputError, TrainingError
 from singleout.manipulations import Dropout, MeanShift, Neighbours, Noise
 from singleout.manipulations.audio import Mixup, SpecAugment
 from singleout.storage.models import resolve_model
@@ -23,6 +23,7 @@ from singleout.train.checkpoint import FILE_NAME, PREVIOUS_NAME
 from singleout.train.config import TrainConfig, ValidationConfig
 from singleout.train.curve import FILE_NAME as CURVE_NAME
 from singleout.train.curve import read_curve
+from singleout.train.launching import launched
 from singleout.train.lock import LOCK_NAME
 from singleout.train.module import TrainingModule
 from singleout.train.run import equal_keys, run_key, train
@@ -36,6 +37,7 @@ from tests.train.kills import (
     in_step,
     in_validation,
     sending,
+    stopped_in_second,
     while_saving,
 )
 from tests.train.runs import SHORT, rows_of, saved_step_of, with_steps, write_rows
@@ -87,9 +89,15 @@ def assert_same_run(one: TrainConfig, other: TrainConfig) -> None:
         assert (one.output / name).read_bytes() == (other.output / name).read_bytes(), name
 
 
+def losses_of(config: TrainConfig) -> list[float]:
+    """One loss for each step that a run has taken."""
+    return [row["loss"] for row in read_curve(config.output) if "loss" in row]
+
+
 REGIMES: dict[str, dict[str, Any]] = {
     "plain": {},
     "one worker": {"num_workers": 1},
+    "accumulated parts": {"batch_size": 4, "accumulate": 2},
     "muon": {"optimizer": "muon", "ema_decay": 0.5},
     "text and query mixup": {"p_text": 0.3, "query_mixup": True},
     "augmented queries": {
@@ -165,6 +173,33 @@ def test_resume_after_a_signal_goes_on_from_the_step_that_ended(
     assert_same_run(config, whole)
 
 
+def test_resume_after_a_signal_between_the_parts_of_a_step(
+    captioned_run: Callable[..., TrainConfig], tmp_path: Path
+) -> None:
+    """The other parts of the step come first."""
+    changes = {"batch_size": 4, "accumulate": 4, "steps": 5}
+    runs = [captioned_run(tmp_path / name, **changes) for name in ("whole", "stopped")]
+    assert ends_with(runs[0]) == 0
+    assert ends_with(runs[1], in_loading(4 * 4 + 2, sending("SIGTERM"))) == -signal.SIGTERM
+    assert saved_step_of(runs[1].output / FILE_NAME) == len(losses_of(runs[1])) > 3
+    assert ends_with(runs[1]) == 0
+    assert_same_run(*runs)
+
+
+def test_resume_of_two_processes_after_a_signal_to_one_of_them(
+    captioned_run: Callable[..., TrainConfig], tmp_path: Path
+) -> None:
+    """Both stop after the same step."""
+    changes = {"steps": 4, "checkpoint_every": 2, "devices": 2, "device": "cpu"}
+    whole, stopped = (captioned_run(tmp_path / name, **changes) for name in ("whole", "stopped"))
+    train(whole)
+    with pytest.raises(TrainingError, match="ended without a message"):
+        launched(stopped_in_second, 2, stopped)
+    assert saved_step_of(stopped.output / FILE_NAME) == 3
+    train(stopped)
+    assert_same_run(stopped, whole)
+
+
 @pytest.mark.parametrize("number", [1, 2 * 5])
 def test_resume_after_a_signal_while_a_mixture_is_rendered(
     number: int, whole: TrainConfig, captioned_run: Callable[..., TrainConfig], tmp_path: Path
@@ -172,7 +207,7 @@ def test_resume_after_a_signal_while_a_mixture_is_rendered(
     """No step runs, so that the checkpoint does not wait."""
     config = captioned_run(tmp_path)
     assert ends_with(config, in_loading(number, sending("SIGTERM"))) == -signal.SIGTERM
-    taken = sum("loss" in row for row in read_curve(tmp_path))
+    taken = len(losses_of(config))
     if taken:
         assert saved_step_of(tmp_path / FILE_NAME) == taken > CHECKPOINT_EVERY
     assert bool(taken) == (number > 1)
@@ -351,6 +386,14 @@ def test_resume_on_other_devices_is_one_note(
     assert "goes on with 1 process on cpu (before: 4 processes on cuda)" in caplog.messages[0]
     train(stopped)
     assert len(caplog.messages) == 1
+
+
+def test_resume_with_other_parts_is_one_note(
+    stopped: TrainConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    train(changed(stopped, accumulate=2))
+    (note,) = caplog.messages
+    assert "goes on with 1 process on cpu, 2 parts (before: 1 process on cpu)" in note
 
 
 def test_resume_with_other_workers_is_the_same_run(

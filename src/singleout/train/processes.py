@@ -69,15 +69,20 @@ class Processes:
         """Whether this process is the one that writes files and messages."""
         return self.place.is_first
 
-    def described(self, device: Device) -> str:
+    def described(self, device: Device, num_parts: int = 1) -> str:
         """The processes in words, for a message.
 
+        Args:
+            device: of each process.
+            num_parts: into which each process cuts its share of a batch.
+
         Example:
-            >>> Processes(Place(size=4, local_size=4)).described("cuda")
-            '4 processes on cuda'
+            >>> Processes(Place(size=4, local_size=4)).described("cuda", num_parts=2)
+            '4 processes on cuda, 2 parts'
         """
         size = self.place.size
-        return f"{size} process{'es' if size > 1 else ''} on {device}"
+        parts = f", {num_parts} parts" if num_parts > 1 else ""
+        return f"{size} process{'es' if size > 1 else ''} on {device}{parts}"
 
     @contextmanager
     def moved(self, encoder: QueryEncoder, device: Device) -> Iterator[None]:

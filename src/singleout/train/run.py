@@ -106,7 +106,7 @@ def _train(
         "encoder": encoder.fingerprint,
         "sounds": corpus.digest,
         "precision": precision,
-        "devices": processes.described(device),
+        "devices": processes.described(device, config.accumulate),
     }
     key = run_key(config, encoder)
 
