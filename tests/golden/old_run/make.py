@@ -7,8 +7,8 @@
 ``encoder`` is the tiny encoder of ``tests/conftest.py``.
 
 ``resumed.safetensors`` has the weights of the model to which the present revision resumes that
-checkpoint. They are not those of ``model``: the old revision drew the manipulations of a whole batch
-from one generator, and every query now draws its own. It is written from the root of the project:
+checkpoint. They are not those of ``model``: the old revision drew the manipulations of a batch from
+one generator, and every query now draws its own. It is written from the root of the project:
 
     python -m tests.golden.old_run.make resumed
 """
