@@ -5,6 +5,12 @@
     PYTHONPATH=/path/to/f407324/src python make.py
 
 ``encoder`` is the tiny encoder of ``tests/conftest.py``.
+
+``resumed.safetensors`` has the weights of the model to which the present revision resumes that
+checkpoint. They are not those of ``model``: the old revision drew the manipulations of a batch from
+one generator, and every query now draws its own. It is written from the root of the project:
+
+    python -m tests.golden.old_run.make resumed
 """
 
 from __future__ import annotations
@@ -12,6 +18,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -76,6 +83,23 @@ def mixture() -> np.ndarray:
     return sum(tones).astype(np.float32)[None]  # type: ignore[union-attr]
 
 
+def resume() -> None:
+    """Resume the checkpoint, and keep the weights of the model."""
+    from singleout.train.checkpoint import FILE_NAME
+    from singleout.train.config import TrainConfig
+    from singleout.train.run import train
+
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["SINGLEOUT_CACHE"] = str(Path(folder) / "cache")
+        os.chdir(folder)
+        write_corpus(Path())
+        Path("run").mkdir()
+        shutil.copy(HERE / FILE_NAME, "run")
+        model = train(TrainConfig.model_validate(CONFIG))
+        shutil.copy(model / "model.safetensors", HERE / "resumed.safetensors")
+        os.chdir(HERE)
+
+
 def main() -> None:
     """Train four steps; keep the checkpoint of step two, the model and a target of the model."""
     from singleout import Extractor
@@ -104,4 +128,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    resume() if sys.argv[1:] == ["resumed"] else main()
