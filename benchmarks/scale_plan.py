@@ -14,6 +14,8 @@ TERA, GIGA, MEGA = 1e12, 1e9, 1e6
 HOUR_S, DAY_H = 3_600, 24
 BACKWARD = 3
 """Forward and backward passes cost three times the forward pass."""
+LOADED_SECONDS = 3
+"""Length of the mixtures of ``mixtures_per_core_second_flac``. Longer ones cost more in proportion."""
 FILES_OF_SHARD = 3
 """The tar, its sidecar and its embeddings."""
 
@@ -166,7 +168,10 @@ def _training(costs: Costs, hours: float, gpus: int) -> dict[str, float]:
         "reads_per_second": reads_per_second,
         "read_gigabits": reads_per_second * byte_rate * 8 / GIGA,
         "reads_at_a_time": reads_per_second * a["read_seconds"],
-        "loader_cores": mixtures_per_second / m["mixtures_per_core_second_flac"],
+        "loader_cores": mixtures_per_second
+        / m["mixtures_per_core_second_flac"]
+        * a["segment_seconds"]
+        / LOADED_SECONDS,
     }
 
 
