@@ -15,7 +15,7 @@ HOUR_S, DAY_H = 3_600, 24
 BACKWARD = 3
 """Forward and backward passes cost three times the forward pass."""
 LOADED_SECONDS = 3
-"""Length of the mixtures of ``mixtures_per_core_second_flac``. Longer ones cost more in proportion."""
+"""Length of the mixtures that ``mixtures_per_core_second_flac`` counts; longer ones cost more."""
 FILES_OF_SHARD = 3
 """The tar, its sidecar and its embeddings."""
 
