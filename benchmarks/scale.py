@@ -28,12 +28,6 @@ from recipes.scale import write_page
 RESULTS = ROOT / "results"
 SOUNDS = Path("~/.cache/singleout/sounds/unlabelled.jsonl")
 SEED = 0
-CLIPS_SCALE, EXTRACTION, LOADING, PREPARATION = (
-    "clips_scale.json",
-    "long_recordings.json",
-    "loading.json",
-    "prepare.json",
-)
 RECORDINGS = "30 s FLAC, 44.1 kHz"
 """The corpus of ``results/loading.json`` that is laid out as corpora are published."""
 
@@ -53,7 +47,13 @@ def measured_here(sounds: Path) -> dict[str, dict[str, Any]]:
 
 
 def _preparation(content: dict[str, Any]) -> dict[str, float]:
-    return {name: content[name] for name in ("prepare_hours_per_core_hour", "decode_share")}
+    most = content["costs"][-1]
+    duplicates = content["duplicates"]
+    return {
+        "prepare_hours_per_core_hour": most["hours_per_core_hour"],
+        "decode_share": most["decode_share"],
+        "duplicate_bytes_per_clip": duplicates["peak_megabytes_more"] * 1e6 / duplicates["sounds"],
+    }
 
 
 def _loading(content: dict[str, Any]) -> dict[str, float]:
@@ -70,9 +70,9 @@ def _extraction(content: dict[str, Any]) -> dict[str, float]:
 
 
 READERS: dict[str, Callable[[dict[str, Any]], dict[str, float]]] = {
-    PREPARATION: _preparation,
-    LOADING: _loading,
-    EXTRACTION: _extraction,
+    "prepare.json": _preparation,
+    "loading.json": _loading,
+    "long_recordings.json": _extraction,
 }
 """Reads values from the results of other benchmarks. They replace those measured here."""
 

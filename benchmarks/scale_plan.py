@@ -14,6 +14,8 @@ TERA, GIGA, MEGA = 1e12, 1e9, 1e6
 HOUR_S, DAY_H = 3_600, 24
 BACKWARD = 3
 """Forward and backward passes cost three times the forward pass."""
+LOADED_SECONDS = 3
+"""Length of the mixtures that ``mixtures_per_core_second_flac`` counts; longer ones cost more."""
 FILES_OF_SHARD = 3
 """The tar, its sidecar and its embeddings."""
 
@@ -44,6 +46,12 @@ class Costs:
         """
         rate = self.assumed["gpu_tflops"] * TERA * self.assumed[share]
         return float(flop / rate / HOUR_S)
+
+    @property
+    def duplicate_bytes(self) -> float:
+        """Memory for each clip that is compared: measured, or else assumed."""
+        measured = self.measured.get("duplicate_bytes_per_clip")
+        return float(self.assumed["duplicate_bytes"] if measured is None else measured)
 
     @property
     def mixture_flop(self) -> float:
@@ -133,7 +141,7 @@ def _storage(costs: Costs, hours: float, clips: float) -> dict[str, float]:
         "pcm_tb": hours * m["pcm_megabytes_per_hour"] * MEGA / TERA,
         "embeddings_gb": embeddings / GIGA,
         "index_gb": index / GIGA,
-        "duplicates_gb": clips * a["duplicate_bytes"] / GIGA,
+        "duplicates_gb": clips * costs.duplicate_bytes / GIGA,
         "storage_usd_month": kept_tb * a["terabyte_month"],
         "put_usd": FILES_OF_SHARD * clips / a["shard_clips"] / MEGA * a["million_writes"],
         "shard_mb": a["shard_clips"] * flac_tb * TERA / clips / MEGA,
@@ -160,7 +168,10 @@ def _training(costs: Costs, hours: float, gpus: int) -> dict[str, float]:
         "reads_per_second": reads_per_second,
         "read_gigabits": reads_per_second * byte_rate * 8 / GIGA,
         "reads_at_a_time": reads_per_second * a["read_seconds"],
-        "loader_cores": mixtures_per_second / m["mixtures_per_core_second_flac"],
+        "loader_cores": mixtures_per_second
+        / m["mixtures_per_core_second_flac"]
+        * a["segment_seconds"]
+        / LOADED_SECONDS,
     }
 
 
@@ -217,7 +228,7 @@ def limits_of(costs: Costs) -> dict[str, float]:
     reads_per_gpu = a["queries"] / (costs.gpu_hours(costs.mixture_flop, "training_share") * HOUR_S)
     table = a["crops_per_clip"] * a["embedding_dim"] * 2
     return {
-        "duplicates_hours": memory / a["duplicate_bytes"] * hours_per_clip,
+        "duplicates_hours": memory / costs.duplicate_bytes * hours_per_clip,
         "index_hours": memory / m["index_bytes_per_clip"] * hours_per_clip,
         "embeddings_hours": memory / table * hours_per_clip,
         "prefix_gpus": a["prefix_reads"] / reads_per_gpu,

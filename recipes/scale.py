@@ -26,6 +26,7 @@ MEASURED = {
     "index_bytes_per_clip": "index, bytes per clip",
     "index_seconds_per_million_clips": "writing the index, core-seconds per million clips",
     "duplicate_seconds_per_million_clips": "comparing fingerprints, core-seconds per million clips",
+    "duplicate_bytes_per_clip": "memory for comparing fingerprints, bytes per clip",
     "encoder_core_seconds_per_crop": "packaged encoder, core-seconds per crop of 10 s",
     "clap_core_seconds_per_crop": "CLAP's audio tower, core-seconds per crop of 10 s",
     "clap_gflop_per_crop": "CLAP's audio tower, GFLOP per crop",

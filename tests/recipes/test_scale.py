@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.scale import plans
+from benchmarks.scale import READERS, plans
 from benchmarks.scale_plan import Costs, plan_of, study_of
 from recipes import scale
 
@@ -69,6 +69,21 @@ def test_costs_grow_with_the_hours_and_days_fall_with_the_machines(
     assert one["prepare_core_hours"] == pytest.approx(
         1_000 / results["measured"]["prepare_hours_per_core_hour"]["value"]
     )
+
+
+def test_results_of_other_benchmarks_replace_small_measurements() -> None:
+    costs_of_sizes = [
+        {"hours_per_core_hour": 1.0},
+        {"hours_per_core_hour": 200.0, "decode_share": 0.4},
+    ]
+    content = {"costs": costs_of_sizes, "duplicates": {"sounds": 1_000, "peak_megabytes_more": 0.2}}
+    values = READERS["prepare.json"](content)
+    assert values["prepare_hours_per_core_hour"] == 200.0
+    assert Costs(values, {"duplicate_bytes": 1.0}).duplicate_bytes == pytest.approx(200)
+    assert Costs({}, {"duplicate_bytes": 1.0}).duplicate_bytes == 1.0
+    rates = {f"{kind} shards, default, loaded": {"per_second": 300.0} for kind in ("PCM", "FLAC")}
+    values = READERS["loading.json"]({"corpora": {"30 s FLAC, 44.1 kHz": rates}})
+    assert values == {"mixtures_per_core_second_flac": 300.0, "mixtures_per_core_second_pcm": 300.0}
 
 
 def test_a_run_of_the_study_by_hand(results: dict[str, Any]) -> None:
