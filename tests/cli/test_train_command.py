@@ -22,6 +22,7 @@ from singleout.cli import app
 from singleout.model import QueriedSeparator, read_config
 from singleout.storage.models import resolve_model
 from singleout.train import TrainConfig, train
+from singleout.train.corpus import read_corpus
 from singleout.train.curve import Row, read_curve
 from tests.cli.commands import file_size_limit
 from tests.conftest import TINY_SEPARATOR
@@ -106,6 +107,23 @@ def test_a_folder_of_sounds_continues_from_a_model(
         not torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True)
     ]
     assert any(changed)
+
+
+@pytest.mark.parametrize("option", ["audio", "shards"])
+def test_sounds_of_a_prepared_corpus_are_trained_on_like_those_of_a_folder(
+    option: str, config: Path, runs: list[TrainConfig]
+) -> None:
+    folder, run_folder = config.parent / "sounds", config.parent / "run"
+    place = folder if option == "audio" else config.parent / "corpus"
+    if option == "shards":
+        prepared = CliRunner().invoke(app, ["prepare", str(folder), "-o", str(place)])
+        assert prepared.exit_code == 0, prepared.output
+    where = [f"--{option}", str(place), "-o", str(run_folder)]
+    run = CliRunner().invoke(app, ["train", *where, "--steps", "50"])
+    assert run.exit_code == 0, run.output
+    clips = read_corpus(runs[0]).training
+    assert [round(clip.seconds * RATE) for clip in clips] == 4 * [RATE // 2]
+    assert (runs[0].steps, runs[0].output) == (50, run_folder)
 
 
 def test_files_that_training_cannot_read_are_named(config: Path) -> None:
@@ -322,8 +340,11 @@ def test_without_init_a_new_model_is_trained(config: Path, runs: list[TrainConfi
     ("arguments", "message"),
     [
         ([], "nothing to train on"),
-        (["{config}", "--audio", "."], "not both"),
-        (["--audio", "."], "needs --output"),
+        (["{config}", "--audio", "."], "only one of them"),
+        (["--shards", ".", "--audio", "."], "only one of them"),
+        (["--audio", "."], "--audio needs --output"),
+        (["--shards", "."], "--shards needs --output"),
+        (["--shards", "nowhere", "-o", "{config}.run"], "nowhere: "),
         (["{config}", "stpes=3"], "unknown key 'stpes'"),
         (["{config}", "steps"], "write it as key.subkey=value"),
         (["{config}", "steps=-1"], "'steps'"),

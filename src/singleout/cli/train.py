@@ -19,7 +19,7 @@ NEW_MODEL = {
     "separator": {"type": "conditioned_unet"},
     "manipulation": {"steps": [{"type": "neighbours"}, {"type": "dropout", "p": 0.25}]},
 }
-"""The model that ``--audio`` trains without ``--init``."""
+"""The model that ``--audio`` and ``--shards`` train without ``--init``."""
 
 
 def train(
@@ -33,6 +33,12 @@ def train(
     audio: Annotated[
         Path | None,
         typer.Option(help="Folder of sounds to train on, instead of a config."),
+    ] = None,
+    shards: Annotated[
+        str | None,
+        typer.Option(
+            help="Corpus of 'singleout prepare' to train on, by folder or address.", metavar="PLACE"
+        ),
     ] = None,
     output: Annotated[
         Path | None,
@@ -55,15 +61,17 @@ def train(
     from singleout.train.processes import EndedElsewhereError
 
     is_first = (launched_place() or Place()).is_first  # only the first process prints
-    if config is not None and audio is not None:
+    if (config is not None) + (audio is not None) + (shards is not None) > 1:
         raise ConfigError(
-            "give either a config or --audio, not both; to change a config, write steps=100 or "
-            "the like; with --audio, use --steps and --init"
+            "give a config, --audio or --shards, and only one of them; to change a config, write "
+            "steps=100 or the like; with --audio or --shards, use --steps and --init"
         )
     if config is not None:
         settings = _from_config(config, list(overrides or ()), output, steps, init)
     elif audio is not None:
-        settings = _from_folder(audio, output, steps, init)
+        settings = _from_sounds("audio", audio, output, steps, init)
+    elif shards is not None:
+        settings = _from_sounds("shards", shards, output, steps, init)
     else:
         raise ConfigError("nothing to train on: give a config, or --audio FOLDER --output DIR")
     if skip_bad:
@@ -100,9 +108,10 @@ def _from_config(
     return load_config(TrainConfig, path, [*overrides, *changes])
 
 
-def _from_folder(
-    audio: Path, output: Path | None, steps: int | None, init: str | None
+def _from_sounds(
+    key: str, place: Path | str, output: Path | None, steps: int | None, init: str | None
 ) -> TrainConfig:
+    """The config of a run without a file of its own. ``key`` names the kind of its sounds."""
     from singleout.config import validated
     from singleout.errors import ConfigError
     from singleout.model import read_config
@@ -110,8 +119,8 @@ def _from_folder(
     from singleout.train import TrainConfig
 
     if output is None:
-        raise ConfigError("--audio needs --output: the folder that the run is written to")
-    values: dict[str, object] = {"audio": audio, "output": output, "model": NEW_MODEL}
+        raise ConfigError(f"--{key} needs --output: the folder that the run is written to")
+    values: dict[str, object] = {key: place, "output": output, "model": NEW_MODEL}
     if steps is not None:
         values |= {"steps": steps, "warmup_steps": min(200, steps // 10)}
     if init is not None:
