@@ -194,7 +194,9 @@ def test_ddp_a_failure_ends_all_processes_with_its_message(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["SIGINT", "SIGUSR1"])
 def test_ddp_a_signal_ends_all_processes(
+    name: str,
     config: Callable[..., TrainConfig],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -203,7 +205,7 @@ def test_ddp_a_signal_ends_all_processes(
     def interrupt() -> None:
         while not (tmp_path / "ready").exists() and not is_over.wait(0.05):
             pass
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), getattr(signal, name))
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     is_over, thread = threading.Event(), threading.Thread(target=interrupt)

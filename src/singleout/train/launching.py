@@ -6,7 +6,9 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -17,6 +19,7 @@ from torch.multiprocessing.spawn import ProcessExitedException, start_processes
 from singleout.data.loader import die_with_parent
 from singleout.errors import SingleoutError, TrainingError
 from singleout.train.processes import announced_failure
+from singleout.train.stops import WARNING
 
 HOST = "127.0.0.1"
 STOP_SECONDS = 60.0
@@ -51,8 +54,9 @@ def launched(work: Callable[..., object], number: int, *arguments: object) -> No
         start_method="spawn",
     )
     try:
-        while not context.join(timeout=POLL_SECONDS):
-            pass
+        with _warned():
+            while not context.join(timeout=POLL_SECONDS):
+                pass
     except ProcessExitedException as error:
         if (failure := announced_failure(store)) is not None:
             raise failure from None
@@ -63,6 +67,21 @@ def launched(work: Callable[..., object], number: int, *arguments: object) -> No
         ) from None
     finally:
         _stop(context)
+
+
+@contextmanager
+def _warned() -> Iterator[None]:
+    """A context in which the warning of a cluster interrupts this process, unless it is handled."""
+    number = getattr(signal, WARNING, None)
+    is_main = threading.current_thread() is threading.main_thread()
+    if number is None or not is_main or signal.getsignal(number) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(number, signal.SIG_DFL)
 
 
 def _stop(context: Any) -> None:
