@@ -27,8 +27,8 @@ def test_it_prints_what_it_did(sounds: Path, tmp_path: Path) -> None:
     result = run("prepare", sounds, "-o", tmp_path / "out", *RATE)
     assert result.exit_code == 0, result.output
     first, second, third = result.stdout.splitlines()
-    assert first == f"{tmp_path / 'out'}: 3 sounds, 0.00 h, in 1 shards"
-    assert second.startswith("made 1 shards in ")
+    assert first == f"{tmp_path / 'out'}: 3 sounds, 0.00 h, shards: 1"
+    assert second.startswith("new shards: 1, in ")
     assert "h of sound per core-hour" in second
     assert third == f"1 left out: {tmp_path / 'out'}/report.jsonl has the reasons"
 

@@ -139,7 +139,7 @@ def _check(corpus: str, as_json: bool) -> None:
         typer.echo(line)
     if wrong:
         typer.echo(
-            f"error: {corpus}: {len(wrong):,} files are wrong: remove them and prepare the corpus "
+            f"error: {corpus}: wrong files: {len(wrong):,}: remove them and prepare the corpus "
             "again: it makes what is missing",
             err=True,
         )
@@ -151,8 +151,8 @@ def _check(corpus: str, as_json: bool) -> None:
 def _text(summary: Summary, output: str) -> str:
     outcomes = summary.outcomes
     lines = [
-        f"{output}: {summary.clips:,} sounds, {summary.hours:.2f} h, in {summary.shards:,} shards",
-        f"made {summary.made:,} shards in {summary.seconds:.0f} s",
+        f"{output}: {summary.clips:,} sounds, {summary.hours:.2f} h, shards: {summary.shards:,}",
+        f"new shards: {summary.made:,}, in {summary.seconds:.0f} s",
     ]
     if summary.hours_per_core_hour is not None and summary.decode_share is not None:
         lines[-1] += (
@@ -160,7 +160,7 @@ def _text(summary: Summary, output: str) -> str:
             f"{100 * summary.decode_share:.0f} % of it for decoding"
         )
     if summary.removed:
-        lines.append(f"removed {summary.removed:,} shards of other sounds or settings")
+        lines.append(f"removed shards of other sounds or settings: {summary.removed:,}")
     if outcomes:
         counts = ", ".join(f"{count:,} {outcome}" for outcome, count in outcomes.items())
         lines.append(f"{counts}: {output.rstrip('/')}/report.jsonl has the reasons")

@@ -63,7 +63,8 @@ class EmbeddedCrops:
 class CropEmbedder:
     """Embeds all crops of sounds by an encoder.
 
-    One thread computes, as in a process of a cluster, so that the bits are the same.
+    A GPU computes, if the process has one. Otherwise one thread does, as in a process of a cluster,
+    so that the bits are the same.
 
     Args:
         config: the encoder and the crops.
@@ -82,7 +83,8 @@ class CropEmbedder:
 
     def __init__(self, config: PrepareConfig, fingerprint: str | None) -> None:
         assert config.embed is not None
-        self._encoder = load_encoder(config.embed, fingerprint)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._encoder = load_encoder(config.embed, fingerprint).to(device)
         self._rate = config.sample_rate
         self._crops = MixtureConfig(
             segment_seconds=config.crop_seconds, crop_hop_seconds=config.crop_hop_seconds
