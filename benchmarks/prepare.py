@@ -102,6 +102,7 @@ def kills(folder: Path, number: int, seed: int) -> dict[str, Any]:
     generator, out = random.Random(seed), folder / "killed"
     num_kills = num_ends = num_equal = num_with_shards = 0
     while num_kills < number:
+        started = time.perf_counter()
         process = subprocess.Popen(
             [*arguments, str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
@@ -112,7 +113,9 @@ def kills(folder: Path, number: int, seed: int) -> dict[str, Any]:
             process.wait()
             num_kills += 1
             num_with_shards += any(out.glob("shards/*.tar"))
+            print(f"kill {num_kills}", flush=True)
             continue
+        seconds = time.perf_counter() - started  # it depends on what else the machine does
         num_ends, num_equal = num_ends + 1, num_equal + (hash_of(out) == whole)
         shutil.rmtree(out)
     subprocess.run([*arguments, str(out)], check=True, capture_output=True)
