@@ -1,6 +1,6 @@
 """Cost of ``singleout prepare``, equal bytes by all engines, and kills.
 
-    python -m benchmarks.prepare [--clips 6] [--kills 30] [--rows 1000000] [--seed 0]
+    python -m benchmarks.prepare [--clips 6] [--kills 30] [--rows 1000000] [--seed 0] [--only-kills]
 
 Prepares 1, 10 and 100 times ``--clips`` sounds of 10 s (noise of changing level; FLAC of 44.1 kHz
 in stereo), in this process and on one core. Compares the corpus of the local engine with that of a
@@ -94,20 +94,24 @@ def engines(folder: Path) -> dict[str, Any]:
 
 
 def kills(folder: Path, number: int, seed: int) -> dict[str, Any]:
-    """Kill the command at random moments; whether the bytes are those of a whole run."""
-    arguments = [*COMMAND, str(folder / "sounds-10"), "--shard-clips", "5", "-o"]
-    started = time.perf_counter()
-    subprocess.run([*arguments, str(folder / "whole")], check=True, capture_output=True)
-    seconds, whole = time.perf_counter() - started, hash_of(folder / "whole")
+    """Kill the command at random moments of its work, and compare the bytes with a whole run."""
+    sounds = folder / "sounds-10"
+    arguments = [*COMMAND, str(sounds), "--shard-clips", "5", "--json", "-o"]
+    whole_run = subprocess.run(
+        [*arguments, str(folder / "whole")], check=True, capture_output=True, text=True
+    )
+    seconds, whole = json.loads(whole_run.stdout)["seconds"], hash_of(folder / "whole")
     generator, out = random.Random(seed), folder / "killed"
     num_kills = num_ends = num_equal = num_with_shards = 0
     while num_kills < number:
-        started = time.perf_counter()
+        (out / "prepare.lock").unlink(missing_ok=True)
         process = subprocess.Popen(
             [*arguments, str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
+        while process.poll() is None and not (out / "prepare.lock").exists():
+            time.sleep(0.001)
         try:
-            process.wait(generator.uniform(0.3 * seconds, seconds))
+            process.wait(generator.uniform(0, seconds))
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -115,7 +119,6 @@ def kills(folder: Path, number: int, seed: int) -> dict[str, Any]:
             num_with_shards += any(out.glob("shards/*.tar"))
             print(f"kill {num_kills}", flush=True)
             continue
-        seconds = time.perf_counter() - started  # it depends on what else the machine does
         num_ends, num_equal = num_ends + 1, num_equal + (hash_of(out) == whole)
         shutil.rmtree(out)
     subprocess.run([*arguments, str(out)], check=True, capture_output=True)
@@ -152,6 +155,13 @@ def duplicates(number: int, seed: int) -> dict[str, Any]:
     }
 
 
+def write(result: dict[str, Any], path: Path) -> None:
+    """Print the result, and write it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(result, indent=1))
+
+
 def main() -> None:
     """Measure, print and write the result."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -159,11 +169,19 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only-kills", action="store_true", help="keep the other figures")
     parser.add_argument("--output", type=Path, default=Path("results/prepare.json"))
     arguments = parser.parse_args()
+    if arguments.only_kills:
+        result: dict[str, Any] = json.loads(arguments.output.read_text(encoding="utf-8"))
+        with TemporaryDirectory(prefix="prepare-benchmark-") as name:
+            write_sounds(Path(name) / "sounds-10", 10 * arguments.clips, arguments.seed)
+            result["kills"] = kills(Path(name), arguments.kills, arguments.seed)
+        write(result, arguments.output)
+        return
     command = ["git", "rev-parse", "--short", "HEAD"]
     commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-    result: dict[str, Any] = {
+    result = {
         "command": f"python -m benchmarks.prepare --clips {arguments.clips} --kills"
         f" {arguments.kills} --rows {arguments.rows} --seed {arguments.seed}",
         "commit": commit,
@@ -178,9 +196,7 @@ def main() -> None:
         result["engines"] = engines(folder)
         result["kills"] = kills(folder, arguments.kills, arguments.seed)
     result["duplicates"] = duplicates(arguments.rows, arguments.seed)
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(result, indent=1))
+    write(result, arguments.output)
 
 
 if __name__ == "__main__":
