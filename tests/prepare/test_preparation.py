@@ -95,6 +95,10 @@ def test_a_second_run_makes_nothing_and_a_lost_shard_again(sounds: Path, tmp_pat
     (out / "corpus.json").unlink()
     assert prepare(sounds, out, CONFIG).made == 1
     assert hashes(out) == before
+    sidecar = shard.with_suffix(".json")
+    sidecar.write_bytes(sidecar.read_bytes().replace(b"rms_db", b"rms-db"))
+    assert prepare(sounds, out, CONFIG).made == 1
+    assert hashes(out) == before
 
 
 def test_a_changed_manifest_changes_the_shards_of_its_rows(sounds: Path, tmp_path: Path) -> None:

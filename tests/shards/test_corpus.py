@@ -220,9 +220,16 @@ def test_a_check_reads_every_byte(copy: Path, tmp_path: Path) -> None:
     open_corpus(copy)  # which does not read the shards
     (line,) = check_corpus(copy)
     assert line.startswith(f"{shards[1]}: is damaged")
+    flip(shards[1])
+    for sidecar in (shards[1].with_suffix(".json"), shards[1].with_suffix(".npy")):
+        flip(sidecar)
+        (line,) = check_corpus(copy)
+        assert line.startswith(f"{sidecar}: is damaged")
+        flip(sidecar)
     cut(shards[0])
     shards[2].unlink()
     flip(copy / "embeddings-encoder-1.safetensors")
+    flip(shards[1])
     lines = check_corpus(copy)
     assert [str(shard) in line for shard, line in zip(shards, lines[-3:], strict=True)] == [
         True

@@ -23,7 +23,7 @@ from singleout.shards import (
     write_corpus,
 )
 from singleout.shards.tars import scan_samples
-from singleout.shards.writing import read_npy
+from singleout.shards.writing import check_sidecars, read_npy
 from singleout.storage.locations import Location
 from tests.cli.commands import file_size_limit
 from tests.shards.corpora import descriptions, samples, write_shards
@@ -54,7 +54,7 @@ def test_a_sidecar_states_what_is_in_the_shard(tmp_path: Path) -> None:
     tar = (shards / f"{name}.tar").read()
     assert sidecar["size"] == len(tar)
     assert sidecar["report"] == [{"row": 0, "note": "first"}]
-    table = read_npy(shards / f"{name}.npy")
+    table = read_npy(shards / f"{name}.npy", sidecar["embeddings"])
     assert sum(row["crops"] for row in sidecar["rows"]) == len(table)
     scanned = list(scan_samples(shards / f"{name}.tar"))
     for sample, row, scan in zip(made, sidecar["rows"], scanned, strict=True):
@@ -105,6 +105,29 @@ def test_a_shard_without_its_tail_or_its_sidecar_is_not_finished(tmp_path: Path)
         assert not is_finished(shards, name)
         with pytest.raises(InputError, match=r"json: is .*prepare the corpus again"):
             read_sidecar(shards, name)
+
+
+def test_a_shard_with_damaged_sidecars_is_not_finished(tmp_path: Path) -> None:
+    (name,) = write_shards(Location(tmp_path), samples(descriptions(2), crops=2))
+    shards = Location(tmp_path) / "shards"
+    sidecar, table = (shards.path / f"{name}.{suffix}" for suffix in ("json", "npy"))
+    edited = sidecar.read_bytes().replace(b"sound number 1", b"sound number 7")
+    for path, wrong in [
+        (sidecar, edited),
+        (sidecar, edited.replace(b'"rows"', b'"none"')),
+        (sidecar, sidecar.read_bytes() + b" "),
+        (table, table.read_bytes()[:-1]),
+        (table, table.read_bytes()[:-1] + b"\x7f"),
+    ]:
+        content = path.read_bytes()
+        path.write_bytes(wrong)
+        assert not is_finished(shards, name)
+        with pytest.raises(InputError, match=f"{path.name}: is damaged"):
+            check_sidecars(shards, name)
+        path.write_bytes(content)
+        assert is_finished(shards, name)
+    table.unlink()
+    assert not is_finished(shards, name)
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:

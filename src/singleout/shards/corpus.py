@@ -210,7 +210,7 @@ def write_corpus(
         for name in track(names, "making the index"):
             sidecar = read_sidecar(shards, name)
             kept = []
-            for row in _with_embeddings(shards, name, sidecar["rows"], crops is not None):
+            for row in _with_embeddings(shards, name, sidecar, crops is not None):
                 revised = row if revise is None else revise(row)
                 if revised is not None:
                     kept.append(revised)
@@ -223,14 +223,14 @@ def write_corpus(
 
 
 def _with_embeddings(
-    shards: Location, name: str, rows: Sequence[Mapping[str, Any]], has_embeddings: bool
+    shards: Location, name: str, sidecar: Mapping[str, Any], has_embeddings: bool
 ) -> Iterator[dict[str, Any]]:
     """The rows of a sidecar as ``CorpusWriter.add`` takes them."""
-    table = read_npy(shards / f"{name}.npy") if has_embeddings and rows else None
-    if table is not None and sum(row["crops"] for row in rows) != len(table):
-        raise InputError(f"{shards / name}.npy: fits not its shard: prepare the corpus again")
+    table = None
+    if has_embeddings and sidecar["rows"]:
+        table = read_npy(shards / f"{name}.npy", sidecar["embeddings"])
     end = 0
-    for row in rows:
+    for row in sidecar["rows"]:
         offset, size = row["members"][row["audio"]]
         begin, end = end, end + row["crops"]
         yield {

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import posixpath
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,11 +30,13 @@ from singleout.shards.corpus import (
     file_facts,
 )
 from singleout.shards.index import map_index
-from singleout.shards.writing import FORMAT
+from singleout.shards.writing import FORMAT, check_sidecars
 from singleout.storage.locations import Location
 
 MAX_NAMED = 3
 """Most shards that a message names."""
+PREPARED = re.compile(r"shards/([^/]+)\.tar")
+"""Matches the names of shards that have sidecars."""
 CROP_SECONDS = ("segment_seconds", "hop_seconds")
 READ_BYTES = 1 << 24
 """Bytes that are read at once for a checksum."""
@@ -224,13 +227,13 @@ def open_corpus(place: str | Path) -> PreparedCorpus:
 
 
 def check_corpus(place: str | Path) -> list[str]:
-    """Read every byte of a corpus, and compare it with the checksums.
+    """Read every byte of a corpus but of its report, and compare it with the checksums.
 
     Args:
         place: folder of the corpus, or its address.
 
     Returns:
-        What is wrong, one line for each file; empty if nothing is.
+        What is wrong, one line for each file; empty if nothing is. The sidecars of shards count.
 
     Raises:
         InputError: there is no complete corpus.
@@ -247,10 +250,14 @@ def check_corpus(place: str | Path) -> list[str]:
     wrong = []
     for name, each in track(list(facts.items()), "checking"):
         file = Location(_place_of(folder, name))
-        try:
-            _check_content(file, each)
-        except InputError as error:
-            wrong.append(str(error))
+        checks: list[Callable[[], object]] = [partial(_check_content, file, each)]
+        if (match := PREPARED.fullmatch(name)) is not None:
+            checks.append(partial(check_sidecars, folder / "shards", match[1]))
+        for check in checks:
+            try:
+                check()
+            except InputError as error:
+                wrong.append(str(error))
     return wrong
 
 

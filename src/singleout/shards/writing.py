@@ -6,6 +6,7 @@ written before the shard appears. So a shard that exists has its sidecar.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from collections.abc import Mapping
@@ -152,16 +153,19 @@ class ShardWriter:
         with self._files:
             digest = self._tar.finish()
             self._file.close()
-            if self._embeddings:
-                rows = _npy(np.concatenate(self._embeddings))
-                (self._folder / f"{self._name}.npy").write(rows)
             content = {
                 "format": FORMAT,
                 "size": self._tar.size,
                 "sha256": digest,
+                "embeddings": None,
                 "rows": self._rows,
                 "report": self._report,
             }
+            if self._embeddings:
+                rows = _npy(np.concatenate(self._embeddings))
+                (self._folder / f"{self._name}.npy").write(rows)
+                content["embeddings"] = _sha256(rows)
+            content["checksum"] = _sha256(json_bytes(content))
             (self._folder / f"{self._name}.json").write(json_bytes(content))
             place = self._folder / f"{self._name}.tar"
             if not place.is_local:
@@ -169,7 +173,7 @@ class ShardWriter:
 
 
 def is_finished(folder: Location, name: str) -> bool:
-    """Whether a shard exists, as long as its sidecar says.
+    """Whether a shard exists, as long as its sidecar says, and its sidecars are undamaged.
 
     Args:
         folder: of the shards.
@@ -183,9 +187,30 @@ def is_finished(folder: Location, name: str) -> bool:
     if not (shard.exists() and sidecar.exists()):
         return False
     try:
-        return bool(read_sidecar(folder, name)["size"] == shard.size())
+        return bool(check_sidecars(folder, name)["size"] == shard.size())
     except InputError:  # damaged: the shard is made again
         return False
+
+
+def check_sidecars(folder: Location, name: str) -> dict[str, Any]:
+    """Check the sidecars of a shard by their checksums; what ``read_sidecar`` returns.
+
+    Args:
+        folder: of the shards.
+        name: of the shard, without suffix.
+
+    Raises:
+        InputError: a sidecar is missing or damaged.
+
+    Example:
+        >>> check_sidecars(Location("missing"), "0123")
+        Traceback (most recent call last):
+        singleout.errors.InputError: missing/0123.json: no such file
+    """
+    content = read_sidecar(folder, name)
+    if content["embeddings"] is not None:
+        read_npy(folder / f"{name}.npy", content["embeddings"])
+    return content
 
 
 def read_sidecar(folder: Location, name: str) -> dict[str, Any]:
@@ -196,13 +221,13 @@ def read_sidecar(folder: Location, name: str) -> dict[str, Any]:
         name: of the shard, without suffix.
 
     Returns:
-        ``size`` and ``sha256`` of the shard, its ``rows`` and the rows of its ``report``. A row
-        has the ``key`` of a sample, the suffix of its ``audio``, the ``members`` (offset and size
-        by suffix), ``sample_rate``, ``num_samples``, the number of embedded ``crops``, and the
-        ``description``.
+        ``size`` and ``sha256`` of the shard, the SHA-256 of its ``embeddings`` or None, its
+        ``rows`` and the rows of its ``report``. A row has the ``key`` of a sample, the suffix of
+        its ``audio``, the ``members`` (offset and size by suffix), ``sample_rate``,
+        ``num_samples``, the number of embedded ``crops``, and the ``description``.
 
     Raises:
-        InputError: the sidecar is missing, or it is none.
+        InputError: the sidecar is missing or damaged, or it is none.
 
     Example:
         >>> read_sidecar(Location("missing"), "0123")
@@ -210,8 +235,9 @@ def read_sidecar(folder: Location, name: str) -> dict[str, Any]:
         singleout.errors.InputError: missing/0123.json: no such file
     """
     place = folder / f"{name}.json"
+    encoded = place.read()
     try:
-        content = parse_json(place.read().decode())
+        content = parse_json(encoded.decode())
     except (DocumentError, UnicodeDecodeError) as error:
         raise InputError(f"{place}: is damaged: {error}: prepare the corpus again") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
@@ -219,6 +245,11 @@ def read_sidecar(folder: Location, name: str) -> dict[str, Any]:
             f"{place}: is not the sidecar of a shard, or of another version: prepare the corpus "
             "again"
         )
+    checksum = content.pop("checksum", None)
+    if json_bytes({**content, "checksum": checksum}) != encoded or checksum != _sha256(
+        json_bytes(content)
+    ):
+        raise InputError(f"{place}: is damaged: its checksum is wrong: prepare the corpus again")
     return content
 
 
@@ -240,25 +271,27 @@ def _npy(array: NDArray[Any]) -> bytes:
     return file.getvalue()
 
 
-def read_npy(place: Location) -> NDArray[np.float16]:
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def read_npy(place: Location, sha256: str) -> NDArray[np.float16]:
     """The embeddings of all crops of a shard, float16 [crops, dim].
+
+    Args:
+        place: of the file.
+        sha256: of its content, as the sidecar has it.
 
     Raises:
         InputError: the file is missing or damaged.
 
     Example:
-        >>> read_npy(Location("missing.npy"))
+        >>> read_npy(Location("missing.npy"), "0" * 64)
         Traceback (most recent call last):
         singleout.errors.InputError: missing.npy: no such file
     """
-    try:
-        array: NDArray[np.float16] = np.lib.format.read_array(
-            io.BytesIO(place.read()), allow_pickle=False
-        )
-    except (ValueError, EOFError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{place}: is damaged: prepare the corpus again") from None
-    if array.ndim != 2 or array.dtype != np.float16:
-        raise InputError(f"{place}: holds no embeddings: prepare the corpus again")
+    content = place.read()
+    if _sha256(content) != sha256:
+        raise InputError(f"{place}: is damaged: its checksum is wrong: prepare the corpus again")
+    array: NDArray[np.float16] = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
     return array
