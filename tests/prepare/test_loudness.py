@@ -7,6 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from singleout.prepare.loudness import Loudness
+from singleout.prepare.settings import MIN_RATE
 
 
 def sine(db: float, seconds: float, rate: int = 48_000) -> NDArray[np.float64]:
@@ -44,6 +45,10 @@ def test_silence_is_gated() -> None:
 @pytest.mark.parametrize("rate", [8_000, 22_050, 32_000, 44_100, 96_000])
 def test_the_rate_changes_little(rate: int) -> None:
     assert lufs(sine(-20, 5, rate), rate) == pytest.approx(-23.0, abs=0.1)
+
+
+def test_the_lowest_rate_has_a_loudness() -> None:
+    assert lufs(sine(-20, 5, MIN_RATE), MIN_RATE) == pytest.approx(-23.0, abs=0.2)
 
 
 def test_blocks_do_not_matter() -> None:

@@ -12,6 +12,7 @@ import soundfile
 
 from singleout.errors import AudioError, OutputError
 from singleout.prepare import PrepareConfig
+from singleout.prepare.settings import MIN_RATE
 from singleout.prepare.sounds import read_sound
 from tests.cli.commands import file_size_limit
 from tests.prepare.corpora import RATE, sound
@@ -92,6 +93,41 @@ def test_more_channels_than_a_flac_has_are_refused(tmp_path: Path) -> None:
     with pytest.raises(AudioError, match="has 9 channels"):
         read_sound(path, config)
     assert read_sound(path, CONFIG).samples.shape[1] == 1
+
+
+def test_samples_that_float32_does_not_have_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "loud.wav"
+    soundfile.write(path, sound(0).astype(np.float64) * 1e300, RATE, subtype="DOUBLE")
+    with pytest.raises(AudioError, match="has samples above 3e38"):
+        read_sound(path, CONFIG)
+
+
+def test_a_wav_of_more_than_4_gb_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "long.wav"
+    soundfile.write(path, sound(0), RATE)
+    monkeypatch.setattr("singleout.prepare.sounds.MAX_WAV_BYTES", 10_000)
+    with pytest.raises(AudioError, match="is too long for a WAV: choose the format flac"):
+        read_sound(path, CONFIG.model_copy(update={"format": "wav"}))
+    assert len(read_sound(path, CONFIG).samples) == len(sound(0))
+
+
+@pytest.mark.parametrize("rate", [MIN_RATE, 65_535, 65_540, 384_000])
+def test_every_rate_of_a_flac_is_written(rate: int, tmp_path: Path) -> None:
+    path = tmp_path / "rain.wav"
+    soundfile.write(path, sound(0, rate=16_000), 16_000)
+    made = read_sound(path, PrepareConfig(sample_rate=rate))
+    file = soundfile.info(io.BytesIO(made.encoded("flac", rate)))
+    assert (file.samplerate, file.frames) == (rate, len(made.samples))
+
+
+def test_rates_that_a_flac_does_not_have_are_refused() -> None:
+    with pytest.raises(ValueError, match="a FLAC cannot have 96,001 Hz: give a multiple of 10"):
+        PrepareConfig(sample_rate=96_001)
+    assert PrepareConfig(sample_rate=96_001, format="wav").sample_rate == 96_001
+    with pytest.raises(ValueError, match="greater than or equal to 4000"):
+        PrepareConfig(sample_rate=MIN_RATE - 1)
 
 
 def test_a_full_disk_for_temporary_files_is_named(tmp_path: Path) -> None:

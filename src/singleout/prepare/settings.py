@@ -10,6 +10,10 @@ from singleout.config import StrictConfig
 
 Duplicates = Literal["group", "drop", "keep"]
 """What becomes of two sounds that are one recording."""
+MIN_RATE = 4_000
+"""Hz. The loudness filter of BS.1770 has a corner at 1,682 Hz, which must be below half the rate."""
+MAX_ODD_RATE = 65_535
+"""Hz. A FLAC that can be streamed states a higher rate in units of 10 Hz."""
 Cosine = Annotated[float, Field(ge=-1, le=1)]
 
 
@@ -17,7 +21,8 @@ class PrepareConfig(StrictConfig):
     """How sounds become a prepared corpus.
 
     Args:
-        sample_rate: of the sounds in the shards, Hz.
+        sample_rate: of the sounds in the shards, Hz. FLAC has no rates above 65,535 Hz that are not
+            multiples of 10 Hz.
         format: of the sounds in the shards; both have 16 bits.
         channels: ``mono`` keeps the mean of all channels, as training reads it; ``all`` keeps all.
         shard_clips: number of rows of the manifest in a shard.
@@ -38,7 +43,7 @@ class PrepareConfig(StrictConfig):
         32000
     """
 
-    sample_rate: Annotated[int, Field(ge=1_000, le=384_000)] = 32_000
+    sample_rate: Annotated[int, Field(ge=MIN_RATE, le=384_000)] = 32_000
     format: Literal["flac", "wav"] = "flac"
     channels: Literal["mono", "all"] = "mono"
     shard_clips: Annotated[int, Field(ge=1, le=100_000)] = 1_000
@@ -54,6 +59,10 @@ class PrepareConfig(StrictConfig):
         limits = (self.min_purity, self.min_caption_similarity)
         if self.embed is None and any(limit is not None for limit in limits):
             raise ValueError("a filter by similarity needs an encoder: give embed")
+        if self.format == "flac" and self.sample_rate > MAX_ODD_RATE and self.sample_rate % 10:
+            raise ValueError(
+                f"a FLAC cannot have {self.sample_rate:,} Hz: give a multiple of 10 Hz, or wav"
+            )
         if self.crop_hop_seconds > self.crop_seconds:
             raise ValueError("crop_hop_seconds is at most crop_seconds")
         return self

@@ -34,6 +34,8 @@ CLIPPED_PEAK, CLIPPED_RUN = 0.985, 3
 SILENT_DB, WINDOW_SECONDS = -60.0, 0.05
 """A window of this length is silent if its RMS is below this level."""
 MAX_FLAC_CHANNELS = 8
+MAX_WAV_BYTES = (1 << 32) - 1_000
+"""Bytes of samples in a WAV, whose header has 32 bits for its size."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ def read_sound(path: Path, config: PrepareConfig) -> Sound:
 
     Raises:
         AudioError: the recording cannot be read, has more channels than a FLAC, or is too long for
-            the memory of this machine; or it is silent: BS.1770 gives it no loudness.
+            a WAV or the memory of this machine; or it is silent: BS.1770 gives it no loudness.
         OutputError: the folder for temporary files is full.
 
     Example:
@@ -107,6 +109,8 @@ def read_sound(path: Path, config: PrepareConfig) -> Sound:
             samples, gain = _quantised(spool, source.channels, source.peak)
         except MemoryError:
             raise AudioError(f"{path}: is too long for this machine's memory") from None
+    if config.format == "wav" and samples.nbytes > MAX_WAV_BYTES:
+        raise AudioError(f"{path}: is too long for a WAV: choose the format flac")
     decode_seconds = time.process_time() - started
     statistics = _measured(samples, config.sample_rate)
     if statistics["loudness_lufs"] is None:
@@ -157,7 +161,10 @@ class _Source:
             self.digest.update(f"{self.sample_rate} {self.source_channels} ".encode())
             stream = ResampleStream(self.sample_rate, config.sample_rate, self.channels)
             for block in reader.blocks():
-                block = block.astype(np.float32, copy=False)
+                with np.errstate(over="ignore"):
+                    block = block.astype(np.float32, copy=False)
+                if not np.isfinite(block).all():
+                    raise AudioError(f"{path}: has samples above 3e38, which no sound has")
                 self.num_samples += block.shape[1]
                 self.digest.update(np.ascontiguousarray(block.T).reshape(-1).data)
                 self.clipped.push(block)
