@@ -17,7 +17,7 @@ from singleout.data.clips import Clip, Clips
 from singleout.data.embeddings import EmbeddingTable
 from singleout.errors import InputError, ManifestError, ModelError
 from singleout.shards import Crops, check_corpus, open_corpus, write_corpus
-from singleout.shards.arrays import map_arrays
+from singleout.shards.arrays import Blocks, map_arrays, write_arrays
 from singleout.shards.corpus import file_facts
 from singleout.storage.locations import Location
 from singleout.storage.tensors import read_safetensors
@@ -251,13 +251,32 @@ def test_a_damaged_index_is_refused(damage: Callable[[Path], None], name: str, c
     "content",
     [
         b"", b"{", b"[]", b"{}", b'{"format": 2}', b"\xff", b'{"format": 1, "index": {}}',
-        b'{"format": 1, "index": {"size": 1, "sha256": ""}, "embeddings": 3, "shards": []}',
+        b'{"format": 1, "index": {"size": 1, "sha256": "%s"}, "embeddings": 3, "shards": []}'
+        % (b"0" * 64),
     ],
 )  # fmt: skip
 def test_a_damaged_description_is_refused(content: bytes, copy: Path) -> None:
     (copy / "corpus.json").write_bytes(content)
     with pytest.raises(InputError, match=r"corpus\.json: is damaged: .*copy the corpus again"):
         open_corpus(copy)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("sha256", "../../model"), ("sha256", None), ("size", -1), ("size", 1 << 63)]
+)
+def test_a_description_names_no_other_file_of_the_cache(
+    key: str, value: object, tmp_path: Path
+) -> None:
+    """A checksum is the name of a file in the cache folder, which is removed if it is wrong."""
+    victim = tmp_path / "model.safetensors"
+    victim.touch()
+    store = prepare(Location(f"memory://{tmp_path.name}/hostile"))
+    content = json.loads((store / "corpus.json").read())
+    content["index"][key] = value
+    (store / "corpus.json").write(json.dumps(content).encode())
+    with pytest.raises(InputError, match=r"corpus\.json: is damaged: a file has no"):
+        open_corpus(str(store))
+    assert victim.exists()
 
 
 def test_an_unfinished_corpus_is_named(copy: Path) -> None:
@@ -272,6 +291,7 @@ def test_an_unfinished_corpus_is_named(copy: Path) -> None:
         ("seconds", 0.0), ("seconds", float("nan")), ("offset", 1 << 62), ("offset", -1),
         ("size", 1 << 62), ("shard", -1), ("shard", 99), ("label", -2), ("caption_first", 99),
         ("path.offsets", -1), ("sample_rate", 0), ("num_samples", 0), ("split", 7),
+        ("seconds", 1e9), ("caption_first", 0),
     ],
 )  # fmt: skip
 def test_impossible_columns_are_refused(column: str, value: float, copy: Path) -> None:
@@ -288,6 +308,26 @@ def test_impossible_columns_are_refused(column: str, value: float, copy: Path) -
     with pytest.raises(InputError, match=r"index\.safetensors: is damaged") as caught:
         open_corpus(copy)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "array"),
+    [
+        ("seconds", np.float64(1)),
+        ("path.encoded", np.zeros(3)),
+        ("label_name.encoded", np.zeros((1, 0), np.uint8)),
+        ("caption.offsets", np.int64(0)),
+    ],
+)
+def test_columns_of_other_shapes_are_refused(name: str, array: Any, copy: Path) -> None:
+    path = copy / "index.safetensors"
+    columns = {**map_arrays(path), name: np.asarray(array)}
+    write_arrays(path, {name: Blocks.of(column) for name, column in columns.items()}, {})
+    content = json.loads((copy / "corpus.json").read_text())
+    content["index"] = file_facts(path)
+    (copy / "corpus.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"index\.safetensors: is damaged"):
+        open_corpus(copy)
 
 
 def test_a_remote_index_is_fetched_once_and_checked(

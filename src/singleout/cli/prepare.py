@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from singleout.cli.messages import printable
 from singleout.cli.options import AsJson
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ def _check(corpus: str, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps({"wrong": wrong}))
     for line in [] if as_json else wrong:
-        typer.echo(line)
+        typer.echo(printable(line))
     if wrong:
         typer.echo(
             f"error: {corpus}: wrong files: {len(wrong):,}: remove them and prepare the corpus "

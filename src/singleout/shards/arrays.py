@@ -115,7 +115,7 @@ def map_arrays(path: Path) -> dict[str, NDArray[Any]]:
         return {name: _mapped(path, 8 + length, size, entry) for name, entry in header.items()}
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-    except (DocumentError, ValueError, TypeError, LookupError) as error:
+    except (DocumentError, ValueError, TypeError, LookupError, OverflowError) as error:
         raise InputError(f"{path}: is damaged: {error}: copy or make it again") from None
 
 

@@ -18,7 +18,8 @@ from singleout.data.columns import (
     VALUE_COLUMNS,
     Texts,
 )
-from singleout.errors import InputError
+from singleout.data.manifest_rows import MAX_SECONDS
+from singleout.errors import InputError, shortened
 from singleout.shards.arrays import Blocks, blocks_of, map_arrays, write_arrays
 
 
@@ -184,13 +185,15 @@ def _names(columns: Mapping[str, NDArray[Any]], name: str) -> Texts:
 
 def _check(columns: Mapping[str, NDArray[Any]]) -> None:
     """Refuse columns of other lengths or types, or with numbers of nothing."""
-    count = len(columns["seconds"])
+    count = columns["seconds"].size
     for name, dtype in VALUE_COLUMNS.items():
         if columns[name].shape != (count,) or columns[name].dtype != dtype:
             raise ValueError(f"the column {name} is {columns[name].dtype} {columns[name].shape}")
-    offsets = [(f"{name}.offsets", f"{name}.encoded") for name in TEXT_COLUMNS]
-    for name, content in offsets:
-        _check_offsets(name, columns[name], len(columns[content]))
+    for name in TEXT_COLUMNS:
+        encoded = columns[f"{name}.encoded"]
+        if encoded.ndim != 1 or encoded.dtype != np.uint8:
+            raise ValueError(f"the column {name}.encoded is {encoded.dtype} {encoded.shape}")
+        _check_offsets(f"{name}.offsets", columns[f"{name}.offsets"], len(encoded))
     _check_offsets("caption_first", columns["caption_first"], len(columns["caption.offsets"]) - 1)
     for name in ("path.offsets", "caption_first"):
         if len(columns[name]) != count + 1:
@@ -200,8 +203,10 @@ def _check(columns: Mapping[str, NDArray[Any]]) -> None:
         numbers = columns[name]
         if count and not (numbers.min() >= -1 and numbers.max() < most):
             raise ValueError(f"the column {name} has numbers of no name")
-    if not ((columns["seconds"] > 0) & np.isfinite(columns["seconds"])).all():
-        raise ValueError("a length is not above 0")
+    if not ((columns["seconds"] > 0) & (columns["seconds"] <= MAX_SECONDS)).all():
+        raise ValueError(f"a length is not above 0, or above {MAX_SECONDS:,} s")
+    if (columns["has_caption"] & (np.diff(columns["caption_first"]) == 0)).any():
+        raise ValueError("a clip lacks its caption")
 
 
 def _check_offsets(name: str, offsets: NDArray[Any], end: int) -> None:
@@ -212,7 +217,10 @@ def _check_offsets(name: str, offsets: NDArray[Any], end: int) -> None:
 
 def _check_places(columns: Mapping[str, NDArray[Any]], sizes: Mapping[str, int]) -> None:
     """Refuse members that are not inside their shards."""
-    limits = np.array([sizes[name] for name in _names(columns, "shard")], np.int64)
+    names = _names(columns, "shard")
+    if unknown := [name for name in names if name not in sizes]:
+        raise ValueError(f"the shard {shortened(unknown[0])} is not in the description")
+    limits = np.array([sizes[name] for name in names], np.int64)
     if any((columns[name] <= 0).any() for name in PLACE_COLUMNS) or (columns["shard"] < 0).any():
         raise ValueError("a clip has no place in a shard")
     if len(limits) and (columns["size"] > limits[columns["shard"]] - columns["offset"]).any():

@@ -37,6 +37,7 @@ MAX_NAMED = 3
 """Most shards that a message names."""
 PREPARED = re.compile(r"shards/([^/]+)\.tar")
 """Matches the names of shards that have sidecars."""
+SHA256 = re.compile("[0-9a-f]{64}")
 CROP_SECONDS = ("segment_seconds", "hop_seconds")
 READ_BYTES = 1 << 24
 """Bytes that are read at once for a checksum."""
@@ -273,10 +274,10 @@ def _description(folder: Location) -> dict[str, Any]:
         content = parse_json(place.read().decode())
         if content["format"] != FORMAT:
             raise ValueError(f"it is of version {shortened(content['format'])}, not {FORMAT}")
-        for facts in (content["index"], *content["embeddings"], *content["shards"]):
-            if type(facts["size"]) is not int or not isinstance(facts["sha256"], str | None):
-                raise ValueError("a file has no size")
+        for facts in (content["index"], *content["embeddings"]):
+            _check_facts(facts)
         for facts in content["shards"]:
+            _check_facts(facts, needs_checksum=False)  # other people's shards have none
             check_shard_name(facts["name"])
         for facts in content["embeddings"]:
             if not all(isinstance(facts[key], int | float) for key in CROP_SECONDS):
@@ -288,6 +289,17 @@ def _description(folder: Location) -> dict[str, Any]:
     except (DocumentError, ValueError, TypeError, LookupError) as error:
         raise InputError(f"{place}: is damaged: {one_line(error)}: {AGAIN}") from None
     return dict(content)
+
+
+def _check_facts(facts: Mapping[str, Any], needs_checksum: bool = True) -> None:
+    """Refuse what is no size and no checksum. A checksum becomes a name in the cache folder."""
+    size, sha256 = facts["size"], facts["sha256"]
+    if type(size) is not int or not 0 <= size < 1 << 63:
+        raise ValueError("a file has no size")
+    if sha256 is None and not needs_checksum:
+        return
+    if not isinstance(sha256, str) or SHA256.fullmatch(sha256) is None:
+        raise ValueError("a file has no checksum")
 
 
 def _place_of(folder: Location, name: str) -> str:
