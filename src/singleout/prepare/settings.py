@@ -11,7 +11,7 @@ from singleout.config import StrictConfig
 Duplicates = Literal["group", "drop", "keep"]
 """What becomes of two sounds that are one recording."""
 MIN_RATE = 4_000
-"""Hz. The loudness filter of BS.1770 has a corner at 1,682 Hz, which must be below half the rate."""
+"""Hz. The loudness filter of BS.1770 has a corner at 1,682 Hz, below half of any rate."""
 MAX_ODD_RATE = 65_535
 """Hz. A FLAC that can be streamed states a higher rate in units of 10 Hz."""
 Cosine = Annotated[float, Field(ge=-1, le=1)]
