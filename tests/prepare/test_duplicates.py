@@ -108,6 +108,15 @@ def test_later_versions_are_dropped_or_kept() -> None:
     assert revised(revision_of(rows, "keep"), rows) == {1: None, 2: None, 3: None}
 
 
+def test_kept_lines_of_one_file_are_of_one_group() -> None:
+    """Otherwise a sound would be mixed with itself, and trained on where it is scored."""
+    rows = [row(1, RANDOM[0]), row(2, RANDOM[0]), row(3, RANDOM[0]), row(4, RANDOM[1], group="a")]
+    rows[1]["description"]["file"] = rows[0]["description"]["file"]
+    revision = revision_of(rows, "keep")
+    assert revised(revision, rows) == {1: "1.wav", 2: "1.wav", 3: None, 4: "a"}
+    assert not revision.notes
+
+
 @pytest.mark.parametrize("treatment", ["group", "drop"])
 def test_what_is_scored_is_not_trained_on(treatment: Any) -> None:
     rows = [row(1, RANDOM[0]), row(2, near(RANDOM[0], 5), split="test"), row(3, RANDOM[0])]

@@ -263,6 +263,19 @@ def test_descriptions_keep_what_the_manifest_knows(sounds: Path, tmp_path: Path)
     assert (clip.caption, clip.captions) == (None, ("rain",))
 
 
+def test_a_file_of_two_splits_is_refused_as_in_a_manifest(sounds: Path, tmp_path: Path) -> None:
+    rows = [{"path": "001.wav"}, {"path": "001.wav", "split": "test"}, {"path": "2.wav"}]
+    config = CONFIG.model_copy(update={"duplicates": "keep"})
+    manifest = write_manifest(sounds / "m.jsonl", rows)
+    prepare(manifest, tmp_path / "out", config)
+    with pytest.raises(ManifestError, match=r"000000001\.flac \(train\) and 000000002\.flac"):
+        open_corpus(tmp_path / "out").check_splits()
+    write_manifest(manifest, [{"path": "001.wav", "split": ""}])
+    prepare(manifest, tmp_path / "out", config)
+    assert len(open_corpus(tmp_path / "out").split("train")) == 0
+    assert open_corpus(tmp_path / "out").clips[0].split == ""
+
+
 COMMAND = "import sys; from singleout.cli import main; main()"
 
 

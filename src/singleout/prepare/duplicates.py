@@ -110,11 +110,12 @@ def revision_of(rows: Iterable[Mapping[str, Any]], treatment: Duplicates) -> Rev
         >>> revision_of(rows, "group").notes[1]["outcome"]
         'left out'
     """
-    revision = Revision()
-    if treatment == "keep":
-        return revision
-    facts = _facts_of(rows)
+    revision, facts = Revision(), _facts_of(rows)
     recordings, groups = _Sets(), _Sets()
+    if treatment == "keep":  # lines of one file are of one group, as in a manifest
+        numbers, counts = np.unique(facts.group, return_counts=True)
+        revision.groups |= {number: number for number in numbers[counts > 1].tolist()}
+        return revision
     for one, other in [*_equal(facts), *_similar(facts)]:
         recordings.join(one, other)
     for members in recordings.sets():
@@ -160,7 +161,7 @@ def _facts_of(rows: Iterable[Mapping[str, Any]]) -> _Facts:
         seconds.append(description["seconds"])
         digests += bytes.fromhex(statistics["digest"])
         bits += bytes.fromhex(statistics["fingerprint"] or "00" * (NUM_BITS // 8))
-        is_trained = (description.get("split") or "train") == "train"
+        is_trained = description.get("split") in (None, "train")
         flags += bytes([2 * is_trained + (statistics["fingerprint"] is not None)])
     states = np.frombuffer(flags, np.uint8)
     return _Facts(

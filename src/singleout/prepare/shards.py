@@ -253,7 +253,8 @@ class _Input:
         for key, value in self.row.items():
             if key == "alternatives" and value:
                 value = [text for text in value if text and not text.isspace()]
-            is_blank = value in ("", None, []) or str(value).isspace()
+            # A blank split is a split of its own, as in a manifest.
+            is_blank = value is None or key != "split" and not (value and str(value).strip())
             if key not in ("path", "seconds") and not is_blank and _is_json(value):
                 description[key] = value
         return description | {"file": self.row["path"]}

@@ -255,7 +255,7 @@ def _add_clip(builder: ColumnsBuilder, shard: str, row: Mapping[str, Any]) -> No
         label=description.get("class") or None,
         has_class=bool(description.get("class")),
         group=description.get("group") or None,
-        split=description.get("split") or "train",
+        split="train" if description.get("split") is None else description["split"],
         shard=shard,
         place=(row["offset"], row["size"], row["sample_rate"], row["num_samples"]),
     )
