@@ -3,6 +3,7 @@
 SingleoutError
 ├── InputError            something that the user gave cannot be used
 │   ├── AudioError        a recording: missing, unreadable, empty, not finite, bad rate
+│   │   └── ShardError    a shard: missing, without its tail, or its store does not answer
 │   ├── QueryError        a query: empty, too long, or of a kind the model cannot answer
 │   ├── ConfigError       a configuration: unknown key, value out of range
 │   ├── ManifestError     a manifest: bad line, missing file
@@ -68,6 +69,10 @@ class InputError(SingleoutError, ValueError):
 
 class AudioError(InputError):
     """A recording is missing, unreadable, empty, not finite or of an impossible rate."""
+
+
+class ShardError(AudioError):
+    """A shard is missing or lost its tail, or its store does not answer."""
 
 
 class QueryError(InputError):

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from singleout.data.clips import Clip, Member
 from singleout.data.members import BUFFER_BYTES, member_file, open_pcm, open_shard, pcm_head
 from singleout.data.sound_files import open_clip
-from singleout.errors import AudioError
+from singleout.errors import AudioError, ShardError
 from singleout.storage.locations import Location
 
 RATE = 8_000
@@ -135,23 +135,47 @@ def test_what_is_no_sound_is_one_line(tmp_path: Path) -> None:
 def test_a_replaced_shard_is_opened_again(tmp_path: Path) -> None:
     first = stored(tmp_path, b"first", RATE, 9)
     assert first.member is not None
-    assert member_file(first.member).read() == b"first"
+    with member_file(first.member) as file:
+        assert file.read() == b"first"
     stored(tmp_path, b"other", RATE, 9)
-    assert member_file(first.member).read() == b"other"
+    with member_file(first.member) as file:
+        assert file.read() == b"other"
 
 
 def test_large_members_are_read_in_parts(tmp_path: Path) -> None:
     content = os.urandom(3 * BUFFER_BYTES + 5)
     clip = stored(tmp_path, content, RATE, 9)
     assert clip.member is not None
-    file = member_file(clip.member)
-    for start in (0, 5, BUFFER_BYTES - 3, len(content) - 7):
-        file.seek(start)
-        assert file.tell() == start
-        assert file.read(100) == content[start : start + 100]
-    assert file.seek(-4, os.SEEK_END) == len(content) - 4
-    assert file.read() == content[-4:]
-    assert file.read() == b""
+    with member_file(clip.member) as file:
+        for start in (0, 5, BUFFER_BYTES - 3, len(content) - 7):
+            file.seek(start)
+            assert file.tell() == start
+            assert file.read(100) == content[start : start + 100]
+        assert file.seek(-4, os.SEEK_END) == len(content) - 4
+        assert file.read() == content[-4:]
+        assert file.read() == b""
+
+
+def test_a_large_member_that_ends_too_early_is_named(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """libsndfile reads by calls from C, in which an exception is printed and lost."""
+    audio = np.random.default_rng(0).uniform(-1, 1, 1_500_000)
+    content = file_of(audio, "FLAC", "PCM_16")
+    assert len(content) > 2 * BUFFER_BYTES
+    clip = stored(tmp_path, content, RATE, len(audio))
+    assert clip.member is not None
+    os.truncate(clip.member.shard, PAD + len(content) // 2)
+    with open_clip(clip) as sound:
+        assert len(sound.read(100, "float32", always_2d=True)) == 100
+    with (  # it ends within the crop
+        pytest.raises(ShardError, match=r"0\.tar: lost its tail"),
+        open_clip(clip) as sound,
+    ):
+        sound.read(len(audio), "float32", always_2d=True)
+    with pytest.raises(ShardError, match=r"0\.tar: lost its tail"), open_clip(clip) as sound:
+        sound.seek(len(audio) - 100)  # before the crop
+    assert capfd.readouterr().err == ""
 
 
 def num_open() -> int:

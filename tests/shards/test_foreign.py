@@ -156,6 +156,27 @@ def test_shards_of_an_address_are_indexed_and_read(tmp_path: Path) -> None:
         open_corpus(tmp_path / "corpus")
 
 
+def test_a_store_that_fails_once_leaves_no_sound_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Location(f"memory://{tmp_path.name}/0.tar")
+    store.put(write_tar(tmp_path / "0.tar", {"7.wav": SOUND, "8.wav": SOUND}))
+    reads = iter([None, ConnectionError("the network is down")])
+    remote = type(store._remote[0])
+    cat_file = remote.cat_file
+
+    def fail_once(self: Any, *arguments: Any, **options: Any) -> Any:
+        if (error := next(reads, None)) is not None:
+            raise error
+        return cat_file(self, *arguments, **options)
+
+    monkeypatch.setattr(remote, "cat_file", fail_once)
+    with pytest.raises(InputError, match=r"0\.tar: the network is down"):
+        index_shards([str(store)], Location(tmp_path / "corpus"))
+    assert not (tmp_path / "corpus").exists()
+    assert index_shards([str(store)], Location(tmp_path / "corpus")) == 2
+
+
 def test_shards_without_sounds_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match=r"no shard has a sound: a sound is a file such as"):
         indexed(tmp_path, {"7.txt": b"noise"})

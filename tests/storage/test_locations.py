@@ -175,6 +175,22 @@ def test_addresses_are_kept_whole(place: str | Path, shown: str) -> None:
     assert str(Location(place) / "x.tar") == f"{shown}/x.tar"
 
 
+def test_a_store_that_does_not_answer_lacks_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """fsspec's own ``exists`` says that there is no file then."""
+    place = Location("memory://store-that-fails/x")
+    assert not place.exists()
+    place.write(b"")
+    assert place.exists()
+    assert Location("memory://store-that-fails").exists()
+
+    def fail(*arguments: object, **options: object) -> None:
+        raise ConnectionError("the network is down")
+
+    monkeypatch.setattr(type(place._remote[0]), "info", fail)
+    with pytest.raises(InputError, match="memory://store-that-fails/x: the network is down"):
+        place.exists()
+
+
 def test_a_protocol_that_nobody_knows_is_refused() -> None:
     with pytest.raises(InputError, match=r"nonsense://x: .*nonsense"):
         Location("nonsense://x").read()

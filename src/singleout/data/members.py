@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from singleout.data.clips import Member
-from singleout.errors import AudioError, InputError
+from singleout.errors import InputError, ShardError
 from singleout.storage.locations import Location
 
 MAX_OPEN = 64
@@ -42,12 +42,12 @@ class Shard:
         is_local: whether the place is a path.
 
     Raises:
-        AudioError: the shard cannot be opened.
+        ShardError: the shard cannot be opened.
 
     Example:
         >>> Shard("missing.tar")
         Traceback (most recent call last):
-        singleout.errors.AudioError: missing.tar: cannot be read: No such file or directory
+        singleout.errors.ShardError: missing.tar: cannot be read: No such file or directory
     """
 
     def __init__(self, place: str) -> None:
@@ -55,7 +55,7 @@ class Shard:
         self.is_local = self._location.is_local
         self._descriptor: int | None = None
         if self.is_local and hasattr(os, "pread"):
-            with _audio_errors(place):
+            with _shard_errors(place):
                 self._descriptor = os.open(self._location.path, os.O_RDONLY)
 
     def __del__(self) -> None:
@@ -66,9 +66,9 @@ class Shard:
         """The bytes from ``start`` to ``stop``.
 
         Raises:
-            AudioError: the shard cannot be read, or ends before ``stop``.
+            ShardError: the shard cannot be read, or ends before ``stop``.
         """
-        with _audio_errors(self._location):
+        with _shard_errors(self._location):
             if self._descriptor is None:
                 content = self._location.read(start, stop)
             else:
@@ -80,7 +80,7 @@ class Shard:
                 ):
                     content += more  # the system reads 2 GB at once at most
         if len(content) < stop - start:
-            raise AudioError(
+            raise ShardError(
                 f"{self._location}: lost its tail: byte {start + len(content):,} is missing: copy "
                 "the shard again, or prepare the corpus again"
             )
@@ -88,13 +88,13 @@ class Shard:
 
 
 @contextmanager
-def _audio_errors(place: object) -> Iterator[None]:
+def _shard_errors(place: object) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        raise AudioError(str(error)) from None
+        raise ShardError(str(error)) from None
     except OSError as error:
-        raise AudioError(f"{place}: cannot be read: {error.strerror or error}") from None
+        raise ShardError(f"{place}: cannot be read: {error.strerror or error}") from None
 
 
 def shard_state(place: str) -> str:
@@ -104,14 +104,14 @@ def shard_state(place: str) -> str:
         place: path or address.
 
     Raises:
-        AudioError: there is no such shard, or its store cannot be reached.
+        ShardError: there is no such shard, or its store cannot be reached.
 
     Example:
         >>> shard_state("missing.tar")
         Traceback (most recent call last):
-        singleout.errors.AudioError: missing.tar: no such file
+        singleout.errors.ShardError: missing.tar: no such file
     """
-    with _audio_errors(place):
+    with _shard_errors(place):
         return Location(place).state()
 
 
@@ -135,7 +135,7 @@ def open_shard(place: str) -> Shard:
         place: path or address.
 
     Raises:
-        AudioError: the shard cannot be opened.
+        ShardError: the shard cannot be opened.
 
     Example:
         >>> open_shard(__file__) is open_shard(__file__)
@@ -144,7 +144,7 @@ def open_shard(place: str) -> Shard:
     path = _local_path(place)
     if path is None:
         return _opened(place, ())
-    with _audio_errors(place):
+    with _shard_errors(place):
         status = path.stat()
     return _opened(place, (status.st_dev, status.st_ino, status.st_mtime_ns))
 
@@ -153,7 +153,7 @@ def read_member(member: Member) -> bytes:
     """The content of a member.
 
     Raises:
-        AudioError: the shard cannot be read, or lost its tail.
+        ShardError: the shard cannot be read, or lost its tail.
 
     Example:
         >>> read_member(Member(__file__, 3, 7, 0, 0))
@@ -163,11 +163,15 @@ def read_member(member: Member) -> bytes:
 
 
 class _MemberBytes(io.RawIOBase):
-    """The bytes of a member as a file."""
+    """The bytes of a member as a file. It ends where a read fails, and keeps the failure.
+
+    libsndfile reads by calls from C, which would print an exception and go on.
+    """
 
     def __init__(self, member: Member) -> None:
         self._shard, self._offset, self._size = open_shard(member.shard), member.offset, member.size
         self._position = 0
+        self.failure: ShardError | None = None
 
     def readable(self) -> bool:
         return True
@@ -187,25 +191,38 @@ class _MemberBytes(io.RawIOBase):
         stop = min(self._position + len(buffer), self._size)
         if stop <= self._position:
             return 0
-        content = self._shard.read(self._offset + self._position, self._offset + stop)
+        try:
+            content = self._shard.read(self._offset + self._position, self._offset + stop)
+        except ShardError as error:
+            self.failure = self.failure or error
+            return 0
         buffer[: len(content)] = content
         self._position += len(content)
         return len(content)
 
 
-def member_file(member: Member) -> BinaryIO:
+@contextmanager
+def member_file(member: Member) -> Iterator[BinaryIO]:
     """A member as a file that can seek. A small one is read at once, a large one in parts.
 
     Raises:
-        AudioError: the shard cannot be read, or lost its tail. Later reads raise it, too.
+        ShardError: the shard cannot be read, or lost its tail; at the end of the ``with`` block,
+            if a later read failed.
 
     Example:
-        >>> member_file(Member(__file__, 3, 7, 0, 0)).read()
+        >>> with member_file(Member(__file__, 3, 7, 0, 0)) as file:
+        ...     file.read()
         b'Members'
     """
     if member.size <= BUFFER_BYTES:
-        return io.BytesIO(read_member(member))
-    return cast(BinaryIO, io.BufferedReader(_MemberBytes(member), BUFFER_BYTES))
+        yield io.BytesIO(read_member(member))
+        return
+    content = _MemberBytes(member)
+    try:
+        yield cast(BinaryIO, io.BufferedReader(content, BUFFER_BYTES))
+    finally:
+        if content.failure is not None:
+            raise content.failure from None
 
 
 class PcmHead(NamedTuple):
@@ -320,7 +337,7 @@ def open_pcm(member: Member) -> PcmSound | None:
     two, for its header and for a crop.
 
     Raises:
-        AudioError: the shard cannot be read, or lost its tail.
+        ShardError: the shard cannot be read, or lost its tail.
 
     Example:
         >>> open_pcm(Member(__file__, 0, 100, 8_000, 10)) is None

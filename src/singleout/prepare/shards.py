@@ -254,7 +254,8 @@ class _Input:
             if key == "alternatives" and value:
                 value = [text for text in value if text and not text.isspace()]
             # A blank split is a split of its own, as in a manifest.
-            is_blank = value is None or key != "split" and not (value and str(value).strip())
+            is_blank = value in ("", []) or str(value).isspace()
+            is_blank = value is None or (is_blank and key != "split")
             if key not in ("path", "seconds") and not is_blank and _is_json(value):
                 description[key] = value
         return description | {"file": self.row["path"]}

@@ -23,7 +23,7 @@ from singleout.data.clips import Member
 from singleout.data.members import read_member
 from singleout.data.sound_files import described
 from singleout.documents import DocumentError, parse_json
-from singleout.errors import AudioError, InputError, ManifestError
+from singleout.errors import AudioError, InputError, ManifestError, ShardError
 from singleout.progress import track
 from singleout.shards.corpus import CorpusWriter
 from singleout.shards.tars import TarMember, TarSample, scan_samples
@@ -113,6 +113,8 @@ def _rows(place: Location) -> Iterator[dict[str, Any]]:
             try:
                 rate, samples = described(at, member.name)
                 description = _description(place, sample, stem)
+            except ShardError:  # a sound would be left out because a store did not answer once
+                raise
             except (AudioError, DocumentError) as error:
                 yield {"member": member.name, "reason": str(error)}
                 continue

@@ -119,7 +119,11 @@ class Location:
                 return self.path.exists()
             remote, path = self._remote
             remote.invalidate_cache()
-            return bool(remote.exists(path))
+            try:
+                remote.info(path)
+            except FileNotFoundError:
+                return False
+            return True  # fsspec's own ``exists`` is False, too, if a store does not answer
 
     def size(self) -> int:
         """Bytes of the file."""
