@@ -249,7 +249,8 @@ def test_nothing_to_prepare_is_refused(tmp_path: Path) -> None:
 
 def test_descriptions_keep_what_the_manifest_knows(sounds: Path, tmp_path: Path) -> None:
     row = {"path": "001.wav", "caption": " ", "alternatives": ["rain", "\t"], "licence": "CC0",
-           "origin": {"package": "sounds"}, "group": "", "rating": float("nan"), "likes": 0}  # fmt: skip
+           "origin": {"package": "sounds"}, "group": "", "rating": float("nan"),
+           "likes": 0}  # fmt: skip
     prepare(write_manifest(sounds / "m.jsonl", [row]), tmp_path / "out", CONFIG)
     (sidecar,) = (tmp_path / "out" / "shards").glob("*.json")
     (described,) = json.loads(sidecar.read_text())["rows"]
