@@ -21,7 +21,21 @@ def test_files_that_exist_are_found_on_a_disk_and_in_a_store(tmp_path: Path) -> 
         assert shard_places(f"{place}/{{b,a}}/?.tar") == [
             f"{place}/{name}" for name in ("b/2.tar", "a/0.tar", "a/1.tar")
         ]
-    assert shard_places(str(tmp_path)) == [f"{tmp_path}/{name}" for name in names[:3]]
+        assert shard_places(place) == [f"{place}/{name}" for name in names[:3]]
+    assert shard_places(f"file://{tmp_path}/a") == [f"{tmp_path}/{name}" for name in names[:2]]
+
+
+def test_names_that_look_like_patterns_are_found(tmp_path: Path) -> None:
+    folder = tmp_path / "sounds [2024]" / "why?"
+    shard = folder / "a*.tar"
+    folder.mkdir(parents=True)
+    shard.touch()
+    for name in (shard, folder, folder.parent):
+        assert shard_places(str(name)) == [str(shard)]
+    (folder / "ab.tar").touch()
+    assert shard_places(f"{folder}/a?.tar".replace("[", "[[]").replace("why?", "why[?]")) == [
+        str(shard), str(folder / "ab.tar"),
+    ]  # fmt: skip
 
 
 def test_braces_need_no_files() -> None:

@@ -175,6 +175,14 @@ def test_addresses_are_kept_whole(place: str | Path, shown: str) -> None:
     assert str(Location(place) / "x.tar") == f"{shown}/x.tar"
 
 
+def test_the_address_of_a_path_is_the_path(tmp_path: Path) -> None:
+    for place in (f"file://{tmp_path}", f"FILE:{tmp_path}", Path(f"file://{tmp_path}")):
+        location = Location(place) / "x"
+        assert (location.is_local, location.path) == (True, tmp_path / "x")
+    location.write(b"rain")
+    assert (tmp_path / "x").read_bytes() == b"rain"
+
+
 def test_a_store_that_does_not_answer_lacks_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
     """fsspec's own ``exists`` says that there is no file then."""
     place = Location("memory://store-that-fails/x")

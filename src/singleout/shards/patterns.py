@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from glob import escape
 from itertools import islice
 
 from singleout.errors import InputError, shortened
@@ -22,7 +23,7 @@ def shard_places(pattern: str) -> list[str]:
     Args:
         pattern: a path or an address. ``{000..127}`` and ``{train,test}`` stand for each of their
             values, ``*``, ``?`` and ``[…]`` are those of a shell, and ``**`` is any folder. A
-            folder stands for all files ``*.tar`` below it.
+            folder stands for all files ``*.tar`` below it; that of a store has no dot in its name.
 
     Raises:
         InputError: nothing has such a name, or the pattern names too many shards.
@@ -37,12 +38,14 @@ def shard_places(pattern: str) -> list[str]:
         raise InputError(f"{shortened(pattern)}: names more than {MAX_SHARDS:,} shards")
     for name in names:
         place = Location(name)
-        if WILD.search(name):
+        is_folder = place.path.is_dir() if place.is_local else not place.path.suffix
+        # A name such as 'sounds [1]' is no pattern if it exists.
+        if WILD.search(name) and not (place.is_local and place.exists()):
             named = place.matches()
-        elif place.is_local and place.path.is_dir():
-            named = (place / "**" / "*.tar").matches()
+        elif is_folder:
+            named = (Location(escape(str(place))) / "**" / "*.tar").matches()
         else:
-            named = [name]
+            named = [str(place)]
         if not named:
             raise InputError(f"{shortened(name)}: no such shards")
         places += named

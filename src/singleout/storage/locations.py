@@ -28,6 +28,8 @@ from singleout.storage.atomic import replacing
 
 WHOLE_FILES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "memory"})
 """Protocols of stores in which a file appears when its upload ends."""
+LOCAL = "file://"
+"""Start of the address of a path on this machine."""
 WEB = ("http:", "https:", "ftp:")
 """Starts of addresses of pages. What they give is often no recording."""
 
@@ -39,7 +41,8 @@ class Location:
     """A file or folder, by its path or address.
 
     Args:
-        place: such as ``corpus/shards``, ``s3://bucket/corpus`` or ``memory://corpus``.
+        place: such as ``corpus/shards``, ``s3://bucket/corpus`` or ``memory://corpus``. A place
+            such as ``file:///corpus`` becomes a path.
 
     Raises:
         MissingExtraError: the place is an address, and fsspec or the package of the protocol is
@@ -58,6 +61,8 @@ class Location:
     def __init__(self, place: str | Path) -> None:
         self.address = address_of(place, max_characters=None)
         self.path = Path(place)
+        if self.address is not None and self.address.lower().startswith(LOCAL):
+            self.address, self.path = None, Path("/" + self.address[len(LOCAL) :])
 
     def __str__(self) -> str:
         return str(self.path) if self.address is None else self.address
