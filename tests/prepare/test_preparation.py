@@ -19,6 +19,7 @@ from singleout.engines import Engine, load_engine
 from singleout.errors import ManifestError, OutputError
 from singleout.prepare import PrepareConfig, prepare
 from singleout.prepare.preparation import LOCK_NAME
+from singleout.prepare.sounds import Sound, read_sound
 from singleout.shards import check_corpus, open_corpus
 from singleout.storage.locations import Location
 from singleout.storage.lock import only_writer
@@ -122,6 +123,23 @@ def test_a_changed_sound_changes_its_shard(sounds: Path, tmp_path: Path) -> None
     soundfile.write(sounds / "009.wav", sound(99), RATE)
     os.utime(sounds / "009.wav", ns=(1, 1))
     assert prepare(sounds, out, CONFIG).made == 1
+
+
+@pytest.mark.parametrize("change", [Path.unlink, lambda path: os.utime(path, ns=(1, 1))])
+def test_a_sound_that_changes_while_it_is_read_is_left_out(
+    change: Callable[[Path], None], sounds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_and_change(path: Path, config: PrepareConfig) -> Sound:
+        read = read_sound(path, config)
+        if path.name == "005.wav":
+            change(path)
+        return read
+
+    monkeypatch.setattr("singleout.prepare.shards.read_sound", read_and_change)
+    assert prepare(sounds, tmp_path / "out", CONFIG).clips == 9
+    (row,) = report_of(tmp_path / "out")
+    assert (row["path"], row["outcome"]) == ("005.wav", "left out")
+    assert row["reason"].startswith("changed while it was read")
 
 
 BAD_FILES: dict[str, Callable[[Path], object]] = {

@@ -28,6 +28,8 @@ HEAD_BYTES = 4_096
 """Bytes in which a plain WAV has its header."""
 BUFFER_BYTES = 1 << 20
 """Bytes that are read at once of a member that libsndfile reads."""
+AGAIN = "copy the shard again, or prepare the corpus again"
+"""The way out of damage."""
 PCM_GUID = b"\1\0\0\0\0\0\x10\0\x80\0\0\xaa\0\x38\x9b\x71"
 """Says, in an extensible header of a WAV, that samples are whole numbers."""
 
@@ -81,8 +83,7 @@ class Shard:
                     content += more  # the system reads 2 GB at once at most
         if len(content) < stop - start:
             raise ShardError(
-                f"{self._location}: lost its tail: byte {start + len(content):,} is missing: copy "
-                "the shard again, or prepare the corpus again"
+                f"{self._location}: lost its tail: byte {start + len(content):,} is missing: {AGAIN}"
             )
         return content
 

@@ -15,7 +15,7 @@ from singleout.audio import sndfile_name
 from singleout.audio.chatter import quiet
 from singleout.audio.sources import UNKNOWN_FRAMES, sndfile_reason
 from singleout.data.clips import Clip, Member
-from singleout.data.members import member_file, open_pcm
+from singleout.data.members import AGAIN, member_file, open_pcm
 from singleout.errors import AudioError
 
 MPEG_SUFFIXES = (".mp3", ".mp2")
@@ -101,7 +101,7 @@ def open_clip(clip: Clip) -> Iterator[Sound]:
         _check_described(clip, clip.member, pcm)
         yield pcm
         return
-    with _audio_errors(clip.path), ExitStack() as opened:
+    with _audio_errors(clip.path, f": {AGAIN}"), ExitStack() as opened:
         content = opened.enter_context(member_file(clip.member))
         sound = opened.enter_context(soundfile.SoundFile(content))
         _check_described(clip, clip.member, sound)
@@ -144,15 +144,18 @@ def _check_described(clip: Clip, member: Member, sound: Sound) -> None:
 
 
 @contextmanager
-def _audio_errors(path: Path) -> Iterator[None]:
+def _audio_errors(path: Path, way_out: str = "") -> Iterator[None]:
     """Turn errors of libsndfile and of the disk into one line that names the sound."""
     try:
         with quiet(is_mpeg(path)):
             yield
     except soundfile.LibsndfileError as error:
-        raise AudioError(f"{path}: cannot be read as audio: {sndfile_reason(error)}") from None
+        reason = sndfile_reason(error)
     except (soundfile.SoundFileError, OSError) as error:
-        raise AudioError(f"{path}: cannot be read as audio: {error}") from None
+        reason = str(error)
+    else:
+        return
+    raise AudioError(f"{path}: cannot be read as audio: {reason}{way_out}")
 
 
 def _readable(path: Path, opened: ExitStack) -> Any:

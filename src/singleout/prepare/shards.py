@@ -233,7 +233,8 @@ class _Input:
             raise AudioError(self._missing)
         if self.place.is_local:
             sound = self._read(self.place.path, config)
-            if self.place.state() != self.state:
+            state = self.place.state() if self.place.exists() else None
+            if state != self.state:
                 raise AudioError("changed while it was read: prepare the corpus again")
             return sound
         with temporary_folder() as folder:
