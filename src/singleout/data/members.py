@@ -83,7 +83,8 @@ class Shard:
                     content += more  # the system reads 2 GB at once at most
         if len(content) < stop - start:
             raise ShardError(
-                f"{self._location}: lost its tail: byte {start + len(content):,} is missing: {AGAIN}"
+                f"{self._location}: lost its tail: byte {start + len(content):,} is missing: "
+                f"{AGAIN}"
             )
         return content
 

@@ -59,10 +59,10 @@ class Location:
     """
 
     def __init__(self, place: str | Path) -> None:
-        self.address = address_of(place, max_characters=None)
-        self.path = Path(place)
-        if self.address is not None and self.address.lower().startswith(LOCAL):
-            self.address, self.path = None, Path("/" + self.address[len(LOCAL) :])
+        address = address_of(place, max_characters=None)
+        is_path = address is not None and address.lower().startswith(LOCAL)
+        self.address = None if is_path else address
+        self.path = Path(f"/{(address or '')[len(LOCAL) :]}" if is_path else place)
 
     def __str__(self) -> str:
         return str(self.path) if self.address is None else self.address
