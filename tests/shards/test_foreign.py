@@ -132,13 +132,15 @@ def test_bad_sounds_and_texts_are_rows_of_the_report(tmp_path: Path) -> None:
         "4.wav": SOUND, "4.txt": b"a" * 20_000, "5.wav": SOUND,
         "6.flac": encoded(noise(0, 0), "flac"), "7.wav": b"", "8.wav": SOUND,
         "8.txt": b"a" * 1_000_001, "9.wav": SOUND, "9.json": b'{"class": "\\ud800"}',
+        "a.wav": SOUND[:24] + b"\xff" * 4 + SOUND[28:],
     }  # fmt: skip
     (clip,) = indexed(tmp_path, members)
     assert clip.path.name == "5.wav"
     rows = report(tmp_path)
-    names = ["1.wav", "2.wav", "3.wav", "4.wav", "6.flac", "7.wav", "8.wav", "9.wav"]
+    names = ["1.wav", "2.wav", "3.wav", "4.wav", "6.flac", "7.wav", "8.wav", "9.wav", "a.wav"]
     assert [row["member"] for row in rows] == names
     assert all(row["shard"].endswith("0.tar") and "\n" not in row["reason"] for row in rows)
+    assert rows[-1]["reason"] == ("a.wav: its header states an impossible rate: 4,294,967,295 Hz")
 
 
 def test_shards_of_an_address_are_indexed_and_read(tmp_path: Path) -> None:

@@ -18,6 +18,8 @@ from singleout.data.clips import Clip, Member
 from singleout.data.members import AGAIN, member_file, open_pcm
 from singleout.errors import AudioError
 
+MAX_RATE = 10_000_000
+"""Hz. A header that states a higher rate is damaged."""
 MPEG_SUFFIXES = (".mp3", ".mp2")
 
 
@@ -116,21 +118,24 @@ def described(member: Member, name: str) -> tuple[int, int]:
         name: of the member.
 
     Raises:
-        AudioError: the member cannot be read as audio, or has no samples.
+        AudioError: the member cannot be read as audio, has no samples, or an impossible rate.
 
     Example:
         >>> described(Member(__file__, 0, 100, 0, 0), "rain.wav")
         Traceback (most recent call last):
         singleout.errors.AudioError: rain.wav: cannot be read as audio: Format not recognised
     """
-    if (pcm := open_pcm(member)) is not None:
-        return pcm.samplerate, pcm.frames
     with _audio_errors(Path(name)), ExitStack() as opened:
-        content = opened.enter_context(member_file(member))
-        sound = opened.enter_context(soundfile.SoundFile(content))
-        if not 0 < sound.frames < UNKNOWN_FRAMES:
-            raise AudioError(f"{name}: has no samples, or does not state how many")
-        return int(sound.samplerate), int(sound.frames)
+        sound: Sound | None = open_pcm(member)
+        if sound is None:
+            content = opened.enter_context(member_file(member))
+            sound = opened.enter_context(soundfile.SoundFile(content))
+        rate, frames = int(sound.samplerate), int(sound.frames)
+    if not 0 < frames < UNKNOWN_FRAMES:
+        raise AudioError(f"{name}: has no samples, or does not state how many")
+    if not 0 < rate <= MAX_RATE:
+        raise AudioError(f"{name}: its header states an impossible rate: {rate:,} Hz")
+    return rate, frames
 
 
 def _check_described(clip: Clip, member: Member, sound: Sound) -> None:
