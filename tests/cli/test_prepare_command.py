@@ -77,7 +77,8 @@ def test_wrong_options_are_refused(
 
 
 def test_usage(sounds: Path, tmp_path: Path) -> None:
-    for options in ([], ["-o", tmp_path / "out", "--engine", "spark"],
+    for options in ([], ["-o", tmp_path / "out", "--check"],
+                    ["-o", tmp_path / "out", "--engine", "spark"],
                     ["-o", tmp_path / "out", "--address", "auto"]):  # fmt: skip
         assert run("prepare", sounds, *options).exit_code == 2
 

@@ -93,6 +93,10 @@ def prepare(
     from dataclasses import asdict
 
     if check:
+        if output is not None:
+            raise typer.BadParameter(
+                "--check writes nothing: name the corpus alone", param_hint="'--output' / '-o'"
+            )
         _check(source, as_json)
         return
     if output is None:
@@ -122,7 +126,7 @@ def _engine(name: str, address: str | None, gpus: float) -> Engine:
         raise typer.BadParameter(f"'{name}' is neither local nor ray", param_hint="'--engine'")
     if name == "local" and (address is not None or gpus):
         raise typer.BadParameter(
-            "a cluster needs the engine ray: add --engine ray", param_hint="'--address'"
+            "a cluster needs the engine ray: add --engine ray", param_hint="'--address' / '--gpus'"
         )
     return load_engine(name, address, gpus_per_worker=gpus)  # type: ignore[arg-type]
 
