@@ -51,6 +51,13 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Location:
     return Location(f"{request.getfixturevalue('s3_server')}/{tmp_path.name}/b")
 
 
+@pytest.mark.parametrize("place", ["file:///home/me/a.wav", "LOCAL:///home/me/a.wav"])
+def test_addresses_of_this_machine_are_refused(place: str) -> None:
+    for each in (place, Path(place)):
+        with pytest.raises(InputError, match=r"home/me/a\.wav: is on this machine: give its path"):
+            Location(each)
+
+
 def test_files_are_written_read_listed_and_removed(folder: Location, tmp_path: Path) -> None:
     assert not folder.exists()
     assert folder.names() == []

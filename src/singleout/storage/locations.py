@@ -30,7 +30,8 @@ WHOLE_FILES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "memor
 """Protocols of stores in which a file appears when its upload ends."""
 WEB = ("http:", "https:", "ftp:")
 """Starts of addresses of pages. What they give is often no recording."""
-
+THIS_MACHINE = ("file:", "local:")
+"""Starts of addresses of files on this machine. A path is the one name of such a file."""
 COPY_BYTES = 1 << 24
 """Bytes that are copied at once."""
 
@@ -44,7 +45,7 @@ class Location:
     Raises:
         MissingExtraError: the place is an address, and fsspec or the package of the protocol is
             not installed.
-        InputError: no package knows the protocol.
+        InputError: no package knows the protocol, or the address is one of a file on this machine.
 
     Example:
         >>> import tempfile
@@ -58,6 +59,9 @@ class Location:
     def __init__(self, place: str | Path) -> None:
         self.address = address_of(place, max_characters=None)
         self.path = Path(place)
+        # Path makes one slash of the three in file:///home, which would become a relative path.
+        if self.address is not None and self.address.lower().startswith(THIS_MACHINE):
+            raise InputError(f"{self.address}: is on this machine: give its path instead")
 
     def __str__(self) -> str:
         return str(self.path) if self.address is None else self.address
