@@ -31,7 +31,7 @@ def huggingface_entries(
     Args:
         files: of the folder.
         audio: folder for recordings that Parquet and Arrow files hold; by default
-            ``extracted_audio`` in the folder. Files that are there already are kept.
+            ``extracted_audio`` in the folder. Files with the right bytes are kept.
         columns: names of columns, by the key of the manifest.
 
     Raises:
