@@ -150,14 +150,14 @@ class CorpusFiles:
             Its path, relative to the folder; None if there is none. Capital letters of the suffix
             do not count.
         """
-        wanted = normalized(posixpath.normpath(path.replace("\\", "/")))
-        wanted = wanted.removeprefix(f"{normalized(self.root)}/".replace("\\", "/"))
+        named = normalized(posixpath.normpath(path.replace("\\", "/")))
+        named = named.removeprefix(f"{normalized(self.root)}/".replace("\\", "/"))
         copies = [
             each
             for each in self.namesakes(stem_of(path))
-            if _divided(normalized(each)) == _divided(wanted)
+            if _divided(normalized(each)) == _divided(named)
         ]
-        return min(copies, key=lambda each: normalized(each) != wanted, default=None)
+        return min(copies, key=lambda each: normalized(each) != named, default=None)
 
     def has(self, name: str) -> bool:
         """Whether there is a file of this name that is no recording."""

@@ -108,8 +108,8 @@ def _located(files: CorpusFiles, table: Path, name: str) -> str | None:
     """The file that a table names; None if there is none."""
     below = f"{os.path.realpath(table.parent)}/{name}"
     for path in (name, below):
-        if (found := files.recording(path)) is not None:
-            return found
+        if (recording := files.recording(path)) is not None:
+            return recording
     if not {"/", "\\"} & set(name):
         paths = sorted(files.namesakes(stem_of(name)))
         if len({path.rpartition("/")[0] for path in paths}) > 1:
