@@ -80,7 +80,9 @@ def train(
     elif shards is not None:
         settings = _from_sounds("shards", shards, output, steps, init)
     else:
-        raise ConfigError("nothing to train on: give a config, or --audio FOLDER --output DIR")
+        raise ConfigError(
+            "nothing to train on: give a config, or --audio FOLDER or --shards PLACE with --output"
+        )
     if skip_bad:
         settings = settings.model_copy(update={"skip_bad": True})
     if settings.audio is not None and is_first:
