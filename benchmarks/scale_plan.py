@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Any
 
+from singleout.data.members import BUFFER_BYTES
+
 TERA, GIGA, MEGA = 1e12, 1e9, 1e6
 HOUR_S, DAY_H = 3_600, 24
 BACKWARD = 3
@@ -156,17 +158,20 @@ def _training(costs: Costs, hours: float, gpus: int) -> dict[str, float]:
     reads = mixtures * a["queries"]
     reads_per_second = reads / (gpu_hours / gpus * HOUR_S)
     mixtures_per_second = reads_per_second / a["queries"]
-    byte_rate = m["flac_megabytes_per_hour"] * MEGA / HOUR_S * a["segment_seconds"]
+    byte_rate = m["flac_megabytes_per_hour"] * MEGA / HOUR_S
+    crop_bytes, clip_bytes = byte_rate * a["segment_seconds"], byte_rate * a["clip_seconds"]
+    # A small member is read whole; of a large one, a part with the header and parts of the crop.
+    read_bytes = min(clip_bytes, crop_bytes + 2 * BUFFER_BYTES)
     return {
         "pass_mixtures": mixtures,
         "pass_gpu_hours": gpu_hours,
         "pass_days": gpu_hours / gpus / DAY_H,
         "pass_usd": gpu_hours * a["gpu_hour"],
-        "pass_read_tb": reads * byte_rate / TERA,
-        "pass_egress_usd": reads * byte_rate / TERA * a["egress_terabyte"],
+        "pass_read_tb": reads * read_bytes / TERA,
+        "pass_egress_usd": reads * read_bytes / TERA * a["egress_terabyte"],
         "pass_reads_usd": reads / MEGA * a["million_reads"],
         "reads_per_second": reads_per_second,
-        "read_gigabits": reads_per_second * byte_rate * 8 / GIGA,
+        "read_gigabits": reads_per_second * read_bytes * 8 / GIGA,
         "reads_at_a_time": reads_per_second * a["read_seconds"],
         "loader_cores": mixtures_per_second
         / m["mixtures_per_core_second_flac"]

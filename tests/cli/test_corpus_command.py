@@ -32,7 +32,7 @@ def test_manifest_and_list_of_what_is_missing(tmp_path: Path) -> None:
     missing = manifest.with_name("audiocaps.missing.jsonl")
     assert lines[6] == f"{manifest}; clips that are not in it: {missing}"
     assert all(line.startswith("note: ") for line in lines[7:])
-    assert "note: train: the folder lists 11 of 49,838 published clips" in lines
+    assert "note: train: the tables list 11 clips, and 49,838 are published" in lines
     assert len(read_manifest(manifest)) == 11
     assert read_rows(manifest)[0]["path"] == "../data/train/videoTRAIN0_0.wav"
     assert read_rows(missing) == [

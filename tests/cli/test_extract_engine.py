@@ -44,6 +44,14 @@ def report_rows(path: Path) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: (row["input"], row["query"]))
 
 
+def test_a_report_never_replaces_the_manifest(recordings: Path, tmp_path: Path) -> None:
+    manifest = recordings / "manifest.jsonl"
+    manifest.write_text('{"path": "a.wav", "seconds": 1}\n')
+    result = extract(manifest, "a dog", "-o", tmp_path / "out", "--report", manifest)
+    check_refused(result, "manifest.jsonl: would overwrite")
+    assert manifest.read_text() == '{"path": "a.wav", "seconds": 1}\n'
+
+
 def test_a_manifest_in_and_a_store_out(
     recordings: Path, store: str, tmp_path: Path, debug_model_folder: Path
 ) -> None:

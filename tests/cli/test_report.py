@@ -20,6 +20,21 @@ from tests.recordings import noise, write_recording, write_short_recording
 NOT_AUDIO = "two\nlines 🐕.wav"
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ('{"input": "a"}\n{"input": "b", "qu', '{"input": "a"}\n{"input": "c"}\n'),
+        ('{"input": "a"}\n', '{"input": "a"}\n{"input": "c"}\n'),
+        ("my notes\nthe last", 'my notes\nthe last{"input": "c"}\n'),
+    ],
+)
+def test_a_line_that_a_kill_has_cut_is_removed(before: str, after: str, tmp_path: Path) -> None:
+    path = tmp_path / "report.jsonl"
+    path.write_text(before)
+    report_module.ReportFile(path, append=True).add([{"input": "c"}])
+    assert path.read_text() == after
+
+
 @pytest.fixture
 def model_of_bias(calibrated_model_folder: Path, tmp_path: Path) -> Callable[[float], Path]:
     """Saves a model whose probability of presence is always sigmoid(bias)."""

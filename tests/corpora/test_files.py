@@ -43,6 +43,34 @@ def test_links_are_followed_and_circles_end(tmp_path: Path) -> None:
     assert CorpusFiles(tmp_path / "data").media() == ["more/rain.wav", "wind.wav"]
 
 
+@pytest.mark.skipif(os.name != "posix", reason="links to themselves")
+def test_a_link_to_itself_does_not_hide_the_other_files(tmp_path: Path) -> None:
+    touch(tmp_path, "rain.wav", "sub/wind.wav")
+    (tmp_path / "loop.wav").symlink_to("loop.wav")
+    files = CorpusFiles(tmp_path)
+    assert files.media() == ["loop.wav", "rain.wav", "sub/wind.wav"]
+    assert files.problems == []
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("dogs/1.wav", "dogs/1.WAV"),
+        ("dogs\\1.wav", "dogs/1.WAV"),
+        ("./dogs//1.mp3", "dogs/1.mp3"),
+        ("cats/../dogs/1.Wav", "dogs/1.WAV"),
+        ("dogs/1.flac", None),
+        ("{root}/cats/1.wav", "cats/1.wav"),
+        ("birds/1.wav", None),
+        ("1.wav", None),
+    ],
+)
+def test_paths_of_tables(path: str, expected: str | None, tmp_path: Path) -> None:
+    touch(tmp_path, "cats/1.wav", "dogs/1.WAV", "dogs/1.mp3")
+    files = CorpusFiles(tmp_path)
+    assert files.recording(path.format(root=files.root)) == expected
+
+
 def test_names_of_macos_match_those_of_a_table(tmp_path: Path) -> None:
     touch(tmp_path, "Cafe\u0301.wav")
     files = CorpusFiles(tmp_path)

@@ -127,6 +127,31 @@ def test_bad_tables(text: str, columns: dict[str, str], reason: str, tmp_path: P
     assert len(str(caught.value)) < 500
 
 
+def test_a_table_that_windows_wrote(tmp_path: Path) -> None:
+    sound(tmp_path / "cats" / "1.wav", 1)
+    sound(tmp_path / "dogs" / "1.wav", 2)
+    text = "file_name,caption,caption_id\r\ndogs\\1.wav,a dog,77\r\ncats\\1.wav,a cat,78\r\n"
+    made = read_corpus("folder", tmp_path, ReadOptions(table(tmp_path / "captions.csv", text)))
+    named = {row["path"].removeprefix(f"{tmp_path.resolve()}/"): row for row in made.rows}
+    assert {path: row["caption"] for path, row in named.items()} == {
+        "dogs/1.wav": "a dog",
+        "cats/1.wav": "a cat",
+    }
+    assert not any("alternatives" in row for row in made.rows)  # an id is no caption
+
+
+def test_a_name_alone_is_that_of_the_file_next_to_the_table(tmp_path: Path) -> None:
+    sound(tmp_path / "cats" / "1.wav", 1)
+    sound(tmp_path / "dogs" / "1.wav", 2)
+    captions = table(tmp_path / "dogs" / "captions.csv", "file_name,caption\n1.wav,a dog\n")
+    [row] = read_corpus("folder", tmp_path, ReadOptions(captions)).rows
+    assert row["path"] == str(tmp_path.resolve() / "dogs" / "1.wav")
+    elsewhere = table(tmp_path / "captions.csv", "file_name,caption\n1.wav,a dog\n")
+    with pytest.raises(ManifestError) as caught:
+        read_corpus("folder", tmp_path, ReadOptions(elsewhere))
+    assert "1.wav may be cats/1.wav or dogs/1.wav: write the path" in str(caught.value)
+
+
 def test_two_rows_of_one_file(tmp_path: Path) -> None:
     sound(tmp_path / "a.wav")
     captions = table(tmp_path / "captions.csv", "file,text\na.wav,a dog\na.wav,rain\n")

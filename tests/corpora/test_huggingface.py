@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,18 @@ def test_parquet_with_recordings(tmp_path: Path) -> None:
     assert [Path(row["path"]).stat().st_mtime_ns for row in again] == before
 
 
+def test_recordings_of_another_data_set_are_replaced(tmp_path: Path) -> None:
+    kind = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
+    for name, seed in (("old", 1), ("new", 2)):
+        content = sound(tmp_path / f"{name}.wav", seed).read_bytes()
+        audio = pyarrow.array([{"bytes": content, "path": "0.wav"}], kind)
+        (tmp_path / name).mkdir()
+        parquet.write_table(pyarrow.table({"audio": audio}), tmp_path / name / "train.parquet")
+        [row] = rows(tmp_path / name, audio=tmp_path / "sounds")
+        assert Path(row["path"]).read_bytes() == content
+    assert (tmp_path / "old.wav").stat().st_size == (tmp_path / "new.wav").stat().st_size
+
+
 @pytest.mark.parametrize("kind", ["stream", "file"])
 def test_what_save_to_disk_writes(kind: str, tmp_path: Path) -> None:
     folder = tmp_path / "set"
@@ -113,6 +126,8 @@ def test_what_save_to_disk_writes(kind: str, tmp_path: Path) -> None:
     assert [row["class"] for row in listed] == ["dog", "rain"]
     assert Path(listed[0]["path"]).parent.parent.name == "extracted_audio"
     assert len(rows(folder)) == 2  # the files that were written are no clips of their own
+    shutil.copy(path, path.with_name("cache-0a1b2c.arrow"))  # as map leaves it
+    assert len(rows(folder)) == 2
 
 
 def test_rows_that_name_their_files(tmp_path: Path) -> None:

@@ -84,14 +84,14 @@ def test_a_missing_cluster_is_named() -> None:
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[Engine]:
-    """The Ray engine in a cluster of two cores, which all tests share."""
+    """The Ray engine in a cluster of two cores and a GPU that only Ray knows, for all tests."""
     import ray
 
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     ray.init(
-        num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False,
-        object_store_memory=100 << 20,
+        num_cpus=2, num_gpus=1, include_dashboard=False, logging_level="ERROR",
+        log_to_driver=False, object_store_memory=100 << 20,
     )  # fmt: skip
     yield RayEngine()
     ray.shutdown()
@@ -101,6 +101,14 @@ def engine() -> Iterator[Engine]:
 def test_ray_gives_the_results_of_the_local_engine(engine: Engine) -> None:
     assert sorted(engine.run(squares, range(12))) == list(LocalEngine().run(squares, range(12)))
     assert print.__module__ == "builtins"  # Ray would put its own there
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("engine")
+def test_ray_never_waits_for_a_machine_that_the_cluster_lacks() -> None:
+    assert sorted(RayEngine(cpus_per_worker=64).run(squares, [1, 2])) == [1, 4]
+    with pytest.raises(SingleoutError, match="no machine of the cluster has 2 GPUs: give 1 or"):
+        list(RayEngine(gpus_per_worker=2).run(squares, [1, 2]))
 
 
 @pytest.mark.slow

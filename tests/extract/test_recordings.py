@@ -141,3 +141,5 @@ def test_file_objects_are_recordings_once() -> None:
 
 def test_an_address_is_no_pattern() -> None:
     assert find_recordings(["https://example.org/?*"]) == [Source(Path("https://example.org/?*"))]
+    manifest = "https://example.org/sounds.jsonl"
+    assert find_recordings([manifest]) == [Source(Path(manifest))]

@@ -71,6 +71,15 @@ def test_costs_grow_with_the_hours_and_days_fall_with_the_machines(
     )
 
 
+def test_a_crop_reads_its_whole_clip_if_the_clip_is_short(results: dict[str, Any]) -> None:
+    plan = plan_of(costs(results, segment_seconds=5, clip_seconds=10), 0)
+    assert plan["pass_read_tb"] == pytest.approx(2 * plan["flac_tb"])
+    hour = plan_of(costs(results, segment_seconds=5, clip_seconds=3_600), 0)
+    byte_rate = results["measured"]["flac_megabytes_per_hour"]["value"] * 1e6 / 3_600
+    reads = hour["pass_mixtures"] * 2
+    assert hour["pass_read_tb"] == pytest.approx(reads * (5 * byte_rate + 2 * 2**20) / 1e12)
+
+
 def test_results_of_other_benchmarks_replace_small_measurements() -> None:
     costs_of_sizes = [
         {"hours_per_core_hour": 1.0},

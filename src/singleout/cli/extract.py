@@ -103,7 +103,8 @@ def extract(
     _check_outputs(output, format, report, plot)
 
     with target_on_stdout() if to_stdout else nullcontext(output) as folder:
-        planned = _plan(recordings, folder, queries, report, [*(like or ()), *(unlike or ())])
+        inputs = [*map(Path, places), *(like or ()), *(unlike or ())]
+        planned = _plan(recordings, folder, queries, report, inputs)
         if to_stdout:
             refuse_several(planned, "recording")
 
@@ -126,15 +127,15 @@ def _plan(
     folder: Path,
     queries: Sequence[Query],
     report: Path | None,
-    examples: Sequence[Path],
+    inputs: Sequence[Path],
 ) -> Sequence[Job]:
-    """Find the recordings, and refuse outputs that would replace one of them or an example."""
+    """Find the recordings, and refuse outputs that would replace one of them or an input."""
     from singleout.extract.batch import plan_jobs
     from singleout.extract.recordings import find_recordings
 
     planned = plan_jobs(find_recordings(recordings), folder, queries)
     if report is not None:
-        check_file(report, *(job.path for job in planned), *examples)
+        check_file(report, *(job.path for job in planned), *inputs)
     return planned
 
 

@@ -19,6 +19,7 @@ from singleout.storage.addresses import shown
 if TYPE_CHECKING:
     from singleout.extract.batch import Job, JobResult
 
+LINE_START = b'{"input": '
 PATIENCE_SECONDS = 2.0
 """The progress bar appears after this time."""
 LIKELY = 0.35
@@ -58,7 +59,7 @@ class ReportFile:
 
     Args:
         path: of the file; None: nothing is written.
-        append: keep the lines of an earlier run.
+        append: keep the lines of an earlier run. A line that a kill has cut is removed.
 
     Raises:
         OutputError: the file cannot be written.
@@ -75,6 +76,7 @@ class ReportFile:
     def __init__(self, path: Path | None, append: bool) -> None:
         self._path = path
         self._write([], "a" if append else "w")
+        self._cut_torn_line()
 
     def add(self, lines: Sequence[dict[str, Any]]) -> None:
         """Append lines.
@@ -83,6 +85,15 @@ class ReportFile:
             OutputError: the file cannot be written.
         """
         self._write(lines, "a")
+
+    def _cut_torn_line(self) -> None:
+        if self._path is None or not self._path.is_file():  # such as /dev/stderr
+            return
+        with self._path.open("rb+") as file:
+            content = file.read()
+            start = content.rfind(b"\n") + 1
+            if content[start:].startswith(LINE_START):  # and nothing of a file of another kind
+                file.truncate(start)
 
     def _write(self, lines: Sequence[dict[str, Any]], mode: str) -> None:
         if self._path is None:

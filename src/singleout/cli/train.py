@@ -21,34 +21,41 @@ NEW_MODEL = {
 }
 """The model that ``--audio`` and ``--shards`` train without ``--init``."""
 
+Config = Annotated[
+    Path | None, typer.Argument(help="Config of the run, YAML or JSON.", readable=False)
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(help="Changes to the config, such as model.separator.hop=512."),
+]
+Audio = Annotated[
+    Path | None, typer.Option(help="Folder of sounds to train on, instead of a config.")
+]
+Shards = Annotated[
+    str | None,
+    typer.Option(
+        help="Corpus of 'singleout prepare' to train on, by folder or address.", metavar="PLACE"
+    ),
+]
+Output = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", help="Folder of the run.", parser=named, metavar="PATH"),
+]
+Steps = Annotated[int | None, typer.Option(help="Number of optimiser steps.", min=1)]
+Init = Annotated[
+    str | None,
+    typer.Option(help="Model to start from: 'builtin', a folder, or owner/name on a hub."),
+]
+
 
 def train(
-    config: Annotated[
-        Path | None, typer.Argument(help="Config of the run, YAML or JSON.", readable=False)
-    ] = None,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(help="Changes to the config, such as model.separator.hop=512."),
-    ] = None,
-    audio: Annotated[
-        Path | None,
-        typer.Option(help="Folder of sounds to train on, instead of a config."),
-    ] = None,
-    shards: Annotated[
-        str | None,
-        typer.Option(
-            help="Corpus of 'singleout prepare' to train on, by folder or address.", metavar="PLACE"
-        ),
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", help="Folder of the run.", parser=named, metavar="PATH"),
-    ] = None,
-    steps: Annotated[int | None, typer.Option(help="Number of optimiser steps.", min=1)] = None,
-    init: Annotated[
-        str | None,
-        typer.Option(help="Model to start from: 'builtin', a folder, or owner/name on a hub."),
-    ] = None,
+    config: Config = None,
+    overrides: Overrides = None,
+    audio: Audio = None,
+    shards: Shards = None,
+    output: Output = None,
+    steps: Steps = None,
+    init: Init = None,
     skip_bad: SkipBad = False,
 ) -> None:
     """Train a model on sounds alone. It extracts sounds by text queries.
@@ -73,7 +80,9 @@ def train(
     elif shards is not None:
         settings = _from_sounds("shards", shards, output, steps, init)
     else:
-        raise ConfigError("nothing to train on: give a config, or --audio FOLDER --output DIR")
+        raise ConfigError(
+            "nothing to train on: give a config, or --audio FOLDER or --shards PLACE with --output"
+        )
     if skip_bad:
         settings = settings.model_copy(update={"skip_bad": True})
     if settings.audio is not None and is_first:

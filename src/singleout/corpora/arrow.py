@@ -133,7 +133,7 @@ class ArrowTable:
 
 
 def extracted(folder: Path, number: int, sound: HeldSound) -> str | None:
-    """Write a recording to a file, unless it is there already.
+    """Write a recording to a file, unless the file has its bytes already.
 
     Args:
         folder: of the file; it is made if it is missing.
@@ -157,7 +157,8 @@ def extracted(folder: Path, number: int, sound: HeldSound) -> str | None:
         return None
     path = folder.absolute() / f"{number:09d}{sound.suffix}"
     try:
-        if path.is_file() and path.stat().st_size == len(sound.content):
+        # The size alone would not tell: WAVs of one length, of two data sets, have the same.
+        if path.is_file() and path.read_bytes() == sound.content:
             return str(path)
         folder.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.partial")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ USUAL = {
     "license": ("license", "licence"),
 }  # fmt: skip
 """Usual names of the columns, by the key of a manifest that they give; the first one counts."""
+NUMBERED = re.compile(r"caption_\d+")
+"""Columns of further captions. Columns such as ``caption_id`` hold none."""
 SPLITS = {
     "train": "train", "training": "train",
     "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation",
@@ -131,6 +134,5 @@ class Columns:
                 value = row.get(name)
                 values = value if isinstance(value, list) else [value]
                 texts += [str(each) for each in values if isinstance(each, str | int | float)]
-        numbered = [name for name in row if str(name).startswith("caption_")]
-        texts += [str(row[name] or "") for name in numbered]
+        texts += [str(row[name] or "") for name in row if NUMBERED.fullmatch(str(name))]
         return list(dict.fromkeys(text.strip() for text in texts if text.strip()))

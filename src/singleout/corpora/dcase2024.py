@@ -5,7 +5,8 @@ the set is. https://zenodo.org/records/10887496 has the captions: ``fsd50k_dev_a
 and ``fsd50k_eval_auto_caption.json``, each ``{"data": [{"wav": "64760.wav", "caption": …}]}``.
 
 The challenge has no splits in this set. Here clips keep the splits of FSD50K and of Clotho, so that
-no test clip of theirs is trained on. A recording in both counts for the stricter split.
+no test clip of theirs is trained on. If a recording is in both corpora, and a test or validation
+clip of one of them, its training clip is left out.
 """
 
 from __future__ import annotations

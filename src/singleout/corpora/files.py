@@ -7,8 +7,9 @@ So a table is found by its name, and a recording by its name without the suffix,
 from __future__ import annotations
 
 import os
+import posixpath
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from singleout.audio import MEDIA_SUFFIXES, SOUND_SUFFIXES
@@ -73,7 +74,7 @@ class CorpusFiles:
                 visited.add(identity)
                 with os.scandir(path) as entries:
                     visible = sorted(
-                        (entry.name, entry.is_dir())
+                        (entry.name, _is_folder(entry))
                         for entry in entries
                         if not entry.name.startswith(".")
                     )
@@ -129,19 +130,34 @@ class CorpusFiles:
             Its path, relative to the folder; None if there is none. Of several recordings, one
             that libsndfile reads is taken, and the first by its path.
         """
-        known = self._media.get(normalized(stem))
-        if known is None:
-            return None
-        paths = [known] if isinstance(known, str) else known
+        paths = self.namesakes(stem)
         if within:
             paths = [path for path in paths if within in path.rpartition("/")[0]]
         return min(paths, key=_preference, default=None)
 
+    def namesakes(self, stem: str) -> Sequence[str]:
+        """All recordings of a name without suffix, relative to the folder."""
+        known = self._media.get(normalized(stem), ())
+        return [known] if isinstance(known, str) else known
+
     def recording(self, path: str) -> str | None:
-        """The recording at a path that is relative to the folder; None if there is none."""
-        known = self._media.get(normalized(stem_of(path)))
-        paths = [known] if isinstance(known, str) else known or ()
-        return next((each for each in paths if normalized(each) == normalized(path)), None)
+        """The recording at a path.
+
+        Args:
+            path: relative to the folder or absolute, with slashes or with those of Windows.
+
+        Returns:
+            Its path, relative to the folder; None if there is none. Capital letters of the suffix
+            do not count.
+        """
+        named = normalized(posixpath.normpath(path.replace("\\", "/")))
+        named = named.removeprefix(f"{normalized(self.root)}/".replace("\\", "/"))
+        copies = [
+            each
+            for each in self.namesakes(stem_of(path))
+            if _divided(normalized(each)) == _divided(named)
+        ]
+        return min(copies, key=lambda each: normalized(each) != named, default=None)
 
     def has(self, name: str) -> bool:
         """Whether there is a file of this name that is no recording."""
@@ -225,6 +241,13 @@ def is_sound(path: str) -> bool:
         (True, False)
     """
     return _divided(path)[1] in _SOUNDS
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself: its recording is unreadable, and the others are not
+        return False
 
 
 def _preference(path: str) -> tuple[bool, str]:

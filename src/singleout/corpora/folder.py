@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
@@ -12,7 +13,7 @@ from singleout.corpora.entries import Entry
 from singleout.corpora.files import CorpusFiles, stem_of
 from singleout.corpora.tables import read_json
 from singleout.documents import DocumentError, read_text
-from singleout.errors import ManifestError
+from singleout.errors import ManifestError, shortened
 
 DIGITS = re.compile(r"\d+")
 WORDS = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
@@ -60,8 +61,8 @@ def folder_entries(
 def table_entries(files: CorpusFiles, table: Path, columns: Columns) -> Iterator[Entry]:
     """The rows of a table of captions.
 
-    The path of a recording is relative to the table or to the folder. A name alone is found
-    wherever the file is.
+    The path of a recording is relative to the folder or to the table. A name alone is found
+    wherever the file is, if one folder has it.
 
     Args:
         files: of the folder.
@@ -69,7 +70,8 @@ def table_entries(files: CorpusFiles, table: Path, columns: Columns) -> Iterator
         columns: what its columns mean.
 
     Raises:
-        ManifestError: the table cannot be read, or lacks a column.
+        ManifestError: the table cannot be read, lacks a column, or names a recording without its
+            folder, and several folders have it.
 
     Example:
         >>> import tempfile
@@ -104,10 +106,19 @@ def caption_of(stem: str) -> str | None:
 
 def _located(files: CorpusFiles, table: Path, name: str) -> str | None:
     """The file that a table names; None if there is none."""
-    if (path := files.recording(name)) is not None:
-        return path
-    if "/" not in name and (path := files.audio(stem_of(name))) is not None:
-        return path
+    below = f"{os.path.realpath(table.parent)}/{name}"
+    for path in (name, below):
+        if (recording := files.recording(path)) is not None:
+            return recording
+    if not {"/", "\\"} & set(name):
+        paths = sorted(files.namesakes(stem_of(name)))
+        if len({path.rpartition("/")[0] for path in paths}) > 1:
+            raise ManifestError(
+                f"{table}: {shortened(name)} may be {shortened(paths[0])} or "
+                f"{shortened(paths[1])}: write the path in the table"
+            )
+        if paths:
+            return files.audio(stem_of(name))
     elsewhere = table.absolute().parent / name
     try:
         return str(elsewhere) if elsewhere.is_file() else None

@@ -31,7 +31,7 @@ def huggingface_entries(
     Args:
         files: of the folder.
         audio: folder for recordings that Parquet and Arrow files hold; by default
-            ``extracted_audio`` in the folder. Files that are there already are kept.
+            ``extracted_audio`` in the folder. Files with the right bytes are kept.
         columns: names of columns, by the key of the manifest.
 
     Raises:
@@ -54,7 +54,7 @@ def huggingface_entries(
         for path in tables:
             yield from _metadata_entries(files, path, meaning)
         return
-    held = files.named(".parquet", ".arrow")
+    held = [path for path in files.named(".parquet", ".arrow") if not _is_cache(path)]
     if held:
         folder = audio if audio is not None else Path(files.root, "extracted_audio")
         for path in held:
@@ -65,6 +65,11 @@ def huggingface_entries(
         kinds = [name for name in folders if name.lower() not in SPLITS and name != "data"]
         split = split_named(folders)
         yield Entry(split, split, path, path, label="/".join(kinds[-2:]) or None)
+
+
+def _is_cache(path: str) -> bool:
+    """Whether a file is a cache of ``datasets``, whose rows are copies of those of other files."""
+    return PurePosixPath(path).name.startswith("cache-") and path.endswith(".arrow")
 
 
 def _metadata_entries(files: CorpusFiles, name: str, columns: Columns) -> Iterator[Entry]:

@@ -7,13 +7,9 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from stat import S_ISREG
 from typing import TypeVar
 
-from singleout.audio import open_audio
-from singleout.corpora.files import is_sound
-from singleout.data.manifest_rows import MAX_SECONDS
-from singleout.data.sound_files import open_sound
+from singleout.data.sound_files import stated_seconds
 from singleout.errors import AudioError
 
 T = TypeVar("T")
@@ -24,38 +20,6 @@ BATCH = 1_024
 MAX_THREADS = 32
 
 
-def stated_seconds(path: str) -> float:
-    """The length of a recording, as its file states it.
-
-    Args:
-        path: the file. libsndfile reads the header; FFmpeg reads that of other media.
-
-    Raises:
-        AudioError: the file cannot be read, states no length, or has no samples.
-
-    Example:
-        >>> import tempfile, numpy as np, soundfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     soundfile.write(f"{folder}/rain.wav", np.zeros(4_000), 8_000)
-        ...     stated_seconds(f"{folder}/rain.wav")
-        0.5
-    """
-    status = Path(path).stat()
-    if not S_ISREG(status.st_mode):  # such as a pipe, which nobody may ever write
-        raise AudioError(f"{path}: is not a regular file")
-    if not status.st_size:
-        raise AudioError(f"{path}: is empty (0 bytes)")
-    if is_sound(path):
-        with open_sound(Path(path)) as file:
-            seconds = float(file.frames / file.samplerate)
-    else:
-        with open_audio(path) as reader:
-            seconds = (reader.info.num_frames or 0) / reader.info.sample_rate
-    if not 0 < seconds <= MAX_SECONDS:
-        raise AudioError(f"{path}: has no samples, or does not state its length")
-    return seconds
-
-
 def length_or_reason(path: str) -> float | str:
     """The length of a recording in seconds, or why it cannot be read.
 
@@ -64,11 +28,9 @@ def length_or_reason(path: str) -> float | str:
         'cannot be read: No such file or directory'
     """
     try:
-        return stated_seconds(path)
+        return stated_seconds(Path(path))
     except AudioError as error:
         return str(error).removeprefix(f"{path}: ")
-    except OSError as error:
-        return f"cannot be read: {error.strerror or error}"
 
 
 def in_threads(function: Callable[[T], Result], items: Iterable[T]) -> Iterator[tuple[T, Result]]:

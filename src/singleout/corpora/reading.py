@@ -267,8 +267,10 @@ class CorpusReader:
             notes.append(f"{len(self.files.problems) - len(notes):,} more files like these")
         for part, counts in self.counts.items():
             if counts.published not in (None, counts.listed):
-                what = "has no table of" if not counts.listed else f"lists {counts.listed:,} of"
-                notes.append(f"{part}: the folder {what} {counts.published:,} published clips")
+                notes.append(
+                    f"{part}: the tables list {counts.listed:,} clips, and {counts.published:,} "
+                    "are published"
+                )
         num_missing = sum(counts.missing for counts in self.counts.values())
         if num_missing and self.published.advice:
             notes.append(f"{num_missing:,} clips are missing: {self.published.advice}")

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from singleout.audio import MEDIA_SUFFIXES, SOUND_SUFFIXES
 from singleout.data.clips import Clip, Clips
 from singleout.data.manifest_rows import read_rows
-from singleout.data.sound_files import open_sound
+from singleout.data.sound_files import stated_seconds
 from singleout.errors import AudioError, ManifestError, shortened
 from singleout.storage.folders import list_files
 
@@ -284,7 +284,7 @@ def scan_folder(folder: Path, on_bad: OnBad | None = None) -> list[Clip]:
     clips = []
     for path in paths:
         try:
-            seconds = _stated_seconds(path)
+            seconds = stated_seconds(path)
         except AudioError as error:
             if on_bad is None:
                 raise ManifestError(str(error)) from None
@@ -293,14 +293,6 @@ def scan_folder(folder: Path, on_bad: OnBad | None = None) -> list[Clip]:
         name = path.relative_to(folder).as_posix()
         clips.append(Clip(path, seconds, None, (), name, name, "train", has_class=False))
     return clips
-
-
-def _stated_seconds(path: Path) -> float:
-    """Length of a sound by its header."""
-    with open_sound(path) as file:
-        if not file.frames:
-            raise AudioError(f"{path}: has no samples")
-        return float(file.frames / file.samplerate)
 
 
 def needing_ffmpeg(folder: Path) -> list[Path]:

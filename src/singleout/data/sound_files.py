@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any, Protocol
 
 import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from singleout.audio import sndfile_name
+from singleout.audio import SOUND_SUFFIXES, open_audio, sndfile_name
 from singleout.audio.chatter import quiet
 from singleout.audio.sources import UNKNOWN_FRAMES, sndfile_reason
 from singleout.data.clips import Clip, Member
+from singleout.data.manifest_rows import MAX_SECONDS
 from singleout.data.members import AGAIN, member_file, open_pcm
 from singleout.errors import AudioError
 
@@ -71,6 +73,41 @@ def open_sound(path: Path) -> Iterator[soundfile.SoundFile]:
     """
     with _audio_errors(path), ExitStack() as opened:
         yield opened.enter_context(soundfile.SoundFile(_readable(path, opened)))
+
+
+def stated_seconds(path: Path) -> float:
+    """The length of a recording, as its file states it.
+
+    Args:
+        path: the file. libsndfile reads the header; FFmpeg reads that of other media.
+
+    Raises:
+        AudioError: the file cannot be read, states no length, or has no samples.
+
+    Example:
+        >>> import tempfile, numpy as np
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     soundfile.write(f"{folder}/rain.wav", np.zeros(4_000), 8_000)
+        ...     stated_seconds(Path(folder, "rain.wav"))
+        0.5
+    """
+    try:
+        status = path.stat()
+        if not S_ISREG(status.st_mode):  # such as a pipe, which nobody may ever write
+            raise AudioError(f"{path}: is not a regular file")
+        if not status.st_size:
+            raise AudioError(f"{path}: is empty (0 bytes)")
+        if path.suffix.lower() in SOUND_SUFFIXES:
+            with open_sound(path) as file:
+                seconds = float(file.frames / file.samplerate)
+        else:
+            with open_audio(path) as reader:
+                seconds = (reader.info.num_frames or 0) / reader.info.sample_rate
+    except OSError as error:
+        raise AudioError(f"{path}: cannot be read: {error.strerror or error}") from None
+    if not 0 < seconds <= MAX_SECONDS:
+        raise AudioError(f"{path}: has no samples, or does not state its length")
+    return seconds
 
 
 @contextmanager

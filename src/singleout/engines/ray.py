@@ -44,7 +44,7 @@ class RayEngine(Engine):
     Args:
         address: of the cluster, such as ``10.0.0.1:6379``; ``auto`` finds the one that runs on
             this machine. None starts a cluster on this machine for the time of a run.
-        cpus_per_worker: cores of each process.
+        cpus_per_worker: cores of each process; all cores of the largest machine, if it has fewer.
         gpus_per_worker: GPUs of each process, such as 1 or 0.25. A cluster without GPUs uses its
             cores.
 
@@ -102,12 +102,12 @@ class RayEngine(Engine):
             for number, item in enumerate(items)
         ]
         attempts = ray.remote(_Attempts).options(num_cpus=0).remote()
-        has_gpus = ray.cluster_resources().get("GPU", 0) > 0
+        cpus, gpus = self._shares(ray)
         results = ray.data.from_items(rows, override_num_blocks=min(len(rows), MAX_BLOCKS)).map(
             _Worker,
             fn_constructor_args=(ray.cloudpickle.dumps(make_worker), attempts),
-            num_cpus=self.cpus_per_worker,
-            num_gpus=self.gpus_per_worker if has_gpus and self.gpus_per_worker else None,
+            num_cpus=cpus,
+            num_gpus=gpus or None,
             # One at a time: an item lasts long, and none should wait while other cores are idle.
             compute=ray.data.ActorPoolStrategy(
                 min_size=1, max_size=len(rows), max_tasks_in_flight_per_actor=1
@@ -123,6 +123,18 @@ class RayEngine(Engine):
                     result.error.add_note(result.details)
                     raise result.error
                 yield row["number"], result
+
+    def _shares(self, ray: Any) -> tuple[float, float]:
+        """Cores and GPUs of each process. Ray would wait for ever for more than a machine has."""
+        machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        cores, gpus = (max(each.get(kind, 0) for each in machines) for kind in ("CPU", "GPU"))
+        if gpus and self.gpus_per_worker > gpus:
+            raise SingleoutError(
+                f"no machine of the cluster has {self.gpus_per_worker:g} GPUs: give "
+                f"{gpus:g} or fewer for each process"
+            )
+        cores = cores or self.cpus_per_worker  # machines that are still to come
+        return min(self.cpus_per_worker, cores), self.gpus_per_worker if gpus else 0
 
 
 _LOST = object()

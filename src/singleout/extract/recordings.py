@@ -91,12 +91,14 @@ def _at(place: str | Path) -> list[Source]:
         # Such as of a variable that is not set; as a path it would be the current folder.
         raise AudioError("the name of a recording is empty: give a file, a folder or a pattern")
     path, without = Path(place), "it is empty"
-    if path.suffix.lower() == MANIFEST:
+    store = store_of(path)
+    is_web_page = store is None and address_of(path) is not None
+    if path.suffix.lower() == MANIFEST and not is_web_page:
         return _of_manifest(path)
     if is_kind(path, Path.is_dir):
         listing = list_files([path])
         sources = [Source(each, each.relative_to(path).parent) for each in _media(listing.files)]
-    elif (store := store_of(path)) is not None and glob.has_magic(str(path)):
+    elif store is not None and glob.has_magic(str(path)):
         listing, without = list_matches(store), "nothing has such a name"
         sources = [Source(each) for each in _media(listing.files)]
     elif store is not None and not is_media(path):
@@ -104,7 +106,7 @@ def _at(place: str | Path) -> list[Source]:
         if not listing.files and not listing.num_hidden:  # a file, or nothing
             return [Source(path)]
         sources = [Source(each, each.relative_to(path).parent) for each in _media(listing.files)]
-    elif not is_kind(path, Path.exists) and address_of(place) is None and glob.has_magic(str(path)):
+    elif not is_kind(path, Path.exists) and not is_web_page and glob.has_magic(str(path)):
         listing, without = _matches(str(path)), "nothing has such a name"
         sources = [Source(each) for each in _media(listing.files)]
     else:

@@ -17,6 +17,7 @@ import torch
 
 from singleout.audio.notes import LOGGER
 from singleout.engines import Engine
+from singleout.engines.ray import MAX_ATTEMPTS
 from singleout.errors import AudioError
 from singleout.extract.batch import Job, JobResult, run_job
 from singleout.extract.extractor import Extractor
@@ -24,9 +25,6 @@ from singleout.extract.options import ExtractOptions, OutputOptions
 from singleout.storage.addresses import shown
 from singleout.storage.journal import recover
 from singleout.types import Query
-
-MAX_ATTEMPTS = 2
-"""Processes that a recording may end before it counts as failed."""
 
 
 @dataclass(frozen=True)

@@ -28,11 +28,10 @@ from singleout.storage.atomic import replacing
 
 WHOLE_FILES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "memory"})
 """Protocols of stores in which a file appears when its upload ends."""
-LOCAL = "file://"
-"""Start of the address of a path on this machine."""
 WEB = ("http:", "https:", "ftp:")
 """Starts of addresses of pages. What they give is often no recording."""
-
+THIS_MACHINE = ("file:", "local:")
+"""Starts of addresses of files on this machine. A path is the one name of such a file."""
 COPY_BYTES = 1 << 24
 """Bytes that are copied at once."""
 
@@ -41,13 +40,12 @@ class Location:
     """A file or folder, by its path or address.
 
     Args:
-        place: such as ``corpus/shards``, ``s3://bucket/corpus`` or ``memory://corpus``. A place
-            such as ``file:///corpus`` becomes a path.
+        place: such as ``corpus/shards``, ``s3://bucket/corpus`` or ``memory://corpus``.
 
     Raises:
         MissingExtraError: the place is an address, and fsspec or the package of the protocol is
             not installed.
-        InputError: no package knows the protocol.
+        InputError: no package knows the protocol, or the address is one of a file on this machine.
 
     Example:
         >>> import tempfile
@@ -59,10 +57,11 @@ class Location:
     """
 
     def __init__(self, place: str | Path) -> None:
-        address = address_of(place, max_characters=None)
-        is_path = address is not None and address.lower().startswith(LOCAL)
-        self.address = None if is_path else address
-        self.path = Path(f"/{(address or '')[len(LOCAL) :]}" if is_path else place)
+        self.address = address_of(place, max_characters=None)
+        self.path = Path(place)
+        # Path makes one slash of the three in file:///home, which would become a relative path.
+        if self.address is not None and self.address.lower().startswith(THIS_MACHINE):
+            raise InputError(f"{self.address}: is on this machine: give its path instead")
 
     def __str__(self) -> str:
         return str(self.path) if self.address is None else self.address
