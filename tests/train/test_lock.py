@@ -28,6 +28,15 @@ with only_training(Path(sys.argv[1])):
     sys.stdin.read()
 """
 
+FORK = """
+    begun, begin = os.pipe()
+    if not os.fork():
+        os.write(begin, b"x")
+        sys.stdin.read()
+        os._exit(0)
+    os.read(begun, 1)
+"""
+
 
 def holder_of(folder: Path, more: str = "pass") -> subprocess.Popen[str]:
     """A process that holds the lock of a folder until its input is closed.
@@ -72,7 +81,7 @@ def test_the_lock_of_a_killed_training_is_free(tmp_path: Path) -> None:
 
 def test_a_process_that_a_killed_training_started_does_not_hold_the_lock(tmp_path: Path) -> None:
     """Such as one that renders mixtures, and dies a moment later."""
-    with holder_of(tmp_path, "if not os.fork(): sys.stdin.read(); os._exit(0)") as process:
+    with holder_of(tmp_path, FORK) as process:
         process.kill()
         process.wait()
         with only_training(tmp_path):

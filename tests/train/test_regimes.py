@@ -95,6 +95,7 @@ def test_captions_of_the_uncaptioned_corpus_are_ignored(
         return original(self, text)
 
     monkeypatch.setattr(BuiltinEncoder, "embed_text", record)
+    monkeypatch.setenv("SINGLEOUT_CACHE", str(tmp_path / "cache"))  # has no captions yet
     rows = rows_of(captioned)
     more = [
         {**row, "caption": f"secret {i}", "alternatives": ["hidden"], "group": f"more {i}"}
