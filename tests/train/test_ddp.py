@@ -145,6 +145,22 @@ def test_ddp_validation_is_split_and_calibration_runs_once(runs: Runs) -> None:
 
 
 @pytest.mark.slow
+def test_ddp_one_validation_mixture_has_the_scores_of_one_process(
+    config: Callable[..., TrainConfig],
+) -> None:
+    """There are fewer mixtures than processes."""
+    curves = []
+    for devices in (1, 2):
+        few = ValidationConfig(num_mixtures=1, every_steps=1, mixtures=SHORT)
+        values = config(validation=few, steps=1, warmup_steps=0, learning_rate=1e-6, devices=devices)
+        train(values)
+        curves.append(read_curve(values.output))
+    assert [len(curve) for curve in curves] == [2, 2]
+    assert curves[1][1] == pytest.approx(curves[0][1], abs=1e-2)
+    assert "text_si_sdri" in curves[1][1]
+
+
+@pytest.mark.slow
 def test_ddp_the_first_process_alone_writes_files(runs: Runs) -> None:
     first, second = (record["written"] for record in runs["two"][2])
     assert {"checkpoint.safetensors", "curve.csv"} <= set(first)

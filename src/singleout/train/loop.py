@@ -104,7 +104,11 @@ def run_loop(
         "pin_memory": device == "cuda",
     }
     batches = MixtureLoader(training, num_workers=config.num_workers, **share)
-    scored = None if validation is None else MixtureLoader(validation, **share)
+    if validation is not None and len(validation) < place.size:
+        # Lightning refuses a process without a mixture. The means of equal copies are the same.
+        scored = MixtureLoader(validation, **{**share, "rank": 0, "num_ranks": 1})
+    else:
+        scored = None if validation is None else MixtureLoader(validation, **share)
     interval = min(config.validation.every_steps, config.steps)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     with warnings.catch_warnings(), _clear_errors(module), checkpoints.stops:
