@@ -73,13 +73,14 @@ Runs = dict[str, tuple[TrainConfig, Path, list[dict[str, Any]]]]
 
 @pytest.fixture(scope="module")
 def runs(config: Callable[..., TrainConfig], tmp_path_factory: pytest.TempPathFactory) -> Runs:
-    """The same run in one process and in two: its config, and what every process recorded."""
+    """The same run in one process and in two, each of which has another one to render mixtures:
+    its config, and what every process recorded."""
     result: Runs = {}
     with pytest.MonkeyPatch.context() as patch:
         cache = tmp_path_factory.mktemp("cache")
         patch.setenv("SINGLEOUT_CACHE", str(cache))
         for name, number in (("two", 2), ("one", 1)):
-            folder, values = tmp_path_factory.mktemp(name), config()
+            folder, values = tmp_path_factory.mktemp(name), config(num_workers=number - 1)
             if number == 1:
                 recorded_run(None, values, folder)
             else:
@@ -152,7 +153,9 @@ def test_ddp_one_validation_mixture_has_the_scores_of_one_process(
     curves = []
     for devices in (1, 2):
         few = ValidationConfig(num_mixtures=1, every_steps=1, mixtures=SHORT)
-        values = config(validation=few, steps=1, warmup_steps=0, learning_rate=1e-6, devices=devices)
+        values = config(
+            validation=few, steps=1, warmup_steps=0, learning_rate=1e-6, devices=devices
+        )
         train(values)
         curves.append(read_curve(values.output))
     assert [len(curve) for curve in curves] == [2, 2]

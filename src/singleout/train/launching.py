@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import signal
 import sys
@@ -106,6 +107,8 @@ def _run(
 ) -> None:
     """The main function of a process."""
     die_with_parent()
+    # Processes that render mixtures start as they do without a launcher. Python would spawn them.
+    multiprocessing.set_start_method(None, force=True)  # type: ignore[arg-type]
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # which the parent gets, too
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     os.environ |= {
