@@ -81,11 +81,14 @@ def test_a_pickle_of_a_mapped_table_has_no_embeddings(tmp_path: Path) -> None:
     assert_same(pickle.loads(pickle.dumps(in_memory)), [*COUNTS], ROWS)
 
 
+def assert_in_memory(table: EmbeddingTable) -> None:
+    assert_same(table, [*COUNTS], ROWS)
+
+
 @pytest.mark.slow
 def test_a_spawned_process_gets_a_table_in_memory() -> None:
     context = multiprocessing.get_context("spawn")
-    table = EmbeddingTable(ROWS, OFFSETS)
-    process = context.Process(target=assert_same, args=(table, [*COUNTS], ROWS))
+    process = context.Process(target=assert_in_memory, args=(EmbeddingTable(ROWS, OFFSETS),))
     process.start()
     process.join()
     assert process.exitcode == 0

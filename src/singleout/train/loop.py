@@ -106,9 +106,8 @@ def run_loop(
     batches = MixtureLoader(training, num_workers=config.num_workers, **share)
     if validation is not None and len(validation) < place.size:
         # Lightning refuses a process without a mixture. The means of equal copies are the same.
-        scored = MixtureLoader(validation, **{**share, "rank": 0, "num_ranks": 1})
-    else:
-        scored = None if validation is None else MixtureLoader(validation, **share)
+        share |= {"rank": 0, "num_ranks": 1}
+    scored = None if validation is None else MixtureLoader(validation, **share)
     interval = min(config.validation.every_steps, config.steps)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     with warnings.catch_warnings(), _clear_errors(module), checkpoints.stops:
