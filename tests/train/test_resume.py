@@ -271,7 +271,7 @@ def test_a_damaged_curve_has_no_rows_that_are_wrong(text: str, tmp_path: Path) -
         ("step,loss\n1,-1.0\n2,-2", [1], ""),
     ],
 )
-def test_damaged_rows_of_a_curve_are_told(
+def test_damaged_rows_of_a_curve_give_a_warning(
     text: str, steps: list[int], warning: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A last row that a kill cut is no damage."""
