@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import pickle
 from pathlib import Path
 
@@ -78,6 +79,19 @@ def test_a_pickle_of_a_mapped_table_has_no_embeddings(tmp_path: Path) -> None:
     assert_same(pickle.loads(pickled), [1, 1], rows[[7, 3]])
     in_memory = EmbeddingTable(ROWS, OFFSETS)
     assert_same(pickle.loads(pickle.dumps(in_memory)), [*COUNTS], ROWS)
+
+
+def assert_in_memory(table: EmbeddingTable) -> None:
+    assert_same(table, [*COUNTS], ROWS)
+
+
+@pytest.mark.slow
+def test_a_spawned_process_gets_a_table_in_memory() -> None:
+    context = multiprocessing.get_context("spawn")
+    process = context.Process(target=assert_in_memory, args=(EmbeddingTable(ROWS, OFFSETS),))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
 
 
 def test_a_digest_tells_tables_apart() -> None:

@@ -62,6 +62,7 @@ def _train(work: bytes, environment: dict[str, str]) -> None:
     try:
         os.environ |= environment
         torch.set_num_threads(1)
+        multiprocessing.set_start_method("fork", force=True)  # of processes that render mixtures
         signal.signal(signal.SIGINT, signal.default_int_handler)  # the server ignores Ctrl-C
         config, moments = pickle.loads(work)
         for moment in moments:

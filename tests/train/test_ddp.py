@@ -73,13 +73,14 @@ Runs = dict[str, tuple[TrainConfig, Path, list[dict[str, Any]]]]
 
 @pytest.fixture(scope="module")
 def runs(config: Callable[..., TrainConfig], tmp_path_factory: pytest.TempPathFactory) -> Runs:
-    """The same run in one process and in two: its config, and what every process recorded."""
+    """The same run in one process and in two, each of which has another one to render mixtures:
+    its config, and what every process recorded."""
     result: Runs = {}
     with pytest.MonkeyPatch.context() as patch:
         cache = tmp_path_factory.mktemp("cache")
         patch.setenv("SINGLEOUT_CACHE", str(cache))
         for name, number in (("two", 2), ("one", 1)):
-            folder, values = tmp_path_factory.mktemp(name), config()
+            folder, values = tmp_path_factory.mktemp(name), config(num_workers=number - 1)
             if number == 1:
                 recorded_run(None, values, folder)
             else:
@@ -142,6 +143,24 @@ def test_ddp_validation_is_split_and_calibration_runs_once(runs: Runs) -> None:
     assert sorted(scored) == sorted([*range(5)] * 2)
     assert all(record["validated"] for record in records)
     assert [record["calibrations"] for record in records] == [1, 0]
+
+
+@pytest.mark.slow
+def test_ddp_one_validation_mixture_has_the_scores_of_one_process(
+    config: Callable[..., TrainConfig],
+) -> None:
+    """There are fewer mixtures than processes."""
+    curves = []
+    for devices in (1, 2):
+        few = ValidationConfig(num_mixtures=1, every_steps=1, mixtures=SHORT)
+        values = config(
+            validation=few, steps=1, warmup_steps=0, learning_rate=1e-6, devices=devices
+        )
+        train(values)
+        curves.append(read_curve(values.output))
+    assert [len(curve) for curve in curves] == [2, 2]
+    assert curves[1][1] == pytest.approx(curves[0][1], abs=1e-2)
+    assert "text_si_sdri" in curves[1][1]
 
 
 @pytest.mark.slow

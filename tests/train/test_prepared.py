@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -204,6 +205,32 @@ def test_embeddings_of_the_corpus_are_used_where_they_fit(
     assert (table.offsets == computed.offsets).all()
     assert table.embeddings.dtype == torch.float16
     torch.testing.assert_close(table.rows().float(), computed.embeddings, atol=2e-3, rtol=0)
+
+
+def test_another_process_of_a_run_uses_the_embeddings_of_the_corpus(
+    sounds: Path,
+    configure: Callable[..., TrainConfig],
+    debug_encoder: BuiltinEncoder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The first process sends its clips to the others. Embedding them again would take hours."""
+    place = write(Location(tmp_path / "corpus"), "wav", debug_encoder)
+    more = UncaptionedConfig(audio=sounds)
+    for uncaptioned in (None, more):
+        config = configure(tmp_path, audio=None, shards=place, uncaptioned=uncaptioned)
+        corpus = read_corpus(config)
+        received = pickle.loads(pickle.dumps(corpus))
+        assert received.digest == corpus.digest
+        expected = training_dataset(config, corpus.training, debug_encoder).table
+        with monkeypatch.context() as patch:  # crops of ``sounds`` are in the cache
+            patch.setattr(BuiltinEncoder, "embed_audio", None)
+            table = training_dataset(config, received.training, debug_encoder).table
+        assert torch.equal(table.rows(), expected.rows())
+    clips = prepared_uncaptioned(place, 1.0, frozenset())
+    received_clips = pickle.loads(pickle.dumps(clips))
+    assert received_clips.digest() == clips.digest()
+    assert [*received_clips] == [*clips]
 
 
 def test_embeddings_of_other_crops_than_the_index_says_are_refused(

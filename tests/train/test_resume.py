@@ -264,6 +264,24 @@ def test_a_damaged_curve_has_no_rows_that_are_wrong(text: str, tmp_path: Path) -
     assert read_curve(tmp_path) in ([], [{"step": 1}])
 
 
+@pytest.mark.parametrize(
+    ("text", "steps", "warning"),
+    [
+        ("step,loss\n1,-1.0\n2,x\n3,-2.0\n", [1, 3], "1 of its 3 lines are damaged"),
+        ("stdp,loss\n1,-1.0\n2,-2.0\n", [], "2 of its 2 lines are damaged"),
+        ("step,loss\n1,-1.0\n2,-2", [1], ""),
+    ],
+)
+def test_damaged_rows_of_a_curve_give_a_warning(
+    text: str, steps: list[int], warning: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A last row that a kill cut is no damage."""
+    (tmp_path / CURVE_NAME).write_text(text)
+    assert [row["step"] for row in read_curve(tmp_path)] == steps
+    assert warning in caplog.text
+    assert bool(caplog.text) == bool(warning)
+
+
 def test_resume_without_a_curve_goes_on(
     whole: TrainConfig, captioned_run: Callable[..., TrainConfig], tmp_path: Path
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -63,9 +64,7 @@ def train(
     Repeat the command to resume a stopped run from its last checkpoint.
     """
     from singleout.errors import ConfigError
-    from singleout.train import train as run
     from singleout.train.places import Place, launched_place
-    from singleout.train.processes import EndedElsewhereError
 
     is_first = (launched_place() or Place()).is_first  # only the first process prints
     if (config is not None) + (audio is not None) + (shards is not None) > 1:
@@ -75,30 +74,32 @@ def train(
         )
     if config is not None:
         settings = _from_config(config, list(overrides or ()), output, steps, init)
-    elif audio is not None:
-        settings = _from_sounds("audio", audio, output, steps, init)
-    elif shards is not None:
-        settings = _from_sounds("shards", shards, output, steps, init)
     else:
-        raise ConfigError(
-            "nothing to train on: give a config, or --audio FOLDER or --shards PLACE with --output"
-        )
+        settings = _from_sounds({"audio": audio, "shards": shards}, output, steps, init)
     if skip_bad:
         settings = settings.model_copy(update={"skip_bad": True})
     if settings.audio is not None and is_first:
         _warn_of_skipped(settings.audio)
+    model = _trained(settings, is_first)
+    if is_first:
+        typer.echo(f"model: {model}")
+
+
+def _trained(settings: TrainConfig, is_first: bool) -> Path:
+    """Train. Only the first process of several tells why it ended."""
+    from singleout.train import train as run
+    from singleout.train.processes import EndedElsewhereError
+
     advice = f"repeat the command to resume from the last checkpoint in {settings.output}"
     try:
         with ending_in_time(advice):
-            model = run(settings)
+            return run(settings)
     except EndedElsewhereError:
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
         if not is_first:
             raise typer.Exit(stop_signals.exit_code) from None
         raise KeyboardInterrupt(advice) from None
-    if is_first:
-        typer.echo(f"model: {model}")
 
 
 def _from_config(
@@ -118,18 +119,27 @@ def _from_config(
 
 
 def _from_sounds(
-    key: str, place: Path | str, output: Path | None, steps: int | None, init: str | None
+    places: Mapping[str, Path | str | None],
+    output: Path | None,
+    steps: int | None,
+    init: str | None,
 ) -> TrainConfig:
-    """The config of a run without a file of its own. ``key`` names the kind of its sounds."""
+    """The config of a run without a file of its own. One of ``places`` has its sounds."""
     from singleout.config import validated
     from singleout.errors import ConfigError
     from singleout.model import read_config
     from singleout.storage.models import resolve_model
     from singleout.train import TrainConfig
 
+    given = {key: place for key, place in places.items() if place is not None}
+    if not given:
+        raise ConfigError(
+            "nothing to train on: give a config, or --audio FOLDER or --shards PLACE with --output"
+        )
     if output is None:
+        (key,) = given
         raise ConfigError(f"--{key} needs --output: the folder that the run is written to")
-    values: dict[str, object] = {key: place, "output": output, "model": NEW_MODEL}
+    values: dict[str, object] = {**given, "output": output, "model": NEW_MODEL}
     if steps is not None:
         values |= {"steps": steps, "warmup_steps": min(200, steps // 10)}
     if init is not None:

@@ -105,7 +105,8 @@ class EmbeddingTable:
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self._file is None:
-            return EmbeddingTable, (self.rows(), self.offsets)
+            # A tensor would be sent as shared memory, which is gone before a process has started.
+            return _of_arrays, (self.rows().numpy(), self.offsets)
         return _opened, (self._file, self._selected)
 
     @property
@@ -144,6 +145,10 @@ class EmbeddingTable:
         digest = blake2b(self.counts.tobytes(), digest_size=8)
         digest.update(self.take(some).first_crops().numpy().tobytes())
         return digest.hexdigest()
+
+
+def _of_arrays(embeddings: NDArray[Any], offsets: NDArray[np.int64]) -> EmbeddingTable:
+    return EmbeddingTable(torch.from_numpy(embeddings), offsets)
 
 
 def _opened(path: Path, selected: NDArray[np.integer[Any]] | None) -> EmbeddingTable:

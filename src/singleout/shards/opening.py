@@ -69,8 +69,15 @@ class PreparedClips(Clips):
         super().__init__(columns, rows)
         self.corpus, self.rows, self.has_captions = corpus, rows, has_captions
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _unchanged, (Clips(self._all, self._rows),)  # other processes need no more
+    def __getstate__(self) -> dict[str, Any]:
+        """All that another process of a run needs to find the same embeddings."""
+        state = super().__getstate__()
+        return {**state, "corpus": self.corpus, "has_captions": self.has_captions}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.corpus, self.rows = state["corpus"], state["rows"]
+        self.has_captions = state["has_captions"]
 
     def take(self, indices: NDArray[np.integer[Any]]) -> PreparedClips:
         """The clips of these indices, in this order."""
@@ -107,10 +114,6 @@ class PreparedClips(Clips):
         if len(table.offsets) != len(self.corpus.clips) + 1:
             raise ModelError(f"{path}: fits not its index: {AGAIN}")
         return table.take(self.rows)
-
-
-def _unchanged(clips: Clips) -> Clips:
-    return clips
 
 
 @dataclass(frozen=True)

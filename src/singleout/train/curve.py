@@ -8,6 +8,7 @@ file is then that of a run that was never stopped, to the byte. TensorBoard show
 from __future__ import annotations
 
 import csv
+import logging
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -37,8 +38,8 @@ Row = dict[str, float]
 def read_curve(folder: Path) -> list[Row]:
     """The rows of a run's curve, by step; a row of training comes before one of validation.
 
-    Logs of earlier versions, one for each session, are read as one curve. Rows that a killed
-    session left incomplete are missing.
+    Logs of earlier versions, one for each session, are read as one curve. A last row that a killed
+    session left incomplete is missing. So are damaged rows, with a warning.
 
     Args:
         folder: of the run.
@@ -78,7 +79,12 @@ def _rows(path: Path) -> list[Row]:
         cells = dict(zip(names, values, strict=True))
         with suppress(ValueError):
             rows.append({name: float(cells[name]) for name in COLUMNS if cells.get(name)})
-    return [row for row in rows if "step" in row]
+    rows = [row for row in rows if "step" in row]
+    if damaged := len(lines) - len(rows):
+        logging.getLogger("singleout").warning(
+            "%s: %d of its %d lines are damaged, and are left out", path, damaged, len(lines)
+        )
+    return rows
 
 
 class Curve(Callback):

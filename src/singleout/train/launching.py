@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import signal
 import sys
@@ -45,6 +46,8 @@ def launched(work: Callable[..., object], number: int, *arguments: object) -> No
     Example:
         >>> launched(print, 0)  # no process prints
     """
+    # Which processes end, and why, is told by the error that is raised here.
+    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
     store = TCPStore(HOST, 0, is_master=True, wait_for_workers=False)
     context: Any = start_processes(  # type: ignore[no-untyped-call]
         _run,
@@ -106,6 +109,8 @@ def _run(
 ) -> None:
     """The main function of a process."""
     die_with_parent()
+    # Processes that render mixtures start as they do without a launcher. Python would spawn them.
+    multiprocessing.set_start_method(None, force=True)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # which the parent gets, too
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     os.environ |= {

@@ -104,6 +104,9 @@ def run_loop(
         "pin_memory": device == "cuda",
     }
     batches = MixtureLoader(training, num_workers=config.num_workers, **share)
+    if validation is not None and len(validation) < place.size:
+        # Lightning refuses a process without a mixture. The means of equal copies are the same.
+        share |= {"rank": 0, "num_ranks": 1}
     scored = None if validation is None else MixtureLoader(validation, **share)
     interval = min(config.validation.every_steps, config.steps)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)

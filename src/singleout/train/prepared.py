@@ -41,11 +41,7 @@ class JoinedClips(Clips):
         self.parts = parts
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _unchanged, (Clips(self._all, self._rows),)  # other processes need no parts
-
-
-def _unchanged(clips: Clips) -> Clips:
-    return clips
+        return JoinedClips, (self.parts,)
 
 
 def parts_of(clips: Sequence[Clip]) -> Sequence[Sequence[Clip]]:
