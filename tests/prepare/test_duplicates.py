@@ -125,6 +125,20 @@ def test_what_is_scored_is_not_trained_on(treatment: Any) -> None:
     assert [note["outcome"] for note in revision.notes.values()] == ["left out", "left out"]
 
 
+def test_the_group_of_a_version_of_a_scored_sound_is_not_trained_on() -> None:
+    """Also the groups that become one with it."""
+    rows = [
+        row(1, RANDOM[0], group="a"), row(2, RANDOM[0], split="test"), row(3, RANDOM[1], group="a"),
+        row(4, near(RANDOM[1], 5), group="b"), row(5, RANDOM[2], group="b"), row(6, RANDOM[3]),
+    ]  # fmt: skip
+    revision = revision_of(rows, "group")
+    assert list(revised(revision, rows)) == [2, 6]
+    assert {number: note["outcome"] for number, note in revision.notes.items()} == (
+        dict.fromkeys((1, 3, 4, 5), "left out")
+    )
+    assert "in the group of a version of row 2" in revision.notes[5]["reason"]
+
+
 def test_fingerprints_that_differ_or_other_lengths_are_no_duplicates() -> None:
     almost = near(RANDOM[0], 30)
     flipped = bytes(255 - byte for byte in RANDOM[0][:6]) + RANDOM[0][6:]

@@ -118,13 +118,23 @@ def revision_of(rows: Iterable[Mapping[str, Any]], treatment: Duplicates) -> Rev
         return revision
     for one, other in [*_equal(facts), *_similar(facts)]:
         recordings.join(one, other)
+    leaked: dict[int, int] = {}  # the row that is scored, by the group of its versions
     for members in recordings.sets():
         for note, member in _decided(members, facts, treatment):
             revision.notes[note["row"]] = note
+            first, group = members[0], int(facts.group[member])
             if note["outcome"] != LEFT_OUT:
-                groups.join(int(facts.group[members[0]]), int(facts.group[member]))
+                groups.join(int(facts.group[first]), group)
+            elif facts.is_trained[member] and not facts.is_trained[first]:
+                leaked[group] = int(facts.row[first])
     for number, each in enumerate(groups.sets()):
         revision.groups |= dict.fromkeys(each, number)
+        if scored := [leaked[group] for group in each if group in leaked]:
+            leaked |= dict.fromkeys(each, scored[0])
+    for note in _leaks_of_groups(leaked, facts):
+        known = revision.notes.get(note["row"])
+        if known is None or known["outcome"] != LEFT_OUT:
+            revision.notes[note["row"]] = note
     revision.notes = dict(sorted(revision.notes.items()))
     return revision
 
@@ -147,6 +157,20 @@ def _decided(
             reason += ", which is not of the split train: training would see what is scored"
         outcome = LEFT_OUT if is_leak or treatment == "drop" else "grouped"
         yield {"row": int(facts.row[member]), "outcome": outcome, "reason": reason}, member
+
+
+def _leaks_of_groups(leaked: Mapping[int, int], facts: _Facts) -> Iterator[dict[str, Any]]:
+    """What becomes of the sounds in the split train whose group has a version of a scored sound.
+
+    A group may be one recording in parts, and a version of one part tells of all.
+    """
+    is_leak = facts.is_trained & np.isin(facts.group, np.array([*leaked], np.uint64))
+    for member in np.flatnonzero(is_leak).tolist():
+        reason = (
+            f"is in the group of a version of row {leaked[int(facts.group[member])]}, which is not "
+            "of the split train: training would see what is scored"
+        )
+        yield {"row": int(facts.row[member]), "outcome": LEFT_OUT, "reason": reason}
 
 
 def _facts_of(rows: Iterable[Mapping[str, Any]]) -> _Facts:
