@@ -139,7 +139,7 @@ def test_files_that_training_cannot_read_are_named(config: Path) -> None:
         assert others == f"warning: {folder}: left out: 1 hidden"
         assert warning.startswith(f"warning: {folder}: 3 files are left out (.m4a, .mp4): convert")
         assert error.startswith(
-            f"error: 1 sound cannot be used: {folder / 'broken.WAV'}: cannot be read as audio"
+            f"error: 1 sound cannot be used: {folder / 'broken.WAV'}: is empty (0 bytes)"
         )
 
 

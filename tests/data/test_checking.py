@@ -55,7 +55,7 @@ def write_opposites(path: Path) -> None:
 
 
 BAD: dict[str, tuple[str, Callable[[Path], object], str]] = {
-    "nothing": ("x.wav", Path.touch, "cannot be read as audio"),
+    "nothing": ("x.wav", Path.touch, "is empty (0 bytes)"),
     "text": ("x.flac", lambda path: path.write_text("a letter " * 99), "cannot be read as audio"),
     "no samples": ("x.wav", lambda p: write_wav(p, np.zeros((1, 0), "f4"), RATE), "no samples"),
     "cut MP3": ("x.mp3", lambda path: write_cut(path, 0.1), ""),
