@@ -1,12 +1,13 @@
 """Cost of ``singleout prepare``, equal bytes by all engines, and kills.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.prepare [--clips 6] [--kills 30] [--rows 1000000] [--seed 0] [--only-kills]
+    OMP_NUM_THREADS=1 python -m benchmarks.prepare [--clips 6] [--kills 30] [--rows 1000000]
+        [--seed 0] [--only-kills]
 
 Prepares 1, 10 and 100 times ``--clips`` sounds of 10 s (noise of changing level; FLAC of 44.1 kHz
-in stereo), in this process and on one core: idle threads of the linear algebra would count. Compares the corpus of the local engine with that of a
-Ray cluster on this machine. Kills the command at random moments with SIGKILL, and compares what a
-last run makes with a corpus that was never interrupted. Searches duplicates among ``--rows``
-sounds. Prints the result and writes ``results/prepare.json``.
+in stereo), in this process and on one core. With more threads, idle ones would count. Compares the
+corpus of the local engine with that of a Ray cluster on this machine. Kills the command at random
+moments with SIGKILL, and compares what a last run makes with a corpus that was never interrupted.
+Searches duplicates among ``--rows`` sounds. Prints the result and writes ``results/prepare.json``.
 """
 
 from __future__ import annotations
@@ -182,8 +183,8 @@ def main() -> None:
     command = ["git", "rev-parse", "--short", "HEAD"]
     commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
     result = {
-        "command": f"OMP_NUM_THREADS=1 python -m benchmarks.prepare --clips {arguments.clips} --kills"
-        f" {arguments.kills} --rows {arguments.rows} --seed {arguments.seed}",
+        "command": f"OMP_NUM_THREADS=1 python -m benchmarks.prepare --clips {arguments.clips}"
+        f" --kills {arguments.kills} --rows {arguments.rows} --seed {arguments.seed}",
         "commit": commit,
         "machine": machine(),
         "seed": arguments.seed,
