@@ -20,6 +20,7 @@ from singleout.errors import (
     ModelError,
     OutputError,
     QueryError,
+    ShardError,
     SingleoutError,
     TrainingError,
 )
@@ -47,6 +48,7 @@ __all__ = [
     "Presence",
     "Query",
     "QueryError",
+    "ShardError",
     "SingleoutError",
     "TrainingError",
     "list_models",
