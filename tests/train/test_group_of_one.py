@@ -18,7 +18,7 @@ from singleout.train.processes import Processes
 
 @pytest.fixture(scope="module")
 def group() -> Iterator[Any]:
-    """A gloo group with this process alone."""
+    """A gloo group of this one process."""
     store = dist.HashStore()  # type: ignore[attr-defined]
     dist.init_process_group(
         "gloo", store=store, rank=0, world_size=1, timeout=timedelta(seconds=30)

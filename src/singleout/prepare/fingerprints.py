@@ -102,10 +102,9 @@ def _directions() -> NDArray[np.float64]:
 
 
 MAX_DIFFERENT = 39
-"""Two sounds are one recording if at most so many bits differ.
+"""Two sounds are one recording if at most so many of the 256 bits differ.
 
-Measured on 160 sounds: of MP3 versions 90 % differ in 34 bits at most, of Ogg versions in 23, and
-of 12,720 pairs of different recordings none differs in fewer than 40.
+The limit is low: it is worse to join two recordings than to miss a version.
 """
 
 
